@@ -1,0 +1,6 @@
+"""`python -m aecli`."""
+
+from aecli.cli.app import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""The models there are and the runs found, with what they cost and how they would run on this machine."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from aecli import checkpoints
+from aecli.configs import ModelsConfig
+from aecli.errors import AecliError
+from aecli.models import registry
+from aecli.models.base import Autoencoder
+from aecli.runs import RunFolder, list_runs
+from aecli.runtime.device import place
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """One registered model at its default options; `error` in place of figures where it can't be loaded."""
+
+    name: str
+    target: str
+    parameters: int | None = None
+    latent_shape: tuple[int, ...] | None = None
+    gflop: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """One run folder; figures are those of its best epoch, None before there is one."""
+
+    path: str
+    model: str
+    options: dict[str, Any]
+    image_size: int
+    epochs: int
+    best_epoch: int | None
+    val_psnr: float | None
+    val_ssim: float | None
+
+
+@dataclass(frozen=True)
+class ModelsReport:
+    """Figures for images of side `image_size`; `training` and `inference` say how a model would run here."""
+
+    image_size: int
+    models: list[ModelFacts]
+    runs: list[RunFacts]
+    training: dict[str, str]
+    inference: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return asdict(self)
+
+
+def list_models(config: ModelsConfig) -> ModelsReport:
+    """Gather the registry, the runs under `config.runs`, and how this machine would run them.
+
+    Raises:
+        ConfigError: the device or precision is not to be had.
+        CheckpointError: a run folder is damaged.
+    """
+    return ModelsReport(
+        image_size=config.image_size,
+        models=[describe_model(name, target, config.image_size) for name, target in registry.targets().items()],
+        runs=[describe_run(run) for run in reversed(list_runs(config.runs))],
+        training=place(config.device, config.precision, training=True).describe(),
+        inference=place(config.device, config.precision).describe(),
+    )
+
+
+def describe_model(name: str, target: str, image_size: int) -> ModelFacts:
+    """Build a registered model without allocating it, and count."""
+    try:
+        options = registry.resolve_options(name, {})
+        with torch.device("meta"):
+            model = registry.build(name, options)
+    except AecliError as error:
+        return ModelFacts(name, target, error=str(error))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return ModelFacts(name, target, parameters, model.latent_shape(image_size), forward_gflop(model, image_size))
+
+
+def forward_gflop(model: Autoencoder, image_size: int) -> float:
+    """Return 10⁹ floating-point operations of one image's reconstruction, multiply and add counted apart (convolutions and matrix products)."""
+    device = next(model.parameters()).device
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.empty(1, 3, image_size, image_size, device=device))
+    return counter.get_total_flops() / 1e9
+
+
+def describe_run(run: RunFolder) -> RunFacts:
+    """Read a run's config and, where it has one, its best checkpoint's document."""
+    config = run.read_config()
+    document = (checkpoints.read_document(run.model) if run.model.exists() else None) or {}
+    last = (checkpoints.read_document(run.last) if run.last.exists() else None) or {}
+    figures = document.get("metrics", {})
+    return RunFacts(
+        path=str(run.path),
+        model=config["model"]["name"],
+        options=config["model"]["options"],
+        image_size=config["options"]["image_size"],
+        epochs=last.get("epoch", 0),
+        best_epoch=document.get("epoch"),
+        val_psnr=figures.get("val_psnr"),
+        val_ssim=figures.get("val_ssim"),
+    )

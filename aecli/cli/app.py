@@ -1,0 +1,78 @@
+"""The Typer app: six commands and the one boundary at which failures become a message and an exit status."""
+
+import errno
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from aecli import __version__
+from aecli.cli import evaluate, grid, models, reconstruct, sample, train
+from aecli.errors import AecliError
+
+INTERRUPTED = 130
+
+
+class _Boundary(TyperGroup):
+    """Runs a command; what the user can mend is told in a line or two, a bug keeps its traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except AecliError as error:
+            _fail(str(error), error.exit_status)
+        except KeyboardInterrupt:
+            _fail("interrupted", INTERRUPTED)
+        except OSError as error:
+            if error.errno is None or error.errno == errno.EPIPE:
+                raise  # the first is no fault of the system's; the second means that nobody listens any more
+            _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror), 1)
+
+
+def _fail(message: str, status: int) -> None:
+    from aecli.cli import console
+
+    console.show_error(message)
+    raise typer.Exit(status)
+
+
+app = typer.Typer(
+    cls=_Boundary,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Train image autoencoders, reconstruct and sample with them, measure what they do, and draw it.",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"aecli {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+app.command("train")(train.train)
+app.command("reconstruct")(reconstruct.reconstruct)
+app.command("sample")(sample.sample)
+app.command("eval")(evaluate.evaluate)
+app.command("grid")(grid.grid)
+app.command("models")(models.models)
+
+
+def main() -> None:
+    """Entry point of the `aecli` command."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may hold what a terminal can't show
+    app(prog_name="aecli")

@@ -1,0 +1,146 @@
+"""What the user sees, but for training's bars. This room and live.py alone know rich. Results on stdout, the rest on stderr."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from aecli.progress import Listener, Notice, Progress, ignore
+
+if TYPE_CHECKING:
+    from aecli.catalogue import ModelsReport
+    from aecli.evaluation import EvalReport
+
+PLAIN_SECONDS = 10.0  # without a terminal, a line of progress at most this often
+
+
+def stdout() -> Console:
+    """The console for results."""
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def stderr() -> Console:
+    """The console for progress, notices and errors."""
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+def printable(text: str) -> str:
+    """Return `text` with control characters spelled out, so that no file name can steer a terminal; line ends stay."""
+    return "".join(
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape", "surrogatepass").decode() for char in text
+    )
+
+
+def show_error(message: str) -> None:
+    """Print a failure to stderr."""
+    stderr().print(Text.assemble(("Error: ", "bold red"), printable(message)), soft_wrap=True)
+
+
+def notice(message: str) -> Text:
+    """A line worth knowing."""
+    return Text.assemble(("Note: ", "yellow"), printable(message))
+
+
+def show_notice(message: str) -> None:
+    """Print a line worth knowing to stderr."""
+    stderr().print(notice(message), soft_wrap=True)
+
+
+def print_line(text: str) -> None:
+    """Print one line of result to stdout, never wrapped."""
+    stdout().print(printable(text), soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Print one strict JSON document to stdout."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+@contextmanager
+def listener(quiet: bool) -> Iterator[Listener]:
+    """Yield a listener that shows a bar on a terminal, now and then a line elsewhere, and nothing when `quiet`."""
+    if quiet:
+        yield ignore
+        return
+    console = stderr()
+    if not console.is_terminal:
+        yield _PlainProgress()
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=console, transient=True) as bars:
+        yield _BarProgress(bars)
+
+
+class _BarProgress:
+    """One bar a task, gone when all is done."""
+
+    def __init__(self, bars: Bars) -> None:
+        self._bars = bars
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, report: Progress | Notice) -> None:
+        if isinstance(report, Notice):
+            self._bars.console.print(notice(report.text), soft_wrap=True)
+            return
+        if report.task not in self._tasks:
+            self._tasks[report.task] = self._bars.add_task(report.task)
+        self._bars.update(self._tasks[report.task], completed=report.done, total=report.total)
+
+
+class _PlainProgress:
+    """Lines for a log file."""
+
+    def __init__(self) -> None:
+        self._said_at = time.monotonic()
+
+    def __call__(self, report: Progress | Notice) -> None:
+        if isinstance(report, Notice):
+            show_notice(report.text)
+        elif time.monotonic() - self._said_at > PLAIN_SECONDS:
+            self._said_at = time.monotonic()
+            stderr().print(f"{report.task} {report.done}/{report.total}", soft_wrap=True)
+
+
+def _table(*headings: tuple[str, str]) -> Table:
+    """A light table; each heading with the side that its column keeps to."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading, side in headings:
+        table.add_column(Text(heading), justify="right" if side == "right" else "left", overflow="fold")
+    return table
+
+
+def print_models(report: "ModelsReport") -> None:
+    """Print the registry, the runs and the machine."""
+    console = stdout()
+    table = _table(("model", "left"), ("parameters", "right"), ("latent", "right"), (f"GFLOP at {report.image_size}²", "right"), ("class", "left"))
+    for model in report.models:
+        if model.error:
+            table.add_row(Text(printable(model.name)), "", "", "", Text(printable(model.error)))
+        else:
+            latent = "×".join(map(str, model.latent_shape or ()))
+            table.add_row(Text(printable(model.name)), f"{model.parameters:,}", latent, f"{model.gflop:.1f}", Text(printable(model.target)))
+    console.print(table)
+    console.print()
+    if report.runs:
+        runs = _table(("run", "left"), ("model", "left"), ("image", "right"), ("epochs", "right"), ("best", "right"),
+                      ("PSNR ↑", "right"), ("SSIM ↑", "right"))  # fmt: skip
+        for run in report.runs:
+            runs.add_row(
+                Text(printable(run.path)), Text(printable(run.model)), f"{run.image_size}²", str(run.epochs),
+                "–" if run.best_epoch is None else str(run.best_epoch), _number(run.val_psnr, 2), _number(run.val_ssim, 4),
+            )  # fmt: skip
+        console.print(runs)
+        console.print()
+    for what, how in (("training", report.training), ("all else", report.inference)):
+        console.print(f"{what} here runs on {how['device']} in {how['precision']}, {how['memory_format']}", soft_wrap=True)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

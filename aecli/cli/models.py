@@ -1,0 +1,23 @@
+"""`aecli models`."""
+
+from aecli.cli.options import Device, Json, Precision, Runs
+from aecli.configs import ModelsConfig
+
+
+def models(
+    runs: Runs = ModelsConfig.runs,
+    device: Device = ModelsConfig.device,
+    precision: Precision = ModelsConfig.precision,
+    json: Json = False,
+) -> None:
+    """Show the models there are, the runs found, and how they would run on this machine."""
+    config = ModelsConfig(runs=runs, device=device, precision=precision)
+
+    from aecli.catalogue import list_models
+    from aecli.cli import console
+
+    report = list_models(config)
+    if json:
+        console.print_json(report.to_json())
+    else:
+        console.print_models(report)

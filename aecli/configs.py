@@ -1,0 +1,219 @@
+"""One frozen dataclass a command: the single home of every default and of its checks.
+
+Only the standard library is imported here, so that the command line can show defaults and refuse nonsense at once.
+`None` stands for "not given; worked out when the command runs".
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from aecli.errors import ConfigError
+
+FITS = ("squash", "crop")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+COMPILE_MODES = ("auto", "on", "off")
+SPLITS = ("all", "train", "val")
+METRICS = ("psnr", "ssim", "lpips")
+LPIPS_NETS = ("alex", "vgg", "squeeze")
+SSIM_WINDOWS = ("gaussian", "uniform")
+MISMATCH_ACTIONS = ("error", "skip", "resize")
+
+
+def require(condition: bool, flag: str, value: object, expected: str) -> None:
+    """Raise a ConfigError that names `flag` and `value` unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{flag} {value}: expected {expected}")
+
+
+def _require_count(flag: str, value: int | None, least: int = 1) -> None:
+    is_count = value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= least)
+    require(is_count, flag, value, f"a whole number of at least {least}")
+
+
+def _require_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
+    require(value in choices, flag, value, f"one of {', '.join(choices)}")
+
+
+def _require_device(value: str) -> None:
+    known = isinstance(value, str) and re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", value)
+    require(bool(known), "--device", value, "auto, cpu, mps, cuda or cuda:N")
+
+
+def _require_seed(value: int) -> None:
+    require(isinstance(value, int) and 0 <= value < 2**63, "--seed", value, "a whole number from 0 to 2^63 - 1")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """`aecli train`. The defaults are the report's recipe, to the letter.
+
+    `options` are the model's own (width, latent_dim, beta, …), each refused by name where the model has no such option;
+    `model_defaults` are a recipe's values for them, used only where the model has them.
+    """
+
+    model: str
+    data: str = "demo"
+    val_data: str | None = None
+    val_fraction: float = 0.1
+    epochs: int = 1000
+    image_size: int = 256
+    fit: str = "squash"
+    batch_size: int = 32
+    lr: float = 1e-4
+    options: Mapping[str, Any] = field(default_factory=dict)
+    model_defaults: Mapping[str, Any] = field(default_factory=dict)
+    flip: bool = False
+    ema: float | None = None
+    patience: int | None = None
+    seed: int = 0
+    precision: str = "auto"
+    compile: str = "auto"
+    deterministic: bool = False
+    device: str = "auto"
+    workers: int | None = None
+    cache: str = "auto"
+    out: Path | None = None
+    runs: Path = Path("runs")
+    restart: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values that can't be meant, naming the flag."""
+        require(_is_number(self.val_fraction) and 0 <= self.val_fraction < 1, "--val-fraction", self.val_fraction,
+                "a number from 0 up to, not including, 1")  # fmt: skip
+        _require_count("--epochs", self.epochs)
+        _require_count("--image-size", self.image_size)
+        _require_choice("--fit", self.fit, FITS)
+        _require_count("--batch-size", self.batch_size)
+        require(_is_number(self.lr) and 0 < self.lr < float("inf"), "--lr", self.lr, "a number above 0")
+        require(self.ema is None or (_is_number(self.ema) and 0 < self.ema < 1), "--ema", self.ema,
+                "a number between 0 and 1, such as 0.999")  # fmt: skip
+        _require_count("--patience", self.patience)
+        _require_seed(self.seed)
+        _require_choice("--precision", self.precision, PRECISIONS)
+        _require_choice("--compile", self.compile, COMPILE_MODES)
+        _require_device(self.device)
+        _require_count("--workers", self.workers)
+
+
+@dataclass(frozen=True)
+class ReconstructConfig:
+    """`aecli reconstruct`. Without `data`, the run's validation images; `split` is then `val`, else `all`."""
+
+    model: str
+    data: str | None = None
+    split: str | None = None
+    out: Path | None = None
+    overwrite: bool = False
+    native: bool = False
+    batch_size: int = 16
+    device: str = "auto"
+    precision: str = "auto"
+    workers: int | None = None
+    runs: Path = Path("runs")
+
+    def __post_init__(self) -> None:
+        """Refuse values that can't be meant, naming the flag."""
+        if self.split is not None:
+            _require_choice("--split", self.split, SPLITS)
+        _require_count("--batch-size", self.batch_size)
+        _require_device(self.device)
+        _require_choice("--precision", self.precision, PRECISIONS)
+        _require_count("--workers", self.workers)
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """`aecli sample`. `out` is a `.png` sheet, or a folder of one PNG an image."""
+
+    model: str
+    n: int = 64
+    temperature: float = 1.0
+    out: Path = Path("samples.png")
+    overwrite: bool = False
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    runs: Path = Path("runs")
+
+    def __post_init__(self) -> None:
+        """Refuse values that can't be meant, naming the flag."""
+        _require_count("--n", self.n)
+        require(_is_number(self.temperature) and 0 <= self.temperature < float("inf"), "--temperature",
+                self.temperature, "a number of at least 0")  # fmt: skip
+        _require_seed(self.seed)
+        _require_device(self.device)
+        _require_choice("--precision", self.precision, PRECISIONS)
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """`aecli eval`. Each of `pred` is `[NAME=]SOURCE`."""
+
+    gt: str
+    pred: tuple[str, ...]
+    metrics: tuple[str, ...] = METRICS
+    lpips_net: str = "alex"
+    lpips_weights: Path | None = None
+    ssim_window: str = "gaussian"
+    on_mismatch: str = "error"
+    per_image: Path | None = None
+    batch_size: int = 16
+    workers: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse values that can't be meant, naming the flag."""
+        require(len(self.pred) > 0, "--pred", "", "at least one [NAME=]SOURCE")
+        require(len(self.metrics) > 0, "--metrics", "", f"some of {','.join(METRICS)}")
+        for metric in self.metrics:
+            _require_choice("--metrics", metric, METRICS)
+        _require_choice("--lpips-net", self.lpips_net, LPIPS_NETS)
+        _require_choice("--ssim-window", self.ssim_window, SSIM_WINDOWS)
+        _require_choice("--on-mismatch", self.on_mismatch, MISMATCH_ACTIONS)
+        _require_count("--batch-size", self.batch_size)
+        _require_count("--workers", self.workers)
+        _require_device(self.device)
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """`aecli grid`. Without `models`, every registry model that has a run; without `data`, the first run's validation images."""
+
+    n: int = 10
+    models: tuple[str, ...] = ()
+    data: str | None = None
+    out: Path = Path("grid.png")
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    runs: Path = Path("runs")
+
+    def __post_init__(self) -> None:
+        """Refuse values that can't be meant, naming the flag."""
+        _require_count("--n", self.n)
+        _require_seed(self.seed)
+        _require_device(self.device)
+        _require_choice("--precision", self.precision, PRECISIONS)
+
+
+@dataclass(frozen=True)
+class ModelsConfig:
+    """`aecli models`: where to look for runs."""
+
+    runs: Path = Path("runs")
+    image_size: int = TrainConfig.image_size
+    device: str = "auto"
+    precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        """Refuse values that can't be meant, naming the flag."""
+        _require_count("--image-size", self.image_size)
+        _require_device(self.device)
+        _require_choice("--precision", self.precision, PRECISIONS)

@@ -1,0 +1,162 @@
+"""A training run's curves from the rows of its metrics.csv, as a PNG."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from io import BytesIO
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from aecli.errors import OutputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Rows = Sequence[Mapping[str, float | None]]
+Points = list[tuple[float, float]]  # (epoch, value)
+Curve = tuple[str, str, Points]  # name in the legend, colour, points
+
+BLUE, ORANGE, INK, GREY = "#0072B2", "#D55E00", "#1a1a1a", "#8a8a8a"  # Okabe and Ito's: told apart by colour-blind eyes
+RATE = "Learning rate"
+LOG_PANELS = ("Loss", "Training KL divergence", RATE)
+PANELS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (  # title, then (column, name, colour) a curve
+    ("Loss", (("train_loss", "training", BLUE), ("val_loss", "validation", ORANGE))),
+    ("Validation PSNR, dB", (("val_psnr", "validation", ORANGE),)),
+    ("Validation SSIM", (("val_ssim", "validation", ORANGE),)),
+    ("Training KL divergence", (("train_kl", "training", BLUE),)),
+    (RATE, (("lr", "training", BLUE),)),
+)
+WIDTH_INCHES, LINE_INCHES, DPI = 12.0, 3.2, 100
+FEW_EPOCHS = 40  # up to here every epoch is marked with a dot; a single one would be invisible without
+
+
+def draw_curves(rows: Rows) -> bytes:
+    """Draw loss, PSNR, SSIM, KL divergence and learning rate against the epoch; a PNG 1200 pixels wide.
+
+    The best epoch (lowest validation loss; training loss where nothing was validated) is marked and named.
+
+    Args:
+        rows: the rows of a metrics.csv. A panel whose columns are absent, None or not finite in all rows is left out.
+
+    Raises:
+        ValueError: not one number to draw.
+        OutputError: matplotlib finds no folder at all that it may write its font cache to.
+    """
+    panels = [(title, curves) for title, spec in PANELS if (curves := _curves(rows, spec))]
+    if not panels:
+        raise ValueError("expected at least one row with a number to draw")
+    best, headline = _best(rows)
+    buffer = BytesIO()
+    with _matplotlib():
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+        lines = (len(panels) + 1) // 2
+        layout = ConstrainedLayoutEngine(w_pad=0.14, h_pad=0.1, wspace=0.02, hspace=0.02)
+        figure = Figure(figsize=(WIDTH_INCHES, 0.5 + LINE_INCHES * lines), dpi=DPI, layout=layout)
+        canvas = FigureCanvasAgg(figure)
+        for axes, (title, curves) in zip(_grid_of_axes(figure, len(panels)), panels, strict=True):
+            _draw_panel(axes, title, curves)
+            if best is not None:
+                axes.axvline(best, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+        _share_epochs(figure, rows)
+        figure.suptitle(headline, x=0.014, ha="left", fontsize=13, fontweight="bold", color=INK)
+        canvas.print_figure(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _points(rows: Rows, column: str) -> Points:
+    """(epoch, value) wherever the value is a finite number."""
+    pairs = [(row.get("epoch"), row.get(column)) for row in rows]
+    return [(epoch, value) for epoch, value in pairs if epoch is not None and value is not None and isfinite(value)]
+
+
+def _curves(rows: Rows, spec: Sequence[tuple[str, str, str]]) -> list[Curve]:
+    """Of the panel's columns those that have something to draw."""
+    return [(name, colour, points) for column, name, colour in spec if (points := _points(rows, column))]
+
+
+def _best(rows: Rows) -> tuple[float | None, str]:
+    """The best epoch, the first of equals, and a line that names it with its numbers."""
+    for column, name in (("val_loss", "validation"), ("train_loss", "training")):
+        if points := _points(rows, column):
+            epoch, loss = min(points, key=lambda point: point[1])
+            headline = f"Best epoch {epoch:.0f} (dashed line): {name} loss {loss:.4g}"
+            for value, text in (("val_psnr", ", PSNR {:.2f} dB"), ("val_ssim", ", SSIM {:.4f}")):
+                at_epoch = dict(_points(rows, value))
+                headline += text.format(at_epoch[epoch]) if epoch in at_epoch else ""
+            return epoch, headline
+    return None, "No epoch has a finite loss"
+
+
+def _grid_of_axes(figure: "Figure", count: int) -> list["Axes"]:
+    """Two panels a line; the first one takes a whole line where the count is odd."""
+    cells = figure.add_gridspec((count + 1) // 2, 2)
+    whole = [figure.add_subplot(cells[0, :])] if count % 2 else []
+    return whole + [figure.add_subplot(cells[i // 2, i % 2]) for i in range(2 * len(whole), count + len(whole))]
+
+
+def _draw_panel(axes: "Axes", title: str, curves: list[Curve]) -> None:
+    for name, colour, points in curves:
+        marker = "o" if len(points) <= FEW_EPOCHS else ""
+        axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.6, marker=marker, markersize=3.5, label=name)
+    values = [value for _, _, points in curves for _, value in points]
+    low, high = min(values), max(values)
+    if title in LOG_PANELS and low > 0 and (title == RATE or high > 4 * low):
+        title += " (log scale)"
+        _use_log_scale(axes, low, high)
+    axes.set_title(title, loc="left", fontsize=12, color=INK)
+    axes.set_xlabel("epoch")
+    axes.grid(True, color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(curves) > 1:  # on the title's line, where it hides no curve
+        axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1)
+
+
+def _use_log_scale(axes: "Axes", low: float, high: float) -> None:
+    """Ticks at 1, 2 and 5 times the powers of ten, in plain decimals; at least two of them are in view."""
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
+
+    axes.set_yscale("log")
+    axes.set_ylim(low / 1.25, high * 1.25) if high > 4 * low else axes.set_ylim(low / 3, high * 3)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _share_epochs(figure: "Figure", rows: Rows) -> None:
+    """All panels show the same epochs, whole numbers only, wherever their own curves begin and end."""
+    from matplotlib.ticker import MaxNLocator
+
+    epochs = [epoch for row in rows if (epoch := row.get("epoch")) is not None]
+    pad = max(0.5, 0.015 * (max(epochs) - min(epochs)))
+    for axes in figure.axes:
+        axes.set_xlim(min(epochs) - pad, max(epochs) + pad)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+
+
+@contextmanager
+def _matplotlib() -> Iterator[None]:
+    """Import matplotlib and draw the same picture on every machine, without a word on the terminal.
+
+    It would warn of a home folder that can't be written (it then uses a temporary one, which it removes when the
+    program ends) and of building its font cache. A user's own matplotlibrc (LaTeX text, another resolution) is set
+    aside.
+    """
+    logger = logging.getLogger("matplotlib")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        try:
+            import matplotlib.style
+        except OSError as error:
+            raise OutputError(
+                "matplotlib finds no folder for its cache: set MPLCONFIGDIR to one that it may write to"
+            ) from error
+        with matplotlib.style.context("default"):
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,173 @@
+"""Images in labelled rows or in a sheet. A pixel of an image is drawn as a square of one colour, never smoothed."""
+
+import re
+from collections.abc import Sequence
+from importlib.util import find_spec
+from io import BytesIO
+from math import ceil, isqrt
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from aecli.errors import OutputError
+
+LEAST_TILE = 128  # smaller images are enlarged by a whole factor until a face on them can be told at a glance
+MOST_TILE = 512  # larger ones are reduced: ten in a row must still open in any viewer
+PAPER = (255, 255, 255)
+INK = (26, 26, 26)
+ELLIPSIS = "…"
+MOST_LETTERS = 1000  # more than any label column shows, and less than fonts refuse to measure
+
+
+def draw_rows(rows: Sequence[tuple[str, Sequence[np.ndarray]]], tile: int | None = None) -> Image.Image:
+    """Draw one row of images for each (label, images), the label to its left.
+
+    Args:
+        rows: labels, which may hold any text, and images, each uint8 (H, W, 3); sizes may differ.
+        tile: the longer side, in pixels, at which every image is drawn. By default the longest side among the images,
+            times the least whole number that makes it 128 pixels, and at most 512.
+
+    Raises:
+        ValueError: no image at all, or one that is not uint8 (H, W, 3).
+        OutputError: this machine's Pillow has no fonts.
+    """
+    tile, cell_height, cell_width = _cell([image for _, images in rows for image in images], tile)
+    gap, margin = _gap(tile), _margin(tile)
+    font_size = max(13, round(0.14 * tile))
+    font = _font(font_size, [label for label, _ in rows])
+    line_height = sum(font.getmetrics())
+    lines = [_wrap(label, font, 10 * font_size, max(1, cell_height // line_height)) for label, _ in rows]
+    widest = ceil(max((font.getlength(line) for label in lines for line in label), default=0.0))
+    left = margin + (widest + margin if widest else 0)
+    columns = max(len(images) for _, images in rows)
+    # A tile can be lower than a line of text; the row then grows, for no label is ever clipped.
+    row_height = max(cell_height, line_height if widest else 0)
+    size = (left + columns * (cell_width + gap) - gap + margin, 2 * margin + len(rows) * (row_height + gap) - gap)
+    picture = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(picture)
+    for row, (_, images) in enumerate(rows):
+        top = margin + row * (row_height + gap)
+        _write(draw, lines[row], font, right=left - margin, middle=top + row_height / 2)
+        for column, image in enumerate(images):
+            cell = (left + column * (cell_width + gap), top, cell_width, row_height)
+            _paste(picture, image, tile, cell)
+    return picture
+
+
+def draw_sheet(images: Sequence[np.ndarray], tile: int | None = None) -> Image.Image:
+    """Draw images, each uint8 (H, W, 3), row by row on a sheet of nearly as many rows as columns.
+
+    `tile` and the ValueError are as in `draw_rows`.
+    """
+    tile, cell_height, cell_width = _cell(images, tile)
+    gap, margin = _gap(tile), _margin(tile)
+    columns = isqrt(len(images) - 1) + 1
+    rows = ceil(len(images) / columns)
+    size = (2 * margin + columns * (cell_width + gap) - gap, 2 * margin + rows * (cell_height + gap) - gap)
+    picture = Image.new("RGB", size, PAPER)
+    for i, image in enumerate(images):
+        row, column = divmod(i, columns)
+        cell = (margin + column * (cell_width + gap), margin + row * (cell_height + gap), cell_width, cell_height)
+        _paste(picture, image, tile, cell)
+    return picture
+
+
+def png_bytes(image: Image.Image) -> bytes:
+    """The picture as the bytes of a PNG file."""
+    buffer = BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _gap(tile: int) -> int:
+    return max(2, round(tile / 48))
+
+
+def _margin(tile: int) -> int:
+    return max(6, round(tile / 10))
+
+
+def _cell(images: Sequence[np.ndarray], tile: int | None) -> tuple[int, int, int]:
+    """The tile, and the height and width that hold every image drawn at that tile."""
+    for image in images:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
+            raise ValueError(f"expected images of uint8 (H, W, 3), got {image.dtype} {image.shape}")
+    if not images:
+        raise ValueError("expected at least one image")
+    if tile is None:
+        longest = max(max(image.shape[:2]) for image in images)
+        tile = min(longest * ceil(LEAST_TILE / longest), MOST_TILE)
+    sizes = [_drawn_size(image, tile) for image in images]
+    return tile, max(height for _, height in sizes), max(width for width, _ in sizes)
+
+
+def _drawn_size(image: np.ndarray, tile: int) -> tuple[int, int]:
+    """Width and height of the image once its longer side measures `tile`."""
+    height, width = image.shape[:2]
+    longest = max(height, width)
+    return max(1, round(width * tile / longest)), max(1, round(height * tile / longest))
+
+
+def _paste(picture: Image.Image, image: np.ndarray, tile: int, cell: tuple[int, int, int, int]) -> None:
+    """Draw the image in the middle of `cell` (left, top, width, height)."""
+    drawn = Image.fromarray(np.ascontiguousarray(image))
+    width, height = _drawn_size(image, tile)
+    factor = ceil(tile / max(drawn.size))
+    if factor > 1:
+        drawn = drawn.resize((drawn.width * factor, drawn.height * factor), Image.Resampling.NEAREST)
+    if drawn.size != (width, height):
+        # Enlarged pixels that no whole factor fits keep their exact areas; only true reductions are filtered.
+        kind = Image.Resampling.BOX if factor > 1 else Image.Resampling.LANCZOS
+        drawn = drawn.resize((width, height), kind)
+    left, top, cell_width, cell_height = cell
+    picture.paste(drawn, (left + (cell_width - width) // 2, top + (cell_height - height) // 2))
+
+
+def _font(size: int, labels: Sequence[str]) -> ImageFont.FreeTypeFont:
+    """Pillow's own font, which knows ASCII; for a label like "β-VAE" the wider one that matplotlib ships."""
+    package = find_spec("matplotlib")
+    if package and package.origin and not all(label.isascii() for label in labels):
+        wider = Path(package.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
+        if wider.is_file():
+            return ImageFont.truetype(wider, size)
+    font = ImageFont.load_default(size)
+    if not isinstance(font, ImageFont.FreeTypeFont):
+        raise OutputError("this build of Pillow can't draw text (no FreeType): reinstall it, pip install -U pillow")
+    return font
+
+
+def _wrap(label: str, font: ImageFont.FreeTypeFont, width: int, most_lines: int) -> list[str]:
+    """Break a label into lines of at most `width` pixels, at blanks and after - _ / where it can be.
+
+    What does not fit in `most_lines` is replaced by an ellipsis. Control characters, line breaks among them, count as
+    blanks.
+    """
+    text = " ".join("".join(c if c.isprintable() else " " for c in label[:MOST_LETTERS]).split())
+    lines = [""]
+    for word in re.findall(r" ?[^ \-_/]*[\-_/]?", text):
+        if font.getlength(lines[-1] + word) <= width:
+            lines[-1] += word
+            continue
+        lines.append("")
+        for character in word.strip():
+            if lines[-1] and font.getlength(lines[-1] + character) > width:
+                lines.append("")
+            lines[-1] += character
+    lines = [line for line in lines if line]
+    if len(lines) <= most_lines:
+        return lines
+    last = lines[most_lines - 1]
+    while last and font.getlength(last + ELLIPSIS) > width:
+        last = last[:-1]
+    return [*lines[: most_lines - 1], last.rstrip() + ELLIPSIS]
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, lines: list[str], font: ImageFont.FreeTypeFont, right: int, middle: float
+) -> None:
+    """Write the lines flush right, the block's middle at `middle`, in whole pixels so that they stay crisp."""
+    ascent, descent = font.getmetrics()
+    top = round(middle - len(lines) * (ascent + descent) / 2)
+    for i, line in enumerate(lines):
+        draw.text((right, top + i * (ascent + descent)), line, fill=INK, font=font, anchor="ra")

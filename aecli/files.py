@@ -1,0 +1,73 @@
+"""Writing files so that, whenever the power goes, the old file or the new one is there, whole."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from aecli.errors import OutputError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; when the block ends without an exception it takes the place of `path`.
+
+    The content is flushed to the disk before the rename. Missing parent folders are made.
+
+    Raises:
+        OutputError: the place can't be written, or the disk is full; what stood there before still stands.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield beside
+            _flush(beside)
+            os.replace(beside, path)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+        if os.name == "posix":  # makes the rename itself last; not every system lets a folder be opened
+            _flush(path.parent)
+    except OSError as error:
+        raise OutputError(f"{path} can't be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Yield a binary file whose content takes the place of `path`, as `atomic_path` does and with its errors."""
+    with atomic_path(path) as beside, open(beside, "wb") as file:
+        yield file
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` atomically; raises OutputError like `atomic_write`."""
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def claim_folder(folder: Path, overwrite: bool) -> int:
+    """Make `folder` if need be and return how many entries it already holds.
+
+    Raises:
+        OutputError: it holds something and `overwrite` is False, or it can't be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = sum(1 for _ in folder.iterdir())
+    except OSError as error:
+        raise OutputError(f"{folder} can't be used as a folder for output: {error.strerror or error}") from error
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{folder} can't be written: permission denied")
+    if held and not overwrite:
+        raise OutputError(f"{folder} already holds {held} files or folders; add --overwrite, or name another --out")
+    return held
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,256 @@
+"""Trained models at work: load one, reconstruct images with it, draw samples from it."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from aecli import checkpoints
+from aecli.configs import ReconstructConfig, SampleConfig
+from aecli.data.batches import normalise, quantise
+from aecli.data.decode import DecodeError, decode, fit, ordered_map
+from aecli.data.sources import ImageRef, list_images, split_indices
+from aecli.errors import ConfigError, DataError, ModelError
+from aecli.figures.grid import draw_sheet, png_bytes
+from aecli.files import claim_folder, write_bytes
+from aecli.models.base import Autoencoder
+from aecli.progress import Listener, Notice, Progress, ignore
+from aecli.runs import Located, RunFolder, locate
+from aecli.runtime.device import Placement, place
+
+# Samples are always decoded in batches of this size, the last one filled up, so that image i never depends on n.
+SAMPLE_BATCH = 16
+MOST_ON_A_SHEET = 1024
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained model on its device, with what its checkpoint says of the images that it was trained on."""
+
+    model: Autoencoder
+    located: Located
+    placement: Placement
+    image_size: int
+    fit: str
+
+    @property
+    def title(self) -> str:
+        """Its class's name, as pictures and tables show it."""
+        return type(self.model).__name__
+
+    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+        """Return reconstructions uint8 (N, 3, H, W) of uint8 (N, 3, H, W), both sides padded to what the model takes."""
+        height, width = images.shape[-2:]
+        multiple = self.model.size_multiple
+        padding = ((0, 0), (0, 0), (0, -height % multiple), (0, -width % multiple))
+        padded = torch.from_numpy(np.pad(images, padding, mode="edge")).to(self.placement.device)
+        batch = normalise(padded).contiguous(memory_format=self.placement.memory_format)
+        with torch.inference_mode(), self.placement.autocast():
+            reconstructions = quantise(self.model(batch).float())
+        return reconstructions[:, :, :height, :width].cpu().numpy()
+
+    def decode(self, latents: torch.Tensor) -> np.ndarray:
+        """Return images uint8 (N, 3, H, W) of latents (N, …)."""
+        with torch.inference_mode(), self.placement.autocast():
+            return quantise(self.model.decode(latents.to(self.placement.device)).float()).cpu().numpy()
+
+
+def load_model(model: str, runs: Path, device: str = "auto", precision: str = "auto") -> LoadedModel:
+    """Load what a MODEL argument means, ready to run.
+
+    Raises:
+        CheckpointError, ModelError: it can't be found, read or built.
+        ConfigError: the device or precision is not to be had.
+    """
+    placement = place(device, precision)
+    located = locate(model, runs)
+    loaded, document = checkpoints.load_model(located.checkpoint, located.named)
+    on_device = loaded.to(placement.device, memory_format=placement.memory_format)  # type: ignore[call-overload]
+    return LoadedModel(on_device, located, placement, int(document["image_size"]), str(document["fit"]))
+
+
+def run_images(run: RunFolder, split: str) -> list[ImageRef]:
+    """List the images that a run trained on, validated on, or both (`train`, `val`, `all`).
+
+    Raises:
+        CheckpointError: the run's config.json is damaged.
+        DataError: the images are gone.
+    """
+    options = run.read_config()["options"]
+    listed = list_images(options["data"])
+    if options["val_data"] is None:
+        return select_split(listed, split, options["val_fraction"])
+    held_out = list_images(options["val_data"]) if split != "train" else []
+    return held_out if split == "val" else listed + held_out
+
+
+def select_split(images: Sequence[ImageRef], split: str, val_fraction: float) -> list[ImageRef]:
+    """Return the images of `split` by the rule that training splits by."""
+    if split == "all":
+        return list(images)
+    train, val = split_indices(images, val_fraction)
+    return [images[index] for index in (train if split == "train" else val)]
+
+
+def choose_images(located: Located, data: str | None, split: str | None) -> list[ImageRef]:
+    """List the images of `data`, or of the run where it is None: its validation images unless `split` says otherwise.
+
+    Raises:
+        ConfigError: no data was given, and there is no run to take them from.
+        DataError: the images can't be had, or none is in that split.
+    """
+    if data is None and located.run is None:
+        raise ConfigError(f"--data: {located.checkpoint} lies in no run folder, so name the images")
+    if data is None:
+        assert located.run is not None
+        images = run_images(located.run, split or "val")
+        if not images:
+            raise DataError(f"{located.run.path} has no {split or 'validation'} images; name some with --data")
+        return images
+    fraction = located.run.read_config()["options"]["val_fraction"] if located.run else None
+    if split in ("train", "val") and fraction is None:
+        raise ConfigError(f"--split {split}: {located.checkpoint} lies in no run folder, so how it was split isn't known")
+    images = select_split(list_images(data), split or "all", fraction or 0.0)
+    if not images:
+        raise DataError(f"{data}: no image is in the split {split!r}")
+    return images
+
+
+@dataclass(frozen=True)
+class ReconstructResult:
+    """Where the pictures are, how many were written, and which inputs could not be read (name → reason)."""
+
+    out: Path
+    written: int
+    unreadable: dict[str, str]
+
+
+def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> ReconstructResult:
+    """Write a PNG for every input image under its own relative path; unreadable ones are left out and named.
+
+    Raises:
+        AecliError: one of its kinds, for a model, images or a folder that can't be used.
+    """
+    loaded = load_model(config.model, config.runs, config.device, config.precision)
+    images = choose_images(loaded.located, config.data, config.split)
+    clashes = [key for key, count in Counter(image.key for image in images).items() if count > 1]
+    if clashes:
+        raise DataError(f"{len(clashes)} names differ in nothing but the suffix, such as {clashes[0]}.*: "
+                        "their reconstructions would overwrite each other")  # fmt: skip
+    out = config.out or Path("reconstructions") / loaded.located.label
+    held = claim_folder(out, config.overwrite)
+    if held:
+        listen(Notice(f"{out} already holds {held} files or folders: writing over those of the same name"))
+    unreadable: dict[str, str] = {}
+
+    def read(image: ImageRef) -> tuple[str, np.ndarray | None, str]:
+        try:
+            pixels = decode(image)
+        except DecodeError as error:
+            return image.name, None, str(error)
+        fitted = pixels if config.native else fit(pixels, loaded.image_size, loaded.fit)
+        return image.key, fitted.transpose(2, 0, 1), ""
+
+    def readable() -> Iterator[tuple[str, np.ndarray]]:
+        for name, pixels, reason in ordered_map(read, images, config.workers):
+            if pixels is None:
+                unreadable[name] = reason
+            else:
+                yield name, pixels
+
+    def reconstructed() -> Iterator[tuple[str, np.ndarray]]:
+        for keys, batch in _equal_sized(readable(), config.batch_size):
+            yield from zip(keys, loaded.reconstruct(batch), strict=True)
+
+    def write(item: tuple[str, np.ndarray]) -> None:
+        key, pixels = item
+        write_bytes(out / f"{key}.png", _png(pixels))
+
+    written = 0
+    for _ in ordered_map(write, reconstructed(), config.workers):
+        written += 1
+        listen(Progress("reconstructing", written + len(unreadable), len(images)))
+    return ReconstructResult(out, written, unreadable)
+
+
+def _equal_sized(
+    items: Iterator[tuple[str, np.ndarray]], batch_size: int
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Stack consecutive images of one size into batches (N, 3, H, W)."""
+    keys: list[str] = []
+    batch: list[np.ndarray] = []
+    for key, pixels in items:
+        if batch and (len(batch) == batch_size or pixels.shape != batch[0].shape):
+            yield keys, np.stack(batch)
+            keys, batch = [], []
+        keys.append(key)
+        batch.append(pixels)
+    if batch:
+        yield keys, np.stack(batch)
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """Where the samples are (a sheet or a folder), and how many."""
+
+    out: Path
+    n: int
+
+
+def sample(config: SampleConfig, listen: Listener = ignore) -> SampleResult:
+    """Decode draws from N(0, temperature²·I) to images; image i depends on (seed, i) alone.
+
+    Raises:
+        ModelError: the model was never trained towards that prior (an AE).
+        AecliError: one of its other kinds, for a model or an output that can't be used.
+    """
+    is_sheet = config.out.suffix.lower() == ".png"
+    if config.out.suffix.lower() in IMAGE_SUFFIXES:
+        raise ConfigError(f"--out {config.out}: a sheet is a .png; any other name is a folder")
+    if is_sheet and config.n > MOST_ON_A_SHEET:
+        raise ConfigError(f"--n {config.n}: a sheet holds {MOST_ON_A_SHEET} at the most; name a folder with --out")
+    loaded = load_model(config.model, config.runs, config.device, config.precision)
+    if not loaded.model.prior_is_normal:
+        raise ModelError(f"{loaded.title} can't be sampled from N(0, I): nothing in its training brings its latents near that "
+                         "distribution, so random ones decode to noise\ntrain one with a prior instead: aecli train vae")  # fmt: skip
+    if not is_sheet:
+        claim_folder(config.out, config.overwrite)
+    elif config.out.exists():
+        listen(Notice(f"replacing {config.out}"))
+    images = _samples(loaded, config)
+    shown = []
+    for index, pixels in enumerate(images):
+        if is_sheet:
+            shown.append(pixels.transpose(1, 2, 0))
+        else:
+            write_bytes(config.out / f"{index:06d}.png", _png(pixels))
+        listen(Progress("sampling", index + 1, config.n))
+    if is_sheet:
+        write_bytes(config.out, png_bytes(draw_sheet(shown)))
+    return SampleResult(config.out, config.n)
+
+
+def _samples(loaded: LoadedModel, config: SampleConfig) -> Iterator[np.ndarray]:
+    """Yield uint8 (3, S, S), one an index."""
+    shape = loaded.model.latent_shape(loaded.image_size)
+    for first in range(0, config.n, SAMPLE_BATCH):
+        latents = [config.temperature * sample_noise(shape, config.seed, index) for index in range(first, first + SAMPLE_BATCH)]
+        yield from loaded.decode(torch.stack(latents))[: config.n - first]
+
+
+def sample_noise(shape: Sequence[int], seed: int, index: int) -> torch.Tensor:
+    """Return standard normal noise float32 that depends on (seed, index) alone, on whatever device it will be used."""
+    entropy = np.random.SeedSequence([seed, index])
+    return torch.from_numpy(np.random.Generator(np.random.PCG64(entropy)).standard_normal(shape, dtype=np.float32))
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(file, "PNG")
+    return file.getvalue()

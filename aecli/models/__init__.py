@@ -1,0 +1,1 @@
+"""Image autoencoders behind one contract, found by name through one registry."""

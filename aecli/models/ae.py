@@ -1,0 +1,41 @@
+"""The report's convolutional autoencoder."""
+
+from torch import Tensor
+
+from aecli.models.base import Autoencoder, Losses, mean_squared_error
+from aecli.models.layers import build_decoder, build_encoder, initialise
+from aecli.models.options import AutoencoderOptions
+
+
+class AE(Autoencoder):
+    """Five convolution blocks down to a latent of 1/32 of each side, five up; trained on the mean squared error."""
+
+    Options = AutoencoderOptions
+
+    def __init__(self, options: AutoencoderOptions) -> None:
+        """Build it with the report's initialisation, drawn from torch's global generator."""
+        super().__init__()
+        self.options = options
+        self.encoder = build_encoder(options.width, options.latent_channels)
+        self.decoder = build_decoder(options.width, options.latent_channels)
+        initialise(self)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return latents (N, latent_dim, H/32, W/32) of images (N, 3, H, W) in [-1, 1]."""
+        latents: Tensor = self.encoder(images)
+        return latents
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images (N, 3, H, W) in [-1, 1]."""
+        images: Tensor = self.decoder(latents)
+        return images
+
+    def loss(self, images: Tensor) -> Losses:
+        """Return the mean squared error of the reconstruction."""
+        error = mean_squared_error(self(images), images)
+        return Losses(total=error, reconstruction=error)
+
+    def latent_shape(self, image_size: int) -> tuple[int, ...]:
+        """Return (latent_dim, side, side)."""
+        side = image_size // self.size_multiple
+        return (self.options.latent_channels, side, side)

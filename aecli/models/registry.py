@@ -1,0 +1,131 @@
+"""Name → model class. Built-ins, installed plug-ins and `package.module:Class` take one path: a target that is imported.
+
+Nothing here imports torch until a model is loaded, so that names can be listed and completed at once.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import os
+import sys
+import types
+import typing
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from aecli.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from aecli.models.base import Autoencoder
+
+ENTRY_POINT_GROUP = "aecli.models"
+_BUILT_IN = {"ae": "aecli.models.ae:AE", "vae": "aecli.models.vae:VAE"}
+
+
+def targets() -> dict[str, str]:
+    """Every registered name and its `package.module:Class`: the built-in ones, then installed plug-ins' by name."""
+    plugins = {point.name: point.value for point in sorted(entry_points(group=ENTRY_POINT_GROUP))}
+    return {**_BUILT_IN, **{name: target for name, target in plugins.items() if name not in _BUILT_IN}}
+
+
+def names() -> list[str]:
+    """Every registered name."""
+    return list(targets())
+
+
+def is_model_name(text: str) -> bool:
+    """Whether `text` names a model: a registered name or a `package.module:Class`."""
+    module, _, attribute = text.partition(":")
+    is_target = attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
+    return is_target or text in targets()
+
+
+def run_name(name: str) -> str:
+    """What a run of that model is called: the name itself, or a `package.module:Class`'s class in lower case."""
+    return name.partition(":")[2].lower() or name
+
+
+def load(name: str) -> type["Autoencoder"]:
+    """Import and return the class of a registered name or `package.module:Class`.
+
+    Raises:
+        ModelError: unknown name, a module that can't be imported, or a class that is no Autoencoder.
+    """
+    from aecli.models.base import Autoencoder
+
+    target = name if ":" in name else targets().get(name)
+    if target is None:
+        near = difflib.get_close_matches(name, names(), n=1)
+        hint = f"did you mean {near[0]}?" if near else "or name a class as package.module:Class"
+        raise ModelError(f"no model is called {name!r}; there are {', '.join(names())}: {hint}")
+    module_name, _, attribute = target.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # as `python -m` would: a class of one's own lies beside one's data
+    try:
+        found = getattr(importlib.import_module(module_name), attribute, None)
+    except ImportError as error:
+        raise ModelError(f"model {name!r}: {module_name} can't be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Autoencoder)):
+        raise ModelError(f"model {name!r}: {module_name} has no subclass of aecli.models.base.Autoencoder called {attribute!r}")
+    if not dataclasses.is_dataclass(getattr(found, "Options", None)):
+        raise ModelError(f"model {name!r}: its `Options` must be a dataclass")
+    return found
+
+
+def resolve_options(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Any:
+    """Make the model's options from `given` values (of their type, or text as typed), checked.
+
+    `defaults` are used where the model has such an option and `given` doesn't say.
+
+    Raises:
+        ConfigError: an option that the model doesn't have, or a value that is not of its type or out of range.
+    """
+    options_class = load(name).Options
+    hints = typing.get_type_hints(options_class)
+    fields = {field.name: field for field in dataclasses.fields(options_class)}
+    unknown = sorted(set(given) - set(fields))
+    if unknown:
+        existing = ", ".join(f"{key} ({type_name(hints[key])})" for key in fields) or "none"
+        raise ConfigError(f"--option {unknown[0]}: model {name!r} has no such option; it has {existing}")
+    merged = {key: value for key, value in (defaults or {}).items() if key in fields} | dict(given)
+    return options_class(**{key: _convert(key, value, hints[key]) for key, value in merged.items()})
+
+
+def build(name: str, options: Any) -> "Autoencoder":
+    """Build a model with freshly drawn weights from its options."""
+    return load(name)(options)
+
+
+def type_name(hint: Any) -> str:
+    """`int`, `float`, … for messages; of an optional type, the type."""
+    return " or ".join(getattr(kind, "__name__", str(kind)) for kind in _alternatives(hint))
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    return tuple(kind for kind in kinds if kind is not type(None))
+
+
+def _convert(key: str, value: Any, hint: Any) -> Any:
+    """Turn `value` into the option's type: exact types pass, text is parsed, an int serves as a float."""
+    kinds = _alternatives(hint)
+    is_optional = kinds != (hint,)
+    if value is None and is_optional or isinstance(value, str) and value.lower() == "none" and is_optional:
+        return None
+    for kind in kinds:
+        if type(value) is kind:
+            return value
+        if kind is float and type(value) is int:
+            return float(value)
+        if isinstance(value, str) and kind is bool and value.lower() in _TRUTH:
+            return _TRUTH[value.lower()]
+        if isinstance(value, str) and kind in (int, float):
+            try:
+                return kind(value)
+            except ValueError:
+                continue
+    raise ConfigError(f"--option {key}={value}: expected {type_name(hint)}")
+
+
+_TRUTH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}

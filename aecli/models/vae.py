@@ -1,0 +1,71 @@
+"""The report's variational autoencoder (Kingma and Welling 2014, with the KL term weighted by β as in Higgins et al. 2017)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from aecli.models.base import Autoencoder, Losses, mean_squared_error
+from aecli.models.layers import build_decoder, build_encoder, initialise
+from aecli.models.options import VAEOptions
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """A diagonal Gaussian over latents: `mean` and `log_variance`, each (N, latent_dim, H/32, W/32), float32."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def sample(self) -> Tensor:
+        """Draw z = μ + ε·exp(½ log σ²), ε from torch's global generator."""
+        # Drawn in plain memory order, so that a step's noise does not depend on the memory format.
+        noise = torch.randn(self.mean.shape, device=self.mean.device)
+        return self.mean + noise * torch.exp(0.5 * self.log_variance)
+
+    def kl_divergence(self) -> Tensor:
+        """KL from N(0, I): -½·mean(1 + log σ² - μ² - σ²), the mean over everything."""
+        return -0.5 * torch.mean(1 + self.log_variance - self.mean.square() - self.log_variance.exp())
+
+
+class VAE(Autoencoder):
+    """The autoencoder with a Gaussian posterior; trained on mean squared error + β·KL."""
+
+    Options = VAEOptions
+    prior_is_normal = True
+
+    def __init__(self, options: VAEOptions) -> None:
+        """Build it with the report's initialisation, drawn from torch's global generator."""
+        super().__init__()
+        self.options = options
+        self.encoder = build_encoder(options.width, 16 * options.width)
+        self.encoder.append(nn.Conv2d(16 * options.width, 2 * options.latent_channels, 3, 1, 1))
+        self.decoder = build_decoder(options.width, options.latent_channels)
+        initialise(self)
+
+    def posterior(self, images: Tensor) -> Posterior:
+        """Return the posterior of images (N, 3, H, W) in [-1, 1]."""
+        mean, log_variance = self.encoder(images).float().chunk(2, dim=1)
+        return Posterior(mean, log_variance)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return the posterior mean (N, latent_dim, H/32, W/32)."""
+        return self.posterior(images).mean
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images (N, 3, H, W) in [-1, 1]."""
+        images: Tensor = self.decoder(latents)
+        return images
+
+    def loss(self, images: Tensor) -> Losses:
+        """Return mean squared error + β·KL; in `eval()` mode the latent is the posterior mean, without noise."""
+        posterior = self.posterior(images)
+        latents = posterior.sample() if self.training else posterior.mean
+        error = mean_squared_error(self.decode(latents), images)
+        kl = posterior.kl_divergence()
+        return Losses(total=error + self.options.beta * kl, reconstruction=error, kl=kl)
+
+    def latent_shape(self, image_size: int) -> tuple[int, ...]:
+        """Return (latent_dim, side, side)."""
+        side = image_size // self.size_multiple
+        return (self.options.latent_channels, side, side)

@@ -1,0 +1,141 @@
+"""What a run folder holds, and how a MODEL argument finds one."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aecli import files
+from aecli.errors import CheckpointError
+from aecli.models import registry
+
+COLUMNS = ("epoch", "step", "lr", "train_loss", "train_recon", "train_kl", "val_loss", "val_psnr", "val_ssim",
+           "images_per_s", "seconds")  # fmt: skip
+Row = Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A folder with the files of one run."""
+
+    path: Path
+
+    @property
+    def model(self) -> Path:
+        """Best weights by validation loss."""
+        return self.path / "model.safetensors"
+
+    @property
+    def last(self) -> Path:
+        """Everything needed to continue."""
+        return self.path / "last.safetensors"
+
+    @property
+    def config(self) -> Path:
+        """Every resolved option, versions, device, data fingerprint, split."""
+        return self.path / "config.json"
+
+    @property
+    def metrics(self) -> Path:
+        """A row an epoch."""
+        return self.path / "metrics.csv"
+
+    @property
+    def curves(self) -> Path:
+        """The rows, drawn."""
+        return self.path / "curves.png"
+
+    def preview(self, epoch: int) -> Path:
+        """Validation images and their reconstructions after that epoch."""
+        return self.path / "previews" / f"epoch-{epoch:04d}.png"
+
+    def exists(self) -> bool:
+        """Whether a run began here."""
+        return self.config.is_file()
+
+    def read_config(self) -> dict[str, Any]:
+        """Return config.json; raises CheckpointError where it is not there or not one of ours."""
+        try:
+            config = json.loads(self.config.read_text(encoding="utf-8"))
+            config["model"]["name"], config["options"]["data"]  # noqa: B018 (both must be there)
+        except OSError as error:
+            raise CheckpointError(f"{self.path} is no run folder: {self.config.name} can't be read") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{self.config} is damaged; it should be the JSON that aecli train wrote") from error
+        return dict(config)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Write config.json; raises OutputError."""
+        files.write_bytes(self.config, (json.dumps(config, indent=2, allow_nan=False) + "\n").encode())
+
+    def write_metrics(self, rows: Iterable[Row]) -> None:
+        """Write metrics.csv, an empty cell for what a row doesn't have; raises OutputError."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        files.write_bytes(self.metrics, text.getvalue().encode())
+
+    def clear(self) -> None:
+        """Remove the files that a run writes, and nothing else."""
+        previews = sorted((self.path / "previews").glob("epoch-*.png"))
+        for file in (self.last, self.model, self.metrics, self.curves, *previews, self.config):
+            file.unlink(missing_ok=True)
+
+    def touched(self) -> float:
+        """When it was last trained, in seconds since 1970."""
+        newest = self.last if self.last.exists() else self.config
+        return newest.stat().st_mtime
+
+
+def list_runs(runs: Path) -> list[RunFolder]:
+    """Return the run folders directly under `runs`, the most recently trained last."""
+    if not runs.is_dir():
+        return []
+    found = [RunFolder(path) for path in sorted(runs.iterdir()) if RunFolder(path).exists()]
+    return sorted(found, key=RunFolder.touched)
+
+
+def newest_run(name: str, runs: Path) -> RunFolder | None:
+    """Return the most recently trained run of that model, or None."""
+    of_model = [run for run in list_runs(runs) if run.read_config()["model"]["name"] == name and run.model.exists()]
+    return of_model[-1] if of_model else None
+
+
+@dataclass(frozen=True)
+class Located:
+    """A checkpoint file, the run that it belongs to if there is one, and a short name to call it by."""
+
+    checkpoint: Path
+    run: RunFolder | None
+    label: str
+    named: str | None  # the model as the user named it
+
+
+def locate(model: str, runs: Path) -> Located:
+    """Find what a MODEL argument means: a model's newest run under `runs`, a run folder, or a `.safetensors` file.
+
+    Raises:
+        CheckpointError: nothing is there.
+    """
+    if registry.is_model_name(model):
+        run = newest_run(model, runs)
+        if run is None:
+            raise CheckpointError(f"no run of {model!r} under {runs}; train one with: aecli train {model}")
+        return Located(run.model, run, registry.run_name(model), model)
+    path = Path(model)
+    if path.is_dir():
+        run = RunFolder(path)
+        run.read_config()
+        if not run.model.exists():
+            raise CheckpointError(f"{path} has no {run.model.name} yet: its first epoch isn't finished")
+        return Located(run.model, run, path.resolve().name, None)
+    if path.is_file():
+        beside = RunFolder(path.parent)
+        run_here = beside if beside.exists() and path == beside.model else None
+        return Located(path, run_here, path.stem, None)
+    known = ", ".join(registry.names())
+    raise CheckpointError(f"--model {model}: neither a model ({known}), nor a run folder, nor a .safetensors file")

@@ -1,0 +1,126 @@
+"""What this machine has: device, precision, memory format, compiler."""
+
+import os
+import platform
+import shutil
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._triton import has_triton
+
+from aecli import __version__
+from aecli.errors import ConfigError
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a model runs and how: `precision` is that of the arithmetic under autocast; weights stay float32."""
+
+    device: torch.device
+    precision: str
+    channels_last: bool
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The layout in which weights and images are kept."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which the model computes."""
+        reduced = self.precision != "fp32"
+        return torch.autocast(self.device.type, dtype=_DTYPES[self.precision] if reduced else None, enabled=reduced)
+
+    def describe(self) -> dict[str, str]:
+        """The same in words, for config.json and tables."""
+        layout = "channels_last" if self.channels_last else "contiguous"
+        return {"device": str(self.device), "precision": self.precision, "memory_format": layout}
+
+
+def resolve_device(wanted: str = "auto") -> torch.device:
+    """Turn `auto|cpu|mps|cuda[:N]` into a device; `auto` picks CUDA, then MPS, then the CPU.
+
+    Raises:
+        ConfigError: that device is not on this machine.
+    """
+    if wanted == "auto":
+        wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(wanted)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {wanted}: no CUDA device is to be had here; use --device cpu")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"--device {wanted}: this machine has CUDA devices 0 to {torch.cuda.device_count() - 1}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("--device mps: not to be had here; use --device cpu")
+    return device
+
+
+def multiplies_bf16_fast(device: torch.device) -> bool:
+    """Whether the hardware itself multiplies bfloat16 (on a CPU: AMX or AVX-512 BF16 instructions)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return False
+
+
+def place(device: str = "auto", precision: str = "auto", training: bool = False) -> Placement:
+    """Decide where and how a model runs.
+
+    `auto` precision trains in bf16 where the hardware multiplies it fast and in fp32 elsewhere; what is not training
+    runs in fp32, because people quote those numbers.
+
+    Raises:
+        ConfigError: the device is not here, or can't compute in that precision.
+    """
+    found = resolve_device(device)
+    if precision == "auto":
+        precision = "bf16" if training and multiplies_bf16_fast(found) else "fp32"
+    if precision == "fp32":
+        # TensorFloat-32 would quietly round fp32 convolutions to 10 bits of mantissa.
+        torch.backends.cudnn.allow_tf32 = False
+    if found.type == "mps" and precision == "fp16" and training:
+        raise ConfigError("--precision fp16: training on mps needs bf16 or fp32")
+    return Placement(found, precision, channels_last=found.type != "mps")
+
+
+def should_compile(wanted: str, device: torch.device, steps: int) -> bool:
+    """Whether training compiles its step: `on`, `off`, or `auto`: where the run is long enough to earn it back.
+
+    Compiling takes a minute or two once; that is worth it from a few thousand steps on a GPU. On a CPU the gain is
+    small beside the wait, so `auto` leaves it.
+
+    Raises:
+        ConfigError: `on`, and this machine has no compiler.
+    """
+    has_compiler = _has_compiler(device)
+    if wanted == "on" and not has_compiler:
+        raise ConfigError("--compile on: needs a C++ compiler (and Triton for CUDA); use --compile off")
+    return wanted == "on" or (wanted == "auto" and has_compiler and device.type == "cuda" and steps >= 5000)
+
+
+def _has_compiler(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(has_triton())
+    return any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
+
+
+def make_deterministic() -> None:
+    """Have torch refuse, or replace, whatever would not give the same bits twice on this device."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True)
+
+
+def versions() -> dict[str, str]:
+    """The versions that results depend on."""
+    return {"aecli": __version__, "python": platform.python_version(), "torch": torch.__version__}
+
+
+def hardware() -> dict[str, Any]:
+    """The machine, for config.json."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"system": f"{platform.system()} {platform.machine()}", "threads": torch.get_num_threads(), "gpu": gpu}

@@ -1,0 +1,185 @@
+"""The training loop: a TrainConfig in, progress reports out. It never prints."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+
+from aecli import checkpoints
+from aecli.configs import TrainConfig
+from aecli.data.batches import epoch_order, flips, iterate, quantise
+from aecli.errors import TrainingError
+from aecli.figures.curves import draw_curves
+from aecli.figures.grid import draw_rows, png_bytes
+from aecli.files import write_bytes
+from aecli.training.reports import EpochReport, Finished, Interrupted, StepReport, TrainReport
+from aecli.training.session import Session, Stopped, prepare
+from aecli.training.state import seed_step
+from aecli.training.validation import validate
+
+STEP_REPORT_SECONDS = 0.25  # reading the loss waits for the device, so not every step does
+SHORT_EPOCH_SECONDS = 30.0  # epochs shorter than this are not each worth a checkpoint
+LONG_EPOCH_SECONDS = 600.0  # in epochs longer than this, the most work that a power cut costs
+PREVIEW_IMAGES = 8
+
+
+def train(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False) -> Iterator[TrainReport]:
+    """Train a model as `config` says, in the run folder that the same options began, or in a new one.
+
+    Reports come as it goes, Finished or Interrupted last. Once `should_stop()` says True, the run is saved where it
+    is, in mid-epoch if need be, and ends; the same call later continues to what an uninterrupted run gives, bit for bit
+    on a CPU. Torch's global generator is seeded anew for every step.
+
+    Raises:
+        AecliError: one of its kinds, for options, data, checkpoints or outputs that can't be used, or a loss that is
+            no number any more.
+    """
+    session = None
+    try:
+        session = yield from prepare(config, should_stop)
+        if session is None:
+            return
+        saved_at = -math.inf
+        while not session.is_done:
+            for report in train_epoch(session):
+                yield report
+                if 0 < saved_at < time.monotonic() - LONG_EPOCH_SECONDS:
+                    save(session)
+                    saved_at = time.monotonic()
+            yield finish_epoch(session)
+            if session.is_done or saved_at < time.monotonic() - SHORT_EPOCH_SECONDS:
+                save(session)
+                saved_at = time.monotonic()
+            session.folder.write_metrics(session.state.rows)
+            if session.is_done or is_preview_epoch(session.state.clock.epoch):
+                draw(session)
+    except Stopped:
+        if session is not None:
+            save(session)
+            session.folder.write_metrics(session.state.rows)
+        clock = session.state.clock if session else None
+        yield Interrupted(session.folder if session else None, clock.epoch if clock else 0, clock.batch if clock else 0)
+        return
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(f"the device ran out of memory: try a smaller --batch-size than {config.batch_size}, "
+                            "or --precision bf16") from error  # fmt: skip
+    state = session.state
+    yield Finished(session.folder, state.clock.epoch, state.best.epoch, state.best.metrics, state.stopped_early, False)
+
+
+def train_epoch(session: Session) -> Iterator[StepReport]:
+    """Take the epoch's remaining steps. Order, flips and noise follow from the seed and the clock alone.
+
+    Raises:
+        Stopped: between two steps, because the caller asked to.
+    """
+    config, state, placement, images = session.config, session.state, session.placement, session.train
+    clock = state.clock
+    order = images.rows[epoch_order(len(images), config.seed, clock.epoch)]
+    flip = flips(len(images.images), config.seed, clock.epoch) if config.flip else None
+    batches = iterate(images.images, order, config.batch_size, placement.device, placement.channels_last, flip, clock.batch)
+    began, began_at_batch = time.monotonic(), clock.batch
+    seconds_before, reported_at = clock.seconds, 0.0
+
+    for batch in batches:
+        # -------------------------------------------------------------------------------- a single training step
+        seed_step(config.seed, clock.step)
+        with placement.autocast():
+            losses = session.compute_loss(batch)
+        state.scaler.scale(losses.total).backward()
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        if state.average is not None:
+            state.average.update_parameters(state.model)
+        state.add(losses)
+        clock.step += 1
+        clock.batch += 1
+        clock.seconds = seconds_before + time.monotonic() - began
+        # -------------------------------------------------------------------------------------------------------
+        if session.should_stop():
+            raise Stopped
+        if time.monotonic() - reported_at > STEP_REPORT_SECONDS or clock.batch == session.batches:
+            mean_loss = state.sums[0].item() / clock.batch  # the only place in the epoch that waits for the device
+            rate = (clock.batch - began_at_batch) * config.batch_size / (time.monotonic() - began)
+            yield StepReport(clock.epoch + 1, clock.batch, session.batches, mean_loss, state.lr, rate)
+            reported_at = time.monotonic()
+
+
+def finish_epoch(session: Session) -> EpochReport:
+    """Validate, step the schedule, keep the best weights, and begin the next epoch's clock.
+
+    Raises:
+        TrainingError: the mean loss is no finite number.
+        Stopped: in mid-validation, with the clock still at the epoch's last batch.
+    """
+    config, state = session.config, session.state
+    clock = state.clock
+    train_loss, train_recon, train_kl = (state.sums / session.batches).tolist()
+    if not math.isfinite(train_loss):
+        raise TrainingError(f"the loss of epoch {clock.epoch + 1} is not a finite number: try a smaller --lr than {config.lr:g}\n"
+                            f"what was saved before it is still in {session.folder.path}")  # fmt: skip
+    train_seconds, began = clock.seconds, time.monotonic()
+    scores = None
+    if len(session.val):
+        scores = validate(session.state.evaluated_model, session.val, config.batch_size, session.validation_placement,
+                          session.should_stop)  # fmt: skip
+    row: dict[str, float | None] = {
+        "epoch": clock.epoch + 1,
+        "step": clock.step,
+        "lr": state.lr,
+        "train_loss": train_loss,
+        "train_recon": train_recon,
+        "train_kl": train_kl if state.has_kl else None,
+        "val_loss": scores.loss if scores else None,
+        "val_psnr": scores.psnr if scores else None,
+        "val_ssim": scores.ssim if scores else None,
+        "images_per_s": round(len(session.train) / train_seconds, 3),
+        "seconds": round(train_seconds + time.monotonic() - began, 3),
+    }
+    state.schedule.step(train_loss)
+    state.rows.append(row)
+    clock.epoch, clock.batch, clock.seconds = clock.epoch + 1, 0, 0.0
+    state.sums.zero_()
+    figures = {key: value for key, value in row.items() if key.startswith(("train_", "val_"))}
+    is_best = state.keep_if_best(scores.loss if scores else train_loss, figures)
+    state.stopped_early = config.patience is not None and clock.epoch - state.best.epoch >= config.patience
+    return EpochReport(row, is_best, state.best.epoch, state.best.loss)
+
+
+def save(session: Session) -> None:
+    """Write the best weights, if they are new, and then everything needed to continue.
+
+    In this order: a crash between the two leaves weights that the continued run will find again.
+    """
+    state, folder = session.state, session.folder
+    if state.unsaved_best is not None:
+        document = {**session.header, "epoch": state.best.epoch, "metrics": state.best.metrics}
+        checkpoints.save(folder.model, state.unsaved_best, document)
+        state.unsaved_best = None
+    checkpoints.save(folder.last, state.tensors(), {**session.header, **state.document()})
+
+
+def is_preview_epoch(epoch: int) -> bool:
+    """The first ten epochs, then every tenth to a hundred, then every fiftieth: close to even on a log scale."""
+    return epoch <= 10 or epoch % (10 if epoch <= 100 else 50) == 0
+
+
+def draw(session: Session) -> None:
+    """Draw the curves so far, and some images (validation images where there are any) above their reconstructions."""
+    state, folder = session.state, session.folder
+    write_bytes(folder.curves, draw_curves(state.rows))
+    shown = session.val if len(session.val) else session.train
+    chosen = shown.rows[np.linspace(0, len(shown) - 1, min(PREVIEW_IMAGES, len(shown))).round().astype(int)]
+    placement = session.validation_placement
+    model = state.evaluated_model
+    originals = next(iterate(shown.images, chosen, len(chosen), placement.device, placement.channels_last))
+    model.eval()
+    with torch.inference_mode(), placement.autocast():
+        reconstructions = quantise(model(originals).float())
+    model.train(model is state.model)
+    tiles = [list(batch.permute(0, 2, 3, 1).cpu().numpy()) for batch in (quantise(originals), reconstructions)]
+    picture = draw_rows([("Ground Truth", tiles[0]), (session.config.model, tiles[1])])
+    write_bytes(folder.preview(state.clock.epoch), png_bytes(picture))

@@ -1,0 +1,73 @@
+"""What training tells its caller, in the order of happening: Started, then steps and epochs, then how it ended."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from aecli.progress import Notice, Progress
+from aecli.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class Started:
+    """The run is ready to step: where, on what, how large."""
+
+    run: RunFolder
+    model: str
+    parameters: int
+    train_images: int
+    val_images: int
+    epochs: int
+    epochs_done: int
+    batches: int
+    placement: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """A few times a second: the epoch under way (from 1), its finished batches, its mean loss so far, images a second."""
+
+    epoch: int
+    batch: int
+    batches: int
+    loss: float
+    lr: float
+    images_per_s: float
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """An epoch's row of metrics.csv and whether it is the best yet."""
+
+    row: dict[str, float | None]
+    is_best: bool
+    best_epoch: int
+    best_loss: float
+
+    @property
+    def epoch(self) -> int:
+        """Its number, from 1."""
+        return int(self.row["epoch"] or 0)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """All epochs done (or `stopped_early`); `was_finished` before this command began."""
+
+    run: RunFolder
+    epochs: int
+    best_epoch: int
+    best: dict[str, float | None]
+    stopped_early: bool
+    was_finished: bool
+
+
+@dataclass(frozen=True)
+class Interrupted:
+    """Stopped on request and saved after `batch` batches of the epoch that follows `epoch`; no `run` if none had begun."""
+
+    run: RunFolder | None
+    epoch: int
+    batch: int
+
+
+TrainReport = Progress | Notice | Started | StepReport | EpochReport | Finished | Interrupted

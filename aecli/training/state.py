@@ -1,0 +1,146 @@
+"""All that a run is, saved and restored. No random state is in it: randomness is derived from the seed and the step."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.amp import GradScaler
+
+from aecli.models.base import Autoencoder, Losses
+from aecli.runtime.device import Placement
+from aecli.training.optim import build_average, build_optimizer, build_schedule, matching_layout
+
+
+@dataclass
+class Clock:
+    """How far a run is; the only clock that data order and randomness follow."""
+
+    epoch: int = 0  # finished epochs
+    step: int = 0  # finished steps
+    batch: int = 0  # finished batches of the epoch under way
+    seconds: float = 0.0  # time spent so far in the epoch under way
+
+
+@dataclass
+class Best:
+    """The best epoch so far, by validation loss (by train loss without validation images)."""
+
+    loss: float = math.inf
+    epoch: int = 0
+    metrics: dict[str, float | None] = field(default_factory=dict)
+
+
+class TrainState:
+    """Model, optimiser, schedule, weight average, clock, sums of the epoch under way, the best so far and the rows."""
+
+    def __init__(self, model: Autoencoder, placement: Placement, lr: float, ema: float | None) -> None:
+        """Start from a freshly built model that is already on its device."""
+        self.model = model
+        self.optimizer = build_optimizer(model, lr)
+        self.schedule = build_schedule(self.optimizer)
+        self.average = build_average(model, ema)
+        self.scaler = GradScaler(placement.device.type, enabled=placement.precision == "fp16")
+        self.clock = Clock()
+        self.best = Best()
+        self.unsaved_best: dict[str, Tensor] | None = None  # the best weights, until they are on the disk
+        self.rows: list[dict[str, float | None]] = []
+        self.stopped_early = False
+        self.has_kl = False  # whether the model's losses have that term, as its last batch told
+        sums_dtype = torch.float32 if placement.device.type == "mps" else torch.float64
+        self.sums = torch.zeros(3, dtype=sums_dtype, device=placement.device)
+
+    @property
+    def evaluated_model(self) -> Autoencoder:
+        """The weights that count: the average where there is one."""
+        if self.average is None:
+            return self.model
+        averaged = self.average.module
+        assert isinstance(averaged, Autoencoder)
+        return averaged
+
+    @property
+    def lr(self) -> float:
+        """The learning rate in force."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def add(self, losses: Losses) -> None:
+        """Add a batch's losses to the epoch's sums, without waiting for the device."""
+        self.has_kl = losses.kl is not None
+        kl = losses.kl if losses.kl is not None else torch.zeros_like(losses.total)
+        self.sums += torch.stack([losses.total, losses.reconstruction, kl]).detach()
+
+    def keep_if_best(self, loss: float, metrics: dict[str, float | None]) -> bool:
+        """Take a copy of the weights that count if `loss` is the lowest yet; say whether it was."""
+        if not loss < self.best.loss:
+            return False
+        self.best = Best(loss, self.clock.epoch, metrics)
+        self.unsaved_best = {key: value.detach().clone() for key, value in self.evaluated_model.state_dict().items()}
+        return True
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor, under names that tell what it is."""
+        found = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        if self.average is not None:
+            found |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
+        for key, parameter in self.model.named_parameters():
+            for quantity, value in self.optimizer.state.get(parameter, {}).items():
+                found[f"optimizer.{quantity}.{key}"] = value
+        return {**found, "sums": self.sums}
+
+    def document(self) -> dict[str, Any]:
+        """Everything that is not a tensor, as JSON values."""
+        schedule = {key: getattr(self.schedule, key) for key in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")}
+        return {
+            "epoch": self.clock.epoch,
+            "clock": vars(self.clock),
+            "lr": self.lr,
+            "schedule": {**schedule, "best": _finite(schedule["best"])},
+            "scaler": self.scaler.state_dict(),
+            "best": {**vars(self.best), "loss": _finite(self.best.loss)},
+            "stopped_early": self.stopped_early,
+            "has_kl": self.has_kl,
+            "rows": self.rows,
+        }
+
+    def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        """Become the state that `tensors()` and `document()` told of; raises KeyError or RuntimeError where they don't fit."""
+
+        def under(prefix: str) -> dict[str, Tensor]:
+            return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+        self.model.load_state_dict(under("model."))
+        if self.average is not None:
+            self.average.load_state_dict(under("average."))
+        for key, parameter in self.model.named_parameters():
+            for quantity in ("step", "exp_avg", "exp_avg_sq"):
+                name = f"optimizer.{quantity}.{key}"
+                if name in tensors:
+                    self.optimizer.state[parameter][quantity] = matching_layout(tensors[name], parameter)
+        for group in self.optimizer.param_groups:
+            group["lr"] = document["lr"]
+        for key, value in document["schedule"].items():
+            setattr(self.schedule, key, math.inf if value is None else value)
+        if document["scaler"]:
+            self.scaler.load_state_dict(document["scaler"])
+        self.clock = Clock(**document["clock"])
+        self.best = Best(**{**document["best"], "loss": _infinite(document["best"]["loss"])})
+        self.stopped_early = document["stopped_early"]
+        self.has_kl = document["has_kl"]
+        self.rows = document["rows"]
+        self.sums.copy_(tensors["sums"])
+
+
+def seed_step(seed: int, step: int) -> None:
+    """Seed torch's global generator for one step, so that its randomness depends on (seed, step) alone."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _infinite(value: float | None) -> float:
+    return math.inf if value is None else value

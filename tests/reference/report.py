@@ -1,0 +1,86 @@
+"""The course report's two models and training steps, written out from its table as its authors would have written them."""
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+
+def init_weights(m):
+    if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)):
+        nn.init.kaiming_normal_(m.weight, nonlinearity="linear")
+        nn.init.constant_(m.bias, 0)
+    elif isinstance(m, nn.BatchNorm2d):
+        nn.init.constant_(m.weight, 1)
+        nn.init.constant_(m.bias, 0)
+
+
+class ReportAE(nn.Module):
+    def __init__(self, base=64, latent_dim=1024):
+        super().__init__()
+        b = base
+        self.encoder = nn.Sequential(
+            nn.Conv2d(3, b, kernel_size=4, stride=2, padding=1),
+            nn.BatchNorm2d(b),
+            nn.Mish(),
+            nn.Conv2d(b, b * 2, kernel_size=4, stride=2, padding=1),
+            nn.BatchNorm2d(b * 2),
+            nn.Mish(),
+            nn.Conv2d(b * 2, b * 4, kernel_size=4, stride=2, padding=1),
+            nn.BatchNorm2d(b * 4),
+            nn.Mish(),
+            nn.Conv2d(b * 4, b * 8, kernel_size=4, stride=2, padding=1),
+            nn.BatchNorm2d(b * 8),
+            nn.Mish(),
+            nn.Conv2d(b * 8, b * 16, kernel_size=4, stride=2, padding=1),
+            nn.BatchNorm2d(b * 16),
+            nn.Mish(),
+        )
+        self.decoder = nn.Sequential(
+            nn.ConvTranspose2d(latent_dim, b * 16, kernel_size=4, stride=2, padding=1),
+            nn.BatchNorm2d(b * 16),
+            nn.Mish(),
+            nn.ConvTranspose2d(b * 16, b * 8, kernel_size=4, stride=2, padding=1),
+            nn.BatchNorm2d(b * 8),
+            nn.Mish(),
+            nn.ConvTranspose2d(b * 8, b * 4, kernel_size=4, stride=2, padding=1),
+            nn.BatchNorm2d(b * 4),
+            nn.Mish(),
+            nn.ConvTranspose2d(b * 4, b * 2, kernel_size=4, stride=2, padding=1),
+            nn.BatchNorm2d(b * 2),
+            nn.Mish(),
+            nn.ConvTranspose2d(b * 2, b, kernel_size=4, stride=2, padding=1),
+            nn.BatchNorm2d(b),
+            nn.Mish(),
+            nn.Conv2d(b, 3, kernel_size=3, stride=1, padding=1),
+            nn.Tanh(),
+        )
+        self.apply(init_weights)
+
+    def forward(self, x):
+        return self.decoder(self.encoder(x))
+
+
+class ReportVAE(ReportAE):
+    def __init__(self, base=64, latent_dim=1024):
+        super().__init__(base, latent_dim)
+        self.encoder.append(nn.Conv2d(base * 16, latent_dim * 2, kernel_size=3, stride=1, padding=1))
+        self.apply(init_weights)
+
+    def forward(self, x):
+        mu, log_var = self.encoder(x).chunk(2, dim=1)
+        return self.decoder(mu)
+
+
+def ae_loss(model, x, noise=None):
+    return F.mse_loss(model(x), x)
+
+
+def vae_loss(model, x, noise, beta=2.5e-5):
+    mu, log_var = torch.chunk(model.encoder(x), 2, dim=1)
+    z = mu + noise * torch.exp(0.5 * log_var)
+    kl = -0.5 * torch.mean(1 + log_var - mu.pow(2) - log_var.exp())
+    return F.mse_loss(model.decoder(z), x) + beta * kl
+
+
+def optimizer_for(model):
+    return torch.optim.Adam(model.parameters(), lr=1e-4, betas=(0.5, 0.999))
