@@ -85,11 +85,11 @@ def describe_model(name: str, target: str, image_size: int) -> ModelFacts:
 
 
 def forward_gflop(model: Autoencoder, image_size: int) -> float:
-    """Return 10⁹ floating-point operations of one image's reconstruction, multiply and add counted apart (convolutions and matrix products)."""
+    """Return 10⁹ operations of one image's reconstruction: of convolutions and products, multiply and add counted apart."""
     device = next(model.parameters()).device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(torch.empty(1, 3, image_size, image_size, device=device))
-    return counter.get_total_flops() / 1e9
+    return float(counter.get_total_flops()) / 1e9
 
 
 def describe_run(run: RunFolder) -> RunFacts:

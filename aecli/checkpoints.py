@@ -54,7 +54,9 @@ def read_document(path: Path) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: its metadata is damaged: {error}") from error
     if newer:
-        raise CheckpointError(f"{path} was written by a newer aecli (schema {document['schema']}, here {SCHEMA}); update aecli")
+        raise CheckpointError(
+            f"{path} was written by a newer aecli (schema {document['schema']}, here {SCHEMA}); update aecli"
+        )
     return dict(document)
 
 

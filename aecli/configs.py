@@ -184,7 +184,7 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class GridConfig:
-    """`aecli grid`. Without `models`, every registry model that has a run; without `data`, the first run's validation images."""
+    """`aecli grid`. By default, every registry model that has a run, on the first run's validation images."""
 
     n: int = 10
     models: tuple[str, ...] = ()

@@ -45,7 +45,7 @@ class LoadedModel:
         return type(self.model).__name__
 
     def reconstruct(self, images: np.ndarray) -> np.ndarray:
-        """Return reconstructions uint8 (N, 3, H, W) of uint8 (N, 3, H, W), both sides padded to what the model takes."""
+        """Return reconstructions of uint8 (N, 3, H, W), sides padded to what the model takes and cut back."""
         height, width = images.shape[-2:]
         multiple = self.model.size_multiple
         padding = ((0, 0), (0, 0), (0, -height % multiple), (0, -width % multiple))
@@ -71,7 +71,7 @@ def load_model(model: str, runs: Path, device: str = "auto", precision: str = "a
     placement = place(device, precision)
     located = locate(model, runs)
     loaded, document = checkpoints.load_model(located.checkpoint, located.named)
-    on_device = loaded.to(placement.device, memory_format=placement.memory_format)  # type: ignore[call-overload]
+    on_device = loaded.to(placement.device).to(memory_format=placement.memory_format)
     return LoadedModel(on_device, located, placement, int(document["image_size"]), str(document["fit"]))
 
 
@@ -115,7 +115,9 @@ def choose_images(located: Located, data: str | None, split: str | None) -> list
         return images
     fraction = located.run.read_config()["options"]["val_fraction"] if located.run else None
     if split in ("train", "val") and fraction is None:
-        raise ConfigError(f"--split {split}: {located.checkpoint} lies in no run folder, so how it was split isn't known")
+        raise ConfigError(
+            f"--split {split}: {located.checkpoint} lies in no run folder, so how it was split isn't known"
+        )
     images = select_split(list_images(data), split or "all", fraction or 0.0)
     if not images:
         raise DataError(f"{data}: no image is in the split {split!r}")
@@ -179,9 +181,7 @@ def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> Reconst
     return ReconstructResult(out, written, unreadable)
 
 
-def _equal_sized(
-    items: Iterator[tuple[str, np.ndarray]], batch_size: int
-) -> Iterator[tuple[list[str], np.ndarray]]:
+def _equal_sized(items: Iterator[tuple[str, np.ndarray]], batch_size: int) -> Iterator[tuple[list[str], np.ndarray]]:
     """Stack consecutive images of one size into batches (N, 3, H, W)."""
     keys: list[str] = []
     batch: list[np.ndarray] = []
@@ -217,8 +217,10 @@ def sample(config: SampleConfig, listen: Listener = ignore) -> SampleResult:
         raise ConfigError(f"--n {config.n}: a sheet holds {MOST_ON_A_SHEET} at the most; name a folder with --out")
     loaded = load_model(config.model, config.runs, config.device, config.precision)
     if not loaded.model.prior_is_normal:
-        raise ModelError(f"{loaded.title} can't be sampled from N(0, I): nothing in its training brings its latents near that "
-                         "distribution, so random ones decode to noise\ntrain one with a prior instead: aecli train vae")  # fmt: skip
+        raise ModelError(
+            f"{loaded.title} can't be sampled from N(0, I): nothing in its training brings its latents near that, "
+            "so random ones decode to noise\ntrain one with a prior instead: aecli train vae"
+        )
     if not is_sheet:
         claim_folder(config.out, config.overwrite)
     elif config.out.exists():
@@ -240,7 +242,9 @@ def _samples(loaded: LoadedModel, config: SampleConfig) -> Iterator[np.ndarray]:
     """Yield uint8 (3, S, S), one an index."""
     shape = loaded.model.latent_shape(loaded.image_size)
     for first in range(0, config.n, SAMPLE_BATCH):
-        latents = [config.temperature * sample_noise(shape, config.seed, index) for index in range(first, first + SAMPLE_BATCH)]
+        latents = [
+            config.temperature * sample_noise(shape, config.seed, index) for index in range(first, first + SAMPLE_BATCH)
+        ]
         yield from loaded.decode(torch.stack(latents))[: config.n - first]
 
 

@@ -25,9 +25,7 @@ class Options:
 class Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.block = nn.Sequential(
-            nn.GroupNorm(1, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1)
-        )
+        self.block = nn.Sequential(nn.GroupNorm(1, channels), nn.SiLU(), nn.Conv2d(channels, channels, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.block(x)

@@ -1,3 +1,5 @@
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -5,6 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+
+from aecli.data.decode import DecodeError, decode
+from aecli.data.images import ImageRef
+from aecli.data.sources import list_images
+from aecli.errors import DataError
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -29,6 +36,43 @@ def encoded(image: Image.Image | np.ndarray, format: str = "PNG", **options: obj
     pil = image if isinstance(image, Image.Image) else Image.fromarray(image)
     pil.save(buffer, format, **options)
     return buffer.getvalue()
+
+
+def image_ref(content, name="folder/a [1].png"):
+    return ImageRef(name, name, "", lambda: content)
+
+
+def fail_to_decode(content, *words):
+    with pytest.raises(DecodeError) as caught:
+        decode(image_ref(content))
+    assert isinstance(caught.value, DataError)
+    assert caught.value.name == "folder/a [1].png"
+    assert str(caught.value) == f"folder/a [1].png: {caught.value.reason}"
+    assert "\n" not in caught.value.reason
+    for word in words:
+        assert word in caught.value.reason
+    return caught.value
+
+
+def hand_made_png(width, height, depth, colour, rows, extra=b""):
+    """A PNG written by hand: `rows` are the unfiltered rows' bytes."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def fail_to_list(source, *words):
+    with pytest.raises(DataError) as caught:
+        list_images(str(source))
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in (str(source), *words):
+        assert word in message
+    return message
 
 
 @pytest.fixture

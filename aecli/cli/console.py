@@ -1,4 +1,4 @@
-"""What the user sees, but for training's bars. This room and live.py alone know rich. Results on stdout, the rest on stderr."""
+"""What the user sees: results on stdout, the rest on stderr. This file and live.py alone know rich."""
 
 import json
 import time
@@ -34,7 +34,8 @@ def stderr() -> Console:
 def printable(text: str) -> str:
     """Return `text` with control characters spelled out, so that no file name can steer a terminal; line ends stay."""
     return "".join(
-        char if char.isprintable() or char == "\n" else char.encode("unicode_escape", "surrogatepass").decode() for char in text
+        char if char.isprintable() or char == "\n" else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
     )
 
 
@@ -116,16 +117,79 @@ def _table(*headings: tuple[str, str]) -> Table:
     return table
 
 
+def print_evaluation(report: "EvalReport") -> None:
+    """Print the table of metrics, pairs of predictions compared, and the definitions that the numbers stand on."""
+    console = stdout()
+    arrows = {metric.name: "↑" if metric.higher_is_better else "↓" for metric in report.metrics}
+    titles = {metric.name: f"{metric.name.upper()} {arrows[metric.name]}" for metric in report.metrics}
+    table = _table(("", "left"), *((title, "right") for title in titles.values()))
+    best = {name: _best(report, name, arrow == "↑") for name, arrow in arrows.items()}
+    for result in report.results:
+        cells = []
+        for name in arrows:
+            score = result.scores[name]
+            mark = "*" if len(report.results) > 1 and best[name] == score.mean else " "
+            mean = "identical" if score.mean is None else f"{score.mean:.{_DIGITS[name]}f}{mark}"
+            cells.append(Text(mean, style="bold" if mark == "*" else ""))
+        table.add_row(Text(printable(result.name)), *cells)
+        intervals = [_interval(result.scores[name].ci95, _DIGITS[name]) for name in arrows]
+        table.add_row("", *(Text(f"{interval} ", style="dim") for interval in intervals))
+    console.print(table)
+    images = f"{report.n} image{'s' if report.n != 1 else ''}"
+    console.print(
+        f"{images}; means with 95 % intervals below them{'; * best' if len(report.results) > 1 else ''}", soft_wrap=True
+    )
+    for result in report.results:
+        if identical := next((score.identical for score in result.scores.values() if score.identical), None):
+            console.print(f"{printable(result.name)}: {identical} identical, left out of the mean PSNR", soft_wrap=True)
+    for versus in report.comparisons:
+        console.print()
+        console.print(f"{printable(versus.a)} - {printable(versus.b)}, image by image:", soft_wrap=True)
+        for name, comparison in versus.comparisons.items():
+            digits = _DIGITS[name]
+            difference = "–" if comparison.mean_difference is None else f"{comparison.mean_difference:+.{digits}f}"
+            wins = f"better on {comparison.wins_a}, worse on {comparison.wins_b}, equal on {comparison.ties}"
+            interval = _interval(comparison.ci95, digits)
+            console.print(f"  {titles[name]:7} {difference:>8} {interval}  {wins}", soft_wrap=True)
+    console.print()
+    for name, definition in report.definitions.items():
+        console.print(Text(f"{name}: {printable(definition)}", style="dim"), soft_wrap=not console.is_terminal)
+
+
+_DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4}
+
+
+def _best(report: "EvalReport", metric: str, higher_is_better: bool) -> float | None:
+    means = [mean for result in report.results if (mean := result.scores[metric].mean) is not None]
+    return (max if higher_is_better else min)(means, default=None)
+
+
+def _interval(interval: tuple[float, float] | None, digits: int) -> str:
+    return "" if interval is None else f"[{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+
+
 def print_models(report: "ModelsReport") -> None:
     """Print the registry, the runs and the machine."""
     console = stdout()
-    table = _table(("model", "left"), ("parameters", "right"), ("latent", "right"), (f"GFLOP at {report.image_size}²", "right"), ("class", "left"))
+    table = _table(
+        ("model", "left"),
+        ("parameters", "right"),
+        ("latent", "right"),
+        (f"GFLOP at {report.image_size}²", "right"),
+        ("class", "left"),
+    )
     for model in report.models:
         if model.error:
             table.add_row(Text(printable(model.name)), "", "", "", Text(printable(model.error)))
         else:
             latent = "×".join(map(str, model.latent_shape or ()))
-            table.add_row(Text(printable(model.name)), f"{model.parameters:,}", latent, f"{model.gflop:.1f}", Text(printable(model.target)))
+            table.add_row(
+                Text(printable(model.name)),
+                f"{model.parameters:,}",
+                latent,
+                f"{model.gflop:.1f}",
+                Text(printable(model.target)),
+            )
     console.print(table)
     console.print()
     if report.runs:
@@ -134,12 +198,14 @@ def print_models(report: "ModelsReport") -> None:
         for run in report.runs:
             runs.add_row(
                 Text(printable(run.path)), Text(printable(run.model)), f"{run.image_size}²", str(run.epochs),
-                "–" if run.best_epoch is None else str(run.best_epoch), _number(run.val_psnr, 2), _number(run.val_ssim, 4),
+                _number(run.best_epoch, 0), _number(run.val_psnr, 2), _number(run.val_ssim, 4),
             )  # fmt: skip
         console.print(runs)
         console.print()
     for what, how in (("training", report.training), ("all else", report.inference)):
-        console.print(f"{what} here runs on {how['device']} in {how['precision']}, {how['memory_format']}", soft_wrap=True)
+        console.print(
+            f"{what} here runs on {how['device']} in {how['precision']}, {how['memory_format']}", soft_wrap=True
+        )
 
 
 def _number(value: float | None, digits: int) -> str:

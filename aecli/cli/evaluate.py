@@ -13,7 +13,14 @@ MEASURE = "Metrics"
 
 def evaluate(
     gt: Annotated[
-        str, typer.Option("--gt", help=f"Ground truth. {SOURCE}", rich_help_panel=DATA, metavar="SOURCE", autocompletion=complete_source)
+        str,
+        typer.Option(
+            "--gt",
+            help=f"Ground truth. {SOURCE}",
+            rich_help_panel=DATA,
+            metavar="SOURCE",
+            autocompletion=complete_source,
+        ),
     ],
     pred: Annotated[
         list[str],
@@ -40,14 +47,23 @@ def evaluate(
     ] = EvalConfig.lpips_net,
     lpips_weights: Annotated[
         Path | None,
-        typer.Option(help="That network's convolution weights, .safetensors or torchvision's .pth.", rich_help_panel=MEASURE, metavar="FILE"),
+        typer.Option(
+            help="That network's convolution weights, .safetensors or torchvision's .pth.",
+            rich_help_panel=MEASURE,
+            metavar="FILE",
+        ),
     ] = EvalConfig.lpips_weights,
     ssim_window: Annotated[
         str,
-        typer.Option(help="Wang's Gaussian window, or scikit-image's plain 7×7 one.", rich_help_panel=MEASURE, **choice(SSIM_WINDOWS)),
+        typer.Option(
+            help="Wang's Gaussian window, or scikit-image's plain 7×7 one.",
+            rich_help_panel=MEASURE,
+            **choice(SSIM_WINDOWS),
+        ),
     ] = EvalConfig.ssim_window,
     per_image: Annotated[
-        Path | None, typer.Option(help="Write every image's numbers to this file.", rich_help_panel=OUTPUT, metavar="FILE.csv")
+        Path | None,
+        typer.Option(help="Write every image's numbers to this file.", rich_help_panel=OUTPUT, metavar="FILE.csv"),
     ] = EvalConfig.per_image,
     batch_size: Annotated[int, typer.Option(help="Images at a time.", rich_help_panel=MACHINE)] = EvalConfig.batch_size,
     workers: Workers = EvalConfig.workers,

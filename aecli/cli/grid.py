@@ -6,13 +6,26 @@ from typing import Annotated
 import typer
 
 from aecli.cli.options import (
-    DATA, MODEL, OUTPUT, SOURCE, Device, Json, Precision, Quiet, Runs, Seed, complete_model, complete_source,
+    DATA,
+    MODEL,
+    OUTPUT,
+    SOURCE,
+    Device,
+    Json,
+    Precision,
+    Quiet,
+    Runs,
+    Seed,
+    complete_model,
+    complete_source,
 )  # fmt: skip
 from aecli.configs import GridConfig
 
 
 def grid(
-    n: Annotated[int, typer.Option("--n", help="How many images, chosen at random.", rich_help_panel=DATA)] = GridConfig.n,
+    n: Annotated[
+        int, typer.Option("--n", help="How many images, chosen at random.", rich_help_panel=DATA)
+    ] = GridConfig.n,
     data: Annotated[
         str | None,
         typer.Option(
@@ -33,7 +46,9 @@ def grid(
             autocompletion=complete_model,
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The picture to write.", rich_help_panel=OUTPUT, metavar="FILE.png")] = GridConfig.out,
+    out: Annotated[
+        Path, typer.Option(help="The picture to write.", rich_help_panel=OUTPUT, metavar="FILE.png")
+    ] = GridConfig.out,
     seed: Seed = GridConfig.seed,
     runs: Runs = GridConfig.runs,
     device: Device = GridConfig.device,
@@ -42,7 +57,9 @@ def grid(
     quiet: Quiet = False,
 ) -> None:
     """Draw random images in labelled rows: Ground Truth, then one row a model."""
-    config = GridConfig(n=n, data=data, models=tuple(model or ()), out=out, seed=seed, runs=runs, device=device, precision=precision)
+    config = GridConfig(
+        n=n, data=data, models=tuple(model or ()), out=out, seed=seed, runs=runs, device=device, precision=precision
+    )
 
     from aecli.cli import console
     from aecli.comparison import draw_comparison

@@ -16,6 +16,7 @@ from aecli.progress import Notice, Progress
 from aecli.training.loop import train
 from aecli.training.reports import EpochReport, Finished, Interrupted, Started, StepReport, TrainReport
 
+
 def show_training(config: TrainConfig, as_json: bool, quiet: bool) -> None:
     """Train, show it, and leave with status 130 (or 143) if a signal ended it."""
     with StopRequest() as request:
@@ -176,7 +177,12 @@ def duration(seconds: float) -> str:
 
 def _end_to_json(end: Finished | Interrupted) -> dict[str, Any]:
     if isinstance(end, Interrupted):
-        return {"run": str(end.run.path) if end.run else None, "interrupted": True, "epochs": end.epoch, "batches": end.batch}
+        return {
+            "run": str(end.run.path) if end.run else None,
+            "interrupted": True,
+            "epochs": end.epoch,
+            "batches": end.batch,
+        }
     return {
         "run": str(end.run.path),
         "interrupted": False,
@@ -195,7 +201,9 @@ def _print_finished(end: Finished) -> None:
     names = {"train_loss": "train loss", "val_loss": "validation loss", "val_psnr": "PSNR", "val_ssim": "SSIM"}
     figures = [f"{name} {end.best[key]:.4g}" for key, name in names.items() if end.best.get(key) is not None]
     console.print_line("  " + ", ".join(figures))
-    console.print_line(f"  weights {end.run.model}, curves {end.run.curves.name}, pictures {end.run.preview(0).parent.name}/")
+    console.print_line(
+        f"  weights {end.run.model}, curves {end.run.curves.name}, pictures {end.run.preview(0).parent.name}/"
+    )
     if end.was_finished:
         console.print_line("  to go on, give a larger --epochs; to begin again, --restart")
 
@@ -205,4 +213,7 @@ def _tell_interrupted(end: Interrupted) -> None:
         console.show_error("interrupted before the first step; nothing was begun")
         return
     where = f"epoch {end.epoch + 1}, step {end.batch}" if end.batch else f"epoch {end.epoch}"
-    console.show_error(f"interrupted after {where}; all of it is saved in {end.run.path}\nrun the same command again to go on from there")
+    console.show_error(
+        f"interrupted after {where}; all of it is saved in {end.run.path}\n"
+        "run the same command again to go on from there"
+    )

@@ -1,4 +1,4 @@
-"""The options that more than one command has, and how given ones are told from defaults. Defaults are the dataclasses'."""
+"""The options that more than one command has, and how given ones are told from defaults."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,7 +59,9 @@ Precision = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(help="Threads that decode images.", show_default="as many as CPUs", rich_help_panel=MACHINE, metavar="INT"),
+    typer.Option(
+        help="Threads that decode images.", show_default="as many as CPUs", rich_help_panel=MACHINE, metavar="INT"
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.", rich_help_panel=OUTPUT)]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notices.", rich_help_panel=OUTPUT)]
@@ -79,4 +81,3 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Write into a folder that already holds files.", rich_help_panel=OUTPUT)
 ]
 SOURCE = "A folder, a .zip of one, demo, or torchvision:NAME."
-

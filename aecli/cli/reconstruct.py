@@ -6,7 +6,20 @@ from typing import Annotated
 import typer
 
 from aecli.cli.options import (
-    DATA, MACHINE, OUTPUT, SOURCE, Device, Json, LoadedModel, Overwrite, Precision, Quiet, Runs, Workers, choice, complete_source,
+    DATA,
+    MACHINE,
+    OUTPUT,
+    SOURCE,
+    Device,
+    Json,
+    LoadedModel,
+    Overwrite,
+    Precision,
+    Quiet,
+    Runs,
+    Workers,
+    choice,
+    complete_source,
 )  # fmt: skip
 from aecli.configs import SPLITS, ReconstructConfig
 
@@ -26,20 +39,31 @@ def reconstruct(
     split: Annotated[
         str | None,
         typer.Option(
-            help="Which of the images, by the run's own rule.", show_default="all of --data, or val", rich_help_panel=DATA, **choice(SPLITS)
+            help="Which of the images, by the run's own rule.",
+            show_default="all of --data, or val",
+            rich_help_panel=DATA,
+            **choice(SPLITS),
         ),
     ] = ReconstructConfig.split,
     native: Annotated[
         bool,
-        typer.Option("--native", help="Keep each image's own size: pad to a multiple of 32, reconstruct, crop back.", rich_help_panel=DATA),
+        typer.Option(
+            "--native",
+            help="Keep each image's own size: pad to a multiple of 32, reconstruct, crop back.",
+            rich_help_panel=DATA,
+        ),
     ] = ReconstructConfig.native,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder to write to.", show_default="reconstructions/MODEL", rich_help_panel=OUTPUT, metavar="DIR"),
+        typer.Option(
+            help="Folder to write to.", show_default="reconstructions/MODEL", rich_help_panel=OUTPUT, metavar="DIR"
+        ),
     ] = ReconstructConfig.out,
     overwrite: Overwrite = ReconstructConfig.overwrite,
     runs: Runs = ReconstructConfig.runs,
-    batch_size: Annotated[int, typer.Option(help="Images at a time.", rich_help_panel=MACHINE)] = ReconstructConfig.batch_size,
+    batch_size: Annotated[
+        int, typer.Option(help="Images at a time.", rich_help_panel=MACHINE)
+    ] = ReconstructConfig.batch_size,
     device: Device = ReconstructConfig.device,
     precision: Precision = ReconstructConfig.precision,
     workers: Workers = ReconstructConfig.workers,

@@ -17,7 +17,10 @@ def sample(
     ] = SampleConfig.temperature,
     seed: Seed = SampleConfig.seed,
     out: Annotated[
-        Path, typer.Option(help="A .png sheet, or a folder of one PNG an image.", rich_help_panel=OUTPUT, metavar="FILE.png|DIR")
+        Path,
+        typer.Option(
+            help="A .png sheet, or a folder of one PNG an image.", rich_help_panel=OUTPUT, metavar="FILE.png|DIR"
+        ),
     ] = SampleConfig.out,
     overwrite: Overwrite = SampleConfig.overwrite,
     runs: Runs = SampleConfig.runs,
@@ -28,7 +31,15 @@ def sample(
 ) -> None:
     """Draw new images from a VAE's prior N(0, I). An AE has none, and is refused."""
     config = SampleConfig(
-        model=model, n=n, temperature=temperature, seed=seed, out=out, overwrite=overwrite, runs=runs, device=device, precision=precision
+        model=model,
+        n=n,
+        temperature=temperature,
+        seed=seed,
+        out=out,
+        overwrite=overwrite,
+        runs=runs,
+        device=device,
+        precision=precision,
     )
 
     from aecli.cli import console

@@ -10,6 +10,7 @@ class StopRequest:
     """Within the `with` block, `stop()` says whether a signal came; a second signal takes its usual course."""
 
     def __init__(self) -> None:
+        """Wait for the `with` block."""
         self.signal: int | None = None
 
     def __enter__(self) -> "StopRequest":

@@ -39,37 +39,63 @@ def train(
     model: Annotated[
         str,
         typer.Argument(
-            help="A registry name (see aecli models) or package.module:Class.", metavar="MODEL", autocompletion=complete_model
+            help="A registry name (see aecli models) or package.module:Class.",
+            metavar="MODEL",
+            autocompletion=complete_model,
         ),
     ],
     data: Annotated[
-        str, typer.Option(help=f"Images to train on. {SOURCE}", rich_help_panel=DATA, metavar="SOURCE", autocompletion=complete_source)
+        str,
+        typer.Option(
+            help=f"Images to train on. {SOURCE}", rich_help_panel=DATA, metavar="SOURCE", autocompletion=complete_source
+        ),
     ] = TrainConfig.data,
     val_data: Annotated[
         str | None,
-        typer.Option(help="Images to validate on, in place of a split.", rich_help_panel=DATA, metavar="SOURCE", autocompletion=complete_source),
+        typer.Option(
+            help="Images to validate on, in place of a split.",
+            rich_help_panel=DATA,
+            metavar="SOURCE",
+            autocompletion=complete_source,
+        ),
     ] = TrainConfig.val_data,
     val_fraction: Annotated[
-        float, typer.Option(help="The share of images held out for validation, chosen by their names.", rich_help_panel=DATA)
+        float,
+        typer.Option(help="The share of images held out for validation, chosen by their names.", rich_help_panel=DATA),
     ] = TrainConfig.val_fraction,
-    image_size: Annotated[int, typer.Option(help="Side of the square images, in pixels.", rich_help_panel=DATA)] = TrainConfig.image_size,
+    image_size: Annotated[
+        int, typer.Option(help="Side of the square images, in pixels.", rich_help_panel=DATA)
+    ] = TrainConfig.image_size,
     fit: Annotated[
-        str, typer.Option(help="Resize both sides at once, or the short side and crop the middle.", rich_help_panel=DATA, **choice(FITS))
+        str,
+        typer.Option(
+            help="Resize both sides at once, or the short side and crop the middle.",
+            rich_help_panel=DATA,
+            **choice(FITS),
+        ),
     ] = TrainConfig.fit,
-    flip: Annotated[bool, typer.Option("--flip", help="Mirror images at random.", rich_help_panel=DATA)] = TrainConfig.flip,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Mirror images at random.", rich_help_panel=DATA)
+    ] = TrainConfig.flip,
     cache: Annotated[
         str,
         typer.Option(
-            help="Where decoded images are kept: the user's cache folder, memory only, or a folder.", rich_help_panel=DATA, metavar="auto|off|DIR"
+            help="Where decoded images are kept: the user's cache folder, memory only, or a folder.",
+            rich_help_panel=DATA,
+            metavar="auto|off|DIR",
         ),
     ] = TrainConfig.cache,
     width: Annotated[
         int | None,
         typer.Option(
-            help="Channels of the first block; the others are its 2, 4, 8 and 16 fold.", show_default=str(VAEOptions.width), rich_help_panel=MODEL
+            help="Channels of the first block; the others are its 2, 4, 8 and 16 fold.",
+            show_default=str(VAEOptions.width),
+            rich_help_panel=MODEL,
         ),
     ] = None,
-    latent_dim: Annotated[int | None, typer.Option(help="Latent channels.", show_default="16 x width", rich_help_panel=MODEL)] = None,
+    latent_dim: Annotated[
+        int | None, typer.Option(help="Latent channels.", show_default="16 x width", rich_help_panel=MODEL)
+    ] = None,
     beta: Annotated[
         float | None,
         typer.Option(
@@ -79,27 +105,43 @@ def train(
         ),
     ] = None,
     option: Annotated[
-        list[str] | None, typer.Option("--option", "-o", help="Any option of the model; repeatable.", rich_help_panel=MODEL, metavar="KEY=VALUE")
+        list[str] | None,
+        typer.Option(
+            "--option", "-o", help="Any option of the model; repeatable.", rich_help_panel=MODEL, metavar="KEY=VALUE"
+        ),
     ] = None,
     recipe: Annotated[
         str,
         typer.Option(
-            help="A bundled set of option values: the report's, or one of minutes on a laptop's CPU. Flags win over it.",
+            help="Bundled option values: the report's, or minutes on a laptop's CPU. Flags win over them.",
             rich_help_panel=RECIPE,
             **choice(recipe_names()),
         ),
     ] = "report",
     config: Annotated[
-        Path | None, typer.Option(help="Option values from a TOML file; flags win over it.", rich_help_panel=RECIPE, metavar="FILE.toml")
+        Path | None,
+        typer.Option(
+            help="Option values from a TOML file; flags win over it.", rich_help_panel=RECIPE, metavar="FILE.toml"
+        ),
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Passes over the images; the one option that may grow on resume.", rich_help_panel=RECIPE)] = TrainConfig.epochs,
+    epochs: Annotated[
+        int,
+        typer.Option(help="Passes over the images; the one option that may grow on resume.", rich_help_panel=RECIPE),
+    ] = TrainConfig.epochs,
     batch_size: Annotated[int, typer.Option(help="Images a step.", rich_help_panel=RECIPE)] = TrainConfig.batch_size,
     lr: Annotated[
-        float, typer.Option(help="Adam's learning rate; halved when the train loss stalls for 10 epochs.", rich_help_panel=RECIPE)
+        float,
+        typer.Option(
+            help="Adam's learning rate; halved when the train loss stalls for 10 epochs.", rich_help_panel=RECIPE
+        ),
     ] = TrainConfig.lr,
     ema: Annotated[
         float | None,
-        typer.Option(help="Validate and keep an exponential moving average of the weights.", rich_help_panel=RECIPE, metavar="DECAY"),
+        typer.Option(
+            help="Validate and keep an exponential moving average of the weights.",
+            rich_help_panel=RECIPE,
+            metavar="DECAY",
+        ),
     ] = TrainConfig.ema,
     patience: Annotated[
         int | None,
@@ -107,19 +149,33 @@ def train(
     ] = TrainConfig.patience,
     out: Annotated[
         Path | None,
-        typer.Option(help="This run folder and no other.", show_default="RUNS/MODEL, RUNS/MODEL-2, …", rich_help_panel=RUN, metavar="DIR"),
+        typer.Option(
+            help="This run folder and no other.",
+            show_default="RUNS/MODEL, RUNS/MODEL-2, …",
+            rich_help_panel=RUN,
+            metavar="DIR",
+        ),
     ] = TrainConfig.out,
     runs: Runs = TrainConfig.runs,
-    restart: Annotated[bool, typer.Option("--restart", help="Begin the run again, dropping what it saved.", rich_help_panel=RUN)] = TrainConfig.restart,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Begin the run again, dropping what it saved.", rich_help_panel=RUN)
+    ] = TrainConfig.restart,
     seed: Seed = TrainConfig.seed,
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Allow only algorithms that give the same bits twice.", rich_help_panel=RUN)
+        bool,
+        typer.Option(
+            "--deterministic", help="Allow only algorithms that give the same bits twice.", rich_help_panel=RUN
+        ),
     ] = TrainConfig.deterministic,
     device: Device = TrainConfig.device,
     precision: Precision = TrainConfig.precision,
     compile: Annotated[
         str,
-        typer.Option(help="Compile the step; auto does on CUDA for runs long enough to earn it back.", rich_help_panel=MACHINE, **choice(COMPILE_MODES)),
+        typer.Option(
+            help="Compile the step; auto does on CUDA for runs long enough to earn it back.",
+            rich_help_panel=MACHINE,
+            **choice(COMPILE_MODES),
+        ),
     ] = TrainConfig.compile,
     workers: Workers = TrainConfig.workers,
     json: Json = False,

@@ -144,11 +144,17 @@ def fit(pixels: Pixels, size: int, how: str) -> Pixels:
 
     `squash` resizes both sides at once; `crop` the short side to `size`, then keeps the middle (torchvision's
     Resize(size) and CenterCrop(size)).
+
+    Raises:
+        DataError: a crop of a picture so elongated that its long side would grow beyond `PIXEL_LIMIT` pixels in all.
+
     """
     if how == "squash":
         return resize(pixels, size, size)
     height, width = pixels.shape[:2]
     short = min(height, width)
+    if size * (size * max(height, width) // short) > PIXEL_LIMIT:
+        raise DataError(f"{width}x{height} is too elongated to be cropped to {size}x{size}")
     pixels = resize(pixels, size * height // short, size * width // short)
     top, left = round((pixels.shape[0] - size) / 2), round((pixels.shape[1] - size) / 2)
     return pixels[top : top + size, left : left + size]

@@ -93,12 +93,14 @@ def _image_bytes(size: int) -> int:
 # Decoding
 
 
-def _decode_fitted(image: ImageRef, size: int, how: str) -> Pixels | DecodeError:
-    """(3, S, S), contiguous; or why there is none."""
+def _decode_fitted(image: ImageRef, size: int, how: str) -> Pixels | str:
+    """(3, S, S), contiguous; or the reason why there is none."""
     try:
         return np.ascontiguousarray(fit(decode(image), size, how).transpose(2, 0, 1))
     except DecodeError as error:
-        return error
+        return error.reason
+    except DataError as error:
+        return str(error)
 
 
 def _decode_all(
@@ -110,8 +112,8 @@ def _decode_all(
     reported = 0.0
     with closing(ordered_map(partial(_decode_fitted, size=size, how=how), images, workers)) as results:
         for done, (image, result) in enumerate(zip(images, results, strict=True), start=1):
-            if isinstance(result, DecodeError):
-                skipped[image.name] = result.reason
+            if isinstance(result, str):
+                skipped[image.name] = result
             else:
                 keep(result)
                 names.append(image.name)

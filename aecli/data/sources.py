@@ -125,9 +125,9 @@ def _list_zip(source: str) -> list[ImageRef]:
         if member.is_dir() or not _is_image_name(name):
             continue
         _check_member(source, name, member)
+        name = posixpath.normpath(name)
         if any(_is_hidden(part) for part in name.split("/")):
             continue
-        name = posixpath.normpath(name)
         if name in images:
             raise DataError(f"{source} holds {name} twice.")
         load = partial(_read_member, archive, member, lock)

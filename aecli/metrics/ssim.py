@@ -4,6 +4,10 @@ Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibi
 Transactions on Image Processing 13 (2004), with the constants of that paper, as scikit-image computes it.
 """
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -19,8 +23,10 @@ _SIGMA = 1.5
 # in it as long as the band is a fair part of the matrix.
 _BLOCK = 24
 # Elements of the four maps worked on at once: as much as a core's cache holds; on other devices, what keeps them busy.
-_CPU_PIECE = 2**17
+_CPU_PIECE = 2**19
 _DEVICE_PIECE = 2**24
+
+Piece = tuple[slice, slice]  # planes, rows
 
 
 def ssim(a: Tensor, b: Tensor, window: str = "gaussian") -> Tensor:
@@ -43,22 +49,46 @@ def ssim(a: Tensor, b: Tensor, window: str = "gaussian") -> Tensor:
     require_pairs(a, b, MIN_SIDE[window])
     if a.device.type == "mps":  # has no float64
         a, b = a.cpu(), b.cpu()
-    taps = _taps(window).to(a.device)
     # The sample covariance divides by one less than the number of pixels in the window.
     correction = 1.0 if window == "gaussian" else 49 / 48
-    count, channels, height, width = a.shape
-    reach = len(taps) - 1
-    piece = _CPU_PIECE if a.device.type == "cpu" else _DEVICE_PIECE
-    planes = max(1, min(count * channels, piece // (4 * (_BLOCK + reach) * width)))
-    rows = max(_BLOCK, piece // (4 * planes * width) - reach)
-    sums = torch.zeros(count * channels, dtype=torch.float64, device=a.device)
+    sums = partial(_ssim_sums, band=_band(_taps(window)).to(a.device), correction=correction)
     flat_a, flat_b = a.flatten(0, 1), b.flatten(0, 1)
-    for plane in range(0, count * channels, planes):
-        chosen = slice(plane, plane + planes)
-        for top in range(0, height - reach, rows):
-            strip = slice(top, top + rows + reach)
-            sums[chosen] += _ssim_sums(flat_a[chosen, strip], flat_b[chosen, strip], taps, correction)
-    return sums.view(count, channels).mean(dim=1).cpu() / ((height - reach) * (width - reach))
+    pieces = _pieces(len(flat_a), a.shape[2], a.shape[3], MIN_SIDE[window] - 1, a.device)
+    found = _map_pieces(lambda piece: sums(flat_a[piece], flat_b[piece]), pieces, a.device)
+    totals = torch.zeros(len(flat_a), dtype=torch.float64, device=a.device)
+    for (planes, _), partial_sums in zip(pieces, found, strict=True):
+        totals[planes] += partial_sums
+    places = (a.shape[2] - MIN_SIDE[window] + 1) * (a.shape[3] - MIN_SIDE[window] + 1)
+    return totals.view(a.shape[:2]).mean(dim=1).cpu() / places
+
+
+def _pieces(planes: int, height: int, width: int, reach: int, device: torch.device) -> list[Piece]:
+    """Cut (planes, height, width) into pieces of some planes and rows; strips of rows overlap by the filter's reach."""
+    elements = _CPU_PIECE if device.type == "cpu" else _DEVICE_PIECE
+    depth = max(1, min(planes, elements // (4 * (_BLOCK + reach) * width)))
+    rows = max(_BLOCK, elements // (4 * depth * width) - reach)
+    return [
+        (slice(plane, plane + depth), slice(top, top + rows + reach))
+        for plane in range(0, planes, depth)
+        for top in range(0, height - reach, rows)
+    ]
+
+
+def _map_pieces(function: Callable[[Piece], Tensor], pieces: Sequence[Piece], device: torch.device) -> list[Tensor]:
+    """Work on the pieces; on a CPU one a thread, PyTorch itself keeping to one thread meanwhile.
+
+    PyTorch would share out each of these short operations, and wait for all threads at the end of each: ten times
+    slower and more as soon as anything else, such as decoding, wants a core.
+    """
+    if device.type != "cpu":
+        return [function(piece) for piece in pieces]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(min(threads, len(pieces)), thread_name_prefix="aecli-ssim") as pool:
+            return list(pool.map(function, pieces))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _taps(window: str) -> Tensor:
@@ -71,7 +101,7 @@ def _taps(window: str) -> Tensor:
     return weights / weights.sum()
 
 
-def _ssim_sums(a: Tensor, b: Tensor, taps: Tensor, correction: float) -> Tensor:
+def _ssim_sums(a: Tensor, b: Tensor, band: Tensor, correction: float) -> Tensor:
     """The sum of the local SSIM over each plane: uint8 (P, H, W) pairs -> float64 (P,)."""
     maps = torch.empty((4, *a.shape), dtype=torch.float64, device=a.device)
     x, y, squares, products = maps
@@ -79,15 +109,15 @@ def _ssim_sums(a: Tensor, b: Tensor, taps: Tensor, correction: float) -> Tensor:
     y.copy_(b)
     torch.mul(x, y, out=products)
     torch.mul(x, x, out=squares).addcmul_(y, y)  # both variances are only ever needed as a sum
-    band = _band(taps)
     means = _filter(_filter(maps.flatten(0, 1), band, dim=1), band, dim=2)
-    mean_x, mean_y, squares, products = means.unflatten(0, (4, -1))
+    mean_x, mean_y, squares, products = means.view(4, len(a), *means.shape[1:])
     mean_product = mean_x * mean_y
     mean_squares = mean_x.square_().addcmul_(mean_y, mean_y)
     contrast = products.sub_(mean_product).mul_(2 * correction).add_(_C2)
     spread = squares.sub_(mean_squares).mul_(correction).add_(_C2)
     numerator = mean_product.mul_(2).add_(_C1).mul_(contrast)
-    return numerator.div_(mean_squares.add_(_C1).mul_(spread)).sum(dim=(1, 2))
+    similarity: Tensor = numerator.div_(mean_squares.add_(_C1).mul_(spread))
+    return similarity.sum(dim=(1, 2))
 
 
 def _band(taps: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Name → model class. Built-ins, installed plug-ins and `package.module:Class` take one path: a target that is imported.
+"""Name → model class. Built-ins, plug-ins and `package.module:Class` take one path: a target that is imported.
 
 Nothing here imports torch until a model is loaded, so that names can be listed and completed at once.
 """
@@ -67,7 +67,9 @@ def load(name: str) -> type["Autoencoder"]:
     except ImportError as error:
         raise ModelError(f"model {name!r}: {module_name} can't be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Autoencoder)):
-        raise ModelError(f"model {name!r}: {module_name} has no subclass of aecli.models.base.Autoencoder called {attribute!r}")
+        raise ModelError(
+            f"model {name!r}: {module_name} has no subclass of aecli.models.base.Autoencoder called {attribute!r}"
+        )
     if not dataclasses.is_dataclass(getattr(found, "Options", None)):
         raise ModelError(f"model {name!r}: its `Options` must be a dataclass")
     return found
@@ -103,7 +105,11 @@ def type_name(hint: Any) -> str:
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
-    kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    kinds = (
+        typing.get_args(hint)
+        if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+        else (hint,)
+    )
     return tuple(kind for kind in kinds if kind is not type(None))
 
 

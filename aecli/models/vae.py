@@ -1,4 +1,4 @@
-"""The report's variational autoencoder (Kingma and Welling 2014, with the KL term weighted by β as in Higgins et al. 2017)."""
+"""The report's variational autoencoder (Kingma and Welling 2014; the weight β is that of Higgins et al. 2017)."""
 
 from dataclasses import dataclass
 

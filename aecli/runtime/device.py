@@ -61,9 +61,9 @@ def resolve_device(wanted: str = "auto") -> torch.device:
 def multiplies_bf16_fast(device: torch.device) -> bool:
     """Whether the hardware itself multiplies bfloat16 (on a CPU: AMX or AVX-512 BF16 instructions)."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
-        return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+        return bool(torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
     return False
 
 

@@ -79,7 +79,9 @@ def train_epoch(session: Session) -> Iterator[StepReport]:
     clock = state.clock
     order = images.rows[epoch_order(len(images), config.seed, clock.epoch)]
     flip = flips(len(images.images), config.seed, clock.epoch) if config.flip else None
-    batches = iterate(images.images, order, config.batch_size, placement.device, placement.channels_last, flip, clock.batch)
+    batches = iterate(
+        images.images, order, config.batch_size, placement.device, placement.channels_last, flip, clock.batch
+    )
     began, began_at_batch = time.monotonic(), clock.batch
     seconds_before, reported_at = clock.seconds, 0.0
 
@@ -88,7 +90,7 @@ def train_epoch(session: Session) -> Iterator[StepReport]:
         seed_step(config.seed, clock.step)
         with placement.autocast():
             losses = session.compute_loss(batch)
-        state.scaler.scale(losses.total).backward()
+        state.scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
@@ -119,8 +121,10 @@ def finish_epoch(session: Session) -> EpochReport:
     clock = state.clock
     train_loss, train_recon, train_kl = (state.sums / session.batches).tolist()
     if not math.isfinite(train_loss):
-        raise TrainingError(f"the loss of epoch {clock.epoch + 1} is not a finite number: try a smaller --lr than {config.lr:g}\n"
-                            f"what was saved before it is still in {session.folder.path}")  # fmt: skip
+        raise TrainingError(
+            f"the loss of epoch {clock.epoch + 1} is not a finite number: try a smaller --lr than {config.lr:g}\n"
+            f"what was saved before it is still in {session.folder.path}"
+        )
     train_seconds, began = clock.seconds, time.monotonic()
     scores = None
     if len(session.val):

@@ -26,11 +26,11 @@ def build_average(model: nn.Module, decay: float | None) -> AveragedModel | None
     """Exponential moving average of weights and batch statistics, or None without a decay."""
     if decay is None:
         return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)  # type: ignore[no-untyped-call]
 
 
 def matching_layout(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Return `value` on the device and in the memory layout of `like`: fused kernels take for granted that they match."""
+    """Return `value` on the device and in the memory layout of `like`: fused kernels take that for granted."""
     if value.shape != like.shape:
         return value.to(like.device) if value.dim() else value
     return torch.empty_like(like, dtype=value.dtype).copy_(value)

@@ -24,7 +24,7 @@ class Started:
 
 @dataclass(frozen=True)
 class StepReport:
-    """A few times a second: the epoch under way (from 1), its finished batches, its mean loss so far, images a second."""
+    """A few times a second: the epoch under way (from 1), its finished batches, its mean loss so far."""
 
     epoch: int
     batch: int
@@ -63,7 +63,7 @@ class Finished:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """Stopped on request and saved after `batch` batches of the epoch that follows `epoch`; no `run` if none had begun."""
+    """Stopped on request and saved, `batch` batches after `epoch` whole epochs; no `run` if none had begun."""
 
     run: RunFolder | None
     epoch: int

@@ -62,8 +62,10 @@ def _in_named_folder(config: TrainConfig, options: Mapping[str, Any]) -> RunChoi
     difference = first_difference(folder.read_config(), options)
     if difference is not None:
         flag, before, now = difference
-        raise CheckpointError(f"{folder.path} holds a run with {flag} {before}, not {now}: it can't change within a run\n"
-                              "give the same options, another --out, or --restart to begin it again")  # fmt: skip
+        raise CheckpointError(
+            f"{folder.path} holds a run with {flag} {before}, not {now}: it can't change within a run\n"
+            "give the same options, another --out, or --restart to begin it again"
+        )
     if config.epochs < epochs_done(folder):
         raise CheckpointError(f"{folder.path} holds a run of {epochs_done(folder)} epochs: --epochs {config.epochs} "
                               "may grow, not shrink")  # fmt: skip

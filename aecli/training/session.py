@@ -1,4 +1,4 @@
-"""The rare work before the first step: find the run, the images and the machine; build the model or take it up again."""
+"""The rare work before the first step: the run, the images, the machine, the model new or taken up again."""
 
 import hashlib
 import time
@@ -20,7 +20,7 @@ from aecli.models.base import Losses
 from aecli.progress import Notice
 from aecli.runs import RunFolder
 from aecli.runtime.device import Placement, hardware, make_deterministic, place, should_compile, versions
-from aecli.training.reports import Finished, Interrupted, Started, TrainReport
+from aecli.training.reports import Finished, Started, TrainReport
 from aecli.training.run_choice import choose_run, resolved_options
 from aecli.training.state import TrainState
 
@@ -90,7 +90,9 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
     saved = checkpoints.load(choice.folder.last) if choice.resumes else None
     if saved and (saved[1]["stopped_early"] or saved[1]["epoch"] >= config.epochs):
         best = saved[1]["best"]
-        yield Finished(choice.folder, saved[1]["epoch"], best["epoch"], best["metrics"], saved[1]["stopped_early"], True)
+        yield Finished(
+            choice.folder, saved[1]["epoch"], best["epoch"], best["metrics"], saved[1]["stopped_early"], True
+        )
         return None
 
     train, val, data_record = yield from _gather_images(config, should_stop)
@@ -100,7 +102,7 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
                      f"({recorded['data']['images']} then, {data_record['data']['images']} now)")  # fmt: skip
 
     torch.manual_seed(config.seed)
-    model = registry.build(config.model, model_options).to(placement.device, memory_format=placement.memory_format)
+    model = registry.build(config.model, model_options).to(placement.device).to(memory_format=placement.memory_format)
     state = TrainState(model.train(), placement, config.lr, config.ema)
     batches = -(-len(train) // config.batch_size)
     compiles = should_compile(config.compile, placement.device, steps=config.epochs * batches)
@@ -145,7 +147,12 @@ def _gather_images(
     if config.val_data is None:
         train_rows, val_rows = split_indices(kept, config.val_fraction)
         train, val = ImageSet(pack.images, np.array(train_rows)), ImageSet(pack.images, np.array(val_rows, dtype=int))
-        record["split"] = {"train": len(train), "val": len(val), "rule": SPLIT_RULE, "val_fraction": config.val_fraction}
+        record["split"] = {
+            "train": len(train),
+            "val": len(val),
+            "rule": SPLIT_RULE,
+            "val_fraction": config.val_fraction,
+        }
     else:
         val_listed = list_images(config.val_data)
         val_pack = yield from _decode_once(config, val_listed, should_stop)
@@ -157,7 +164,9 @@ def _gather_images(
     return train, val, record
 
 
-def _decode_once(config: TrainConfig, listed: Sequence[ImageRef], should_stop: StopRequest) -> Generator[TrainReport, None, Pack]:
+def _decode_once(
+    config: TrainConfig, listed: Sequence[ImageRef], should_stop: StopRequest
+) -> Generator[TrainReport, None, Pack]:
     packing = pack_images(listed, config.image_size, config.fit, config.cache, config.workers)
     while True:
         try:
@@ -181,4 +190,9 @@ def _record(source: str, listed: Sequence[ImageRef], pack: Pack) -> dict[str, An
     digest = hashlib.sha256()
     for image in listed:
         digest.update(f"{image.name}\0{image.fingerprint.partition(':')[0]}\n".encode(errors="surrogateescape"))
-    return {"source": source, "images": len(pack.names), "skipped": sorted(pack.skipped), "fingerprint": digest.hexdigest()}
+    return {
+        "source": source,
+        "images": len(pack.names),
+        "skipped": sorted(pack.skipped),
+        "fingerprint": digest.hexdigest(),
+    }

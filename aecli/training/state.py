@@ -92,7 +92,9 @@ class TrainState:
 
     def document(self) -> dict[str, Any]:
         """Everything that is not a tensor, as JSON values."""
-        schedule = {key: getattr(self.schedule, key) for key in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")}
+        schedule = {
+            key: getattr(self.schedule, key) for key in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+        }
         return {
             "epoch": self.clock.epoch,
             "clock": vars(self.clock),
@@ -106,7 +108,7 @@ class TrainState:
         }
 
     def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
-        """Become the state that `tensors()` and `document()` told of; raises KeyError or RuntimeError where they don't fit."""
+        """Become the state that `tensors()` and `document()` told of; raises KeyError or RuntimeError if they don't fit."""
 
         def under(prefix: str) -> dict[str, Tensor]:
             return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

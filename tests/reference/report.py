@@ -1,4 +1,4 @@
-"""The course report's two models and training steps, written out from its table as its authors would have written them."""
+"""The course report's two models and losses, written out from its table as its authors would have done."""
 
 import torch
 import torch.nn as nn

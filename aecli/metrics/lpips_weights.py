@@ -1,0 +1,172 @@
+"""Where the weights of LPIPS' networks are found: shipped, named by the user, kept on this machine, or downloaded."""
+
+import hashlib
+import importlib.util
+import os
+import pickle
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from aecli.errors import OutputError, WeightsError
+from aecli.files import atomic_write
+from aecli.progress import Listener, Notice, Progress
+
+FOLDER_VARIABLE = "AECLI_WEIGHTS"
+DOWNLOADS = "https://download.pytorch.org/models"
+SHIPPED = {"alex": Path(__file__).parent / "weights" / "alexnet_features.safetensors"}
+
+_TIMEOUT = 30  # seconds without a byte
+_CHUNK = 2**20  # bytes
+# What torch.load raises for a file that is damaged, or that is no file of weights.
+_DAMAGE = (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, TypeError, LookupError, AttributeError,
+           OSError, EOFError)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The files that hold one network's convolution weights: `features` of ours, `torchvision` its whole network."""
+
+    features: str
+    torchvision: str
+
+    @property
+    def url(self) -> str:
+        """Where torchvision's file is downloaded from."""
+        return f"{DOWNLOADS}/{self.torchvision}"
+
+
+BACKBONES = {
+    "alex": Backbone("alexnet_features.safetensors", "alexnet-owt-7be5be79.pth"),
+    "vgg": Backbone("vgg16_features.safetensors", "vgg16-397923af.pth"),
+    "squeeze": Backbone("squeezenet1_1_features.safetensors", "squeezenet1_1-b8a52dc0.pth"),
+}
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors by name, the file that they come from, and the SHA-256 of that file."""
+
+    tensors: dict[str, Tensor]
+    path: Path
+    sha256: str
+
+
+def backbone_weights(net: str, given: Path | None, listen: Listener) -> Weights:
+    """Find and read a network's convolution weights, by torchvision's names (`features.0.weight`, …).
+
+    In this order: the file `given`; the one that ships with aecli; the folder `$AECLI_WEIGHTS`; torch hub's cache; a
+    download into that cache.
+
+    Args:
+        net: `alex`, `vgg` or `squeeze`.
+        given: a `.safetensors` file or torchvision's `.pth`.
+        listen: hears of a download.
+
+    Raises:
+        WeightsError: they can't be had, or the file is damaged.
+    """
+    path = _find(net, given, listen)
+    try:
+        sha256 = _sha256(path)
+    except OSError as error:
+        raise WeightsError(f"{path}: the weights of LPIPS {net} can't be read: {error.strerror or error}") from error
+    expected = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
+    if path.name == BACKBONES[net].torchvision and expected and not sha256.startswith(expected[1]):
+        raise WeightsError(
+            f"{path} is damaged (its SHA-256 is {sha256}); delete it and fetch {BACKBONES[net].url} anew"
+        )
+    return Weights(_read(path, net), path, sha256)
+
+
+def head_weights(net: str) -> dict[str, Tensor]:
+    """LPIPS v0.1's linear heads out of the installed lpips package, which is not imported (that takes seconds).
+
+    Raises:
+        WeightsError: the package is not installed, or its file is damaged.
+    """
+    package = importlib.util.find_spec("lpips")
+    if package is None or not package.submodule_search_locations:
+        raise WeightsError("LPIPS needs the weights in the lpips package: pip install lpips")
+    return _read(Path(package.submodule_search_locations[0]) / "weights" / "v0.1" / f"{net}.pth", net)
+
+
+def _find(net: str, given: Path | None, listen: Listener) -> Path:
+    if given is not None:
+        if not given.is_file():
+            raise WeightsError(f"--lpips-weights {given}: no such file")
+        return given
+    if net in SHIPPED:
+        return SHIPPED[net]
+    backbone = BACKBONES[net]
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    folders = [Path(named).expanduser()] if (named := os.environ.get(FOLDER_VARIABLE)) else []
+    for folder in [*folders, cache]:
+        for name in (backbone.features, backbone.torchvision):
+            if (folder / name).is_file():
+                return folder / name
+    target = cache / backbone.torchvision
+    listen(Notice(f"downloading {backbone.url} to {target}"))
+    try:
+        _download(backbone, target, listen)
+    except (OSError, HTTPException, OutputError, WeightsError) as error:
+        raise WeightsError(
+            f"LPIPS {net} needs {backbone.torchvision}, and the download failed ({error}).\n"
+            f"Fetch {backbone.url} elsewhere and put it into {cache}, or name the file with --lpips-weights."
+        ) from error
+    return target
+
+
+def _download(backbone: Backbone, target: Path, listen: Listener) -> None:
+    digest = hashlib.sha256()
+    request = Request(backbone.url, headers={"User-Agent": "aecli"})
+    with urlopen(request, timeout=_TIMEOUT) as response, atomic_write(target) as file:
+        total = int(response.headers.get("Content-Length") or 0)
+        done = 0
+        for chunk in _chunks(response):
+            digest.update(chunk)
+            file.write(chunk)
+            done += len(chunk)
+            listen(Progress(f"downloading {target.name}", done, total))
+        if not digest.hexdigest().startswith(target.stem.rpartition("-")[2]):
+            raise WeightsError(f"what arrived has the SHA-256 {digest.hexdigest()}")
+
+
+def _chunks(response: HTTPResponse) -> Iterator[bytes]:
+    """The body in pieces; a broken connection is no OSError any more, which would be taken for a full disk."""
+    try:
+        while chunk := response.read(_CHUNK):
+            yield chunk
+    except (OSError, HTTPException) as error:
+        raise WeightsError(str(error) or type(error).__name__) from error
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path, net: str) -> dict[str, Tensor]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        with warnings.catch_warnings(action="ignore"):  # of pickle protocols: either it reads it, or it fails
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except _DAMAGE as error:
+        raise WeightsError(f"{path} can't be read as weights of LPIPS {net}: {_first_line(error)}") from error
+    if not isinstance(loaded, dict):
+        raise WeightsError(f"{path} holds no weights of LPIPS {net} by name: expected a state dict")
+    return {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -1,0 +1,237 @@
+"""Which image of a prediction belongs to which ground truth, and what stands in the way. Nothing is decoded here."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from aecli.data.decode import DecodeError, image_size, ordered_map
+from aecli.data.images import ImageRef
+from aecli.data.sources import list_images
+from aecli.errors import ConfigError, DataError
+from aecli.progress import Listener, Progress
+
+Size = tuple[int, int]  # (H, W)
+
+_EXAMPLES = 3
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One `--pred [NAME=]SOURCE`."""
+
+    name: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Unpaired:
+    """An image that can't be measured: of `prediction`, or of the ground truth where that is None.
+
+    `kind` is one of KINDS; `reason` says the same of this image, in words.
+    """
+
+    name: str
+    prediction: str | None
+    kind: str
+    reason: str
+
+
+# The kinds in the order in which an error lists them: the words before the names, and whether each needs its reason.
+KINDS = {
+    "duplicate": ("of one name but for the suffix", True),
+    "missing": ("missing", False),
+    "extra": ("without a ground truth", False),
+    "unreadable": ("unreadable", True),
+    "small": ("too small", True),
+    "size": ("of another size than the ground truth", True),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One ground truth, the image of each prediction that belongs to it, and the ground truth's size."""
+
+    name: str
+    truth: ImageRef
+    predictions: tuple[ImageRef, ...]
+    size: Size = (0, 0)
+    resized: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """What is to be measured, sorted by name, and what is not."""
+
+    pairs: list[Pair]
+    unpaired: list[Unpaired]
+
+
+def parse_predictions(specs: Sequence[str]) -> list[Prediction]:
+    """Read `[NAME=]SOURCE`; without a name, the last part of the source's path, less `.zip`.
+
+    A `=` parts a name from a source if no `/` and no `:` stands before it; so `./a=b` is a folder's path.
+
+    Raises:
+        ConfigError: a name or source is empty, or two predictions have one name.
+    """
+    predictions: list[Prediction] = []
+    for spec in specs:
+        name, equals, source = spec.partition("=")
+        if not equals or "/" in name or ":" in name:
+            name, source = _default_name(spec), spec
+        if not name or not source:
+            raise ConfigError(f"--pred {spec!r}: expected [NAME=]SOURCE")
+        if name in (other.name for other in predictions):
+            raise ConfigError(
+                f"--pred {spec!r}: {name!r} is taken by another --pred; name them apart, --pred NAME=SOURCE"
+            )
+        predictions.append(Prediction(name, source))
+    return predictions
+
+
+def _default_name(source: str) -> str:
+    path = Path(source)
+    name = path.name if path.name not in ("", "..") else path.resolve().name
+    return name[:-4] if name.lower().endswith(".zip") else name
+
+
+def pair_sources(truth_source: str, predictions: Sequence[Prediction]) -> Pairing:
+    """List the sources and pair their images by relative path without suffix.
+
+    A pair has an image in the ground truth and in every prediction, and only one in each.
+
+    Raises:
+        DataError: a source can't be listed, or has no name in common with the ground truth.
+    """
+    truths = _by_key(truth_source)
+    listed = [_by_key(prediction.source) for prediction in predictions]
+    unpaired = _duplicates(truths, None)
+    for prediction, images in zip(predictions, listed, strict=True):
+        if not images.keys() & truths.keys():
+            raise DataError(
+                f"no image of --pred {prediction.name} has the name of one of --gt: {prediction.source} holds "
+                f"{_example(images)}, {truth_source} holds {_example(truths)} (suffixes aside, paths must agree)"
+            )
+        unpaired += _duplicates(images, prediction.name)
+        unpaired += [
+            Unpaired(refs[0].name, prediction.name, "missing", f"not in prediction {prediction.name!r}")
+            for key, refs in truths.items()
+            if key not in images
+        ]
+        unpaired += [
+            Unpaired(refs[0].name, prediction.name, "extra", "not in the ground truth")
+            for key, refs in images.items()
+            if key not in truths
+        ]
+    pairs = [
+        Pair(refs[0].name, refs[0], tuple(images[key][0] for images in listed))
+        for key, refs in truths.items()
+        if len(refs) == 1 and all(len(images.get(key, ())) == 1 for images in listed)
+    ]
+    return Pairing(pairs, unpaired)
+
+
+def check_sizes(
+    pairing: Pairing,
+    names: Sequence[str],
+    smallest: tuple[str, int],
+    resize: bool,
+    workers: int | None,
+    listen: Listener,
+) -> Pairing:
+    """Read the headers of all pairs and take out those that can't be measured.
+
+    Args:
+        pairing: from `pair_sources`.
+        names: of the predictions, in the order of each pair's.
+        smallest: the most demanding metric's name, and the shortest side that it can measure.
+        resize: whether predictions of another size will be resized, which makes them no mismatch.
+        workers: threads that read; None for as many as fit this machine.
+        listen: hears of the progress.
+    """
+    pairs, unpaired = [], list(pairing.unpaired)
+    check = partial(_sized, names=names, smallest=smallest, resize=resize)
+    for done, sized in enumerate(ordered_map(check, pairing.pairs, workers), start=1):
+        if isinstance(sized, Pair):
+            pairs.append(sized)
+        else:
+            unpaired += sized
+        listen(Progress("checking sizes", done, len(pairing.pairs)))
+    return Pairing(pairs, unpaired)
+
+
+def describe(unpaired: Sequence[Unpaired]) -> str:
+    """How many images of each kind each source has, with a few of their names, in one line."""
+    parts = []
+    for kind, (words, explained) in KINDS.items():
+        groups: dict[str | None, list[Unpaired]] = defaultdict(list)
+        for each in unpaired:
+            if each.kind == kind:
+                groups[each.prediction].append(each)
+        for prediction, members in groups.items():
+            source = "--gt" if prediction is None else f"--pred {prediction}"
+            examples = ", ".join(
+                f"{each.name!r} ({each.reason})" if explained else repr(each.name) for each in members[:_EXAMPLES]
+            )
+            more = ", …" if len(members) > _EXAMPLES else ""
+            parts.append(f"{source}: {len(members)} {words}: {examples}{more}")
+    return "; ".join(parts)
+
+
+def mismatch_error(unpaired: Sequence[Unpaired]) -> DataError:
+    """The error that says what does not pair, and how to measure all the same."""
+    resize = ", --on-mismatch resize resizes predictions" if any(each.kind == "size" for each in unpaired) else ""
+    return DataError(f"{describe(unpaired)}.\n--on-mismatch skip measures only what pairs{resize}.")
+
+
+def _by_key(source: str) -> dict[str, list[ImageRef]]:
+    images: dict[str, list[ImageRef]] = defaultdict(list)
+    for image in list_images(source):
+        images[image.key].append(image)
+    return dict(images)
+
+
+def _duplicates(images: Mapping[str, list[ImageRef]], prediction: str | None) -> list[Unpaired]:
+    return [
+        Unpaired(
+            refs[0].name, prediction, "duplicate", f"has the name of {', '.join(repr(ref.name) for ref in refs[1:])}"
+        )
+        for refs in images.values()
+        if len(refs) > 1
+    ]
+
+
+def _example(images: Mapping[str, list[ImageRef]]) -> str:
+    return repr(next(iter(images.values()))[0].name)
+
+
+def _sized(pair: Pair, names: Sequence[str], smallest: tuple[str, int], resize: bool) -> Pair | list[Unpaired]:
+    """The pair with its sizes, or why it can't be measured."""
+    sizes: list[Size] = []
+    problems: list[Unpaired] = []
+    for name, image in zip((None, *names), (pair.truth, *pair.predictions), strict=True):
+        try:
+            sizes.append(image_size(image))
+        except DecodeError as error:
+            problems.append(Unpaired(image.name, name, "unreadable", error.reason))
+    if problems:
+        return problems
+    truth, *others = sizes
+    metric, side = smallest
+    if min(truth) < side:
+        reason = f"{_words(truth)}, and {metric} needs {side} pixels a side"
+        problems.append(Unpaired(pair.truth.name, None, "small", reason))
+    resized = tuple(other != truth for other in others)
+    if not resize:
+        problems += [
+            Unpaired(image.name, name, "size", f"{_words(other)}, its ground truth {_words(truth)}")
+            for name, image, other in zip(names, pair.predictions, others, strict=True)
+            if other != truth
+        ]
+    return problems or replace(pair, size=truth, resized=resized)
+
+
+def _words(size: Size) -> str:
+    return f"{size[1]}x{size[0]}"

@@ -1,0 +1,67 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from skimage.data import astronaut
+from skimage.metrics import mean_squared_error, peak_signal_noise_ratio
+
+from aecli.metrics.psnr import mse, pooled_psnr, psnr
+
+
+def batch(*images):
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+
+
+def noisy(image, deviation):
+    noise = np.random.default_rng(0).normal(0, deviation, image.shape)
+    return np.clip(image + noise, 0, 255).astype(np.uint8)
+
+
+PHOTO = astronaut()[:96, :128]
+
+
+def test_agrees_with_scikit_image():
+    others = [noisy(PHOTO, 1), noisy(PHOTO, 60), 255 - PHOTO, np.zeros_like(PHOTO)]
+    found = psnr(batch(*[PHOTO] * 4), batch(*others))
+    assert found.dtype == torch.float64
+    assert found.tolist() == pytest.approx([peak_signal_noise_ratio(PHOTO, other) for other in others], abs=1e-10)
+    squared = mse(batch(*[PHOTO] * 4), batch(*others))
+    assert squared.tolist() == pytest.approx([mean_squared_error(PHOTO, other) for other in others], rel=1e-14)
+
+
+def test_known_answers():
+    black, white = torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.full((1, 3, 8, 8), 255, dtype=torch.uint8)
+    assert psnr(black, white).tolist() == [0.0]
+    assert psnr(black, black).tolist() == [math.inf]
+
+
+def test_the_sum_of_a_large_image_is_exact():
+    # 3 x 2400 x 2400 squares of 255 add up to 1.1e12: beyond int32, and beyond what float32 counts one by one.
+    black = torch.zeros(1, 3, 2400, 2400, dtype=torch.uint8)
+    white = torch.full_like(black, 255)
+    white[0, 0, 0, 0] = 254
+    assert mse(black, white).item() == (255**2 * (3 * 2400**2 - 1) + 254**2) / (3 * 2400**2)
+
+
+def test_pooled_is_that_of_the_mean_mse():
+    # Two images of MSE 0.5 and 0.1 against a peak of 1: 6.505 dB on average, 5.229 dB pooled.
+    values = np.array([10 * math.log10(1 / 0.5), 10 * math.log10(1 / 0.1)])
+    assert values.mean() == pytest.approx(6.505, abs=1e-3)
+    assert pooled_psnr(values) == pytest.approx(5.229, abs=1e-3)
+    assert pooled_psnr(np.array([20.0, math.inf])) == pytest.approx(20 + 10 * math.log10(2))
+    assert pooled_psnr(np.array([math.inf])) is None
+
+
+@pytest.mark.parametrize(
+    ("a", "b"),
+    [
+        (torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)),
+        (torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, 3, 8, 9, dtype=torch.uint8)),
+        (torch.zeros(1, 1, 8, 8, dtype=torch.uint8), torch.zeros(1, 1, 8, 8, dtype=torch.uint8)),
+        (torch.zeros(0, 3, 8, 8, dtype=torch.uint8), torch.zeros(0, 3, 8, 8, dtype=torch.uint8)),
+    ],
+)
+def test_refuses_what_are_no_pairs_of_images(a, b):
+    with pytest.raises(ValueError, match="expected"):
+        psnr(a, b)

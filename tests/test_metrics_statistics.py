@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+from scipy.stats import bootstrap
+
+from aecli.metrics import statistics
+from aecli.metrics.statistics import bootstrap_mean, compare
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.random.default_rng(1).normal(25, 3, 40),
+        np.random.default_rng(2).exponential(0.2, 300),
+        np.random.default_rng(3).beta(8, 2, 12),
+    ],
+    ids=["normal", "exponential", "beta"],
+)
+def test_interval_agrees_with_scipy(values):
+    reference = bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=20_000, rng=np.random.default_rng(7)
+    ).confidence_interval
+    low, high = bootstrap_mean(values)
+    # A quantile of 5,000 resamples strays by about 0.04 standard errors of the mean (Maritz and Jarrett); four of that.
+    tolerance = 0.15 * values.std() / np.sqrt(len(values))
+    assert low == pytest.approx(reference.low, abs=tolerance)
+    assert high == pytest.approx(reference.high, abs=tolerance)
+    assert high - low > 20 * tolerance
+
+
+def test_interval_is_the_same_twice_and_in_pieces(monkeypatch):
+    values = np.random.default_rng(0).normal(size=50)
+    first = bootstrap_mean(values)
+    monkeypatch.setattr(statistics, "_INDICES_AT_ONCE", 7 * len(values))
+    assert bootstrap_mean(values) == pytest.approx(first, abs=1e-12)
+
+
+def test_too_few_values_have_no_interval():
+    assert bootstrap_mean(np.array([])) is None
+    assert bootstrap_mean(np.array([1.0])) is None
+    assert bootstrap_mean(np.array([2.0, 2.0])) == (2.0, 2.0)
+
+
+def test_a_paired_comparison_is_the_interval_of_the_differences():
+    rng = np.random.default_rng(0)
+    images = rng.normal(25, 5, 30)  # images differ far more than predictions do
+    a, b = images + 0.5 + rng.normal(0, 0.1, 30), images
+    found = compare(a, b, higher_is_better=True)
+    assert found.mean_difference == pytest.approx((a - b).mean())
+    assert found.ci95 == bootstrap_mean(a - b)
+    assert 0.4 < found.ci95[0] < found.ci95[1] < 0.6
+    assert (found.wins_a, found.wins_b, found.ties) == (int((a > b).sum()), int((a < b).sum()), 0)
+
+
+def test_wins_follow_the_metrics_direction_and_infinite_ones_count():
+    a = np.array([1.0, 2.0, np.inf, np.inf, 3.0])
+    b = np.array([2.0, 1.0, np.inf, 5.0, 3.0])
+    higher = compare(a, b, higher_is_better=True)
+    assert (higher.wins_a, higher.wins_b, higher.ties) == (2, 1, 2)
+    assert higher.mean_difference == 0.0
+    lower = compare(a, b, higher_is_better=False)
+    assert (lower.wins_a, lower.wins_b, lower.ties) == (1, 2, 2)
+    nothing = compare(np.array([np.inf]), np.array([1.0]), higher_is_better=True)
+    assert (nothing.mean_difference, nothing.ci95, nothing.wins_a) == (None, None, 1)
