@@ -85,7 +85,7 @@ def describe_model(name: str, target: str, image_size: int) -> ModelFacts:
 
 
 def forward_gflop(model: Autoencoder, image_size: int) -> float:
-    """Return 10⁹ operations of one image's reconstruction: of convolutions and products, multiply and add counted apart."""
+    """Return 10⁹ operations of one reconstruction: convolutions and products, multiply and add counted apart."""
     device = next(model.parameters()).device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.eval()(torch.empty(1, 3, image_size, image_size, device=device))

@@ -7,7 +7,7 @@ from aecli.configs import require
 
 @dataclass(frozen=True)
 class AutoencoderOptions:
-    """`width`: channels of the first block, the others being its 2, 4, 8 and 16 fold. `latent_dim`: 16·width by default."""
+    """`width`: channels of the first block, the others its 2, 4, 8 and 16 fold. `latent_dim`: 16·width by default."""
 
     width: int = 64
     latent_dim: int | None = None

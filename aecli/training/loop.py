@@ -22,7 +22,7 @@ from aecli.training.validation import validate
 STEP_REPORT_SECONDS = 0.25  # reading the loss waits for the device, so not every step does
 SHORT_EPOCH_SECONDS = 30.0  # epochs shorter than this are not each worth a checkpoint
 LONG_EPOCH_SECONDS = 600.0  # in epochs longer than this, the most work that a power cut costs
-PREVIEW_IMAGES = 8
+PREVIEW_IMAGES = 8  # of the validation images, and as many of the training images
 
 
 def train(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False) -> Iterator[TrainReport]:
@@ -172,18 +172,29 @@ def is_preview_epoch(epoch: int) -> bool:
 
 
 def draw(session: Session) -> None:
-    """Draw the curves so far, and some images (validation images where there are any) above their reconstructions."""
+    """Draw the curves so far, and some validation and training images above their reconstructions.
+
+    Both, because how far a model has learnt its training images by heart shows in the difference.
+    """
     state, folder = session.state, session.folder
     write_bytes(folder.curves, draw_curves(state.rows))
-    shown = session.val if len(session.val) else session.train
-    chosen = shown.rows[np.linspace(0, len(shown) - 1, min(PREVIEW_IMAGES, len(shown))).round().astype(int)]
-    placement = session.validation_placement
-    model = state.evaluated_model
-    originals = next(iterate(shown.images, chosen, len(chosen), placement.device, placement.channels_last))
+    title = type(state.model).__name__
+    rows = []
+    for label, shown in (("Validation", session.val), ("Training", session.train)):
+        if len(shown):
+            chosen = shown.rows[np.linspace(0, len(shown) - 1, min(PREVIEW_IMAGES, len(shown))).round().astype(int)]
+            originals, reconstructions = _reconstruct(session, shown.images, chosen)
+            rows += [(label, list(originals)), (title, list(reconstructions))]
+    write_bytes(folder.preview(state.clock.epoch), png_bytes(draw_rows(rows)))
+
+
+def _reconstruct(session: Session, images: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the chosen images and their reconstructions, uint8 (N, S, S, 3)."""
+    placement, model = session.validation_placement, session.state.evaluated_model
+    batch = next(iterate(images, chosen, len(chosen), placement.device, placement.channels_last))
     model.eval()
     with torch.inference_mode(), placement.autocast():
-        reconstructions = quantise(model(originals).float())
-    model.train(model is state.model)
-    tiles = [list(batch.permute(0, 2, 3, 1).cpu().numpy()) for batch in (quantise(originals), reconstructions)]
-    picture = draw_rows([("Ground Truth", tiles[0]), (session.config.model, tiles[1])])
-    write_bytes(folder.preview(state.clock.epoch), png_bytes(picture))
+        reconstructions = quantise(model(batch).float())
+    model.train()
+    originals, reconstructed = (each.permute(0, 2, 3, 1).cpu().numpy() for each in (quantise(batch), reconstructions))
+    return originals, reconstructed

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from aecli import checkpoints
 from aecli.configs import TrainConfig
@@ -103,6 +104,7 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
 
     torch.manual_seed(config.seed)
     model = registry.build(config.model, model_options).to(placement.device).to(memory_format=placement.memory_format)
+    _require_batch_statistics(model, config, len(train))
     state = TrainState(model.train(), placement, config.lr, config.ema)
     batches = -(-len(train) // config.batch_size)
     compiles = should_compile(config.compile, placement.device, steps=config.epochs * batches)
@@ -127,6 +129,18 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
         config, choice.folder, state, torch.compile(model.loss) if compiles else model.loss, train, val, placement,
         place(config.device, "auto"), should_stop, header,
     )  # fmt: skip
+
+
+def _require_batch_statistics(model: nn.Module, config: TrainConfig, images: int) -> None:
+    """Refuse a batch of one image whose deepest maps are single pixels: there is nothing to take a variance over."""
+    has_batch_norm = any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
+    is_single_pixel = config.image_size == registry.load(config.model).size_multiple
+    last = images % config.batch_size or config.batch_size
+    if last == 1 and is_single_pixel and has_batch_norm:
+        raise ConfigError(
+            f"--batch-size {config.batch_size}: the last batch of {images} images would be one image, too few for batch "
+            f"normalisation at --image-size {config.image_size}; change either by a step"
+        )
 
 
 def _restore(state: TrainState, tensors: dict[str, torch.Tensor], document: dict[str, Any], path: Path) -> None:

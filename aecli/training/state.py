@@ -108,7 +108,7 @@ class TrainState:
         }
 
     def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
-        """Become the state that `tensors()` and `document()` told of; raises KeyError or RuntimeError if they don't fit."""
+        """Become the state that `tensors()` and `document()` told of; KeyError or RuntimeError if they don't fit."""
 
         def under(prefix: str) -> dict[str, Tensor]:
             return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
