@@ -27,10 +27,15 @@ def save(path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any])
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     text = json.dumps({"schema": SCHEMA, **document}, allow_nan=False)
     with atomic_path(path) as beside:
+        beside.touch()
+        mode = (
+            beside.stat().st_mode
+        )  # as for any file; the format's writer would leave one that its owner alone can read
         try:
             save_file(plain, beside, metadata={"format": "pt", "aecli": text})
         except SafetensorError as error:  # what the format's writer makes of a full disk
             raise OSError(str(error)) from error
+        beside.chmod(mode)
 
 
 def read_document(path: Path) -> dict[str, Any] | None:

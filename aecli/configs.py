@@ -100,6 +100,7 @@ class TrainConfig:
         _require_choice("--compile", self.compile, COMPILE_MODES)
         _require_device(self.device)
         _require_count("--workers", self.workers)
+        require(self.cache != "", "--cache", "''", "auto, off or a folder")
 
 
 @dataclass(frozen=True)

@@ -23,13 +23,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield beside
-            _flush(beside)
+            flush(beside)
             os.replace(beside, path)
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
         if os.name == "posix":  # makes the rename itself last; not every system lets a folder be opened
-            _flush(path.parent)
+            flush(path.parent)
     except OSError as error:
         raise OutputError(f"{path} can't be written: {error.strerror or error}") from error
 
@@ -65,7 +65,8 @@ def claim_folder(folder: Path, overwrite: bool) -> int:
     return held
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Have the system write a file's content, or a folder's list of names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

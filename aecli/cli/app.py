@@ -2,6 +2,7 @@
 
 import errno
 import sys
+import warnings
 from typing import Annotated, Any
 
 import typer
@@ -75,4 +76,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold what a terminal can't show
+    warnings.filterwarnings("ignore", module="PIL")  # notes on damaged metadata of images that can be read all the same
     app(prog_name="aecli")

@@ -1,6 +1,7 @@
 """What the user sees: results on stdout, the rest on stderr. This file and live.py alone know rich."""
 
 import json
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -123,14 +124,16 @@ def print_evaluation(report: "EvalReport") -> None:
     arrows = {metric.name: "↑" if metric.higher_is_better else "↓" for metric in report.metrics}
     titles = {metric.name: f"{metric.name.upper()} {arrows[metric.name]}" for metric in report.metrics}
     table = _table(("", "left"), *((title, "right") for title in titles.values()))
-    best = {name: _best(report, name, arrow == "↑") for name, arrow in arrows.items()}
+    best = (
+        {name: _best(report, name, arrow == "↑") for name, arrow in arrows.items()} if len(report.results) > 1 else {}
+    )
     for result in report.results:
         cells = []
         for name in arrows:
             score = result.scores[name]
-            mark = "*" if len(report.results) > 1 and best[name] == score.mean else " "
-            mean = "identical" if score.mean is None else f"{score.mean:.{_DIGITS[name]}f}{mark}"
-            cells.append(Text(mean, style="bold" if mark == "*" else ""))
+            mark = "*" if result.name in best.get(name, ()) else " "
+            mean = "identical" if score.mean is None else f"{score.mean:.{_DIGITS[name]}f}"
+            cells.append(Text(mean + mark, style="bold" if mark == "*" else ""))
         table.add_row(Text(printable(result.name)), *cells)
         intervals = [_interval(result.scores[name].ci95, _DIGITS[name]) for name in arrows]
         table.add_row("", *(Text(f"{interval} ", style="dim") for interval in intervals))
@@ -159,9 +162,12 @@ def print_evaluation(report: "EvalReport") -> None:
 _DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4}
 
 
-def _best(report: "EvalReport", metric: str, higher_is_better: bool) -> float | None:
-    means = [mean for result in report.results if (mean := result.scores[metric].mean) is not None]
-    return (max if higher_is_better else min)(means, default=None)
+def _best(report: "EvalReport", metric: str, higher_is_better: bool) -> list[str]:
+    """Names of the best predictions; one whose images are all identical has no mean, and none is better."""
+    scores = {result.name: result.scores[metric] for result in report.results}
+    means = {name: math.inf if score.mean is None else score.mean for name, score in scores.items()}
+    top = (max if higher_is_better else min)(means.values())
+    return [name for name, mean in means.items() if mean == top]
 
 
 def _interval(interval: tuple[float, float] | None, digits: int) -> str:

@@ -24,6 +24,7 @@ import platformdirs
 from aecli.data.decode import DecodeError, Pixels, decode, fit, ordered_map
 from aecli.data.images import ImageRef
 from aecli.errors import DataError, OutputError
+from aecli.files import flush
 from aecli.progress import Progress
 
 PACK_VERSION = 1  # of the files' format and of what decoding makes of an image
@@ -197,13 +198,10 @@ def _build(
 ) -> Generator[Progress, None, None]:
     with open(building / "images.u8", "wb") as file:
         names, skipped = yield from _decode_all(images, size, how, workers, lambda pixels: file.write(pixels.data))
-        file.flush()
-        os.fsync(file.fileno())
+    flush(building / "images.u8")
     index = {"schema": PACK_VERSION, "size": size, "fit": how, "names": names, "skipped": skipped}
-    with open(building / "index.json", "w", encoding="utf-8") as file:
-        json.dump(index, file)
-        file.flush()
-        os.fsync(file.fileno())
+    (building / "index.json").write_text(json.dumps(index), encoding="utf-8")
+    flush(building / "index.json")
 
 
 def _install(building: Path, folder: Path, images: Sequence[ImageRef], size: int) -> Pack:
@@ -221,19 +219,10 @@ def _install(building: Path, folder: Path, images: Sequence[ImageRef], size: int
                 folder.rename(damaged / folder.name)
             shutil.rmtree(damaged, ignore_errors=True)
         else:
-            _sync_folder(folder.parent)
+            if os.name == "posix":  # makes the rename itself last; not every system lets a folder be opened
+                flush(folder.parent)
             break
     pack = _read_pack(folder, images, size)
     if pack is None:
         raise OSError(f"{folder} did not keep what was written")
     return pack
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` outlive a power cut, where the system lets a folder be opened for that."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -1,0 +1,101 @@
+"""What the README says is what the program does: its commands run, its help is the program's, its Python runs."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from aecli.cli.app import app
+from tests.conftest import encoded, picture
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SMALL = {
+    "ae": "--width 4 --image-size 32",
+    "vae": "--width 4 --image-size 32",
+    "examples": "-o channels=4 --image-size 16",
+}
+
+
+def commands(text, first_word):
+    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.startswith(f"{first_word} ")]
+
+
+def test_every_command_is_run_somewhere():
+    """Here, or by .ci/run."""
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+    ci = (ROOT / ".ci" / "run").read_text() if (ROOT / ".ci" / "run").exists() else None
+    for line in lines:
+        if line.startswith("bash "):
+            assert ci is None or line.split()[1] in ci, line
+        else:
+            assert line.startswith(("aecli ", "pip install . && aecli train", 'pip install ".[test]" && pytest')), line
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch):
+    """A folder with what the README takes for granted."""
+    for name in ("photos", "truth", "theirs"):
+        for seed in range(12):
+            path = tmp_path / name / "album" / f"{seed}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(encoded(picture(48, 64, seed + (name == "theirs"))))
+    for name in ("photos", "theirs"):
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            for file in sorted((tmp_path / name).rglob("*.png")):
+                archive.write(file, file.relative_to(tmp_path / name))
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torchvision.datasets.FakeData.__len__", lambda self: 10)
+    return tmp_path
+
+
+def test_the_commands_run_in_order(desk, monkeypatch):
+    monkeypatch.setattr("aecli.training.loop.draw_curves", lambda rows: b"")
+    for line in commands(README, "aecli"):
+        words = shlex.split(line)[1:]
+        if words[0] == "train":
+            words += [
+                *shlex.split(SMALL[words[1].split(".")[0]]),
+                "--epochs",
+                "1",
+                "--batch-size",
+                "4",
+                "--device",
+                "cpu",
+            ]
+        result = CliRunner().invoke(app, words, catch_exceptions=False)
+        assert result.exit_code == 0, f"{line}\n{result.output}"
+
+
+def test_the_python_runs(desk):
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "'identical': 12" in done.stdout
+
+
+@pytest.mark.parametrize("line", re.findall(r"<!-- help: (.*) -->", README))
+def test_the_help_shown_is_the_programs(line):
+    shown = re.search(rf"<!-- help: {re.escape(line)} -->\n```text\n(.*?)```", README, re.DOTALL)[1]
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, "-m", *shlex.split(line)]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
+    assert strip(printed) == strip(shown)
+
+
+def strip(text):
+    return [line.rstrip() for line in text.strip().splitlines()]
+
+
+def test_pictures_and_links_lead_somewhere():
+    for target in re.findall(r"\]\(((?!http)[^)]+)\)", README):
+        assert (ROOT / target).is_file(), target
