@@ -36,9 +36,11 @@ def test_demo_holds_out_whole_photographs():
     images = list_images("demo")
     train, val = split_indices(images, 0.1)
     sides = [{images[index].name.split("/")[0] for index in side} for side in (train, val)]
-    assert sides[1] == {"chelsea", "motorcycle_right"}
+    assert sides[1] == {"chelsea"}
     assert not sides[0] & sides[1]
-    assert 10 <= len(val) <= 24
+    assert 4 <= len(val) <= 12
+    stereo = {image.group for image in images if "motorcycle" in image.name}
+    assert stereo == {"motorcycle"}
 
 
 def test_listing_demo_imports_neither_skimage_nor_torchvision():

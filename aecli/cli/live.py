@@ -98,9 +98,8 @@ class _BarView:
             info = f"loss {report.loss:.4f}  lr {report.lr:.1e}  {report.images_per_s:.3g} img/s"
             self._update("step", report.batch, report.batches, info)
         elif isinstance(report, EpochReport):
-            psnr = report.row["val_psnr"]
-            quality = f"  {psnr:.2f} dB" if psnr is not None else ""
-            self._best = f"best {report.best_loss:.4f}{quality}"
+            psnr = report.best["val_psnr"]
+            self._best = f"best {report.best_loss:.4f}" + (f" ({psnr:.2f} dB)" if psnr is not None else "")
             self._update("epoch", report.epoch, self._total, self._epoch_info(report.epoch, 0))
 
     def _epoch_info(self, epoch: int, batch: int) -> str:

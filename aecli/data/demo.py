@@ -11,30 +11,26 @@ from PIL import Image
 from aecli.data.images import ImageRef
 from aecli.errors import DataError
 
+# Photographs in the scikit-image wheel: group (what a split keeps together), piece prefix, file, and the lengths in
+# pixels to which the short side is scaled before the photograph is cut.
 _SIDE = 256
-_SPLIT_SALT = 62  # gives group names whose hashes hold out the two photographs that `list_demo` tells of
-# Photographs in the scikit-image wheel: name, file, and the lengths in pixels to which the short side is scaled before
-# the photograph is cut.
 _PHOTOGRAPHS = (
-    ("astronaut", "astronaut.png", (256, 384, 512)),
-    ("chelsea", "chelsea.png", (256, 300)),
-    ("coffee", "coffee.png", (256, 400)),
-    ("hubble_deep_field", "hubble_deep_field.jpg", (256,)),
-    ("ihc", "ihc.png", (256, 512)),
-    ("motorcycle_left", "motorcycle_left.png", (256, 384)),
-    ("motorcycle_right", "motorcycle_right.png", (256, 384)),
-    ("retina", "retina.jpg", (256, 512)),
-    ("rocket", "rocket.jpg", (256, 427)),
+    ("astronaut", "", "astronaut.png", (256, 384, 512)),
+    ("chelsea", "", "chelsea.png", (256, 300)),
+    ("coffee", "", "coffee.png", (256, 400)),
+    ("hubble_deep_field", "", "hubble_deep_field.jpg", (256,)),
+    ("ihc", "", "ihc.png", (256, 512)),
+    ("motorcycle", "left-", "motorcycle_left.png", (256, 384)),
+    ("motorcycle", "right-", "motorcycle_right.png", (256, 384)),
+    ("retina", "", "retina.jpg", (256, 512)),
+    ("rocket", "", "rocket.jpg", (256, 427)),
 )
 
 
 def list_demo() -> list[ImageRef]:
     """List the pieces: each photograph at one to three scales, cut into pieces at most half a piece apart.
 
-    The group is the photograph, so that a split holds out whole photographs. By default those are `chelsea`, whose
-    like no other photograph shows, and `motorcycle_right`, a scene that `motorcycle_left` shows from 20 cm further
-    left: what a model makes of the two is the difference between a new picture and a new view of a known one. No
-    figure measured on eight photographs says anything about others.
+    The group is the photograph (both pictures of a stereo pair are one), so that a split holds out whole photographs.
 
     Raises:
         DataError: scikit-image's pictures are not installed.
@@ -43,23 +39,16 @@ def list_demo() -> list[ImageRef]:
     package = importlib.util.find_spec("skimage")  # found, not imported: importing it takes a while
     folders = (package.submodule_search_locations if package else None) or []
     images: list[ImageRef] = []
-    for photograph, file, short_sides in _PHOTOGRAPHS:
+    for group, prefix, file, short_sides in _PHOTOGRAPHS:
         path = next((path for folder in folders if (path := Path(folder, "data", file)).is_file()), None)
         if path is None:
             raise DataError(f"demo: scikit-image's {file} isn't installed; pip install --force-reinstall scikit-image")
         for level, short_side in enumerate(short_sides):
             width, height = _scaled_size(path, short_side)
             for (row, top), (column, left) in itertools.product(_cuts(height), _cuts(width)):
-                name = f"{photograph}/s{level}-r{row}-c{column}.png"
+                name = f"{group}/{prefix}s{level}-r{row}-c{column}.png"
                 fingerprint = f"{path.stat().st_size}:{short_side}:{top}:{left}"
-                images.append(
-                    ImageRef(
-                        name,
-                        f"{photograph} {_SPLIT_SALT}",
-                        fingerprint,
-                        partial(_demo_piece, path, short_side, top, left),
-                    )
-                )
+                images.append(ImageRef(name, group, fingerprint, partial(_demo_piece, path, short_side, top, left)))
     return images
 
 

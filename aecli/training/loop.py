@@ -148,9 +148,9 @@ def finish_epoch(session: Session) -> EpochReport:
     clock.epoch, clock.batch, clock.seconds = clock.epoch + 1, 0, 0.0
     state.sums.zero_()
     figures = {key: value for key, value in row.items() if key.startswith(("train_", "val_"))}
-    is_best = state.keep_if_best(scores.loss if scores else train_loss, figures)
+    state.keep_if_best(scores.loss if scores else train_loss, figures)
     state.stopped_early = config.patience is not None and clock.epoch - state.best.epoch >= config.patience
-    return EpochReport(row, is_best, state.best.epoch, state.best.loss)
+    return EpochReport(row, state.best.epoch, state.best.loss, state.best.metrics)
 
 
 def save(session: Session) -> None:

@@ -36,12 +36,12 @@ class StepReport:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """An epoch's row of metrics.csv and whether it is the best yet."""
+    """An epoch's row of metrics.csv, and the best epoch so far: its number, its loss and its figures."""
 
     row: dict[str, float | None]
-    is_best: bool
     best_epoch: int
     best_loss: float
+    best: dict[str, float | None]
 
     @property
     def epoch(self) -> int:

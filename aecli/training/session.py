@@ -138,8 +138,8 @@ def _require_batch_statistics(model: nn.Module, config: TrainConfig, images: int
     last = images % config.batch_size or config.batch_size
     if last == 1 and is_single_pixel and has_batch_norm:
         raise ConfigError(
-            f"--batch-size {config.batch_size}: the last batch of {images} images would be one image, too few for batch "
-            f"normalisation at --image-size {config.image_size}; change either by a step"
+            f"--batch-size {config.batch_size}: the last batch of {images} images would be one image, too few for "
+            f"batch normalisation at --image-size {config.image_size}; change either by a step"
         )
 
 

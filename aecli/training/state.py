@@ -72,13 +72,12 @@ class TrainState:
         kl = losses.kl if losses.kl is not None else torch.zeros_like(losses.total)
         self.sums += torch.stack([losses.total, losses.reconstruction, kl]).detach()
 
-    def keep_if_best(self, loss: float, metrics: dict[str, float | None]) -> bool:
-        """Take a copy of the weights that count if `loss` is the lowest yet; say whether it was."""
-        if not loss < self.best.loss:
-            return False
-        self.best = Best(loss, self.clock.epoch, metrics)
-        self.unsaved_best = {key: value.detach().clone() for key, value in self.evaluated_model.state_dict().items()}
-        return True
+    def keep_if_best(self, loss: float, metrics: dict[str, float | None]) -> None:
+        """Take a copy of the weights that count if `loss` is the lowest yet."""
+        if loss < self.best.loss:
+            self.best = Best(loss, self.clock.epoch, metrics)
+            weights = self.evaluated_model.state_dict()
+            self.unsaved_best = {key: value.detach().clone() for key, value in weights.items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """Every tensor, under names that tell what it is."""
