@@ -30,6 +30,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             raise
         if os.name == "posix":  # makes the rename itself last; not every system lets a folder be opened
             flush(path.parent)
+    except FileExistsError as error:
+        raise OutputError(f"{path} can't be written: {path.parent} is no folder") from error
     except OSError as error:
         raise OutputError(f"{path} can't be written: {error.strerror or error}") from error
 

@@ -321,6 +321,14 @@ class TestFolders:
         assert end.epochs == 2
         assert any("15 then, 16 now" in report.text for report in reports if isinstance(report, Notice))
 
+    def test_a_folder_called_demo_is_not_taken_for_the_built_in_photographs(self, config, photographs, monkeypatch):
+        photographs.rename(photographs.with_name("demo"))
+        monkeypatch.chdir(photographs.parent)
+        _, end = run(replace(config, data="demo", epochs=1, batch_size=42))
+        assert json.loads(end.run.config.read_text())["options"]["data"] == "demo"
+        _, end = run(replace(config, data="./demo", epochs=1))
+        assert json.loads(end.run.config.read_text())["options"]["data"] == str(photographs.with_name("demo"))
+
     def test_a_damaged_checkpoint_is_told_and_not_overwritten(self, config, tmp_path):
         run(replace(config, out=tmp_path / "mine", epochs=1))
         last = tmp_path / "mine" / "last.safetensors"

@@ -1,6 +1,7 @@
 """Which folder a train command works in: the run that it began before, or a new one."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -32,8 +33,8 @@ def resolved_options(config: TrainConfig, model_options: Any) -> dict[str, Any]:
     values["options"] = dataclasses.asdict(model_options)
     values["model_defaults"] = dict(config.model_defaults)
     for key in ("data", "val_data"):
-        if values[key] is not None and Path(values[key]).exists():
-            values[key] = str(Path(values[key]).resolve())
+        if values[key] not in (None, "demo") and os.path.exists(values[key]):
+            values[key] = os.path.realpath(values[key])
     return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
 
 

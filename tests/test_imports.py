@@ -1,0 +1,153 @@
+"""Help, usage errors and shell completion answer without loading what computes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+COMMANDS = ("train", "reconstruct", "sample", "eval", "grid", "models")
+HEAVY = ("torch", "torchvision", "lpips", "skimage", "matplotlib", "scipy", "numpy", "PIL", "safetensors")
+
+# Runs every case in one process, the real entry point each time, and looks at sys.modules after each.
+SCRIPT = """
+import contextlib, io, json, os, sys
+from aecli.cli.app import main
+answers = []
+for case in json.load(sys.stdin):
+    os.environ.update(case["env"])
+    sys.argv = ["aecli", *case["args"]]
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as ended:
+            status = ended.code or 0
+    for name in case["env"]:
+        del os.environ[name]
+    loaded = sorted(name for name in case["heavy"] if name in sys.modules)
+    answers.append({"out": out.getvalue(), "err": err.getvalue(), "status": status, "loaded": loaded})
+json.dump(answers, sys.stdout)
+"""
+
+HELP = [["--help"], ["-h"], ["--version"], *([command, "--help"] for command in COMMANDS)]
+WRONG = [
+    ["train"],
+    ["nope"],
+    ["train", "vae", "--nope"],
+    ["train", "vae", "--fit", "nonsense"],
+    ["train", "vae", "--epochs", "0"],
+    ["train", "vae", "--epochs", "x"],
+    ["train", "vae", "--recipe", "nope"],
+    ["train", "vae", "--config", "absent.toml"],
+    ["train", "vae", "-o", "width"],
+    ["reconstruct"],
+    ["reconstruct", "--model", "vae", "--split", "some"],
+    ["sample", "--model", "vae", "--n", "0"],
+    ["sample", "--model", "vae", "--temperature", "-1"],
+    ["eval", "--gt", "x", "--pred", "y", "--metrics", "fid"],
+    ["grid", "--device", "tpu"],
+    ["models", "--precision", "fp8"],
+]
+COMPLETIONS = {
+    "aecli ": set(COMMANDS),
+    "aecli rec": {"reconstruct"},
+    "aecli train ": {"ae", "vae"},
+    "aecli train v": {"vae"},
+    "aecli train vae --val-": {"--val-data", "--val-fraction"},
+    "aecli train vae --fit ": {"squash", "crop"},
+    "aecli train vae --recipe q": {"quick"},
+    "aecli train vae --data d": {"demo"},
+    "aecli train vae --device c": {"cpu", "cuda"},
+    "aecli train vae --precision b": {"bf16"},
+    "aecli reconstruct --model ": {"ae", "vae"},
+    "aecli reconstruct --split t": {"train"},
+    "aecli sample --model v": {"vae"},
+    "aecli grid --model a": {"ae"},
+    "aecli grid --data t": {"torchvision:"},
+    "aecli eval --on-mismatch s": {"skip"},
+    "aecli eval --lpips-net ": {"alex", "vgg", "squeeze"},
+}
+
+
+def completion(words):
+    environment = {"_AECLI_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    return {"args": [], "env": environment, "heavy": HEAVY}
+
+
+@pytest.fixture(scope="module")
+def answers():
+    cases = [{"args": args, "env": {}, "heavy": HEAVY} for args in (*HELP, *WRONG)]
+    cases += [completion(words) for words in COMPLETIONS]
+    forcing = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS")
+    environment = {key: value for key, value in os.environ.items() if key not in forcing}
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SCRIPT], input=json.dumps(cases), capture_output=True, text=True,
+        env={**environment, "COLUMNS": "80"}, timeout=60,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    found = json.loads(run.stdout)
+    return {json.dumps([case["args"], case["env"]]): answer for case, answer in zip(cases, found, strict=True)}
+
+
+def answer_to(answers, args, env=None):
+    return answers[json.dumps([args, env or {}])]
+
+
+@pytest.mark.parametrize("args", HELP, ids=" ".join)
+def test_help_answers_without_what_computes(answers, args):
+    answer = answer_to(answers, args)
+    assert (answer["status"], answer["err"], answer["loaded"]) == (0, "", [])
+    assert "aecli" in answer["out"]
+    assert max(map(len, answer["out"].splitlines())) <= 80
+    assert "\x1b" not in answer["out"]
+
+
+@pytest.mark.parametrize("args", WRONG, ids=" ".join)
+def test_wrong_usage_is_told_without_what_computes(answers, args):
+    answer = answer_to(answers, args)
+    assert (answer["status"], answer["out"], answer["loaded"]) == (2, "", [])
+    assert "Traceback" not in answer["err"] and "\x1b" not in answer["err"]
+    assert answer["err"].strip()
+
+
+@pytest.mark.parametrize("words", COMPLETIONS)
+def test_completion_without_what_computes(answers, words):
+    case = completion(words)
+    answer = answer_to(answers, case["args"], case["env"])
+    assert set(answer["out"].split()) == COMPLETIONS[words]
+    assert answer["loaded"] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "panels"),
+    [
+        ("train", ["Data", "Model", "Recipe", "Run", "Machine", "Output"]),
+        ("reconstruct", ["Data", "Model", "Run", "Machine", "Output"]),
+        ("sample", ["Model", "Run", "Machine", "Output"]),
+        ("eval", ["Data", "Metrics", "Machine", "Output"]),
+        ("grid", ["Data", "Model", "Run", "Machine", "Output"]),
+        ("models", ["Run", "Machine", "Output"]),
+    ],
+)
+def test_options_stand_in_named_panels(answers, command, panels):
+    out = answer_to(answers, [command, "--help"])["out"]
+    assert [panel for panel in panels if f"╭─ {panel} ─" not in out] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_takes_json_quiet_and_device(answers, command):
+    out = answer_to(answers, [command, "--help"])["out"]
+    assert [flag for flag in ("--json", "--quiet", "--device") if flag not in out] == []
+
+
+def test_the_version_is_the_packages(answers):
+    from aecli import __version__
+
+    assert answer_to(answers, ["--version"])["out"] == f"aecli {__version__}\n"
+
+
+def test_beta_is_told_with_both_of_the_reports_values(answers):
+    out = answer_to(answers, ["train", "--help"])["out"]
+    assert "2.5e-5" in out and "2.5e-4" in out

@@ -1,0 +1,120 @@
+"""Two tiny trained runs that tests share, and the command line called in this process."""
+
+import functools
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from aecli.cli.app import app
+
+SIZE, EPOCHS = 32, 2
+TINY = ["--width", "4", "--image-size", str(SIZE), "--epochs", str(EPOCHS), "--batch-size", "3", "--seed", "1"]
+TRAIN = ["--data", "images", "--val-fraction", "0.3", *TINY]
+NAMES = [f"i{number}" if number % 3 else f"sub/i{number}" for number in range(12)]
+# The rule of the split by hand: sha256 of the name with its suffix, its first 8 bytes over 2^64, below 0.3.
+VAL = ["i10", "i7", "sub/i6"]
+
+
+def invoke(*args: str | Path) -> Result:
+    """Run `aecli` with `args`; what is no exit status is raised."""
+    result = CliRunner().invoke(app, [str(arg) for arg in args], prog_name="aecli")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def ok(*args: str | Path) -> Result:
+    """Run `aecli`, which must succeed."""
+    result = invoke(*args)
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+def ok_json(*args: str | Path) -> Any:
+    """Run `aecli … --json`, whose stdout must be one strict JSON document."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(ok(*args, "--json").stdout, parse_constant=refuse)
+
+
+def fails(status: int, *args: str | Path) -> str:
+    """Run `aecli`, which must fail in one or two lines on stderr; returns them without the notices before them."""
+    result = invoke(*args)
+    assert result.exit_code == status, result.output
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("Note: ")]
+    assert lines and lines[0].startswith("Error: "), result.stderr
+    assert len(lines) <= 2, result.stderr
+    return "\n".join(lines)
+
+
+def usage(*args: str | Path) -> str:
+    """Run `aecli` with options that the parser refuses; returns its message as plain text in one line."""
+    result = invoke(*args)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    return " ".join(re.sub(r"\x1b\[[\d;]*m|[│╭╮╰╯─]", "", result.stderr).split())
+
+
+def write_images(folder: Path, names: Sequence[str] = NAMES, height: int = 40, width: int = 48) -> Path:
+    """Write a smooth coloured PNG under each name, all different."""
+    for seed, name in enumerate(names):
+        rows, columns = np.mgrid[0:height, 0:width]
+        smooth = np.stack([rows / height, columns / width, (rows + columns) / (height + width)], axis=-1)
+        pixels = 200 * smooth + 55 * np.random.default_rng(seed).random((height, width, 3))
+        path = folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return folder
+
+
+def png(path: Path) -> np.ndarray:
+    """The pixels uint8 (H, W, 3) of a PNG file, which must be RGB."""
+    with Image.open(path) as opened:
+        assert opened.format == "PNG" and opened.mode == "RGB"
+        return np.array(opened)
+
+
+def pngs(folder: Path) -> list[str]:
+    """Names of all files under `folder`, each of which must be a PNG, without their suffix."""
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    assert all(file.endswith(".png") for file in files), files
+    return [file.removesuffix(".png") for file in files]
+
+
+@functools.cache
+def _train_once(root: Path) -> Path:
+    write_images(root / "images")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        for model in ("vae", "ae"):  # in this order: `ae` is the newer
+            ok("train", model, *TRAIN, "--quiet")
+    return root
+
+
+@pytest.fixture
+def trained(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with links to the shared `images` and `runs` (vae, ae), which are for reading."""
+    root = _train_once(tmp_path_factory.getbasetemp() / "trained")
+    for name in ("images", "runs"):
+        (tmp_path / name).symlink_to(root / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with `images` of its own."""
+    write_images(tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
