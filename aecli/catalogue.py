@@ -97,14 +97,20 @@ def describe_run(run: RunFolder) -> RunFacts:
     config = run.read_config()
     document = (checkpoints.read_document(run.model) if run.model.exists() else None) or {}
     last = (checkpoints.read_document(run.last) if run.last.exists() else None) or {}
-    figures = document.get("metrics", {})
+    figures = document.get("metrics")
+    figures = figures if isinstance(figures, dict) else {}
     return RunFacts(
         path=str(run.path),
         model=config["model"]["name"],
         options=config["model"]["options"],
         image_size=config["options"]["image_size"],
-        epochs=last.get("epoch", 0),
-        best_epoch=document.get("epoch"),
-        val_psnr=figures.get("val_psnr"),
-        val_ssim=figures.get("val_ssim"),
+        epochs=int(_number(last.get("epoch")) or 0),
+        best_epoch=int(best) if (best := _number(document.get("epoch"))) is not None else None,
+        val_psnr=_number(figures.get("val_psnr")),
+        val_ssim=_number(figures.get("val_ssim")),
     )
+
+
+def _number(value: Any) -> float | None:
+    """A figure out of a file, if it is one."""
+    return value if isinstance(value, int | float) else None

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from aecli.configs import FITS, LARGEST_SIDE
 from aecli.errors import AecliError, CheckpointError
 from aecli.files import atomic_path
 from aecli.models import registry
@@ -92,9 +93,13 @@ def load_model(path: Path, named: str | None = None) -> tuple[Autoencoder, dict[
     tensors = _tensors(path)
     if document is None:
         document = _report_document(path, tensors)
+    elif "clock" in document:
+        raise CheckpointError(
+            f"{path} is a state to continue from; the weights are in {path.with_name('model.safetensors')}"
+        )
     name = str(document.get("model"))
     if ":" in name and name != named:
-        raise CheckpointError(f"{path} needs the class {name}; if you trust that code, name it: --model {name}")
+        raise CheckpointError(f"{path} needs the class {name}; if you trust that code, name it: --model {name}={path}")
     try:
         options = registry.resolve_options(name, document.get("options") or {})
         with torch.device("meta"):  # shapes are compared before a byte is allocated
@@ -107,10 +112,29 @@ def load_model(path: Path, named: str | None = None) -> tuple[Autoencoder, dict[
         wrong = next(key for key in (*expected, *found) if expected.get(key) != found.get(key))
         raise CheckpointError(f"{path} does not fit model {name!r}: {wrong} is {_shape(found.get(wrong))} in the file, "
                               f"{_shape(expected.get(wrong))} in the model")  # fmt: skip
+    _require_sense(path, document, model)
+    tensors = {key: _as_number(path, key, tensors[key], like) for key, like in model.state_dict().items()}
     if any(buffer.is_meta for buffer in model.buffers()) and set(dict(model.named_buffers())) - set(expected):
         model = registry.build(name, options)  # buffers that are not saved have to be computed
     model.load_state_dict(tensors, assign=True)
     return model.eval(), document
+
+
+def _require_sense(path: Path, document: Mapping[str, Any], model: Autoencoder) -> None:
+    size, multiple = document.get("image_size"), model.size_multiple
+    if type(size) is not int or not 0 < size <= LARGEST_SIDE or size % multiple:
+        raise CheckpointError(f"{path}: its image size {size!r} is none that its model can take")
+    if document.get("fit") not in FITS:
+        raise CheckpointError(f"{path}: its fit {document.get('fit')!r} is not one of {', '.join(FITS)}")
+
+
+def _as_number(path: Path, key: str, value: Tensor, like: Tensor) -> Tensor:
+    """Bring weights of another precision to the model's; refuse what are no numbers for it."""
+    if value.is_floating_point() != like.is_floating_point():
+        raise CheckpointError(f"{path}: {key} is of type {value.dtype}, and its model needs {like.dtype}")
+    if not value.isfinite().all():
+        raise CheckpointError(f"{path}: {key} holds numbers that are not finite; the training that wrote it diverged")
+    return value.to(like.dtype)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

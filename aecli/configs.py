@@ -15,6 +15,12 @@ from aecli.errors import ConfigError
 FITS = ("squash", "crop")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 COMPILE_MODES = ("auto", "on", "off")
+LARGEST_SIDE = 2**14  # of the square images that a model takes; the decoder stops at as many pixels
+MODEL_FLAGS = {
+    "width": "--width",
+    "latent_dim": "--latent-dim",
+    "beta": "--beta",
+}  # model options with flags of their own
 SPLITS = ("all", "train", "val")
 METRICS = ("psnr", "ssim", "lpips")
 LPIPS_NETS = ("alex", "vgg", "squeeze")
@@ -89,6 +95,7 @@ class TrainConfig:
                 "a number from 0 up to, not including, 1")  # fmt: skip
         _require_count("--epochs", self.epochs)
         _require_count("--image-size", self.image_size)
+        require(self.image_size <= LARGEST_SIDE, "--image-size", self.image_size, f"at most {LARGEST_SIDE}")
         _require_choice("--fit", self.fit, FITS)
         _require_count("--batch-size", self.batch_size)
         require(_is_number(self.lr) and 0 < self.lr < float("inf"), "--lr", self.lr, "a number above 0")
@@ -146,8 +153,8 @@ class SampleConfig:
     def __post_init__(self) -> None:
         """Refuse values that can't be meant, naming the flag."""
         _require_count("--n", self.n)
-        require(_is_number(self.temperature) and 0 <= self.temperature < float("inf"), "--temperature",
-                self.temperature, "a number of at least 0")  # fmt: skip
+        require(_is_number(self.temperature) and 0 <= self.temperature <= 1e6, "--temperature",
+                self.temperature, "a number from 0 to 1e6")  # fmt: skip
         _require_seed(self.seed)
         _require_device(self.device)
         _require_choice("--precision", self.precision, PRECISIONS)

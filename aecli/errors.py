@@ -34,4 +34,8 @@ class WeightsError(AecliError):
 
 
 class TrainingError(AecliError):
-    """A training run that can't go on: a loss that is not a number, or a device out of memory."""
+    """A training run that can't go on: a loss that is no finite number."""
+
+
+class DeviceError(AecliError):
+    """A device that has too little memory."""

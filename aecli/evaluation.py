@@ -1,11 +1,9 @@
 """`aecli eval`: pair, check, then measure everything in one streamed pass."""
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import PIL
@@ -14,7 +12,8 @@ from numpy.typing import NDArray
 
 from aecli.configs import EvalConfig
 from aecli.data.decode import DecodeError, Pixels, decode, ordered_map, resize
-from aecli.errors import DataError, OutputError
+from aecli.errors import DataError
+from aecli.files import claim_file
 from aecli.metrics import BUILDERS, Loaded, Metric
 from aecli.metrics.statistics import CONFIDENCE, RESAMPLES, compare
 from aecli.pairing import (
@@ -29,7 +28,7 @@ from aecli.pairing import (
     parse_predictions,
 )
 from aecli.progress import Listener, Notice, Progress, ignore
-from aecli.runtime.device import resolve_device
+from aecli.runtime.device import resolve_device, telling_out_of_memory
 from aecli.runtime.device import versions as runtime_versions
 from aecli.scores import EvalReport, Numbers, Result, Versus, summarise, write_per_image
 
@@ -57,7 +56,7 @@ def evaluate(config: EvalConfig, listen: Listener = ignore) -> EvalReport:
     metrics = tuple(BUILDERS[name](config) for name in dict.fromkeys(config.metrics))
     device = resolve_device(config.device)
     if config.per_image is not None:
-        _require_writable(config.per_image)
+        claim_file(config.per_image, "--per-image")
     pairing = _pair(config, predictions, metrics, listen)
     loaded = {metric.name: metric.load(device, listen) for metric in metrics}
     measured = _measure(config, pairing.pairs, names, loaded, device, listen)
@@ -82,18 +81,6 @@ def evaluate(config: EvalConfig, listen: Listener = ignore) -> EvalReport:
         unpaired=unpaired,
         versions=_versions(loaded),
     )
-
-
-def _require_writable(path: Path) -> None:
-    """Fail now rather than after the pass, if `path` can't become a file."""
-    if path.is_dir():
-        raise OutputError(f"--per-image {path} is a folder; name a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise OutputError(f"--per-image {path} can't be written: {error.strerror or error}") from error
 
 
 def _pair(config: EvalConfig, predictions: list[Prediction], metrics: Sequence[Metric], listen: Listener) -> Pairing:
@@ -214,22 +201,17 @@ def _measure_batch(
     stacks: list[NDArray[np.uint8]], loaded: Mapping[str, Loaded], device: torch.device
 ) -> dict[str, NDArray[np.float64]]:
     """Each metric's numbers, (N, predictions), of a ground truth's (N, H, W, 3) and each prediction's."""
-    try:
+    count, height, width, _ = stacks[0].shape
+    mend = (
+        f"a smaller --batch-size, --lpips-net alex or --metrics psnr,ssim ({count} images of {width}x{height} at once)"
+    )
+    with telling_out_of_memory(mend):
         truths, *predictions = [torch.from_numpy(stack).to(device).permute(0, 3, 1, 2) for stack in stacks]
         numbers = {}
         for name, each in loaded.items():
             against = each.measure(truths)
             numbers[name] = np.stack([against(prediction).numpy() for prediction in predictions], axis=1)
         return numbers
-    except (RuntimeError, MemoryError) as error:
-        # PyTorch has a class of its own for this on accelerators only.
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
-            raise
-        count, height, width, _ = stacks[0].shape
-        raise DataError(
-            f"{device} has too little memory for {count} images of {width}x{height} at once: "
-            "try a smaller --batch-size, --lpips-net alex or --metrics psnr,ssim"
-        ) from error
 
 
 def _compare_all(names: Sequence[str], metrics: Sequence[Metric], numbers: Numbers) -> tuple[Versus, ...]:

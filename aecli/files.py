@@ -1,6 +1,7 @@
 """Writing files so that, whenever the power goes, the old file or the new one is there, whole."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,6 +48,22 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically; raises OutputError like `atomic_write`."""
     with atomic_write(path) as file:
         file.write(content)
+
+
+def claim_file(path: Path, flag: str) -> bool:
+    """Find out, before the work, that `path` can become a file; return whether it replaces one.
+
+    Raises:
+        OutputError: it is a folder, or can't be written.
+    """
+    if path.is_dir():
+        raise OutputError(f"{flag} {path} is a folder; name a file")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            return path.exists()
+    except OSError as error:
+        raise OutputError(f"{flag} {path} can't be written: {error.strerror or error}") from error
 
 
 def claim_folder(folder: Path, overwrite: bool) -> int:

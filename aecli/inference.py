@@ -13,19 +13,20 @@ from PIL import Image
 from aecli import checkpoints
 from aecli.configs import ReconstructConfig, SampleConfig
 from aecli.data.batches import normalise, quantise
-from aecli.data.decode import DecodeError, decode, fit, ordered_map
+from aecli.data.decode import DecodeError, decode, decode_fitted, ordered_map
 from aecli.data.sources import ImageRef, list_images, split_indices
 from aecli.errors import ConfigError, DataError, ModelError
 from aecli.figures.grid import draw_sheet, png_bytes
-from aecli.files import claim_folder, write_bytes
+from aecli.files import claim_file, claim_folder, write_bytes
 from aecli.models.base import Autoencoder
 from aecli.progress import Listener, Notice, Progress, ignore
 from aecli.runs import Located, RunFolder, locate
-from aecli.runtime.device import Placement, place
+from aecli.runtime.device import Placement, place, telling_out_of_memory
 
 # Samples are always decoded in batches of this size, the last one filled up, so that image i never depends on n.
 SAMPLE_BATCH = 16
 MOST_ON_A_SHEET = 1024
+_LESS_MEMORY = "a smaller --batch-size, --precision bf16, or --device cpu"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
@@ -51,13 +52,13 @@ class LoadedModel:
         padding = ((0, 0), (0, 0), (0, -height % multiple), (0, -width % multiple))
         padded = torch.from_numpy(np.pad(images, padding, mode="edge")).to(self.placement.device)
         batch = normalise(padded).contiguous(memory_format=self.placement.memory_format)
-        with torch.inference_mode(), self.placement.autocast():
+        with torch.inference_mode(), self.placement.autocast(), telling_out_of_memory(_LESS_MEMORY):
             reconstructions = quantise(self.model(batch).float())
         return reconstructions[:, :, :height, :width].cpu().numpy()
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """Return images uint8 (N, 3, H, W) of latents (N, …)."""
-        with torch.inference_mode(), self.placement.autocast():
+        with torch.inference_mode(), self.placement.autocast(), telling_out_of_memory(_LESS_MEMORY):
             return quantise(self.model.decode(latents.to(self.placement.device)).float()).cpu().numpy()
 
 
@@ -141,10 +142,7 @@ def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> Reconst
     """
     loaded = load_model(config.model, config.runs, config.device, config.precision)
     images = choose_images(loaded.located, config.data, config.split)
-    clashes = [key for key, count in Counter(image.key for image in images).items() if count > 1]
-    if clashes:
-        raise DataError(f"{len(clashes)} names differ in nothing but the suffix, such as {clashes[0]}.*: "
-                        "their reconstructions would overwrite each other")  # fmt: skip
+    _require_distinct_names(images)
     out = config.out or Path("reconstructions") / loaded.located.label
     held = claim_folder(out, config.overwrite)
     if held:
@@ -153,11 +151,10 @@ def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> Reconst
 
     def read(image: ImageRef) -> tuple[str, np.ndarray | None, str]:
         try:
-            pixels = decode(image)
+            pixels = decode(image) if config.native else decode_fitted(image, loaded.image_size, loaded.fit)
         except DecodeError as error:
-            return image.name, None, str(error)
-        fitted = pixels if config.native else fit(pixels, loaded.image_size, loaded.fit)
-        return image.key, fitted.transpose(2, 0, 1), ""
+            return image.name, None, error.reason
+        return image.key, pixels.transpose(2, 0, 1), ""
 
     def readable() -> Iterator[tuple[str, np.ndarray]]:
         for name, pixels, reason in ordered_map(read, images, config.workers):
@@ -179,6 +176,18 @@ def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> Reconst
         written += 1
         listen(Progress("reconstructing", written + len(unreadable), len(images)))
     return ReconstructResult(out, written, unreadable)
+
+
+def _require_distinct_names(images: Sequence[ImageRef]) -> None:
+    """Refuse images whose reconstructions would overwrite each other."""
+    whole = [name for name, count in Counter(image.name for image in images).items() if count > 1]
+    if whole:
+        raise DataError(f"{len(whole)} names, such as {whole[0]}, are borne by a training and a validation image each; "
+                        "reconstruct --split train and --split val apart")  # fmt: skip
+    keys = [key for key, count in Counter(image.key for image in images).items() if count > 1]
+    if keys:
+        raise DataError(f"images that differ in nothing but the suffix ({keys[0]}.*) would overwrite each other; "
+                        "rename one of each")  # fmt: skip
 
 
 def _equal_sized(items: Iterator[tuple[str, np.ndarray]], batch_size: int) -> Iterator[tuple[list[str], np.ndarray]]:
@@ -223,7 +232,7 @@ def sample(config: SampleConfig, listen: Listener = ignore) -> SampleResult:
         )
     if not is_sheet:
         claim_folder(config.out, config.overwrite)
-    elif config.out.exists():
+    elif claim_file(config.out, "--out"):
         listen(Notice(f"replacing {config.out}"))
     images = _samples(loaded, config)
     shown = []

@@ -14,6 +14,7 @@ from aecli.models import registry
 
 COLUMNS = ("epoch", "step", "lr", "train_loss", "train_recon", "train_kl", "val_loss", "val_psnr", "val_ssim",
            "images_per_s", "seconds")  # fmt: skip
+_OPTIONS_READ = ("data", "val_data", "val_fraction", "image_size", "fit")  # what later commands take from config.json
 Row = Mapping[str, float | None]
 
 
@@ -56,11 +57,21 @@ class RunFolder:
         """Whether a run began here."""
         return self.config.is_file()
 
+    def is_ours(self) -> bool:
+        """Whether config.json is one that aecli wrote: many programs call a file that."""
+        try:
+            self.read_config()
+        except CheckpointError:
+            return False
+        return True
+
     def read_config(self) -> dict[str, Any]:
         """Return config.json; raises CheckpointError where it is not there or not one of ours."""
         try:
             config = json.loads(self.config.read_text(encoding="utf-8"))
-            config["model"]["name"], config["options"]["data"]  # noqa: B018 (both must be there)
+            missing = [key for key in _OPTIONS_READ if key not in config["options"]]
+            if missing or not isinstance(config["model"]["name"], str) or "fingerprint" not in config["data"]:
+                raise ValueError(missing)
         except OSError as error:
             raise CheckpointError(f"{self.path} is no run folder: {self.config.name} can't be read") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -92,10 +103,10 @@ class RunFolder:
 
 
 def list_runs(runs: Path) -> list[RunFolder]:
-    """Return the run folders directly under `runs`, the most recently trained last."""
+    """Return the run folders directly under `runs`, the most recently trained last; other folders are passed over."""
     if not runs.is_dir():
         return []
-    found = [RunFolder(path) for path in sorted(runs.iterdir()) if RunFolder(path).exists()]
+    found = [RunFolder(path) for path in sorted(runs.iterdir()) if RunFolder(path).is_ours()]
     return sorted(found, key=RunFolder.touched)
 
 
@@ -118,6 +129,8 @@ class Located:
 def locate(model: str, runs: Path) -> Located:
     """Find what a MODEL argument means: a model's newest run under `runs`, a run folder, or a `.safetensors` file.
 
+    `package.module:Class=PATH` names the class too: a file's own word is never enough to import.
+
     Raises:
         CheckpointError: nothing is there.
     """
@@ -126,16 +139,17 @@ def locate(model: str, runs: Path) -> Located:
         if run is None:
             raise CheckpointError(f"no run of {model!r} under {runs}; train one with: aecli train {model}")
         return Located(run.model, run, registry.run_name(model), model)
-    path = Path(model)
+    left, _, right = model.partition("=")
+    named, path = (left, Path(right)) if ":" in left and right and registry.is_model_name(left) else (None, Path(model))
     if path.is_dir():
         run = RunFolder(path)
         run.read_config()
         if not run.model.exists():
             raise CheckpointError(f"{path} has no {run.model.name} yet: its first epoch isn't finished")
-        return Located(run.model, run, path.resolve().name, None)
+        return Located(run.model, run, path.resolve().name, named)
     if path.is_file():
         beside = RunFolder(path.parent)
-        run_here = beside if beside.exists() and path == beside.model else None
-        return Located(path, run_here, path.stem, None)
-    known = ", ".join(registry.names())
-    raise CheckpointError(f"--model {model}: neither a model ({known}), nor a run folder, nor a .safetensors file")
+        return Located(path, beside if path == beside.model and beside.is_ours() else None, path.stem, named)
+    raise CheckpointError(
+        f"--model {model}: neither a model ({registry.suggestion(model)}), nor a run folder, nor a .safetensors file"
+    )

@@ -3,14 +3,12 @@
 import csv
 import hashlib
 import json
-import shutil
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from tests.trained import EPOCHS, NAMES, SIZE, TRAIN, VAL, invoke, ok, ok_json, png, pngs, trained, workplace
+from tests.trained import EPOCHS, SIZE, TRAIN, VAL, invoke, ok, ok_json, pngs, trained, workplace, write_images
 
 __all__ = ["trained", "workplace"]  # fixtures
 
@@ -34,14 +32,19 @@ def read_rows(run):
 # train
 
 
-def test_train_writes_a_run_folder_and_says_where(workplace):
+def test_train_writes_a_run_folder_and_says_where(tmp_path, monkeypatch):
+    write_images(tmp_path / "images")
+    monkeypatch.chdir(tmp_path)
     result = ok("train", "vae", *TRAIN)
-    assert files(workplace / "runs") == [f"vae/{name}" for name in RUN_FILES]
-    assert sorted(path.name for path in workplace.iterdir()) == ["images", "runs"]
+    for picture in ("curves.png", *RUN_FILES[-2:]):
+        with Image.open(tmp_path / "runs/vae" / picture) as opened:
+            opened.verify()
+    assert files(tmp_path / "runs") == [f"vae/{name}" for name in RUN_FILES]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "runs"]
     assert "runs/vae finished: 2 epochs" in result.stdout
     assert "runs/vae/model.safetensors" in result.stdout
     assert "9 + 3 images" in result.stderr and "227,479 parameters" in result.stderr
-    rows = read_rows(workplace / "runs/vae")
+    rows = read_rows(tmp_path / "runs/vae")
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert [row["step"] for row in rows] == ["3", "6"]
 

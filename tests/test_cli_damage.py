@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from aecli import checkpoints
 from aecli.errors import OutputError
-from tests.trained import TRAIN, fails, invoke, ok, ok_json, pngs, trained
+from tests.trained import NAMES, TRAIN, fails, invoke, ok, ok_json, pngs, trained
 
 __all__ = ["trained"]  # a fixture
 
@@ -87,7 +88,9 @@ def test_what_is_no_safetensors_file_is_told(trained, content):
 def test_weights_of_another_program_are_told(trained):
     save_file({"conv.weight": torch.zeros(3, 3)}, "w.safetensors")
     assert "no weights of an aecli model" in fails(1, "sample", "--model", "w.safetensors")
-    save_file({"encoder.0.weight": torch.zeros(4, 3, 4, 4), "decoder.0.weight": torch.zeros(0, 1, 4, 4)}, "w.safetensors")
+    save_file(
+        {"encoder.0.weight": torch.zeros(4, 3, 4, 4), "decoder.0.weight": torch.zeros(0, 1, 4, 4)}, "w.safetensors"
+    )
     assert "w.safetensors" in fails(1, "sample", "--model", "w.safetensors")
 
 
@@ -97,6 +100,24 @@ def test_a_bare_state_dict_of_the_reports_architecture_serves(trained):
     ok("reconstruct", "--model", "runs/vae", "--data", "images", "--native", "--out", "b")
     for name in pngs(trained / "a"):
         assert (trained / f"a/{name}.png").read_bytes() == (trained / f"b/{name}.png").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_serve(trained, dtype):
+    """Half precision is how weights are passed around."""
+    tensors = load_file("runs/vae/model.safetensors")
+    save_file(
+        {key: value.to(dtype) if value.is_floating_point() else value for key, value in tensors.items()},
+        "w.safetensors",
+    )
+    ok("reconstruct", "--model", "w.safetensors", "--data", "images", "--native", "--out", "a")
+    assert pngs(trained / "a") == sorted(NAMES)
+
+
+def test_weights_that_are_whole_numbers_are_told(trained):
+    tensors = load_file("runs/vae/model.safetensors")
+    save_file({key: value.to(torch.int64) for key, value in tensors.items()}, "w.safetensors")
+    assert "w.safetensors" in fails(1, "reconstruct", "--model", "w.safetensors", "--data", "images")
 
 
 def test_last_is_told_from_model(trained):
@@ -140,14 +161,19 @@ def test_a_checkpoints_document_that_makes_no_sense_is_told(run, change):
     assert "model.safetensors" in fails(1, "reconstruct", "--model", str(run), "--out", "x")
 
 
-@pytest.mark.parametrize("change", [lambda d: d.update(metrics=None), lambda d: d.update(metrics={"val_psnr": "x"}), lambda d: d.update(epoch="x")])
+@pytest.mark.parametrize(
+    "change",
+    [lambda d: d.update(metrics=None), lambda d: d.update(metrics={"val_psnr": "x"}), lambda d: d.update(epoch="x")],
+)
 def test_models_survives_any_document(run, change):
     rewrite(run / "model.safetensors", change)
     result = invoke("models", "--runs", "mine")
     assert result.exit_code in (0, 1)
 
 
-@pytest.mark.parametrize("key", ["epoch", "clock", "best", "rows", "stopped_early", "schedule", "lr", "has_kl", "scaler"])
+@pytest.mark.parametrize(
+    "key", ["epoch", "clock", "best", "rows", "stopped_early", "schedule", "lr", "has_kl", "scaler"]
+)
 def test_a_state_to_continue_from_without_its_parts_is_told(run, key):
     rewrite(run / "last.safetensors", lambda d: d.pop(key) and None)
     message = fails(1, "train", "vae", *TRAIN, "--runs", "mine", "--epochs", "3")
@@ -160,13 +186,18 @@ def test_a_state_with_tensors_missing_is_told_and_restart_mends_it(run):
     rewrite(run / "last.safetensors", lambda d: None, tensors)
     message = fails(1, "train", "vae", *TRAIN, "--runs", "mine", "--epochs", "3")
     assert "last.safetensors" in message and "--restart" in message
-    assert ok_json("train", "vae", *TRAIN, "--runs", "mine", "--epochs", "1", "--out", str(run), "--restart")["epochs"] == 1
+    assert (
+        ok_json("train", "vae", *TRAIN, "--runs", "mine", "--epochs", "1", "--out", str(run), "--restart")["epochs"]
+        == 1
+    )
 
 
 def test_a_state_cut_short_is_told_and_restart_mends_it(run):
     (run / "last.safetensors").write_bytes((run / "last.safetensors").read_bytes()[:1000])
     assert "last.safetensors" in fails(1, "train", "vae", *TRAIN, "--runs", "mine")
-    assert ok_json("train", "vae", *TRAIN, "--runs", "mine", "--restart")["run"] == str(run.relative_to(run.parent.parent))
+    assert ok_json("train", "vae", *TRAIN, "--runs", "mine", "--restart")["run"] == str(
+        run.relative_to(run.parent.parent)
+    )
 
 
 # Code is imported on the user's word only
@@ -186,8 +217,9 @@ def own_model(trained, monkeypatch):
     options = [arg for arg in TRAIN if arg not in ("--width", "4")]
     ok("train", "own_model_under_test:Own", *options, "--epochs", "1", "-o", "channels=2", "--runs", "mine", "--quiet")
     (trained / "imported").unlink()
-    monkeypatch.delitem(__import__("sys").modules, "own_model_under_test")
-    return trained
+    del sys.modules["own_model_under_test"]
+    yield trained
+    sys.modules.pop("own_model_under_test", None)
 
 
 @pytest.mark.parametrize("model", ["mine/own", "mine/own/model.safetensors", "bare.safetensors"])
@@ -208,7 +240,9 @@ def test_a_class_named_by_the_user_is(own_model):
 # Run folders
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b"\xff", b'{"model": {"name": "vae"}}', b'{"model": 3, "options": {}}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"3", b"\xff", b'{"model": {"name": "vae"}}', b'{"model": 3, "options": {}}']
+)
 def test_a_damaged_config_is_told(run, content):
     (run / "config.json").write_bytes(content)
     for args in (["reconstruct", "--model", str(run), "--out", "x"], ["train", "vae", *TRAIN, "--out", str(run)]):

@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+import torch
 
 from tests.trained import TRAIN, fails, invoke, ok, pngs, trained, usage, workplace, write_images
 
@@ -20,11 +21,12 @@ TAKES = {  # each command with what it cannot do without
 }
 OUT_OF_RANGE = {
     "train": {
-        "--epochs": ["0", "-1"], "--image-size": ["0", "33", "16"], "--batch-size": ["0"], "--lr": ["0", "-1", "nan", "inf"],
+        "--epochs": ["0", "-1"], "--image-size": ["0", "33", "16"], "--batch-size": ["0"], "--lr": ["0", "-1", "nan"],
         "--val-fraction": ["1", "-0.1", "nan"], "--ema": ["0", "1", "nan"], "--patience": ["0"], "--seed": ["-1"],
         "--workers": ["0"], "--width": ["0", "5000"], "--latent-dim": ["0"], "--beta": ["-1", "nan", "inf"],
-        "--fit": ["stretch"], "--precision": ["fp8"], "--compile": ["maybe"], "--device": ["tpu", "cuda:", "cuda:-1", ""],
-        "--recipe": ["slow"], "--config": ["absent.toml"], "--option": ["width", "=4", "nope=1", "width=x", "width=4.5"],
+        "--fit": ["stretch"], "--precision": ["fp8"], "--compile": ["maybe"], "--device": ["tpu", "cuda:-1", ""],
+        "--recipe": ["slow"], "--config": ["absent.toml"],
+        "--option": ["width", "=4", "nope=1", "beta=x", "latent_dim=4.5"],
     },
     "reconstruct": {"--split": ["test"], "--batch-size": ["0"], "--workers": ["0"], "--device": ["gpu"],
                     "--precision": ["fp64"]},
@@ -32,7 +34,8 @@ OUT_OF_RANGE = {
                "--device": ["gpu"], "--precision": ["x"]},
     "grid": {"--n": ["0"], "--seed": ["-1"], "--device": ["gpu"], "--precision": ["x"], "--out": ["g.jpg"]},
     "eval": {"--metrics": ["fid", "", "psnr,"], "--lpips-net": ["res"], "--ssim-window": ["box"],
-             "--on-mismatch": ["ask"], "--batch-size": ["0"], "--workers": ["0"], "--device": ["gpu"], "--pred": ["=x"]},
+             "--on-mismatch": ["ask"], "--batch-size": ["0"], "--workers": ["0"], "--device": ["gpu"],
+             "--pred": ["=x"]},
     "models": {"--device": ["gpu"], "--precision": ["x"]},
 }  # fmt: skip
 ILL_TYPED = {
@@ -81,7 +84,9 @@ def test_an_unknown_model_to_load_brings_the_one_that_was_meant(trained):
     assert "--model vea" in message and "did you mean vae?" in message
 
 
-@pytest.mark.parametrize("name", ["", ":", "a:", ":A", ".x:A", "..:A", "a..b:A", "absent_module:A", "os:path", "json:loads", "a b:C"])
+@pytest.mark.parametrize(
+    "name", ["", ":", "a:", ":A", ".x:A", "..:A", "a..b:A", "absent_module:A", "os:path", "json:loads", "a b:C"]
+)
 def test_what_names_no_class_is_told(workplace, name):
     assert name in fails(1, "train", name)
 
@@ -135,9 +140,10 @@ def test_images_that_all_fail_to_decode_are_named(workplace):
 
 def test_a_last_batch_too_small_for_batch_normalisation_is_told_before_a_step(workplace):
     """9 images in batches of 4 leave one, whose latent at 32 pixels is one value a channel."""
-    assert invoke("train", "vae", *TRAIN, "--batch-size", "4").exit_code in (1, 2)
-    assert "--batch-size 4" in fails(invoke("train", "vae", *TRAIN, "--batch-size", "4").exit_code,
-                                     "train", "vae", *TRAIN, "--batch-size", "4")  # fmt: skip
+    result = invoke("train", "vae", *TRAIN, "--batch-size", "4")
+    assert result.exit_code in (1, 2)
+    assert "Error: --batch-size 4" in result.stderr
+    assert not (workplace / "runs").exists()
 
 
 def test_an_unreadable_image_is_named_and_the_others_written(trained):
@@ -184,7 +190,12 @@ def test_an_ae_is_not_sampled_and_the_reason_is_told(trained):
 def test_out_holds_a_run_with_other_options_which_is_named(workplace):
     ok("train", "vae", *TRAIN, "--out", "here")
     before = {path: path.stat().st_mtime_ns for path in (workplace / "here").rglob("*")}
-    for flag, was, now in (("--lr", "0.0001", "0.01"), ("--width", "4", "5"), ("--beta", "2.5e-05", "1.0"), ("--fit", "squash", "crop")):
+    for flag, was, now in (
+        ("--lr", "0.0001", "0.01"),
+        ("--width", "4", "5"),
+        ("--beta", "2.5e-05", "1.0"),
+        ("--fit", "squash", "crop"),
+    ):
         message = fails(1, "train", "vae", *TRAIN, "--out", "here", flag, now)
         assert f"{flag} {was}" in message and now in message and "--restart" in message
     assert "model" in fails(1, "train", "ae", *TRAIN, "--out", "here")
@@ -202,38 +213,63 @@ def copy_runs(trained):
     return trained / "mine"
 
 
+# Numbers and memory
+
+
+def test_a_run_that_diverges_is_told_with_the_mend(workplace):
+    """One step an epoch: the first epoch's train loss is finite, its validation loss is not."""
+    message = fails_after_progress("train", "vae", *TRAIN, "--batch-size", "16", "--lr", "1e30")
+    assert "not a finite number" in message and "--lr" in message
+
+
+def fails_after_progress(*args):
+    result = invoke(*args)
+    assert (result.exit_code, result.stdout) == (1, "")
+    return result.stderr.partition("Error: ")[2]
+
+
+@pytest.mark.parametrize("command", ["train", "reconstruct", "sample", "grid"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory: you tried."),
+    ],
+    ids=["cuda", "cpu"],
+)
+def test_a_device_out_of_memory_is_told(trained, command, error, monkeypatch):
+    def run_out(self, *args):
+        raise error
+
+    monkeypatch.setattr("aecli.models.vae.VAE.decode", run_out)
+    out = ["--out", "new"] if command == "train" else []
+    message = fails_after_progress(*TAKES[command], *out)
+    assert "memory" in message
+    assert "--batch-size" in message or command not in ("train", "reconstruct")
+
+
 # Places to write to
 
 
-@pytest.mark.parametrize(
-    "args",
-    [
-        ["train", "vae", *TRAIN, "--out", "file"],
-        ["train", "vae", *TRAIN, "--out", "file/x"],
-        ["train", "vae", *TRAIN, "--runs", "file"],
-        ["train", "vae", *TRAIN, "--cache", "file", "--image-size", "64", "--epochs", "1"],
-        ["train", "vae", *TRAIN, "--out", "images", "--restart"],
-        ["reconstruct", "--model", "ae", "--out", "file"],
-        ["reconstruct", "--model", "ae", "--out", "file/x"],
-        ["reconstruct", "--model", "ae", "--out", "images"],
-        ["sample", "--model", "vae", "--n", "1", "--out", "file"],
-        ["sample", "--model", "vae", "--n", "1", "--out", "file/x.png"],
-        ["sample", "--model", "vae", "--n", "1", "--out", "images"],
-        ["sample", "--model", "vae", "--n", "1", "--out", "folder.png"],
-        ["grid", "--out", "file/x.png"],
-        ["grid", "--out", "folder.png"],
-        ["grid", "--out", ""],
-        ["eval", "--gt", "images", "--pred", "images", "--metrics", "psnr", "--per-image", "file/x.csv"],
-        ["eval", "--gt", "images", "--pred", "images", "--metrics", "psnr", "--per-image", "folder.png"],
-    ],
-    ids=lambda args: f"{args[0]} {args[-2]} {args[-1]}",
-)
-def test_a_place_that_cannot_be_written_is_named(trained, args):
+PLACES = [
+    (["train", "vae", *TRAIN, "--out"], ["file", "file/x", "images"]),
+    (["train", "vae", *TRAIN, "--restart", "--out"], ["images"]),
+    (["train", "vae", *TRAIN, "--runs"], ["file", "file/x"]),
+    (["train", "vae", *TRAIN, "--fit", "crop", "--cache"], ["file", "file/x"]),
+    (["reconstruct", "--model", "ae", "--out"], ["file", "file/x", "images"]),
+    (["sample", "--model", "vae", "--n", "1", "--out"], ["file", "file/x.png", "images", "folder.png"]),
+    (["grid", "--out"], ["file/x.png", "folder.png", ""]),
+    (["eval", "--gt", "images", "--pred", "images", "--metrics", "psnr", "--per-image"], ["file/x.csv", "folder.png"]),
+]
+
+
+@pytest.mark.parametrize(("args", "place"), [(args, place) for args, places in PLACES for place in places])
+def test_a_place_that_cannot_be_written_is_named(trained, args, place):
     (trained / "file").write_text("mine")
     (trained / "folder.png").mkdir()
-    result = invoke(*args)
+    result = invoke(*args, place)
     assert result.exit_code in (1, 2)
-    assert next((word for word in args if word in ("file", "file/x", "images", "folder.png")), "") in result.stderr
+    assert "Error: " in result.stderr and place.partition("/")[0] in result.stderr.partition("Error: ")[2]
     assert "replacing" not in result.stderr, "a folder is never replaced"
     assert (trained / "file").read_text() == "mine"
     assert sorted(path.name for path in trained.iterdir()) == ["file", "folder.png", "images", "runs"]
@@ -250,4 +286,4 @@ def test_a_full_disk_is_told_and_leaves_no_half_of_a_file(trained, monkeypatch):
         assert "No space left on device" in fails(1, *args)
     assert "No space left on device" in fails(1, *TAKES["train"], "--out", "new")
     assert (trained / "grid.png").read_text() == "old"
-    assert [path for path in trained.rglob("*.tmp")] == []
+    assert list(trained.rglob("*.tmp")) == []

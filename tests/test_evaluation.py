@@ -17,7 +17,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 import aecli
 from aecli import evaluation
 from aecli.configs import EvalConfig
-from aecli.errors import ConfigError, DataError, OutputError, WeightsError
+from aecli.errors import ConfigError, DataError, DeviceError, OutputError, WeightsError
 from aecli.metrics import BUILDERS, Loaded
 from aecli.metrics.lpips_weights import SHIPPED
 from aecli.metrics.statistics import bootstrap_mean
@@ -388,5 +388,5 @@ def test_too_little_memory_is_told(sources, monkeypatch):
         return type(metric)(**(vars(metric) | {"load": lambda device, listen: Loaded(measure)}))
 
     monkeypatch.setitem(BUILDERS, "psnr", hungry)
-    with pytest.raises(DataError, match="too little memory.*--batch-size"):
+    with pytest.raises(DeviceError, match="too little memory.*--batch-size"):
         run(sources, "low", metrics=("psnr",))

@@ -13,7 +13,7 @@ from aecli.errors import ConfigError, DataError, ModelError, OutputError
 from aecli.inference import load_model, reconstruct, sample, sample_noise
 from aecli.progress import Notice, Progress
 from tests.reference.report import ReportAE, ReportVAE
-from tests.trained import NAMES, SIZE, VAL, ok, png, pngs, trained, write_images
+from tests.trained import NAMES, SIZE, TINY, TRAIN, VAL, ok, png, pngs, trained, write_images
 
 __all__ = ["trained"]  # a fixture
 
@@ -99,7 +99,9 @@ def test_the_batch_size_changes_no_pixel_beyond_rounding(trained):
     write_images(trained / "mixed", [f"a{number}" for number in range(5)], 40, 40)
     write_images(trained / "mixed", ["a2", "b"], 33, 40)
     for batch_size in (1, 2, 16):
-        config = ReconstructConfig("ae", data="mixed", native=True, batch_size=batch_size, out=trained / f"{batch_size}")
+        config = ReconstructConfig(
+            "ae", data="mixed", native=True, batch_size=batch_size, out=trained / f"{batch_size}"
+        )
         assert reconstruct(config).written == 6
     for name in pngs(trained / "1"):
         assert_same_pixels(png(trained / f"2/{name}.png"), png(trained / f"1/{name}.png"))
@@ -132,6 +134,17 @@ def test_names_that_would_overwrite_each_other_are_refused_before_anything_is_wr
     assert not (trained / "out").exists()
 
 
+def test_validation_images_of_their_own_may_bear_the_names_of_the_training_images(trained):
+    write_images(trained / "held_out", ["i1", "new"])
+    ok("train", "ae", "--data", "images", *TINY, "--val-data", "held_out", "--out", "run", "--quiet")
+    ok("reconstruct", "--model", "run", "--out", "val")
+    ok("reconstruct", "--model", "run", "--split", "train", "--out", "train")
+    assert (pngs(trained / "val"), pngs(trained / "train")) == (["i1", "new"], sorted(NAMES))
+    with pytest.raises(DataError, match="i1") as caught:
+        reconstruct(ReconstructConfig("run", split="all", out=trained / "all"))
+    assert "suffix" not in str(caught.value), "it is not the suffix in which they differ"
+
+
 def test_overwriting_is_asked_for_and_announced(trained):
     out = trained / "out"
     out.mkdir()
@@ -146,8 +159,7 @@ def test_overwriting_is_asked_for_and_announced(trained):
 
 
 def test_a_crop_too_elongated_is_named_like_any_unreadable_image(trained):
-    ok("train", "ae", "--data", "images", "--width", "1", "--image-size", "32", "--epochs", "1", "--fit", "crop",
-       "--out", "crop", "--quiet")  # fmt: skip
+    ok("train", "ae", *TRAIN, "--epochs", "1", "--fit", "crop", "--out", "crop", "--quiet")
     write_images(trained / "long", ["a"])
     Image.new("RGB", (300_000, 1)).save(trained / "long/b.png")  # its short side at 32 would make 307 million pixels
     result = reconstruct(ReconstructConfig("crop", data="long", out=trained / "out"))
@@ -189,7 +201,9 @@ def test_image_i_depends_on_seed_and_i_alone(trained):
     for name in pngs(trained / "three"):
         assert (trained / f"three/{name}.png").read_bytes() == (trained / f"twenty/{name}.png").read_bytes()
     sample(SampleConfig("vae", n=3, seed=6, out=trained / "other"))
-    distinct = {(trained / f"{out}/{name}.png").read_bytes() for out in ("twenty", "other") for name in pngs(trained / out)}
+    distinct = {
+        (trained / f"{out}/{name}.png").read_bytes() for out in ("twenty", "other") for name in pngs(trained / out)
+    }
     assert len(distinct) == 23
 
 

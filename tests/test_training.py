@@ -228,10 +228,10 @@ def test_patience_stops_early_and_stays_stopped(config):
 def test_decoding_never_runs_twice(config, monkeypatch):
     run(replace(config, epochs=1))
 
-    def refuse(image):
+    def refuse(image, size, how):
         raise AssertionError(f"decoded {image.name} again")
 
-    monkeypatch.setattr(pack_module, "decode", refuse)
+    monkeypatch.setattr(pack_module, "decode_fitted", refuse)
     _, end = run(config)
     assert end.epochs == 3
 
@@ -274,7 +274,7 @@ class TestFolders:
 
     @pytest.mark.parametrize(
         ("change", "flag"),
-        [({"lr": 1.0}, "--lr"), ({"options": {"width": 8}}, "--option width"), ({"model": "ae"}, "model"),
+        [({"lr": 1.0}, "--lr"), ({"options": {"width": 8}}, "--width"), ({"model": "ae"}, "model"),
          ({"seed": 1}, "--seed"), ({"flip": True}, "--flip"), ({"batch_size": 5}, "--batch-size")],
     )  # fmt: skip
     def test_out_with_other_options_is_refused_by_name(self, config, tmp_path, change, flag):

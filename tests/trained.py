@@ -92,10 +92,16 @@ def pngs(folder: Path) -> list[str]:
     return [file.removesuffix(".png") for file in files]
 
 
+def _spare_curves(patch: pytest.MonkeyPatch) -> None:
+    """Curves take most of a tiny run's time, and have tests of their own."""
+    patch.setattr("aecli.training.loop.draw_curves", lambda rows: b"curves")
+
+
 @functools.cache
 def _train_once(root: Path) -> Path:
     write_images(root / "images")
     with pytest.MonkeyPatch.context() as patch:
+        _spare_curves(patch)
         patch.chdir(root)
         for model in ("vae", "ae"):  # in this order: `ae` is the newer
             ok("train", model, *TRAIN, "--quiet")
@@ -108,6 +114,7 @@ def trained(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatc
     root = _train_once(tmp_path_factory.getbasetemp() / "trained")
     for name in ("images", "runs"):
         (tmp_path / name).symlink_to(root / name)
+    _spare_curves(monkeypatch)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -116,5 +123,6 @@ def trained(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatc
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder with `images` of its own."""
     write_images(tmp_path / "images")
+    _spare_curves(monkeypatch)
     monkeypatch.chdir(tmp_path)
     return tmp_path

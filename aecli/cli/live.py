@@ -85,7 +85,7 @@ class _BarView:
         elif isinstance(report, Progress):
             self._update(report.task, report.done, report.total, "")
         elif isinstance(report, Started):
-            self._bars.console.print(started_line(report), soft_wrap=True)
+            self._bars.console.print(console.printable(started_line(report)), soft_wrap=True)
             for task in list(self._tasks.values()):
                 self._bars.remove_task(task)
             self._tasks.clear()

@@ -1,6 +1,6 @@
 """`aecli models`."""
 
-from aecli.cli.options import Device, Json, Precision, Runs
+from aecli.cli.options import Device, Json, Precision, Quiet, Runs
 from aecli.configs import ModelsConfig
 
 
@@ -9,6 +9,7 @@ def models(
     device: Device = ModelsConfig.device,
     precision: Precision = ModelsConfig.precision,
     json: Json = False,
+    quiet: Quiet = False,  # there is nothing to be quiet about, but scripts give it to every command
 ) -> None:
     """Show the models there are, the runs found, and how they would run on this machine."""
     config = ModelsConfig(runs=runs, device=device, precision=precision)

@@ -88,4 +88,5 @@ def reconstruct(
         console.print_line(f"wrote {result.written} reconstructions to {result.out}")
     if result.unreadable:
         named = "; ".join(f"{name}: {reason}" for name, reason in list(result.unreadable.items())[:5])
-        raise DataError(f"{len(result.unreadable)} images could not be read and have no reconstruction: {named}")
+        count = f"{len(result.unreadable)} image{'s' if len(result.unreadable) > 1 else ''}"
+        raise DataError(f"{count} could not be read, without a reconstruction now: {named}")

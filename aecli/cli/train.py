@@ -183,8 +183,7 @@ def train(
 ) -> None:
     """Train MODEL on a folder of images, and write a run folder.
 
-    Running the same command again resumes the run; with other options it begins a new one. The defaults are the
-    report's recipe.
+    The same command again resumes its run; other options begin another. The defaults are the report's recipe.
     """
     flags = {key: value for key, value in given(context).items() if key not in _NOT_OF_THE_RUN}
     train_config = layer(model, {**flags, "options": _parse_options(option or [])}, config)

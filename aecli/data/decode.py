@@ -160,6 +160,20 @@ def fit(pixels: Pixels, size: int, how: str) -> Pixels:
     return pixels[top : top + size, left : left + size]
 
 
+def decode_fitted(image: ImageRef, size: int, how: str) -> Pixels:
+    """Decode, and bring to (size, size, 3); see `decode` and `fit`.
+
+    Raises:
+        DecodeError: the image can't be decoded, or is too elongated to be cropped.
+
+    """
+    pixels = decode(image)
+    try:
+        return fit(pixels, size, how)
+    except DataError as error:
+        raise DecodeError(image.name, str(error)) from error
+
+
 def worker_count(workers: int | None) -> int:
     """`workers`, or for None the number of CPUs that this process may use, at most 16."""
     if workers is not None:

@@ -21,7 +21,7 @@ import numpy as np
 import PIL
 import platformdirs
 
-from aecli.data.decode import DecodeError, Pixels, decode, fit, ordered_map
+from aecli.data.decode import DecodeError, Pixels, decode_fitted, ordered_map
 from aecli.data.images import ImageRef
 from aecli.errors import DataError, OutputError
 from aecli.files import flush
@@ -97,7 +97,7 @@ def _image_bytes(size: int) -> int:
 def _decode_fitted(image: ImageRef, size: int, how: str) -> Pixels | str:
     """(3, S, S), contiguous; or the reason why there is none."""
     try:
-        return np.ascontiguousarray(fit(decode(image), size, how).transpose(2, 0, 1))
+        return np.ascontiguousarray(decode_fitted(image, size, how).transpose(2, 0, 1))
     except DecodeError as error:
         return error.reason
     except DataError as error:

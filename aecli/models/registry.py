@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
+from aecli.configs import MODEL_FLAGS
 from aecli.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -36,9 +37,19 @@ def names() -> list[str]:
 
 def is_model_name(text: str) -> bool:
     """Whether `text` names a model: a registered name or a `package.module:Class`."""
+    return _is_target(text) or text in targets()
+
+
+def _is_target(text: str) -> bool:
     module, _, attribute = text.partition(":")
-    is_target = attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
-    return is_target or text in targets()
+    return attribute.isidentifier() and all(part.isidentifier() for part in module.split("."))
+
+
+def suggestion(name: str) -> str:
+    """Words that name the registered models, and the one that `name` may have meant."""
+    near = difflib.get_close_matches(name.lower(), names(), n=1)
+    hint = f"did you mean {near[0]}?" if near else "or name a class as package.module:Class"
+    return f"there are {', '.join(names())}: {hint}"
 
 
 def run_name(name: str) -> str:
@@ -55,10 +66,8 @@ def load(name: str) -> type["Autoencoder"]:
     from aecli.models.base import Autoencoder
 
     target = name if ":" in name else targets().get(name)
-    if target is None:
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f"did you mean {near[0]}?" if near else "or name a class as package.module:Class"
-        raise ModelError(f"no model is called {name!r}; there are {', '.join(names())}: {hint}")
+    if target is None or not _is_target(target):
+        raise ModelError(f"no model is called {name!r}; {suggestion(name)}")
     module_name, _, attribute = target.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # as `python -m` would: a class of one's own lies beside one's data
@@ -89,7 +98,8 @@ def resolve_options(name: str, given: Mapping[str, Any], defaults: Mapping[str, 
     unknown = sorted(set(given) - set(fields))
     if unknown:
         existing = ", ".join(f"{key} ({type_name(hints[key])})" for key in fields) or "none"
-        raise ConfigError(f"--option {unknown[0]}: model {name!r} has no such option; it has {existing}")
+        flag = f"{MODEL_FLAGS[unknown[0]]} or " if unknown[0] in MODEL_FLAGS else ""
+        raise ConfigError(f"{flag}--option {unknown[0]}: model {name!r} has no such option; it has {existing}")
     merged = {key: value for key, value in (defaults or {}).items() if key in fields} | dict(given)
     return options_class(**{key: _convert(key, value, hints[key]) for key, value in merged.items()})
 

@@ -2,15 +2,13 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
-from aecli.configs import TrainConfig
+from aecli.configs import MODEL_FLAGS, TrainConfig
 from aecli.errors import ConfigError
 
 _FOLDER = Path(__file__).parent
-MODEL_OPTIONS = ("width", "latent_dim", "beta")  # the model options that have flags of their own
 
 
 def names() -> list[str]:
@@ -53,22 +51,48 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _normal_form(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """Spell keys as the dataclass does, gather model options in `options`, turn paths into Paths."""
-    known = {field.name for field in fields(TrainConfig)} - {"model", "model_defaults"} | {"recipe"}
+    """Spell keys as the dataclass does, check types, gather model options in `options`, turn paths into Paths."""
+    kinds = get_type_hints(TrainConfig) | {"recipe": str}
+    known = set(kinds) - {"model", "model_defaults"}
     found: dict[str, Any] = {}
     options: dict[str, Any] = {}
     for key, value in values.items():
-        name = key.replace("-", "_")
-        if name in ("option", "options"):
-            if not isinstance(value, Mapping):
-                raise ConfigError(f"{origin}: {key} has to be a table of model options")
-            options = {**value, **options}
-        elif name in MODEL_OPTIONS:
-            if name in options:
+        name = {"option": "options"}.get(key, key.replace("-", "_"))
+        if name == "options":
+            pairs = _table(value, key, origin)
+        elif name in MODEL_FLAGS:
+            pairs = {name: value}
+        elif name in known:
+            pairs = {}
+            if name in found:
                 raise ConfigError(f"{origin}: {name} is given twice")
-            options[name] = value
-        elif name not in known:
-            raise ConfigError(f"{origin}: no option is called {key!r}; there are {', '.join(sorted(known))}")
+            found[name] = _typed(name, value, kinds[name], origin)
         else:
-            found[name] = Path(value) if name in ("out", "runs") and value is not None else value
+            existing = ", ".join(sorted(known | set(MODEL_FLAGS)))
+            raise ConfigError(f"{origin}: no option is called {key!r}; there are {existing}")
+        if twice := sorted(pairs.keys() & options.keys()):
+            raise ConfigError(f"{origin}: {twice[0]} is given twice")
+        options |= pairs
     return {**found, "options": options}
+
+
+def _table(value: Any, key: str, origin: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{origin}: {key} has to be a table of model options")
+    return dict(value)
+
+
+def _typed(name: str, value: Any, hint: Any, origin: str) -> Any:
+    """Return `value` as the dataclass holds it, if it is of that type; the dataclass checks its range."""
+    kinds = get_args(hint) or (hint,)
+    if value is None and type(None) in kinds:
+        return None
+    if Path in kinds and isinstance(value, str | Path) and str(value):
+        return Path(value)
+    if type(value) in kinds or (type(value) is int and float in kinds):
+        return value
+    expected = " or ".join(_WORDS[kind] for kind in kinds if kind is not type(None))
+    raise ConfigError(f"{origin}: --{name.replace('_', '-')} {value!r}: expected {expected}")
+
+
+_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}

@@ -3,7 +3,8 @@
 import os
 import platform
 import shutil
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch.utils._triton import has_triton
 
 from aecli import __version__
-from aecli.errors import ConfigError
+from aecli.errors import ConfigError, DeviceError
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -106,6 +107,18 @@ def _has_compiler(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(has_triton())
     return any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
+
+
+@contextmanager
+def telling_out_of_memory(mend: str) -> Iterator[None]:
+    """Turn running out of memory inside the block into a DeviceError that says what to try."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # PyTorch has a class of its own for this on accelerators only.
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
+            raise
+        raise DeviceError(f"too little memory for this: try {mend}") from error
 
 
 def make_deterministic() -> None:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from aecli.errors import TrainingError
 from aecli.figures.curves import draw_curves
 from aecli.figures.grid import draw_rows, png_bytes
 from aecli.files import write_bytes
+from aecli.runtime.device import telling_out_of_memory
 from aecli.training.reports import EpochReport, Finished, Interrupted, StepReport, TrainReport
 from aecli.training.session import Session, Stopped, prepare
 from aecli.training.state import seed_step
@@ -62,9 +64,6 @@ def train(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False) 
         clock = session.state.clock if session else None
         yield Interrupted(session.folder if session else None, clock.epoch if clock else 0, clock.batch if clock else 0)
         return
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(f"the device ran out of memory: try a smaller --batch-size than {config.batch_size}, "
-                            "or --precision bf16") from error  # fmt: skip
     state = session.state
     yield Finished(session.folder, state.clock.epoch, state.best.epoch, state.best.metrics, state.stopped_early, False)
 
@@ -79,35 +78,36 @@ def train_epoch(session: Session) -> Iterator[StepReport]:
     clock = state.clock
     order = images.rows[epoch_order(len(images), config.seed, clock.epoch)]
     flip = flips(len(images.images), config.seed, clock.epoch) if config.flip else None
-    batches = iterate(
-        images.images, order, config.batch_size, placement.device, placement.channels_last, flip, clock.batch
-    )
     began, began_at_batch = time.monotonic(), clock.batch
     seconds_before, reported_at = clock.seconds, 0.0
 
-    for batch in batches:
-        # -------------------------------------------------------------------------------- a single training step
-        seed_step(config.seed, clock.step)
-        with placement.autocast():
-            losses = session.compute_loss(batch)
-        state.scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.optimizer.zero_grad(set_to_none=True)
-        if state.average is not None:
-            state.average.update_parameters(state.model)
-        state.add(losses)
-        clock.step += 1
-        clock.batch += 1
-        clock.seconds = seconds_before + time.monotonic() - began
-        # -------------------------------------------------------------------------------------------------------
-        if session.should_stop():
-            raise Stopped
-        if time.monotonic() - reported_at > STEP_REPORT_SECONDS or clock.batch == session.batches:
-            mean_loss = state.sums[0].item() / clock.batch  # the only place in the epoch that waits for the device
-            rate = (clock.batch - began_at_batch) * config.batch_size / (time.monotonic() - began)
-            yield StepReport(clock.epoch + 1, clock.batch, session.batches, mean_loss, state.lr, rate)
-            reported_at = time.monotonic()
+    with closing(
+        iterate(images.images, order, config.batch_size, placement.device, placement.channels_last, flip, clock.batch)
+    ) as batches:
+        for batch in batches:
+            # ---------------------------------------------------------------------------- a single training step
+            seed_step(config.seed, clock.step)
+            with telling_out_of_memory(f"a smaller --batch-size than {config.batch_size}, or --precision bf16"):
+                with placement.autocast():
+                    losses = session.compute_loss(batch)
+                state.scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
+                state.scaler.step(state.optimizer)
+            state.scaler.update()
+            state.optimizer.zero_grad(set_to_none=True)
+            if state.average is not None:
+                state.average.update_parameters(state.model)
+            state.add(losses)
+            clock.step += 1
+            clock.batch += 1
+            clock.seconds = seconds_before + time.monotonic() - began
+            # ---------------------------------------------------------------------------------------------------
+            if session.should_stop():
+                raise Stopped
+            if time.monotonic() - reported_at > STEP_REPORT_SECONDS or clock.batch == session.batches:
+                mean_loss = state.sums[0].item() / clock.batch  # the only place in the epoch that waits for the device
+                rate = (clock.batch - began_at_batch) * config.batch_size / (time.monotonic() - began)
+                yield StepReport(clock.epoch + 1, clock.batch, session.batches, mean_loss, state.lr, rate)
+                reported_at = time.monotonic()
 
 
 def finish_epoch(session: Session) -> EpochReport:
@@ -120,16 +120,13 @@ def finish_epoch(session: Session) -> EpochReport:
     config, state = session.config, session.state
     clock = state.clock
     train_loss, train_recon, train_kl = (state.sums / session.batches).tolist()
-    if not math.isfinite(train_loss):
-        raise TrainingError(
-            f"the loss of epoch {clock.epoch + 1} is not a finite number: try a smaller --lr than {config.lr:g}\n"
-            f"what was saved before it is still in {session.folder.path}"
-        )
+    _require_finite(session, "train", train_loss)
     train_seconds, began = clock.seconds, time.monotonic()
     scores = None
     if len(session.val):
         scores = validate(session.state.evaluated_model, session.val, config.batch_size, session.validation_placement,
                           session.should_stop)  # fmt: skip
+        _require_finite(session, "validation", scores.loss)
     row: dict[str, float | None] = {
         "epoch": clock.epoch + 1,
         "step": clock.step,
@@ -151,6 +148,14 @@ def finish_epoch(session: Session) -> EpochReport:
     state.keep_if_best(scores.loss if scores else train_loss, figures)
     state.stopped_early = config.patience is not None and clock.epoch - state.best.epoch >= config.patience
     return EpochReport(row, state.best.epoch, state.best.loss, state.best.metrics)
+
+
+def _require_finite(session: Session, what: str, loss: float) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"the {what} loss of epoch {session.state.clock.epoch + 1} is not a finite number: "
+            f"try a smaller --lr than {session.config.lr:g}\nwhat was saved before it is still in {session.folder.path}"
+        )
 
 
 def save(session: Session) -> None:

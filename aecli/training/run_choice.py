@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from aecli.checkpoints import read_document
-from aecli.configs import TrainConfig
-from aecli.errors import CheckpointError, ConfigError, OutputError
+from aecli.configs import MODEL_FLAGS, TrainConfig
+from aecli.errors import CheckpointError, OutputError
 from aecli.models import registry
 from aecli.runs import RunFolder
 
@@ -64,7 +64,7 @@ def _in_named_folder(config: TrainConfig, options: Mapping[str, Any]) -> RunChoi
     if difference is not None:
         flag, before, now = difference
         raise CheckpointError(
-            f"{folder.path} holds a run with {flag} {before}, not {now}: it can't change within a run\n"
+            f"{folder.path} holds a run with {flag} {_shown(before)}, not {_shown(now)}: it can't change within a run\n"
             "give the same options, another --out, or --restart to begin it again"
         )
     if config.epochs < epochs_done(folder):
@@ -83,6 +83,8 @@ def _under_runs(config: TrainConfig, options: Mapping[str, Any]) -> RunChoice:
             if folder.path.is_dir() and any(folder.path.iterdir()):
                 continue  # somebody else's
             break
+        if not folder.is_ours():
+            continue
         difference = first_difference(folder.read_config(), options)
         if difference is None and (config.restart or epochs_done(folder) <= config.epochs):
             same.append(folder)
@@ -95,7 +97,7 @@ def _under_runs(config: TrainConfig, options: Mapping[str, Any]) -> RunChoice:
     notice = None
     if others:
         other, (flag, before, now) = others[-1]
-        notice = f"{other.path} holds a run with {flag} {before}, not {now}: beginning {folder.path}"
+        notice = f"{other.path} holds a run with {flag} {_shown(before)}, not {_shown(now)}: beginning {folder.path}"
     return RunChoice(folder, resumes=False, notice=notice)
 
 
@@ -107,10 +109,14 @@ def first_difference(recorded: Mapping[str, Any], options: Mapping[str, Any]) ->
             was = before.get(key) or {}
             for option in now:
                 if was.get(option) != now[option]:
-                    return f"--option {option}", was.get(option), now[option]
+                    return MODEL_FLAGS.get(option, f"--option {option}"), was.get(option), now[option]
         elif key not in _FREE and before.get(key) != now:
             return "model" if key == "model" else "--" + key.replace("_", "-"), before.get(key), now
     return None
+
+
+def _shown(value: Any) -> str:
+    return "not given" if value is None else str(value)
 
 
 def epochs_done(folder: RunFolder) -> int:
@@ -118,6 +124,6 @@ def epochs_done(folder: RunFolder) -> int:
     if not folder.last.exists():
         return 0
     document = read_document(folder.last)
-    if document is None:
-        raise ConfigError(f"{folder.last} was not written by aecli train")
+    if document is None or not isinstance(document.get("epoch"), int):
+        raise CheckpointError(f"{folder.last} is not what aecli train writes; --restart begins the run again")
     return int(document["epoch"])

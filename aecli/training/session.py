@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,17 +86,14 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
         raise ConfigError(f"--image-size {config.image_size}: model {config.model!r} needs a multiple of {multiple}")
     options = resolved_options(config, model_options)
     choice = choose_run(config, options)
-    if choice.notice:
-        yield Notice(choice.notice)
     saved = checkpoints.load(choice.folder.last) if choice.resumes else None
-    if saved and (saved[1]["stopped_early"] or saved[1]["epoch"] >= config.epochs):
-        best = saved[1]["best"]
-        yield Finished(
-            choice.folder, saved[1]["epoch"], best["epoch"], best["metrics"], saved[1]["stopped_early"], True
-        )
+    if saved and (finished := _finished(choice.folder, saved[1], config.epochs)):
+        yield finished
         return None
 
     train, val, data_record = yield from _gather_images(config, should_stop)
+    if choice.notice:
+        yield Notice(choice.notice)
     recorded = choice.folder.read_config() if choice.resumes else None
     if recorded and recorded["data"]["fingerprint"] != data_record["data"]["fingerprint"]:
         yield Notice(f"the images of {config.data} are not the ones that this run began with "
@@ -129,6 +126,17 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
         config, choice.folder, state, torch.compile(model.loss) if compiles else model.loss, train, val, placement,
         place(config.device, "auto"), should_stop, header,
     )  # fmt: skip
+
+
+def _finished(folder: RunFolder, document: Mapping[str, Any], epochs: int) -> Finished | None:
+    """The report on a run that has nothing left to do, or None."""
+    try:
+        done, stopped_early, best = document["epoch"], document["stopped_early"], document["best"]
+        if done < epochs and not stopped_early:
+            return None
+        return Finished(folder, done, best["epoch"], best["metrics"], stopped_early, was_finished=True)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder.last} is damaged: it has no {error}; --restart begins the run again") from error
 
 
 def _require_batch_statistics(model: nn.Module, config: TrainConfig, images: int) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -35,16 +36,17 @@ def validate(
     model.eval()
     losses, psnrs, ssims = [], [], []
     try:
-        for batch in iterate(data.images, data.rows, batch_size, placement.device, placement.channels_last):
-            if should_stop():
-                raise Stopped
-            with torch.inference_mode(), placement.autocast():
-                losses.append(model.loss(batch).total.item() * len(batch))
-                reconstructions = quantise(model(batch).float())
-            originals = quantise(batch)
-            psnrs += psnr(originals, reconstructions).tolist()
-            if min(batch.shape[-2:]) >= MIN_SIDE["gaussian"]:
-                ssims += ssim(originals, reconstructions).tolist()
+        with closing(iterate(data.images, data.rows, batch_size, placement.device, placement.channels_last)) as batches:
+            for batch in batches:
+                if should_stop():
+                    raise Stopped
+                with torch.inference_mode(), placement.autocast():
+                    losses.append(model.loss(batch).total.item() * len(batch))
+                    reconstructions = quantise(model(batch).float())
+                originals = quantise(batch)
+                psnrs += psnr(originals, reconstructions).tolist()
+                if min(batch.shape[-2:]) >= MIN_SIDE["gaussian"]:
+                    ssims += ssim(originals, reconstructions).tolist()
     finally:
         model.train(was_training)
     differing = [value for value in psnrs if math.isfinite(value)]
