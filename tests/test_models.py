@@ -141,6 +141,8 @@ class TestContract:
         with torch.no_grad():
             assert torch.equal(model(batch), model(batch))
             assert model.loss(batch).total == model.loss(batch).total
+            output = model.loss(batch).output
+            assert output is None or torch.equal(output, model(batch))
 
     def test_checkpoint_round_trip_on_the_user_s_word(self, name, tmp_path):
         model = self.small(name).eval()

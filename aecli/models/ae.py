@@ -32,8 +32,9 @@ class AE(Autoencoder):
 
     def loss(self, images: Tensor) -> Losses:
         """Return the mean squared error of the reconstruction."""
-        error = mean_squared_error(self(images), images)
-        return Losses(total=error, reconstruction=error)
+        output = self(images)
+        error = mean_squared_error(output, images)
+        return Losses(total=error, reconstruction=error, output=output)
 
     def latent_shape(self, image_size: int) -> tuple[int, ...]:
         """Return (latent_dim, side, side)."""

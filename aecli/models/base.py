@@ -10,11 +10,16 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Losses:
-    """Scalars of one batch: `total` is what is minimised; `kl` is None where the model has no such term."""
+    """Scalars of one batch: `total` is what is minimised; `kl` is None where the model has no such term.
+
+    `output` are the reconstructions (N, 3, H, W) that they were taken of; a model that gives them saves validation a
+    second pass.
+    """
 
     total: Tensor
     reconstruction: Tensor
     kl: Tensor | None = None
+    output: Tensor | None = None
 
 
 class Autoencoder(nn.Module, ABC):

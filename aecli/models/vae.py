@@ -61,9 +61,10 @@ class VAE(Autoencoder):
         """Return mean squared error + β·KL; in `eval()` mode the latent is the posterior mean, without noise."""
         posterior = self.posterior(images)
         latents = posterior.sample() if self.training else posterior.mean
-        error = mean_squared_error(self.decode(latents), images)
+        output = self.decode(latents)
+        error = mean_squared_error(output, images)
         kl = posterior.kl_divergence()
-        return Losses(total=error + self.options.beta * kl, reconstruction=error, kl=kl)
+        return Losses(total=error + self.options.beta * kl, reconstruction=error, kl=kl, output=output)
 
     def latent_shape(self, image_size: int) -> tuple[int, ...]:
         """Return (latent_dim, side, side)."""

@@ -41,8 +41,10 @@ def validate(
                 if should_stop():
                     raise Stopped
                 with torch.inference_mode(), placement.autocast():
-                    losses.append(model.loss(batch).total.item() * len(batch))
-                    reconstructions = quantise(model(batch).float())
+                    batch_losses = model.loss(batch)
+                    output = model(batch) if batch_losses.output is None else batch_losses.output
+                losses.append(batch_losses.total.item() * len(batch))
+                reconstructions = quantise(output)
                 originals = quantise(batch)
                 psnrs += psnr(originals, reconstructions).tolist()
                 if min(batch.shape[-2:]) >= MIN_SIDE["gaussian"]:
