@@ -196,7 +196,8 @@ def _end_to_json(end: Finished | Interrupted) -> dict[str, Any]:
 def _print_finished(end: Finished) -> None:
     path = end.run.path
     how = "was finished already" if end.was_finished else "stopped early" if end.stopped_early else "finished"
-    console.print_line(f"{path} {how}: {end.epochs} epochs, the best is epoch {end.best_epoch}")
+    epochs = "1 epoch" if end.epochs == 1 else f"{end.epochs} epochs"
+    console.print_line(f"{path} {how}: {epochs}, the best is epoch {end.best_epoch}")
     names = {"train_loss": "train loss", "val_loss": "validation loss", "val_psnr": "PSNR", "val_ssim": "SSIM"}
     figures = [f"{name} {end.best[key]:.4g}" for key, name in names.items() if end.best.get(key) is not None]
     console.print_line("  " + ", ".join(figures))
