@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aecli import checkpoints
 from aecli.configs import ModelsConfig
-from aecli.errors import AecliError
+from aecli.errors import AecliError, CheckpointError
 from aecli.models import registry
 from aecli.models.base import Autoencoder
 from aecli.runs import RunFolder, list_runs
@@ -29,7 +29,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """One run folder; figures are those of its best epoch, None before there is one."""
+    """One run folder; figures are those of its best epoch, None before there is one; `error` says what is damaged."""
 
     path: str
     model: str
@@ -39,6 +39,7 @@ class RunFacts:
     best_epoch: int | None
     val_psnr: float | None
     val_ssim: float | None
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,6 @@ def list_models(config: ModelsConfig) -> ModelsReport:
 
     Raises:
         ConfigError: the device or precision is not to be had.
-        CheckpointError: a run folder is damaged.
     """
     return ModelsReport(
         image_size=config.image_size,
@@ -95,8 +95,14 @@ def forward_gflop(model: Autoencoder, image_size: int) -> float:
 def describe_run(run: RunFolder) -> RunFacts:
     """Read a run's config and, where it has one, its best checkpoint's document."""
     config = run.read_config()
-    document = (checkpoints.read_document(run.model) if run.model.exists() else None) or {}
-    last = (checkpoints.read_document(run.last) if run.last.exists() else None) or {}
+    error = None
+    document: dict[str, Any] = {}
+    last: dict[str, Any] = {}
+    try:
+        document = (checkpoints.read_document(run.model) if run.model.exists() else None) or {}
+        last = (checkpoints.read_document(run.last) if run.last.exists() else None) or {}
+    except CheckpointError as damage:
+        error = str(damage)
     figures = document.get("metrics")
     figures = figures if isinstance(figures, dict) else {}
     return RunFacts(
@@ -108,6 +114,7 @@ def describe_run(run: RunFolder) -> RunFacts:
         best_epoch=int(best) if (best := _number(document.get("epoch"))) is not None else None,
         val_psnr=_number(figures.get("val_psnr")),
         val_ssim=_number(figures.get("val_ssim")),
+        error=error,
     )
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from aecli.configs import GridConfig
-from aecli.data.decode import decode_fitted
-from aecli.errors import CheckpointError, ConfigError
+from aecli.data.decode import DecodeError, decode_fitted
+from aecli.data.images import ImageRef
+from aecli.errors import CheckpointError, ConfigError, DataError
 from aecli.figures.grid import draw_rows, png_bytes
 from aecli.files import claim_file, write_bytes
 from aecli.inference import LoadedModel, choose_images, load_model
@@ -42,17 +43,41 @@ def draw_comparison(config: GridConfig, listen: Listener = ignore) -> GridResult
         raise CheckpointError(f"no registry model has a run under {config.runs}; train one first: aecli train vae")
     loaded = [load_model(name, config.runs, config.device, config.precision) for name in names]
     images = choose_images(loaded[0].located, config.data, None)
-    if len(images) < config.n:
-        listen(Notice(f"drawing {len(images)} images: there are no more than that"))
-    chosen = np.random.default_rng(config.seed).permutation(len(images))[: config.n]
-    shown = [images[index] for index in chosen]
-    rows = [("Ground Truth", [decode_fitted(image, loaded[0].image_size, loaded[0].fit) for image in shown])]
+    chosen, truth = _choose(images, loaded[0], config, listen)
+    rows = [("Ground Truth", truth)]
     for done, (label, each) in enumerate(zip(_labels(loaded), loaded, strict=True)):
         listen(Progress("reconstructing", done, len(loaded)))
-        batch = np.stack([decode_fitted(image, each.image_size, each.fit).transpose(2, 0, 1) for image in shown])
-        rows.append((label, list(each.reconstruct(batch).transpose(0, 2, 3, 1))))
+        rows.append((label, [_reconstruct(each, image) for image in chosen]))
     write_bytes(config.out, png_bytes(draw_rows(rows)))
-    return GridResult(config.out, [image.name for image in shown], [label for label, _ in rows])
+    return GridResult(config.out, [image.name for image in chosen], [label for label, _ in rows])
+
+
+def _choose(
+    images: list[ImageRef], model: LoadedModel, config: GridConfig, listen: Listener
+) -> tuple[list[ImageRef], list[np.ndarray]]:
+    """Return `n` images in an order drawn from the seed, and their pixels as the first model sees them."""
+    chosen: list[ImageRef] = []
+    pixels: list[np.ndarray] = []
+    for index in np.random.default_rng(config.seed).permutation(len(images)):
+        if len(chosen) == config.n:
+            break
+        try:
+            pixels.append(decode_fitted(images[index], model.image_size, model.fit))
+            chosen.append(images[index])
+        except DecodeError as error:
+            listen(Notice(f"passed over {error}"))
+    if not chosen:
+        raise DataError(f"none of the {len(images)} images can be read; name others with --data")
+    if len(chosen) < config.n:
+        listen(Notice(f"drawing {len(chosen)} images: there are no more than that"))
+    return chosen, pixels
+
+
+def _reconstruct(model: LoadedModel, image: ImageRef) -> np.ndarray:
+    """Return what a model makes of an image, at the size that it was trained on: uint8 (S, S, 3)."""
+    pixels = decode_fitted(image, model.image_size, model.fit).transpose(2, 0, 1)
+    reconstruction: np.ndarray = model.reconstruct(pixels[None])[0].transpose(1, 2, 0)
+    return reconstruction
 
 
 def _labels(models: list[LoadedModel]) -> list[str]:

@@ -38,4 +38,4 @@ class TrainingError(AecliError):
 
 
 class DeviceError(AecliError):
-    """A device that has too little memory."""
+    """A device or compiler that this machine does not have, or that has too little memory."""

@@ -19,7 +19,6 @@ from aecli.metrics.statistics import CONFIDENCE, RESAMPLES, compare
 from aecli.pairing import (
     Pair,
     Pairing,
-    Prediction,
     Unpaired,
     check_sizes,
     describe,
@@ -42,7 +41,7 @@ _WAITING_PIXELS = 2**23
 def evaluate(config: EvalConfig, listen: Listener = ignore) -> EvalReport:
     """Compare predictions with their ground truth, image by image.
 
-    What can fail cheaply fails first: names, sizes, the place of the CSV and the weights, before an image is decoded.
+    What can fail cheaply fails first: the place of the CSV, names, weights, sizes in headers; then images are decoded.
     All predictions are measured on the same images.
 
     Raises:
@@ -57,8 +56,11 @@ def evaluate(config: EvalConfig, listen: Listener = ignore) -> EvalReport:
     device = resolve_device(config.device)
     if config.per_image is not None:
         claim_file(config.per_image, "--per-image")
-    pairing = _pair(config, predictions, metrics, listen)
+    pairing = pair_sources(config.gt, predictions)
+    if config.on_mismatch != "skip" and pairing.unpaired:
+        raise mismatch_error(pairing.unpaired)
     loaded = {metric.name: metric.load(device, listen) for metric in metrics}
+    pairing = _compare_sizes(config, pairing, names, metrics, listen)
     measured = _measure(config, pairing.pairs, names, loaded, device, listen)
     unpaired = tuple(pairing.unpaired + measured.unreadable)
     if not measured.pairs:
@@ -73,8 +75,8 @@ def evaluate(config: EvalConfig, listen: Listener = ignore) -> EvalReport:
         n=len(measured.pairs),
         metrics=metrics,
         results=tuple(
-            Result(each.name, each.source, {m.name: summarise(m, measured.numbers[m.name][:, column]) for m in metrics})
-            for column, each in enumerate(predictions)
+            Result(name, {m.name: summarise(m, measured.numbers[m.name][:, column]) for m in metrics})
+            for column, name in enumerate(names)
         ),
         comparisons=_compare_all(names, metrics, measured.numbers),
         definitions=_definitions(metrics, names, measured.pairs),
@@ -83,15 +85,14 @@ def evaluate(config: EvalConfig, listen: Listener = ignore) -> EvalReport:
     )
 
 
-def _pair(config: EvalConfig, predictions: list[Prediction], metrics: Sequence[Metric], listen: Listener) -> Pairing:
-    """Pair by name, then by size; what does not pair is an error unless it may be skipped."""
+def _compare_sizes(
+    config: EvalConfig, pairing: Pairing, names: list[str], metrics: Sequence[Metric], listen: Listener
+) -> Pairing:
+    """Take out pairs whose sizes can't be measured, which is an error unless they may be skipped."""
     smallest = max(metrics, key=lambda metric: metric.min_side)
-    pairing = pair_sources(config.gt, predictions)
-    if config.on_mismatch != "skip" and pairing.unpaired:
-        raise mismatch_error(pairing.unpaired)
     pairing = check_sizes(
         pairing,
-        [prediction.name for prediction in predictions],
+        names,
         (smallest.name, smallest.min_side),
         config.on_mismatch == "resize",
         config.workers,

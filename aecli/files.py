@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the place can't be written, or the disk is full; what stood there before still stands.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Of its own length, since that of `path` may be all that the system allows; a thread writes one file at a time.
+    beside = path.with_name(f".aecli-{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -26,7 +26,7 @@ from aecli.runtime.device import Placement, place, telling_out_of_memory
 # Samples are always decoded in batches of this size, the last one filled up, so that image i never depends on n.
 SAMPLE_BATCH = 16
 MOST_ON_A_SHEET = 1024
-_LESS_MEMORY = "a smaller --batch-size, --precision bf16, or --device cpu"
+_LESS_MEMORY = "--precision bf16, or --device cpu"
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
@@ -45,14 +45,14 @@ class LoadedModel:
         """Its class's name, as pictures and tables show it."""
         return type(self.model).__name__
 
-    def reconstruct(self, images: np.ndarray) -> np.ndarray:
+    def reconstruct(self, images: np.ndarray, less_memory: str = _LESS_MEMORY) -> np.ndarray:
         """Return reconstructions of uint8 (N, 3, H, W), sides padded to what the model takes and cut back."""
         height, width = images.shape[-2:]
         multiple = self.model.size_multiple
         padding = ((0, 0), (0, 0), (0, -height % multiple), (0, -width % multiple))
         padded = torch.from_numpy(np.pad(images, padding, mode="edge")).to(self.placement.device)
         batch = normalise(padded).contiguous(memory_format=self.placement.memory_format)
-        with torch.inference_mode(), self.placement.autocast(), telling_out_of_memory(_LESS_MEMORY):
+        with torch.inference_mode(), self.placement.autocast(), telling_out_of_memory(less_memory):
             reconstructions = quantise(self.model(batch).float())
         return reconstructions[:, :, :height, :width].cpu().numpy()
 
@@ -114,7 +114,10 @@ def choose_images(located: Located, data: str | None, split: str | None) -> list
         if not images:
             raise DataError(f"{located.run.path} has no {split or 'validation'} images; name some with --data")
         return images
-    fraction = located.run.read_config()["options"]["val_fraction"] if located.run else None
+    options = located.run.read_config()["options"] if located.run else {"val_fraction": None, "val_data": None}
+    fraction = options["val_fraction"]
+    if split in ("train", "val") and options["val_data"] is not None:
+        raise ConfigError(f"--split {split}: the run validated on {options['val_data']}, so it parted no other images")
     if split in ("train", "val") and fraction is None:
         raise ConfigError(
             f"--split {split}: {located.checkpoint} lies in no run folder, so how it was split isn't known"
@@ -148,6 +151,7 @@ def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> Reconst
     if held:
         listen(Notice(f"{out} already holds {held} files or folders: writing over those of the same name"))
     unreadable: dict[str, str] = {}
+    less_memory = f"a smaller --batch-size than {config.batch_size}, {_LESS_MEMORY}"
 
     def read(image: ImageRef) -> tuple[str, np.ndarray | None, str]:
         try:
@@ -165,7 +169,7 @@ def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> Reconst
 
     def reconstructed() -> Iterator[tuple[str, np.ndarray]]:
         for keys, batch in _equal_sized(readable(), config.batch_size):
-            yield from zip(keys, loaded.reconstruct(batch), strict=True)
+            yield from zip(keys, loaded.reconstruct(batch, less_memory), strict=True)
 
     def write(item: tuple[str, np.ndarray]) -> None:
         key, pixels = item

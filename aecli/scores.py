@@ -47,7 +47,6 @@ class Result:
     """One prediction's scores, by metric."""
 
     name: str
-    source: str
     scores: Mapping[str, Score]
 
 

@@ -65,9 +65,9 @@ def test_values_of_another_type_are_wrong_usage_and_named(command, flag):
 
 
 @pytest.mark.parametrize("command", TAKES)
-def test_a_device_that_is_not_here_is_wrong_usage(trained, command, monkeypatch):
+def test_a_device_that_is_not_here_is_told(trained, command, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    message = fails(2, *TAKES[command], "--device", "cuda")
+    message = fails(1, *TAKES[command], "--device", "cuda")
     assert "--device cuda" in message and "--device cpu" in message
 
 
@@ -158,10 +158,14 @@ def test_an_unreadable_image_is_named_and_the_others_written(trained):
     assert pngs(trained / "out") == ["a"]
 
 
-def test_a_grid_says_which_image_it_cannot_read(trained):
-    write_images(trained / "some", ["a"])
+def test_a_grid_passes_over_what_it_cannot_read_and_says_so(trained):
+    write_images(trained / "some", ["a", "b"])
     (trained / "some/a.png").write_bytes(b"no image")
-    assert "a.png" in fails(1, "grid", "--data", "some")
+    result = invoke("grid", "--data", "some", "--n", "2")
+    assert result.exit_code == 0
+    assert "Note: passed over a.png: not a PNG" in result.stderr
+    (trained / "some/b.png").write_bytes(b"no image")
+    assert "none of the 2 images" in fails(1, "grid", "--data", "some")
     assert not (trained / "grid.png").exists()
 
 

@@ -211,3 +211,15 @@ def test_corrupt_zip(tmp_path):
     path = make_zip(tmp_path / "a.zip", [("a.png", encoded(picture()))])
     path.write_bytes(path.read_bytes()[:-30])
     fail_to_list(path, "damaged")
+
+
+@pytest.mark.parametrize(
+    ("top", "names"), [("photos/", ["a.png", "b/c.png"]), ("other/", ["other/a.png", "other/b/c.png"])]
+)
+def test_a_zip_called_after_the_folder_in_it_has_the_folders_names(tmp_path, top, names):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for name in ("a.png", "b/c.png"):
+            archive.writestr(top + name, encoded(picture()))
+    images = list_images(str(tmp_path / "photos.zip"))
+    assert [image.name for image in images] == [image.group for image in images] == names
+    assert images[0].load() == encoded(picture())

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aecli.errors import ConfigError
+from aecli.errors import DeviceError
 from aecli.runtime import device as device_module
 from aecli.runtime.device import place, resolve_device, should_compile
 
@@ -58,14 +58,14 @@ def test_auto_trains_in_bf16_where_the_hardware_multiplies_it_and_runs_the_rest_
 @pytest.mark.parametrize("wanted", ["cuda", "cuda:0", "mps"])
 def test_a_device_that_is_not_here_is_refused_by_name(hardware, wanted):
     hardware()
-    with pytest.raises(ConfigError, match=f"--device {wanted}"):
+    with pytest.raises(DeviceError, match=f"--device {wanted}"):
         resolve_device(wanted)
 
 
 def test_a_cuda_number_beyond_the_last_is_refused(hardware):
     hardware(cuda=True)
     assert resolve_device("cuda:1") == torch.device("cuda:1")
-    with pytest.raises(ConfigError, match="0 to 1"):
+    with pytest.raises(DeviceError, match="0 to 1"):
         resolve_device("cuda:2")
 
 
@@ -79,7 +79,7 @@ def test_compiling_follows_the_wish_and_the_compiler(monkeypatch):
     assert not should_compile("auto", cpu, steps=10**6)
     monkeypatch.setattr(device_module, "_has_compiler", lambda device: False)
     assert not should_compile("auto", cuda, steps=10**6)
-    with pytest.raises(ConfigError, match="--compile on"):
+    with pytest.raises(DeviceError, match="--compile on"):
         should_compile("on", cpu, steps=1)
 
 

@@ -18,7 +18,7 @@ from aecli.errors import CheckpointError, ConfigError, DataError, OutputError, T
 from aecli.metrics.psnr import psnr
 from aecli.progress import Notice
 from aecli.training import loop
-from aecli.training.reports import EpochReport, Finished, Interrupted, Started
+from aecli.training.reports import EpochReport, Finished, Interrupted, Started, StepReport
 from tests.conftest import encoded, picture
 
 TIMES = ("images_per_s", "seconds")
@@ -263,6 +263,45 @@ def test_a_loss_that_is_no_number_stops_the_run(config):
         run(replace(config, lr=1e30, epochs=5))
 
 
+def test_the_best_weights_survive_a_loss_that_is_no_number(config, tmp_path, monkeypatch):
+    run(replace(config, out=tmp_path / "mine", epochs=1))
+    real = loop.validate
+    calls = itertools.count()
+
+    def ever_better_then_nothing(*arguments):
+        call = next(calls)
+        return replace(real(*arguments), loss=[0.02, 0.01, float("nan")][call])
+
+    monkeypatch.setattr(loop, "validate", ever_better_then_nothing)
+    with pytest.raises(TrainingError, match="validation loss of epoch 4"):
+        run(replace(config, out=tmp_path / "mine", epochs=9))
+    assert checkpoints.read_document(tmp_path / "mine" / "model.safetensors")["epoch"] == 3
+
+
+def test_a_long_epoch_is_saved_in_its_middle(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "LONG_EPOCH_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "STEP_REPORT_SECONDS", 0.0)
+    run(replace(config, out=tmp_path / "whole"))
+    reports = loop.train(replace(config, out=tmp_path / "killed"))
+    for report in reports:
+        if isinstance(report, StepReport) and report.batch == 3:
+            break
+    del reports
+    document = checkpoints.read_document(tmp_path / "killed" / "last.safetensors")
+    assert (document["epoch"], document["clock"]["batch"]) == (0, 2)
+    run(replace(config, out=tmp_path / "killed"))
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_state_lands_on_its_parameters_device_and_layout():
+    from aecli.training.optim import matching_layout
+
+    like = torch.empty(2, 3, 4, 4, device="meta").to(memory_format=torch.channels_last)
+    assert matching_layout(torch.tensor(7.0), like).device.type == "meta"
+    moved = matching_layout(torch.zeros(2, 3, 4, 4), like)
+    assert moved.device.type == "meta" and moved.is_contiguous(memory_format=torch.channels_last)
+
+
 class TestFolders:
     def test_other_options_begin_another_folder_and_the_same_resume(self, config):
         run(replace(config, epochs=1))
@@ -312,6 +351,30 @@ class TestFolders:
         with pytest.raises(ConfigError, match="multiple of 32"):
             run(replace(config, image_size=48))
         assert not config.runs.exists()
+
+    @pytest.mark.parametrize("restart", [True, False])
+    def test_another_programs_config_json_is_not_ours_to_replace(self, config, tmp_path, restart):
+        (tmp_path / "theirs").mkdir()
+        (tmp_path / "theirs" / "config.json").write_text('{"architectures": ["CLIP"]}')
+        (tmp_path / "theirs" / "model.safetensors").write_bytes(b"precious")
+        with pytest.raises(CheckpointError, match="config.json"):
+            run(replace(config, out=tmp_path / "theirs", restart=restart))
+        assert (tmp_path / "theirs" / "model.safetensors").read_bytes() == b"precious"
+
+    def test_changed_validation_images_are_told(self, config, photographs, tmp_path):
+        held_out = tmp_path / "held_out"
+        held_out.mkdir()
+        for seed in (50, 51):
+            (held_out / f"{seed}.png").write_bytes(encoded(picture(40, 40, seed)))
+        config = replace(config, val_data=str(held_out))
+        run(replace(config, epochs=1))
+        (held_out / "50.png").unlink()
+        reports, _ = run(replace(config, epochs=2))
+        assert any(
+            "held_out" in report.text and "2 then, 1 now" in report.text
+            for report in reports
+            if isinstance(report, Notice)
+        )
 
     def test_changed_images_are_told(self, config, photographs):
         config = replace(config, image_size=64)

@@ -207,6 +207,9 @@ def print_models(report: "ModelsReport") -> None:
                 _number(run.best_epoch, 0), _number(run.val_psnr, 2), _number(run.val_ssim, 4),
             )  # fmt: skip
         console.print(runs)
+        for run in report.runs:
+            if run.error:
+                console.print(printable(run.error), soft_wrap=True)
         console.print()
     for what, how in (("training", report.training), ("all else", report.inference)):
         console.print(

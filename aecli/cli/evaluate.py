@@ -28,7 +28,7 @@ def evaluate(
             "--pred",
             help="Images to compare with it, of the same relative names (suffixes aside); repeatable.",
             rich_help_panel=DATA,
-            metavar="NAME=SOURCE",
+            metavar="[NAME=]SOURCE",
         ),
     ],
     on_mismatch: Annotated[

@@ -32,7 +32,7 @@ def show_training(config: TrainConfig, as_json: bool, quiet: bool) -> None:
     if isinstance(end, Finished) and not as_json:
         _print_finished(end)
     if isinstance(end, Interrupted):
-        _tell_interrupted(end)
+        _tell_interrupted(end, config.restart)
         raise typer.Exit(request.exit_status)
 
 
@@ -63,7 +63,8 @@ class _Pace:
 
     def left(self, epoch: int, batch: int) -> str:
         """Words for the time left after `epoch` finished epochs and `batch` batches of the next."""
-        done = epoch - self._started.epochs_done + batch / self._started.batches
+        before = self._started.epochs_done + self._started.batches_done / self._started.batches
+        done = epoch + batch / self._started.batches - before
         remaining = self._started.epochs - epoch - batch / self._started.batches
         if done <= 0:
             return "–"
@@ -144,8 +145,10 @@ class _PlainView:
 
 def started_line(started: Started) -> str:
     """One line on what is about to be trained."""
-    verb = "resuming" if started.epochs_done else "training"
-    after = f" after epoch {started.epochs_done}" if started.epochs_done else ""
+    resumes = started.epochs_done or started.batches_done
+    verb = "resuming" if resumes else "training"
+    step = f", step {started.batches_done}" if started.batches_done else ""
+    after = f" after epoch {started.epochs_done}{step}" if resumes else ""
     compiled = ", compiled" if started.placement["compile"] else ""
     return (f"{verb} {started.run.path}{after}: {started.model}, {started.parameters:,} parameters, "
             f"{started.train_images} + {started.val_images} images, "
@@ -205,15 +208,16 @@ def _print_finished(end: Finished) -> None:
         f"  weights {end.run.model}, curves {end.run.curves.name}, pictures {end.run.preview(0).parent.name}/"
     )
     if end.was_finished:
-        console.print_line("  to go on, give a larger --epochs; to begin again, --restart")
+        further = "another --patience begins a new run" if end.stopped_early else "to go on, give a larger --epochs"
+        console.print_line(f"  {further}; to begin again, --restart")
 
 
-def _tell_interrupted(end: Interrupted) -> None:
+def _tell_interrupted(end: Interrupted, restarts: bool) -> None:
     if end.run is None:
         console.show_error("interrupted before the first step; nothing was begun")
         return
     where = f"epoch {end.epoch + 1}, step {end.batch}" if end.batch else f"epoch {end.epoch}"
     console.show_error(
         f"interrupted after {where}; all of it is saved in {end.run.path}\n"
-        "run the same command again to go on from there"
+        f"run the same command again{', without --restart,' if restarts else ''} to go on from there"
     )

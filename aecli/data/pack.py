@@ -100,8 +100,6 @@ def _decode_fitted(image: ImageRef, size: int, how: str) -> Pixels | str:
         return np.ascontiguousarray(decode_fitted(image, size, how).transpose(2, 0, 1))
     except DecodeError as error:
         return error.reason
-    except DataError as error:
-        return str(error)
 
 
 def _decode_all(

@@ -10,6 +10,7 @@ import stat
 import threading
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -132,7 +133,15 @@ def _list_zip(source: str) -> list[ImageRef]:
             raise DataError(f"{source} holds {name} twice.")
         load = partial(_read_member, archive, member, lock)
         images[name] = ImageRef(name, name, f"{member.file_size}:{member.CRC:08x}", load)
-    return list(images.values())
+    return _without_top_folder(list(images.values()), f"{Path(source).stem}/")
+
+
+def _without_top_folder(images: list[ImageRef], top: str) -> list[ImageRef]:
+    """Names relative to the folder that was zipped, where the zip is called after it: `photos.zip` of `photos/…`."""
+    if not all(image.name.startswith(top) for image in images):
+        return images
+    names = [image.name.removeprefix(top) for image in images]
+    return [replace(image, name=name, group=name) for image, name in zip(images, names, strict=True)]
 
 
 def _check_member(source: str, name: str, member: zipfile.ZipInfo) -> None:

@@ -34,10 +34,12 @@ def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> T
     values = _normal_form(_read(_FOLDER / f"{recipe}.toml"), recipe)
     defaults = values.pop("options")
     options = {**from_file.pop("options", {}), **from_flags.pop("options", {})}
-    given = {**from_file, **from_flags}
-    if given.get("val_data") is not None and "val_fraction" in given:
-        raise ConfigError("--val-fraction and --val-data: give one; all of --val-data is for validation")
-    merged = {**values, **given}
+    for given in (from_file, from_flags):
+        if given.get("val_data") is not None and "val_fraction" in given:
+            raise ConfigError("--val-fraction and --val-data: give one; all of --val-data is for validation")
+    if "val_fraction" in from_flags:
+        from_file.pop("val_data", None)
+    merged = {**values, **from_file, **from_flags}
     return TrainConfig(model=model, options=options, model_defaults=defaults, **merged)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils._triton import has_triton
 
 from aecli import __version__
-from aecli.errors import ConfigError, DeviceError
+from aecli.errors import DeviceError
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -45,17 +45,17 @@ def resolve_device(wanted: str = "auto") -> torch.device:
     """Turn `auto|cpu|mps|cuda[:N]` into a device; `auto` picks CUDA, then MPS, then the CPU.
 
     Raises:
-        ConfigError: that device is not on this machine.
+        DeviceError: that device is not on this machine.
     """
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(wanted)
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(f"--device {wanted}: no CUDA device is to be had here; use --device cpu")
+        raise DeviceError(f"--device {wanted}: no CUDA device is to be had here; use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"--device {wanted}: this machine has CUDA devices 0 to {torch.cuda.device_count() - 1}")
+        raise DeviceError(f"--device {wanted}: this machine has CUDA devices 0 to {torch.cuda.device_count() - 1}")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("--device mps: not to be had here; use --device cpu")
+        raise DeviceError("--device mps: not to be had here; use --device cpu")
     return device
 
 
@@ -75,7 +75,7 @@ def place(device: str = "auto", precision: str = "auto", training: bool = False)
     runs in fp32, because people quote those numbers.
 
     Raises:
-        ConfigError: the device is not here, or can't compute in that precision.
+        DeviceError: the device is not here, or can't compute in that precision.
     """
     found = resolve_device(device)
     if precision == "auto":
@@ -84,7 +84,7 @@ def place(device: str = "auto", precision: str = "auto", training: bool = False)
         # TensorFloat-32 would quietly round fp32 convolutions to 10 bits of mantissa.
         torch.backends.cudnn.allow_tf32 = False
     if found.type == "mps" and precision == "fp16" and training:
-        raise ConfigError("--precision fp16: training on mps needs bf16 or fp32")
+        raise DeviceError("--precision fp16: training on mps needs bf16 or fp32")
     return Placement(found, precision, channels_last=found.type != "mps")
 
 
@@ -95,11 +95,11 @@ def should_compile(wanted: str, device: torch.device, steps: int) -> bool:
     small beside the wait, so `auto` leaves it.
 
     Raises:
-        ConfigError: `on`, and this machine has no compiler.
+        DeviceError: `on`, and this machine has no compiler.
     """
     has_compiler = _has_compiler(device)
     if wanted == "on" and not has_compiler:
-        raise ConfigError("--compile on: needs a C++ compiler (and Triton for CUDA); use --compile off")
+        raise DeviceError("--compile on: needs a C++ compiler (and Triton for CUDA); use --compile off")
     return wanted == "on" or (wanted == "auto" and has_compiler and device.type == "cuda" and steps >= 5000)
 
 

@@ -11,7 +11,7 @@ import torch
 from aecli import checkpoints
 from aecli.configs import TrainConfig
 from aecli.data.batches import epoch_order, flips, iterate, quantise
-from aecli.errors import TrainingError
+from aecli.errors import DeviceError, TrainingError
 from aecli.figures.curves import draw_curves
 from aecli.figures.grid import draw_rows, png_bytes
 from aecli.files import write_bytes
@@ -32,7 +32,8 @@ def train(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False) 
 
     Reports come as it goes, Finished or Interrupted last. Once `should_stop()` says True, the run is saved where it
     is, in mid-epoch if need be, and ends; the same call later continues to what an uninterrupted run gives, bit for bit
-    on a CPU. Torch's global generator is seeded anew for every step.
+    on a CPU. An iterator that is dropped before its end saves nothing more. Torch's global generator is seeded anew for
+    every step; `deterministic`, and fp32's plain arithmetic on CUDA, stay set in the process.
 
     Raises:
         AecliError: one of its kinds, for options, data, checkpoints or outputs that can't be used, or a loss that is
@@ -43,29 +44,39 @@ def train(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False) 
         session = yield from prepare(config, should_stop)
         if session is None:
             return
-        saved_at = -math.inf
-        while not session.is_done:
-            for report in train_epoch(session):
-                yield report
-                if 0 < saved_at < time.monotonic() - LONG_EPOCH_SECONDS:
-                    save(session)
-                    saved_at = time.monotonic()
-            yield finish_epoch(session)
-            if session.is_done or saved_at < time.monotonic() - SHORT_EPOCH_SECONDS:
-                save(session)
-                saved_at = time.monotonic()
-            session.folder.write_metrics(session.state.rows)
-            if session.is_done or is_preview_epoch(session.state.clock.epoch):
-                draw(session)
+        with telling_out_of_memory(f"a smaller --batch-size than {config.batch_size}, or --precision bf16"):
+            yield from _run_epochs(session)
     except Stopped:
         if session is not None:
-            save(session)
             session.folder.write_metrics(session.state.rows)
+            save(session)
         clock = session.state.clock if session else None
         yield Interrupted(session.folder if session else None, clock.epoch if clock else 0, clock.batch if clock else 0)
         return
+    except (TrainingError, DeviceError):
+        if session is not None:
+            save_best(session)
+        raise
     state = session.state
     yield Finished(session.folder, state.clock.epoch, state.best.epoch, state.best.metrics, state.stopped_early, False)
+
+
+def _run_epochs(session: Session) -> Iterator[StepReport | EpochReport]:
+    """Train the epochs that are left, saving now and then. What is drawn and listed comes before what marks it done."""
+    saved_at, has_saved = time.monotonic(), False
+    while not session.is_done:
+        for step_report in train_epoch(session):
+            yield step_report
+            if time.monotonic() - saved_at > LONG_EPOCH_SECONDS:
+                save(session)
+                saved_at, has_saved = time.monotonic(), True
+        yield finish_epoch(session)
+        session.folder.write_metrics(session.state.rows)
+        if session.is_done or is_preview_epoch(session.state.clock.epoch):
+            draw(session)
+        if session.is_done or not has_saved or time.monotonic() - saved_at > SHORT_EPOCH_SECONDS:
+            save(session)
+            saved_at, has_saved = time.monotonic(), True
 
 
 def train_epoch(session: Session) -> Iterator[StepReport]:
@@ -87,11 +98,10 @@ def train_epoch(session: Session) -> Iterator[StepReport]:
         for batch in batches:
             # ---------------------------------------------------------------------------- a single training step
             seed_step(config.seed, clock.step)
-            with telling_out_of_memory(f"a smaller --batch-size than {config.batch_size}, or --precision bf16"):
-                with placement.autocast():
-                    losses = session.compute_loss(batch)
-                state.scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
-                state.scaler.step(state.optimizer)
+            with placement.autocast():
+                losses = session.compute_loss(batch)
+            state.scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
+            state.scaler.step(state.optimizer)
             state.scaler.update()
             state.optimizer.zero_grad(set_to_none=True)
             if state.average is not None:
@@ -105,7 +115,8 @@ def train_epoch(session: Session) -> Iterator[StepReport]:
                 raise Stopped
             if time.monotonic() - reported_at > STEP_REPORT_SECONDS or clock.batch == session.batches:
                 mean_loss = state.sums[0].item() / clock.batch  # the only place in the epoch that waits for the device
-                rate = (clock.batch - began_at_batch) * config.batch_size / (time.monotonic() - began)
+                seen = min(clock.batch * config.batch_size, len(images)) - began_at_batch * config.batch_size
+                rate = seen / (time.monotonic() - began)
                 yield StepReport(clock.epoch + 1, clock.batch, session.batches, mean_loss, state.lr, rate)
                 reported_at = time.monotonic()
 
@@ -163,12 +174,18 @@ def save(session: Session) -> None:
 
     In this order: a crash between the two leaves weights that the continued run will find again.
     """
-    state, folder = session.state, session.folder
+    save_best(session)
+    state = session.state
+    checkpoints.save(session.folder.last, state.tensors(), {**session.header, **state.document()})
+
+
+def save_best(session: Session) -> None:
+    """Write the best weights, if they are not on the disk yet."""
+    state = session.state
     if state.unsaved_best is not None:
         document = {**session.header, "epoch": state.best.epoch, "metrics": state.best.metrics}
-        checkpoints.save(folder.model, state.unsaved_best, document)
+        checkpoints.save(session.folder.model, state.unsaved_best, document)
         state.unsaved_best = None
-    checkpoints.save(folder.last, state.tensors(), {**session.header, **state.document()})
 
 
 def is_preview_epoch(epoch: int) -> bool:

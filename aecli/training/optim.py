@@ -31,6 +31,6 @@ def build_average(model: nn.Module, decay: float | None) -> AveragedModel | None
 
 def matching_layout(value: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Return `value` on the device and in the memory layout of `like`: fused kernels take that for granted."""
-    if value.shape != like.shape:
-        return value.to(like.device) if value.dim() else value
+    if value.dim() == 0:  # a fused optimiser's count of steps is on the device; MPS has no fused one
+        return value if like.device.type == "mps" else value.to(like.device)
     return torch.empty_like(like, dtype=value.dtype).copy_(value)

@@ -9,7 +9,7 @@ from aecli.runs import RunFolder
 
 @dataclass(frozen=True)
 class Started:
-    """The run is ready to step: where, on what, how large."""
+    """The run is ready to step: where, on what, how large; `batches` an epoch, `batches_done` of the one under way."""
 
     run: RunFolder
     model: str
@@ -18,6 +18,7 @@ class Started:
     val_images: int
     epochs: int
     epochs_done: int
+    batches_done: int
     batches: int
     placement: dict[str, Any]
 

@@ -41,7 +41,7 @@ def resolved_options(config: TrainConfig, model_options: Any) -> dict[str, Any]:
 def choose_run(config: TrainConfig, options: Mapping[str, Any]) -> RunChoice:
     """Choose the folder for `config`, whose resolved options are `options`.
 
-    With `--out`, that folder and no other; otherwise the newest run under `--runs` that the same options began, or else
+    With `--out`, that folder and no other; otherwise the last run under `--runs` that the same options began, or else
     a new folder there.
 
     Raises:
@@ -58,9 +58,10 @@ def _in_named_folder(config: TrainConfig, options: Mapping[str, Any]) -> RunChoi
         if folder.path.is_file() or (folder.path.is_dir() and any(folder.path.iterdir())):
             raise OutputError(f"--out {folder.path} holds something other than a run; name a new or empty folder")
         return RunChoice(folder, resumes=False)
+    recorded = folder.read_config()  # fails where config.json is another program's, whose files are not ours to replace
     if config.restart:
         return RunChoice(folder, resumes=False, notice=f"restarting the run in {folder.path} from the beginning")
-    difference = first_difference(folder.read_config(), options)
+    difference = first_difference(recorded, options)
     if difference is not None:
         flag, before, now = difference
         raise CheckpointError(

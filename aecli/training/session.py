@@ -35,7 +35,7 @@ class Stopped(Exception):  # noqa: N818 (no error: the caller asked for it)
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Decoded images uint8 (N, 3, S, S), the rows of them that count, and where they came from."""
+    """Decoded images uint8 (N, 3, S, S), and the rows of them that count."""
 
     images: np.ndarray
     rows: np.ndarray
@@ -95,9 +95,11 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
     if choice.notice:
         yield Notice(choice.notice)
     recorded = choice.folder.read_config() if choice.resumes else None
-    if recorded and recorded["data"]["fingerprint"] != data_record["data"]["fingerprint"]:
-        yield Notice(f"the images of {config.data} are not the ones that this run began with "
-                     f"({recorded['data']['images']} then, {data_record['data']['images']} now)")  # fmt: skip
+    changed = [key for key in ("data", "val_data") if recorded and _differs(recorded.get(key), data_record[key])]
+    for key in changed:
+        now, then = data_record[key], (recorded or {})[key]
+        yield Notice(f"the images of {now['source']} are not the ones that this run began with "
+                     f"({then['images']} then, {now['images']} now)")  # fmt: skip
 
     torch.manual_seed(config.seed)
     model = registry.build(config.model, model_options).to(placement.device).to(memory_format=placement.memory_format)
@@ -107,6 +109,8 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
     compiles = should_compile(config.compile, placement.device, steps=config.epochs * batches)
     if saved and recorded:
         _restore(state, *saved, path=choice.folder.last)
+        if "data" in changed:
+            state.restart_epoch()
         if config.compile == "auto" and recorded["placement"]["device"] == str(placement.device):
             compiles = recorded["placement"]["compile"]
     elif choice.folder.exists():
@@ -120,7 +124,7 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
         "began": recorded["began"] if recorded else time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     })  # fmt: skip
     yield Started(choice.folder, config.model, sum(p.numel() for p in model.parameters()), len(train), len(val),
-                  config.epochs, state.clock.epoch, batches, described)  # fmt: skip
+                  config.epochs, state.clock.epoch, state.clock.batch, batches, described)  # fmt: skip
     header = {"model": config.model, "options": options["options"], "image_size": config.image_size, "fit": config.fit}
     return Session(
         config, choice.folder, state, torch.compile(model.loss) if compiles else model.loss, train, val, placement,
@@ -149,6 +153,10 @@ def _require_batch_statistics(model: nn.Module, config: TrainConfig, images: int
             f"--batch-size {config.batch_size}: the last batch of {images} images would be one image, too few for "
             f"batch normalisation at --image-size {config.image_size}; change either by a step"
         )
+
+
+def _differs(recorded: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> bool:
+    return (recorded or {}).get("fingerprint") != (now or {}).get("fingerprint")
 
 
 def _restore(state: TrainState, tensors: dict[str, torch.Tensor], document: dict[str, Any], path: Path) -> None:

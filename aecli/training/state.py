@@ -72,6 +72,11 @@ class TrainState:
         kl = losses.kl if losses.kl is not None else torch.zeros_like(losses.total)
         self.sums += torch.stack([losses.total, losses.reconstruction, kl]).detach()
 
+    def restart_epoch(self) -> None:
+        """Forget how far the epoch under way is: its images have changed, and with them its order."""
+        self.clock.batch, self.clock.seconds = 0, 0.0
+        self.sums.zero_()
+
     def keep_if_best(self, loss: float, metrics: dict[str, float | None]) -> None:
         """Take a copy of the weights that count if `loss` is the lowest yet."""
         if loss < self.best.loss:
