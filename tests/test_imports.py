@@ -83,7 +83,7 @@ def answers():
     forcing = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS")
     environment = {key: value for key, value in os.environ.items() if key not in forcing}
     run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", SCRIPT], input=json.dumps(cases), capture_output=True, text=True,
+        [sys.executable, "-W", "error:::aecli", "-c", SCRIPT], input=json.dumps(cases), capture_output=True, text=True,
         env={**environment, "COLUMNS": "80"}, timeout=60,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr

@@ -9,7 +9,7 @@ from aecli.errors import ConfigError
 from aecli.models import registry
 from aecli.recipes import layer
 
-QUICK = {"epochs": 250, "image_size": 64, "batch_size": 8, "lr": 1e-3}
+QUICK = {"epochs": 200, "image_size": 64, "batch_size": 8, "lr": 1e-3}
 
 
 @pytest.fixture
