@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aecli.runs import RunFolder
+from aecli.training.reports import Finished
 from tests.trained import SIZE, TRAIN, VAL, invoke, ok, ok_json, png, trained, workplace, write_images
 
 __all__ = ["trained", "workplace"]  # fixtures
@@ -181,3 +183,12 @@ def test_bars_fit_a_terminal_of_80_columns_and_ctrl_c_saves(workplace):
     for word in ("123456", "loss", "lr", "img/s", "best", "dB", "left"):
         assert word in shown
     assert "…" not in shown, "a bar's text is cut"
+
+
+@pytest.mark.parametrize(("best_epoch", "epochs", "told"), [(22, 200, True), (150, 200, False), (2, 15, False)])
+def test_the_summary_tells_when_validation_stopped_improving_long_ago(capsys, best_epoch, epochs, told):
+    from aecli.cli.live import _print_finished
+
+    end = Finished(RunFolder(Path("runs/vae")), epochs, best_epoch, {"val_loss": 0.1}, False, False)
+    _print_finished(end)
+    assert (f"since epoch {best_epoch} it learnt its training images by heart" in capsys.readouterr().out) == told
