@@ -29,9 +29,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any])
     text = json.dumps({"schema": SCHEMA, **document}, allow_nan=False)
     with atomic_path(path) as beside:
         beside.touch()
-        mode = (
-            beside.stat().st_mode
-        )  # as for any file; the format's writer would leave one that its owner alone can read
+        mode = beside.stat().st_mode  # as for any file: the format's writer leaves one that its owner alone can read
         try:
             save_file(plain, beside, metadata={"format": "pt", "aecli": text})
         except SafetensorError as error:  # what the format's writer makes of a full disk

@@ -47,7 +47,9 @@ def draw_comparison(config: GridConfig, listen: Listener = ignore) -> GridResult
     rows = [("Ground Truth", truth)]
     for done, (label, each) in enumerate(zip(_labels(loaded), loaded, strict=True)):
         listen(Progress("reconstructing", done, len(loaded)))
-        rows.append((label, [_reconstruct(each, image) for image in chosen]))
+        sees_the_same = (each.image_size, each.fit) == (loaded[0].image_size, loaded[0].fit)
+        seen = truth if sees_the_same else [decode_fitted(image, each.image_size, each.fit) for image in chosen]
+        rows.append((label, [_reconstruct(each, pixels) for pixels in seen]))
     write_bytes(config.out, png_bytes(draw_rows(rows)))
     return GridResult(config.out, [image.name for image in chosen], [label for label, _ in rows])
 
@@ -73,10 +75,9 @@ def _choose(
     return chosen, pixels
 
 
-def _reconstruct(model: LoadedModel, image: ImageRef) -> np.ndarray:
-    """Return what a model makes of an image, at the size that it was trained on: uint8 (S, S, 3)."""
-    pixels = decode_fitted(image, model.image_size, model.fit).transpose(2, 0, 1)
-    reconstruction: np.ndarray = model.reconstruct(pixels[None])[0].transpose(1, 2, 0)
+def _reconstruct(model: LoadedModel, pixels: np.ndarray) -> np.ndarray:
+    """Return what a model makes of an image, both uint8 (S, S, 3)."""
+    reconstruction: np.ndarray = model.reconstruct(pixels.transpose(2, 0, 1)[None])[0].transpose(1, 2, 0)
     return reconstruction
 
 

@@ -14,7 +14,7 @@ from aecli import checkpoints
 from aecli.configs import ReconstructConfig, SampleConfig
 from aecli.data.batches import normalise, quantise
 from aecli.data.decode import DecodeError, decode, decode_fitted, ordered_map
-from aecli.data.sources import ImageRef, list_images, split_indices
+from aecli.data.sources import SUFFIXES, ImageRef, list_images, split_indices
 from aecli.errors import ConfigError, DataError, ModelError
 from aecli.figures.grid import draw_sheet, png_bytes
 from aecli.files import claim_file, claim_folder, write_bytes
@@ -27,7 +27,6 @@ from aecli.runtime.device import Placement, place, telling_out_of_memory
 SAMPLE_BATCH = 16
 MOST_ON_A_SHEET = 1024
 _LESS_MEMORY = "--precision bf16, or --device cpu"
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,13 @@ class LoadedModel:
         padded = torch.from_numpy(np.pad(images, padding, mode="edge")).to(self.placement.device)
         batch = normalise(padded).contiguous(memory_format=self.placement.memory_format)
         with torch.inference_mode(), self.placement.autocast(), telling_out_of_memory(less_memory):
-            reconstructions = quantise(self.model(batch).float())
+            reconstructions = quantise(self.model(batch))
         return reconstructions[:, :, :height, :width].cpu().numpy()
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """Return images uint8 (N, 3, H, W) of latents (N, …)."""
         with torch.inference_mode(), self.placement.autocast(), telling_out_of_memory(_LESS_MEMORY):
-            return quantise(self.model.decode(latents.to(self.placement.device)).float()).cpu().numpy()
+            return quantise(self.model.decode(latents.to(self.placement.device))).cpu().numpy()
 
 
 def load_model(model: str, runs: Path, device: str = "auto", precision: str = "auto") -> LoadedModel:
@@ -224,7 +223,7 @@ def sample(config: SampleConfig, listen: Listener = ignore) -> SampleResult:
         AecliError: one of its other kinds, for a model or an output that can't be used.
     """
     is_sheet = config.out.suffix.lower() == ".png"
-    if config.out.suffix.lower() in IMAGE_SUFFIXES:
+    if not is_sheet and config.out.suffix.lower() in (*SUFFIXES, ".gif"):
         raise ConfigError(f"--out {config.out}: a sheet is a .png; any other name is a folder")
     if is_sheet and config.n > MOST_ON_A_SHEET:
         raise ConfigError(f"--n {config.n}: a sheet holds {MOST_ON_A_SHEET} at the most; name a folder with --out")

@@ -10,7 +10,7 @@ import torch
 
 from aecli import checkpoints
 from aecli.configs import TrainConfig
-from aecli.data.batches import epoch_order, flips, iterate, quantise
+from aecli.data.batches import epoch_order, flips, iterate, normalise, quantise
 from aecli.errors import DeviceError, TrainingError
 from aecli.figures.curves import draw_curves
 from aecli.figures.grid import draw_rows, png_bytes
@@ -213,10 +213,10 @@ def draw(session: Session) -> None:
 def _reconstruct(session: Session, images: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the chosen images and their reconstructions, uint8 (N, S, S, 3)."""
     placement, model = session.validation_placement, session.state.evaluated_model
-    batch = next(iterate(images, chosen, len(chosen), placement.device, placement.channels_last))
+    originals = images[chosen]
+    batch = normalise(torch.from_numpy(originals).to(placement.device))
     model.eval()
     with torch.inference_mode(), placement.autocast():
-        reconstructions = quantise(model(batch).float())
+        reconstructions = quantise(model(batch.contiguous(memory_format=placement.memory_format)))
     model.train()
-    originals, reconstructed = (each.permute(0, 2, 3, 1).cpu().numpy() for each in (quantise(batch), reconstructions))
-    return originals, reconstructed
+    return originals.transpose(0, 2, 3, 1), reconstructions.permute(0, 2, 3, 1).cpu().numpy()

@@ -57,12 +57,8 @@ class Session:
     placement: Placement
     validation_placement: Placement
     should_stop: StopRequest
+    batches: int  # an epoch; the last may be short
     header: dict[str, Any]  # what model.safetensors says of itself, but for the epoch
-
-    @property
-    def batches(self) -> int:
-        """Batches an epoch; the last may be short."""
-        return -(-len(self.train) // self.config.batch_size)
 
     @property
     def is_done(self) -> bool:
@@ -128,7 +124,7 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
     header = {"model": config.model, "options": options["options"], "image_size": config.image_size, "fit": config.fit}
     return Session(
         config, choice.folder, state, torch.compile(model.loss) if compiles else model.loss, train, val, placement,
-        place(config.device, "auto"), should_stop, header,
+        place(config.device, "auto"), should_stop, batches, header,
     )  # fmt: skip
 
 
