@@ -4,13 +4,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from aecli import checkpoints
 from aecli.configs import ModelsConfig
 from aecli.errors import AecliError, CheckpointError
 from aecli.models import registry
-from aecli.models.base import Autoencoder
+from aecli.models.flops import forward_flops
 from aecli.runs import RunFolder, list_runs
 from aecli.runtime.device import place
 
@@ -81,15 +80,7 @@ def describe_model(name: str, target: str, image_size: int) -> ModelFacts:
     except AecliError as error:
         return ModelFacts(name, target, error=str(error))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return ModelFacts(name, target, parameters, model.latent_shape(image_size), forward_gflop(model, image_size))
-
-
-def forward_gflop(model: Autoencoder, image_size: int) -> float:
-    """Return 10⁹ operations of one reconstruction: convolutions and products, multiply and add counted apart."""
-    device = next(model.parameters()).device
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(torch.empty(1, 3, image_size, image_size, device=device))
-    return float(counter.get_total_flops()) / 1e9
+    return ModelFacts(name, target, parameters, model.latent_shape(image_size), forward_flops(model, image_size) / 1e9)
 
 
 def describe_run(run: RunFolder) -> RunFacts:

@@ -1,11 +1,15 @@
 """Where and how a model runs, by what the hardware says of itself."""
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
 from aecli.errors import DeviceError
-from aecli.runtime import device as device_module
-from aecli.runtime.device import place, resolve_device, should_compile
+from aecli.runtime.device import place, resolve_device
+from aecli.runtime.memory import peak_memory
 
 
 @pytest.fixture
@@ -69,23 +73,31 @@ def test_a_cuda_number_beyond_the_last_is_refused(hardware):
         resolve_device("cuda:2")
 
 
-def test_compiling_follows_the_wish_and_the_compiler(monkeypatch):
-    cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    monkeypatch.setattr(device_module, "_has_compiler", lambda device: True)
-    assert should_compile("on", cpu, steps=1)
-    assert not should_compile("off", cuda, steps=10**6)
-    assert should_compile("auto", cuda, steps=10**6)
-    assert not should_compile("auto", cuda, steps=100)
-    assert not should_compile("auto", cpu, steps=10**6)
-    monkeypatch.setattr(device_module, "_has_compiler", lambda device: False)
-    assert not should_compile("auto", cuda, steps=10**6)
-    with pytest.raises(DeviceError, match="--compile on"):
-        should_compile("on", cpu, steps=1)
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's memory is kept")
+def test_freed_memory_is_kept_for_the_next_tensors():
+    """Writing into memory that the process already has faults no pages in."""
+    script = """if True:
+        import resource, sys
+        from aecli.runtime.device import resolve_device
+        import torch
+        if sys.argv[1] == "kept":
+            resolve_device("cpu")
+        def fill():
+            torch.ones(2**24)  # 64 MB
+        for _ in range(20):  # until the heap has room
+            fill()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(5):
+            fill()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    """
+    kept, as_usual = (
+        int(subprocess.run([sys.executable, "-c", script, way], capture_output=True, text=True, check=True).stdout)
+        for way in ("kept", "usual")
+    )
+    assert kept < 100 < as_usual
 
 
-def test_autocast_computes_in_the_precision_and_only_there():
-    layer = torch.nn.Linear(4, 4)
-    with place("cpu", "bf16").autocast():
-        assert layer(torch.ones(1, 4)).dtype == torch.bfloat16
-    with place("cpu", "fp32").autocast():
-        assert layer(torch.ones(1, 4)).dtype == torch.float32
+def test_peak_memory_counts_bytes():
+    peak = peak_memory(torch.device("cpu"))
+    assert 2**26 < peak < 2**37  # PyTorch alone takes more than 64 MB

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import typer
@@ -14,6 +15,7 @@ from aecli.cli.signals import StopRequest
 from aecli.configs import TrainConfig
 from aecli.progress import Notice, Progress
 from aecli.training.loop import train
+from aecli.training.meter import Pace
 from aecli.training.reports import EpochReport, Finished, Interrupted, Started, StepReport, TrainReport
 
 
@@ -165,6 +167,12 @@ def epoch_line(report: EpochReport, epochs: int) -> str:
     return "  ".join([*parts, f"best {report.best_loss:.4f}", f"{row['images_per_s']:.3g} img/s"])
 
 
+def pace_line(pace: Pace) -> str:
+    """One line on how fast a command trained."""
+    memory = f", peak memory {pace.peak_memory / 1e9:.2f} GB" if pace.peak_memory is not None else ""
+    return f"{pace.images_per_s:.3g} images/s, {pace.waiting_share:.1%} of the time waiting for data{memory}"
+
+
 def duration(seconds: float) -> str:
     """`12 s`, `3 min`, `2 h 05 min`, `4 d 3 h`."""
     minutes = round(seconds / 60)
@@ -193,6 +201,7 @@ def _end_to_json(end: Finished | Interrupted) -> dict[str, Any]:
         "best": end.best,
         "stopped_early": end.stopped_early,
         "was_finished": end.was_finished,
+        "pace": asdict(end.pace) if end.pace else None,
     }
 
 
@@ -204,6 +213,8 @@ def _print_finished(end: Finished) -> None:
     names = {"train_loss": "train loss", "val_loss": "validation loss", "val_psnr": "PSNR", "val_ssim": "SSIM"}
     figures = [f"{name} {end.best[key]:.4g}" for key, name in names.items() if end.best.get(key) is not None]
     console.print_line("  " + ", ".join(figures))
+    if end.pace is not None:
+        console.print_line(f"  {pace_line(end.pace)}")
     console.print_line(
         f"  weights {end.run.model}, curves {end.run.curves.name}, pictures {end.run.preview(0).parent.name}/"
     )

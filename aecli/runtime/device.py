@@ -1,18 +1,17 @@
-"""What this machine has: device, precision, memory format, compiler."""
+"""What this machine has: device, precision, memory format."""
 
 import os
 import platform
-import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils._triton import has_triton
 
 from aecli import __version__
 from aecli.errors import DeviceError
+from aecli.runtime.memory import keep_freed_memory
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -44,6 +43,8 @@ class Placement:
 def resolve_device(wanted: str = "auto") -> torch.device:
     """Turn `auto|cpu|mps|cuda[:N]` into a device; `auto` picks CUDA, then MPS, then the CPU.
 
+    To compute on a CPU, the process keeps its freed memory from then on (see `keep_freed_memory`).
+
     Raises:
         DeviceError: that device is not on this machine.
     """
@@ -56,6 +57,8 @@ def resolve_device(wanted: str = "auto") -> torch.device:
         raise DeviceError(f"--device {wanted}: this machine has CUDA devices 0 to {torch.cuda.device_count() - 1}")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("--device mps: not to be had here; use --device cpu")
+    if device.type == "cpu":
+        keep_freed_memory()
     return device
 
 
@@ -86,27 +89,6 @@ def place(device: str = "auto", precision: str = "auto", training: bool = False)
     if found.type == "mps" and precision == "fp16" and training:
         raise DeviceError("--precision fp16: training on mps needs bf16 or fp32")
     return Placement(found, precision, channels_last=found.type != "mps")
-
-
-def should_compile(wanted: str, device: torch.device, steps: int) -> bool:
-    """Whether training compiles its step: `on`, `off`, or `auto`: where the run is long enough to earn it back.
-
-    Compiling takes a minute or two once; that is worth it from a few thousand steps on a GPU. On a CPU the gain is
-    small beside the wait, so `auto` leaves it.
-
-    Raises:
-        DeviceError: `on`, and this machine has no compiler.
-    """
-    has_compiler = _has_compiler(device)
-    if wanted == "on" and not has_compiler:
-        raise DeviceError("--compile on: needs a C++ compiler (and Triton for CUDA); use --compile off")
-    return wanted == "on" or (wanted == "auto" and has_compiler and device.type == "cuda" and steps >= 5000)
-
-
-def _has_compiler(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(has_triton())
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
 
 
 @contextmanager

@@ -16,8 +16,9 @@ from aecli.figures.curves import draw_curves
 from aecli.figures.grid import draw_rows, png_bytes
 from aecli.files import write_bytes
 from aecli.runtime.device import telling_out_of_memory
+from aecli.training.images import Stopped
 from aecli.training.reports import EpochReport, Finished, Interrupted, StepReport, TrainReport
-from aecli.training.session import Session, Stopped, prepare
+from aecli.training.session import Session, prepare
 from aecli.training.state import seed_step
 from aecli.training.validation import validate
 
@@ -57,8 +58,9 @@ def train(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False) 
         if session is not None:
             save_best(session)
         raise
-    state = session.state
-    yield Finished(session.folder, state.clock.epoch, state.best.epoch, state.best.metrics, state.stopped_early, False)
+    state, pace = session.state, session.meter.pace(session.placement.device)
+    best = state.best
+    yield Finished(session.folder, state.clock.epoch, best.epoch, best.metrics, state.stopped_early, False, pace)
 
 
 def _run_epochs(session: Session) -> Iterator[StepReport | EpochReport]:
@@ -93,9 +95,9 @@ def train_epoch(session: Session) -> Iterator[StepReport]:
     seconds_before, reported_at = clock.seconds, 0.0
 
     with closing(
-        iterate(images.images, order, config.batch_size, placement.device, placement.channels_last, flip, clock.batch)
+        iterate(images.nearest, order, config.batch_size, placement.device, placement.channels_last, flip, clock.batch)
     ) as batches:
-        for batch in batches:
+        for batch in session.meter.watch(batches):
             # ---------------------------------------------------------------------------- a single training step
             seed_step(config.seed, clock.step)
             with placement.autocast():

@@ -5,6 +5,7 @@ from typing import Any
 
 from aecli.progress import Notice, Progress
 from aecli.runs import RunFolder
+from aecli.training.meter import Pace
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class Finished:
-    """All epochs done (or `stopped_early`); `was_finished` before this command began."""
+    """All epochs done (or `stopped_early`); `was_finished` before this command began, which then has no `pace`."""
 
     run: RunFolder
     epochs: int
@@ -60,6 +61,7 @@ class Finished:
     best: dict[str, float | None]
     stopped_early: bool
     was_finished: bool
+    pace: Pace | None = None
 
 
 @dataclass(frozen=True)

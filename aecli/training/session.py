@@ -1,47 +1,28 @@
 """The rare work before the first step: the run, the images, the machine, the model new or taken up again."""
 
-import hashlib
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from aecli import checkpoints
 from aecli.configs import TrainConfig
-from aecli.data.pack import Pack, pack_images
-from aecli.data.sources import ImageRef, list_images, split_indices
-from aecli.errors import CheckpointError, ConfigError, DataError
+from aecli.errors import CheckpointError, ConfigError, DeviceError
 from aecli.models import registry
-from aecli.models.base import Losses
+from aecli.models.flops import forward_flops
 from aecli.progress import Notice
 from aecli.runs import RunFolder
-from aecli.runtime.device import Placement, hardware, make_deterministic, place, should_compile, versions
+from aecli.runtime.device import Placement, hardware, make_deterministic, place, telling_out_of_memory, versions
+from aecli.training.compiling import StepLoss, pays, require_compiler
+from aecli.training.images import ImageSet, StopRequest, bring_to_device, gather_images
+from aecli.training.meter import Meter
 from aecli.training.reports import Finished, Started, TrainReport
 from aecli.training.run_choice import choose_run, resolved_options
 from aecli.training.state import TrainState
-
-StopRequest = Callable[[], bool]
-SPLIT_RULE = "validation where sha256(name), read as a fraction, is below val_fraction"
-
-
-class Stopped(Exception):  # noqa: N818 (no error: the caller asked for it)
-    """The caller asked to stop."""
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Decoded images uint8 (N, 3, S, S), and the rows of them that count."""
-
-    images: np.ndarray
-    rows: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -51,12 +32,13 @@ class Session:
     config: TrainConfig
     folder: RunFolder
     state: TrainState
-    compute_loss: Callable[[torch.Tensor], Losses]
+    compute_loss: StepLoss
     train: ImageSet
     val: ImageSet
     placement: Placement
     validation_placement: Placement
     should_stop: StopRequest
+    meter: Meter
     batches: int  # an epoch; the last may be short
     header: dict[str, Any]  # what model.safetensors says of itself, but for the epoch
 
@@ -76,6 +58,8 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
     placement = place(config.device, config.precision, training=True)
     if config.deterministic:
         make_deterministic()
+    if config.compile == "on":
+        require_compiler(placement.device)
     model_options = registry.resolve_options(config.model, config.options, config.model_defaults)
     multiple = registry.load(config.model).size_multiple
     if config.image_size % multiple:
@@ -87,7 +71,7 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
         yield finished
         return None
 
-    train, val, data_record = yield from _gather_images(config, should_stop)
+    train, val, data_record = yield from gather_images(config, should_stop)
     if choice.notice:
         yield Notice(choice.notice)
     recorded = choice.folder.read_config() if choice.resumes else None
@@ -102,18 +86,17 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
     _require_batch_statistics(model, config, len(train))
     state = TrainState(model.train(), placement, config.lr, config.ema)
     batches = -(-len(train) // config.batch_size)
-    compiles = should_compile(config.compile, placement.device, steps=config.epochs * batches)
     if saved and recorded:
         _restore(state, *saved, path=choice.folder.last)
         if "data" in changed:
             state.restart_epoch()
-        if config.compile == "auto" and recorded["placement"]["device"] == str(placement.device):
-            compiles = recorded["placement"]["compile"]
     elif choice.folder.exists():
         choice.folder.clear()
 
+    loss = yield from _step_loss(config, state, recorded, batches)
+    train, val = bring_to_device(train, val, placement.device)
     model_record = {"name": config.model, "options": options["options"]}
-    described = {**placement.describe(), "compile": compiles}
+    described = {**placement.describe(), "compile": loss.is_compiled}
     choice.folder.write_config({
         "schema": checkpoints.SCHEMA, "model": model_record, "options": options, "placement": described, **data_record,
         "versions": versions(), "hardware": hardware(),
@@ -123,9 +106,36 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
                   config.epochs, state.clock.epoch, state.clock.batch, batches, described)  # fmt: skip
     header = {"model": config.model, "options": options["options"], "image_size": config.image_size, "fit": config.fit}
     return Session(
-        config, choice.folder, state, torch.compile(model.loss) if compiles else model.loss, train, val, placement,
-        place(config.device, "auto"), should_stop, batches, header,
+        config, choice.folder, state, loss, train, val, placement, place(config.device, "auto"), should_stop, Meter(),
+        batches, header,
     )  # fmt: skip
+
+
+def _step_loss(
+    config: TrainConfig, state: TrainState, recorded: Mapping[str, Any] | None, batches: int
+) -> Generator[TrainReport, None, StepLoss]:
+    """Compile the step if asked to, or if that pays; a run taken up again keeps to what it began with."""
+    model, placement = state.model, state.placement
+    loss = StepLoss(model)
+    compiles = config.compile == "on"
+    if config.compile == "auto":
+        same = recorded and recorded["options"]["epochs"] == config.epochs
+        if recorded and same and recorded["placement"]["device"] == str(placement.device):
+            compiles = recorded["placement"]["compile"]
+        else:
+            flops = 3 * forward_flops(model, config.image_size) * config.batch_size  # backward takes twice forward
+            compiles = pays(placement.device, (config.epochs - state.clock.epoch) * batches, flops)
+    if not compiles:
+        return loss
+    gain = "" if config.compile == "on" else " and saves more over this run"
+    yield Notice(f"compiling the training step, which takes up to a minute{gain}")
+    with telling_out_of_memory(f"a smaller --batch-size than {config.batch_size}, or --precision bf16"):
+        failure = loss.compile(placement, config.batch_size, config.image_size)
+    if failure and config.compile == "on":
+        raise DeviceError(f"--compile on: {failure}; use --compile off")
+    if failure:
+        yield Notice(f"training without a compiled step, since {failure}")
+    return loss
 
 
 def _finished(folder: RunFolder, document: Mapping[str, Any], epochs: int) -> Finished | None:
@@ -160,65 +170,3 @@ def _restore(state: TrainState, tensors: dict[str, torch.Tensor], document: dict
         state.restore(tensors, document)
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} does not fit this model: {error}; --restart begins the run again") from error
-
-
-def _gather_images(
-    config: TrainConfig, should_stop: StopRequest
-) -> Generator[TrainReport, None, tuple[ImageSet, ImageSet, dict[str, Any]]]:
-    """List, split and decode; return training images, validation images and what config.json says of them."""
-    listed = list_images(config.data)
-    pack = yield from _decode_once(config, listed, should_stop)
-    kept = [image for image in listed if image.name not in pack.skipped]
-    record: dict[str, Any] = {"data": _record(config.data, listed, pack), "val_data": None}
-    if config.val_data is None:
-        train_rows, val_rows = split_indices(kept, config.val_fraction)
-        train, val = ImageSet(pack.images, np.array(train_rows)), ImageSet(pack.images, np.array(val_rows, dtype=int))
-        record["split"] = {
-            "train": len(train),
-            "val": len(val),
-            "rule": SPLIT_RULE,
-            "val_fraction": config.val_fraction,
-        }
-    else:
-        val_listed = list_images(config.val_data)
-        val_pack = yield from _decode_once(config, val_listed, should_stop)
-        train, val = (ImageSet(each.images, np.arange(len(each.names))) for each in (pack, val_pack))
-        record["val_data"] = _record(config.val_data, val_listed, val_pack)
-        record["split"] = {"train": len(train), "val": len(val), "rule": "all of data, all of val_data"}
-    if len(train) == 0:
-        raise DataError(f"{config.data}: no image is left to train on")
-    return train, val, record
-
-
-def _decode_once(
-    config: TrainConfig, listed: Sequence[ImageRef], should_stop: StopRequest
-) -> Generator[TrainReport, None, Pack]:
-    packing = pack_images(listed, config.image_size, config.fit, config.cache, config.workers)
-    while True:
-        try:
-            progress = next(packing)
-        except StopIteration as finished:
-            pack: Pack = finished.value
-            break
-        if should_stop():
-            packing.close()
-            raise Stopped
-        yield progress
-    if pack.skipped:
-        named = "; ".join(f"{name}: {reason}" for name, reason in list(pack.skipped.items())[:5])
-        more = f"; and {len(pack.skipped) - 5} more" if len(pack.skipped) > 5 else ""
-        yield Notice(f"skipped {len(pack.skipped)} of {len(listed)} images that can't be read: {named}{more}")
-    return pack
-
-
-def _record(source: str, listed: Sequence[ImageRef], pack: Pack) -> dict[str, Any]:
-    """What config.json says of a source. Its fingerprint takes names and sizes: a copy of a folder is the same data."""
-    digest = hashlib.sha256()
-    for image in listed:
-        digest.update(f"{image.name}\0{image.fingerprint.partition(':')[0]}\n".encode(errors="surrogateescape"))
-    return {
-        "source": source,
-        "images": len(pack.names),
-        "skipped": sorted(pack.skipped),
-        "fingerprint": digest.hexdigest(),
-    }

@@ -12,7 +12,7 @@ from aecli.metrics.psnr import psnr
 from aecli.metrics.ssim import MIN_SIDE, ssim
 from aecli.models.base import Autoencoder
 from aecli.runtime.device import Placement
-from aecli.training.session import ImageSet, Stopped
+from aecli.training.images import ImageSet, Stopped
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ def validate(
     model.eval()
     losses, psnrs, ssims = [], [], []
     try:
-        with closing(iterate(data.images, data.rows, batch_size, placement.device, placement.channels_last)) as batches:
+        with closing(
+            iterate(data.nearest, data.rows, batch_size, placement.device, placement.channels_last)
+        ) as batches:
             for batch in batches:
                 if should_stop():
                     raise Stopped

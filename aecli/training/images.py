@@ -1,0 +1,138 @@
+"""The images of a run: listed, split, decoded once, and on the device where they fit."""
+
+import hashlib
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from aecli.configs import TrainConfig
+from aecli.data.decode import Pixels
+from aecli.data.pack import Pack, pack_images
+from aecli.data.sources import ImageRef, list_images, split_indices
+from aecli.errors import DataError
+from aecli.progress import Notice
+from aecli.training.reports import TrainReport
+
+StopRequest = Callable[[], bool]
+SPLIT_RULE = "validation where sha256(name), read as a fraction, is below val_fraction"
+_RESIDENT_SHARE = 0.25  # of a CUDA device's free memory, for the images
+_UPLOAD_BYTES = 2**28
+
+
+class Stopped(Exception):  # noqa: N818 (no error: the caller asked for it)
+    """The caller asked to stop."""
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images uint8 (N, 3, S, S), and the rows of them that count; `resident` are the same images on the device."""
+
+    images: Any
+    rows: NDArray[np.integer]
+    resident: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nearest(self) -> Any:
+        """The images where batches are made of them soonest."""
+        return self.images if self.resident is None else self.resident
+
+
+def bring_to_device(train: ImageSet, val: ImageSet, device: torch.device) -> tuple[ImageSet, ImageSet]:
+    """Copy the packed images to a CUDA device if they take a small part of its memory; else return them as they are.
+
+    A step then reads nothing over the bus.
+    """
+    if device.type != "cuda":
+        return train, val
+    whole = {id(each.images): each.images for each in (train, val) if isinstance(each.images, np.ndarray)}
+    free, _ = torch.cuda.mem_get_info(device)
+    if sum(images.nbytes for images in whole.values()) > _RESIDENT_SHARE * free:
+        return train, val
+    copies = {key: upload(images, device) for key, images in whole.items()}  # one pack often holds both sets
+    return (
+        replace(train, resident=copies.get(id(train.images))),
+        replace(val, resident=copies.get(id(val.images))),
+    )
+
+
+def upload(images: Pixels, device: torch.device) -> torch.Tensor:
+    """Return uint8 (N, 3, S, S) on `device`, copied in pieces so that no second copy is made in main memory."""
+    copy = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    at_once = max(1, _UPLOAD_BYTES // max(1, images[:1].nbytes))
+    for start in range(0, len(images), at_once):
+        copy[start : start + at_once] = torch.from_numpy(np.array(images[start : start + at_once]))
+    return copy
+
+
+def gather_images(
+    config: TrainConfig, should_stop: StopRequest
+) -> Generator[TrainReport, None, tuple[ImageSet, ImageSet, dict[str, Any]]]:
+    """List, split and decode; return training images, validation images and what config.json says of them.
+
+    Raises:
+        AecliError: one of its kinds, for images or a cache that can't be used.
+        Stopped: `should_stop` said so.
+    """
+    listed = list_images(config.data)
+    pack = yield from _decode_once(config, listed, should_stop)
+    kept = [image for image in listed if image.name not in pack.skipped]
+    record: dict[str, Any] = {"data": _record(config.data, listed, pack), "val_data": None}
+    if config.val_data is None:
+        train_rows, val_rows = split_indices(kept, config.val_fraction)
+        train, val = ImageSet(pack.images, np.array(train_rows)), ImageSet(pack.images, np.array(val_rows, dtype=int))
+        record["split"] = {
+            "train": len(train),
+            "val": len(val),
+            "rule": SPLIT_RULE,
+            "val_fraction": config.val_fraction,
+        }
+    else:
+        val_listed = list_images(config.val_data)
+        val_pack = yield from _decode_once(config, val_listed, should_stop)
+        train, val = (ImageSet(each.images, np.arange(len(each.names))) for each in (pack, val_pack))
+        record["val_data"] = _record(config.val_data, val_listed, val_pack)
+        record["split"] = {"train": len(train), "val": len(val), "rule": "all of data, all of val_data"}
+    if len(train) == 0:
+        raise DataError(f"{config.data}: no image is left to train on")
+    return train, val, record
+
+
+def _decode_once(
+    config: TrainConfig, listed: Sequence[ImageRef], should_stop: StopRequest
+) -> Generator[TrainReport, None, Pack]:
+    packing = pack_images(listed, config.image_size, config.fit, config.cache, config.workers)
+    while True:
+        try:
+            progress = next(packing)
+        except StopIteration as finished:
+            pack: Pack = finished.value
+            break
+        if should_stop():
+            packing.close()
+            raise Stopped
+        yield progress
+    if pack.skipped:
+        named = "; ".join(f"{name}: {reason}" for name, reason in list(pack.skipped.items())[:5])
+        more = f"; and {len(pack.skipped) - 5} more" if len(pack.skipped) > 5 else ""
+        yield Notice(f"skipped {len(pack.skipped)} of {len(listed)} images that can't be read: {named}{more}")
+    return pack
+
+
+def _record(source: str, listed: Sequence[ImageRef], pack: Pack) -> dict[str, Any]:
+    """What config.json says of a source. Its fingerprint takes names and sizes: a copy of a folder is the same data."""
+    digest = hashlib.sha256()
+    for image in listed:
+        digest.update(f"{image.name}\0{image.fingerprint.partition(':')[0]}\n".encode(errors="surrogateescape"))
+    return {
+        "source": source,
+        "images": len(pack.names),
+        "skipped": sorted(pack.skipped),
+        "fingerprint": digest.hexdigest(),
+    }
