@@ -11,8 +11,10 @@ from torch import nn
 
 from aecli.configs import TrainConfig
 from aecli.errors import DeviceError
+from aecli.models import mish as mish_module
 from aecli.models import registry
-from aecli.models.layers import ConvTranspose2d, Mish
+from aecli.models.layers import ConvTranspose2d
+from aecli.models.mish import Mish
 from aecli.progress import Notice
 from aecli.runtime.device import Placement
 from aecli.training import compiling, loop
@@ -26,27 +28,55 @@ needs_compiler = pytest.mark.skipif(not shutil.which("c++"), reason="no C++ comp
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def compiled_mish(monkeypatch):
-    """What compiling sees of Mish, taken op by op."""
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+@pytest.fixture(params=["chunked", "compiled"])
+def mish(request, monkeypatch):
+    """Mish as it runs on a CPU, in chunks that don't fit evenly, and as a compiler sees it, taken op by op."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: request.param == "compiled")
+    monkeypatch.setattr(mish_module, "_CHUNK", 7_001)
     return Mish()
 
 
-def test_the_compiled_formula_of_mish_is_mish_and_its_gradient_its_gradient(compiled_mish):
-    values = torch.cat([torch.linspace(-110, 110, 40_001), torch.tensor([20.0, 20.000002, 19.999998, 1e4, -1e4, 3e38])])
-    ours = values.clone().requires_grad_()
-    exact = values.double().requires_grad_()
-    compiled_mish(ours).sum().backward()
+def test_mish_and_its_gradient_are_pytorchs_in_double_precision(mish):
+    extremes = torch.tensor([20.0, 20.000002, 19.999998, 88.0, -88.0, 1e4, -1e4, 40.0, 40.00001, 1e20, -1e20, 0.0])
+    values = torch.cat([torch.linspace(-110, 110, 40_001), extremes])
+    ours, exact = values.clone().requires_grad_(), values.double().requires_grad_()
+    mish(ours).sum().backward()
     nn.functional.mish(exact).sum().backward()
-    torch.testing.assert_close(compiled_mish(values).double(), nn.functional.mish(exact), rtol=2e-6, atol=1e-7)
-    torch.testing.assert_close(ours.grad.double(), exact.grad, rtol=0, atol=6e-6)
+    torch.testing.assert_close(mish(values).double(), nn.functional.mish(exact), rtol=2e-6, atol=1e-7)
+    torch.testing.assert_close(ours.grad.double(), exact.grad, rtol=0, atol=1e-5)
 
 
-def test_mish_keeps_the_dtype_that_it_is_given(compiled_mish):
+def test_mish_keeps_what_is_no_number_visible(mish):
+    assert mish(torch.tensor([math.nan, 1.0])).isnan().tolist() == [True, False]
+    assert mish(torch.tensor([math.inf])).item() == math.inf
+
+
+def test_mish_keeps_the_dtype_that_it_is_given(mish):
     values = torch.linspace(-30, 30, 101, dtype=torch.bfloat16)
-    assert compiled_mish(values).dtype == torch.bfloat16
-    torch.testing.assert_close(compiled_mish(values), nn.functional.mish(values.double()).bfloat16(), rtol=0.01, atol=0)
+    assert mish(values).dtype == torch.bfloat16
+    torch.testing.assert_close(mish(values), nn.functional.mish(values.double()).bfloat16(), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("layout", ["plain", "channels_last", "sliced", "expanded gradient", "mixed"])
+def test_mish_takes_any_memory_layout(layout):
+    values = torch.randn(3, 4, 50, 60, dtype=torch.float64)
+    if layout in ("channels_last", "mixed"):
+        values = values.contiguous(memory_format=torch.channels_last)
+    if layout == "sliced":
+        values = values[:, ::2, 3:, :-1]
+    ours, theirs = values.detach().requires_grad_(), values.detach().clone().requires_grad_()
+    gradient = (
+        torch.ones(()).double().expand(values.shape) if "expanded" in layout else torch.randn(values.shape).double()
+    )
+    one, two = Mish()(ours), nn.functional.mish(theirs)
+    torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
+    one.backward(gradient)
+    two.backward(gradient)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-9)
+
+
+def test_mish_of_nothing_is_nothing():
+    assert Mish()(torch.empty(0, 3, 4, 4)).shape == (0, 3, 4, 4)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -1,4 +1,4 @@
-"""The report's building blocks and initialisation; the layers that cost most compute the same in less time."""
+"""The report's building blocks and initialisation."""
 
 from typing import Any
 
@@ -6,23 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-_FLAT_FROM = 20.0  # where Mish is the identity, in float32 as in bfloat16
-
-
-class Mish(nn.Module):
-    """Mish, x·tanh(softplus(x)) (Misra 2020), in place of `nn.Mish`: the same function, compiled with one exponential.
-
-    With e = exp(x), tanh(log(1 + e)) = n / (n + 2), where n = e·(e + 2). The exponent stops where that is 1 already.
-    """
-
-    def forward(self, values: Tensor) -> Tensor:
-        """Map a tensor of any shape element by element; float32 arithmetic, the dtype kept."""
-        if not torch.compiler.is_compiling():
-            return functional.mish(values)  # as separate passes over memory, the formula below would take longer
-        wide = values.float()
-        exponential = wide.clamp(max=_FLAT_FROM).exp()
-        numerator = exponential * (exponential + 2)
-        return (wide * (numerator / (numerator + 2))).to(values.dtype)
+from aecli.models.mish import Mish
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
