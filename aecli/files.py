@@ -1,6 +1,7 @@
 """Writing files so that, whenever the power goes, the old file or the new one is there, whole."""
 
 import os
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from aecli.errors import OutputError
+
+if sys.platform != "win32":
+    import fcntl
 
 
 @contextmanager
@@ -93,3 +97,57 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class Lock:
+    """A lock between processes: a file that its holder keeps open. It ends with its holder, however that ends.
+
+    Where the system or the file system knows no such locks, or the file is another user's, everybody gets it, and
+    `excludes` stays False.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Name the file; nothing is made yet."""
+        self._path = path
+        self._file: BinaryIO | None = None
+        self.excludes = False  # whether it is held, and nobody else can hold it
+
+    def take(self) -> bool:
+        """Take the lock without waiting; False while another holds it.
+
+        Raises:
+            OSError: the file can't be made.
+        """
+        if sys.platform == "win32":
+            return True
+        while True:
+            try:
+                file = open(self._path, "ab")
+            except PermissionError:
+                return True
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self.excludes = True
+            except BlockingIOError:
+                file.close()
+                return False
+            except OSError:  # no locks on this file system
+                self.excludes = False
+            if self._is_mine(file):
+                self._file = file
+                return True
+            file.close()
+
+    def close(self) -> None:
+        """Let others take it; does nothing where it isn't held."""
+        if self._file is not None:
+            self._path.unlink(missing_ok=True)
+            self._file.close()
+        self._file, self.excludes = None, False
+
+    def _is_mine(self, file: BinaryIO) -> bool:
+        """Whether `file` still has the name: one whose holder has just released it hasn't, and locks nothing."""
+        try:
+            return os.path.samestat(os.fstat(file.fileno()), os.stat(self._path))
+        except FileNotFoundError:
+            return False

@@ -157,3 +157,30 @@ def test_cuda_batches_equal_those_of_the_cpu(images):
         assert all(batch.device.type == "cuda" for batch in on_cuda)
         assert all(torch.allclose(a, b.cpu(), atol=1e-6) for a, b in zip(on_cpu, on_cuda, strict=True))
         assert all(a.stride() == b.stride() for a, b in zip(on_cpu, on_cuda, strict=True))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_tensor_gives_the_batches_of_the_array_without_threads(images, layout):
+    tensor = torch.from_numpy(images).contiguous(memory_format=layout)
+    order, flip = epoch_order(10, 0, 0), flips(10, 0, 0)
+    for kept in ({}, {"flip": flip}, {"flip": flip, "channels_last": True, "start": 1}, {"start": 9}):
+        expected_batches = list(iterate(images, order, 4, "cpu", **kept))
+        batches = iterate(tensor, order, 4, "cpu", **kept)
+        found = []
+        for batch in batches:
+            found.append(batch)
+            assert gatherers() == []
+        assert all(torch.equal(a, b) for a, b in zip(found, expected_batches, strict=True))
+        assert all(a.stride() == b.stride() for a, b in zip(found, expected_batches, strict=True))
+    assert torch.equal(tensor, torch.from_numpy(images))
+
+
+@pytest.mark.filterwarnings("error")
+def test_packed_rows_lie_channels_last_in_memory_and_are_the_same(images):
+    packed = np.ascontiguousarray(images.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    flip = flips(10, 0, 0)
+    for channels_last in (False, True):
+        plain = list(iterate(images, np.arange(10), 4, "cpu", channels_last, flip))
+        found = list(iterate(packed, np.arange(10), 4, "cpu", channels_last, flip))
+        assert all(torch.equal(a, b) and a.stride() == b.stride() for a, b in zip(plain, found, strict=True))

@@ -67,7 +67,8 @@ def test_packed_pixels_in_order_on_disk_and_in_memory(images, image_folder, cach
     assert isinstance(run(images, cache=cache_folder)[0].images, np.memmap)
     (key,) = cache_folder.iterdir()
     assert {path.name for path in key.iterdir()} == {"images.u8", "index.json"}
-    np.testing.assert_array_equal(np.fromfile(key / "images.u8", np.uint8), by_hand(folder, names).ravel())
+    stored = np.fromfile(key / "images.u8", np.uint8).reshape(3, 16, 16, 3)
+    np.testing.assert_array_equal(stored.transpose(0, 3, 1, 2), by_hand(folder, names))
 
 
 def test_crop_keeps_the_middle(image_folder, cache_folder):
@@ -178,7 +179,7 @@ def test_reports_are_few_and_end_with_the_total(monkeypatch):
 
     def tick(image):
         now[0] += 0.01
-        return np.zeros((3, 16, 16), dtype=np.uint8)
+        return np.zeros((16, 16, 3), dtype=np.uint8)
 
     monkeypatch.setattr(pack_module, "_decode_fitted", lambda image, size, how: tick(image))
     _, reports = run(images, workers=1)

@@ -1,6 +1,6 @@
 """(seed, epoch) gives an epoch's order; the order gives batches on the device."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 
 import numpy as np
@@ -8,9 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from aecli.data.decode import Pixels, ordered_map
+from aecli.data.on_the_fly import Images, OnTheFly
 
 _BATCHES_AHEAD = 2
 _FLIP_STREAM = (1,)  # the order takes the parent stream
+
+Batches = Generator[torch.Tensor, None, None]
+Flip = NDArray[np.bool_] | None
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
@@ -35,7 +39,7 @@ def flips(n: int, seed: int, epoch: int) -> NDArray[np.bool_]:
 
 
 def iterate(
-    images: Pixels,
+    images: Images | torch.Tensor,
     order: NDArray[np.integer],
     batch_size: int,
     device: torch.device | str,
@@ -46,7 +50,8 @@ def iterate(
     """Yield the normalised batches of one epoch, float32 (B, 3, S, S) in [-1, 1] on `device`.
 
     Args:
-        images: uint8 (N, 3, S, S), such as a memory-mapped pack.
+        images: uint8 (N, 3, S, S), such as a memory-mapped pack; OnTheFly; or a tensor, which may lie on `device`
+            already. The batches are the same, bit for bit.
         order: indices into `images`; a batch is the next `batch_size` of them, the last one what is left.
         batch_size: images in a batch.
         device: where the batches go. Bytes cross the bus; they become floats there.
@@ -54,22 +59,66 @@ def iterate(
         flip: which images are mirrored left to right, (N,) by index into `images`.
         start: the number of the first batch to yield, to go on in the middle of an epoch.
 
-    A thread gathers the next two batches meanwhile; closing the generator ends it.
+    Threads make the next two batches meanwhile (none for a tensor); closing the generator ends them.
+
+    Raises:
+        DataError: on the fly, more than 1 % of the images can't be decoded.
     """
-    images = np.asarray(images)  # rows of a memory map, without its cost for each one
     device = torch.device(device)
     on_cuda = device.type == "cuda"
-
-    def gather(number: int) -> torch.Tensor:
-        chosen = order[number * batch_size : (number + 1) * batch_size]
-        batch = torch.empty((len(chosen), *images.shape[1:]), dtype=torch.uint8, pin_memory=on_cuda)
-        pixels = batch.numpy()
-        for place, index in enumerate(chosen):
-            pixels[place] = images[index, :, :, ::-1] if flip is not None and flip[index] else images[index]
-        return batch
-
-    count = -(-len(order) // batch_size)
+    rest = order[start * batch_size :]
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    with closing(ordered_map(gather, range(start, count), workers=1, ahead=_BATCHES_AHEAD)) as batches:
+    if isinstance(images, torch.Tensor):
+        batches = _select(images, rest, batch_size, flip)
+    elif isinstance(images, OnTheFly):
+        batches = _decode(images, rest, batch_size, flip, on_cuda)
+    else:
+        batches = _gather(images, rest, batch_size, flip, on_cuda)
+    with closing(batches):
         for batch in batches:
             yield normalise(batch.to(device, non_blocking=on_cuda).contiguous(memory_format=memory_format))
+
+
+def _parts(order: NDArray[np.integer], batch_size: int) -> Iterator[NDArray[np.integer]]:
+    return (order[first : first + batch_size] for first in range(0, len(order), batch_size))
+
+
+def _gather(images: Pixels, order: NDArray[np.integer], batch_size: int, flip: Flip, pinned: bool) -> Batches:
+    images = np.asarray(images)  # rows of a memory map, without its cost for each one
+
+    def gather(chosen: NDArray[np.integer]) -> torch.Tensor:
+        return _stack((images[index] for index in chosen), chosen, images.shape[1:], flip, pinned)
+
+    return ordered_map(gather, _parts(order, batch_size), workers=1, ahead=_BATCHES_AHEAD)
+
+
+def _decode(images: OnTheFly, order: NDArray[np.integer], batch_size: int, flip: Flip, pinned: bool) -> Batches:
+    ahead = max(_BATCHES_AHEAD * batch_size, 2 * images.workers)
+    with closing(images.rows(order, ahead)) as rows:
+        for chosen in _parts(order, batch_size):
+            yield _stack(rows, chosen, images.shape[1:], flip, pinned)
+
+
+def _stack(
+    rows: Iterable[Pixels], chosen: NDArray[np.integer], shape: tuple[int, ...], flip: Flip, pinned: bool
+) -> torch.Tensor:
+    """A batch of the next of `rows`, those of the images `chosen`; channels last in memory, as packed rows are."""
+    channels, height, width = shape
+    batch = torch.empty((len(chosen), height, width, channels), dtype=torch.uint8, pin_memory=pinned)
+    batch = batch.permute(0, 3, 1, 2)
+    for pixels, index, row in zip(batch.numpy(), chosen, rows, strict=False):  # `rows` last: it goes on
+        if flip is not None and flip[index]:
+            for to_channel, channel in zip(pixels, row, strict=True):  # four times as fast as all three at once
+                to_channel[:] = channel[:, ::-1]
+        else:
+            pixels[:] = row
+    return batch
+
+
+def _select(images: torch.Tensor, order: NDArray[np.integer], batch_size: int, flip: Flip) -> Batches:
+    indices = torch.from_numpy(order.astype(np.int64)).to(images.device)
+    mirrored = None if flip is None else torch.from_numpy(flip).to(images.device)
+    for first in range(0, len(indices), batch_size):
+        chosen = indices[first : first + batch_size]
+        rows = images[chosen]
+        yield rows if mirrored is None else torch.where(mirrored[chosen, None, None, None], rows.flip(-1), rows)

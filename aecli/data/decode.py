@@ -99,13 +99,7 @@ def decode(image: ImageRef) -> Pixels:
         DecodeError: the image is damaged, cut short, too large, of another format, or its values have no meaning here.
 
     """
-    try:
-        opened = _open(image.name, image.load())
-        opened.load()
-        upright = _UPRIGHT.get(_orientation(opened))
-        return _to_rgb(image.name, opened if upright is None else opened.transpose(upright))
-    except _DAMAGE as error:
-        raise DecodeError(image.name, _reason(error)) from error
+    return np.array(_picture(image))
 
 
 def image_size(image: ImageRef) -> tuple[int, int]:
@@ -149,27 +143,19 @@ def fit(pixels: Pixels, size: int, how: str) -> Pixels:
         DataError: a crop of a picture so elongated that its long side would grow beyond `PIXEL_LIMIT` pixels in all.
 
     """
-    if how == "squash":
-        return resize(pixels, size, size)
-    height, width = pixels.shape[:2]
-    short = min(height, width)
-    if size * (size * max(height, width) // short) > PIXEL_LIMIT:
-        raise DataError(f"{width}x{height} is too elongated to be cropped to {size}x{size}")
-    pixels = resize(pixels, size * height // short, size * width // short)
-    top, left = round((pixels.shape[0] - size) / 2), round((pixels.shape[1] - size) / 2)
-    return pixels[top : top + size, left : left + size]
+    return np.array(_fit(Image.fromarray(pixels), size, how))
 
 
 def decode_fitted(image: ImageRef, size: int, how: str) -> Pixels:
-    """Decode, and bring to (size, size, 3); see `decode` and `fit`.
+    """Decode, and bring to (size, size, 3), contiguous; see `decode` and `fit`.
 
     Raises:
         DecodeError: the image can't be decoded, or is too elongated to be cropped.
 
     """
-    pixels = decode(image)
+    picture = _picture(image)
     try:
-        return fit(pixels, size, how)
+        return np.array(_fit(picture, size, how))
     except DataError as error:
         raise DecodeError(image.name, str(error)) from error
 
@@ -205,6 +191,30 @@ def ordered_map(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def _picture(image: ImageRef) -> Image.Image:
+    """The image as `decode` describes it, of mode RGB, and with its errors."""
+    try:
+        opened = _open(image.name, image.load())
+        opened.load()
+        upright = _UPRIGHT.get(_orientation(opened))
+        return _to_rgb(image.name, opened if upright is None else opened.transpose(upright))
+    except _DAMAGE as error:
+        raise DecodeError(image.name, _reason(error)) from error
+
+
+def _fit(picture: Image.Image, size: int, how: str) -> Image.Image:
+    """`fit` without the way through an array and back, which takes as long as resizing does."""
+    if how == "squash":
+        return picture.resize((size, size), Image.Resampling.BILINEAR)
+    width, height = picture.size
+    short = min(height, width)
+    if size * (size * max(height, width) // short) > PIXEL_LIMIT:
+        raise DataError(f"{width}x{height} is too elongated to be cropped to {size}x{size}")
+    picture = picture.resize((size * width // short, size * height // short), Image.Resampling.BILINEAR)
+    left, top = round((picture.width - size) / 2), round((picture.height - size) / 2)
+    return picture.crop((left, top, left + size, top + size))
+
+
 def _open(name: str, source: bytes | Image.Image) -> Image.Image:
     """The image with its header read, pixels not yet."""
     if isinstance(source, Image.Image):
@@ -230,7 +240,7 @@ def _orientation(opened: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def _to_rgb(name: str, opened: Image.Image) -> Pixels:
+def _to_rgb(name: str, opened: Image.Image) -> Image.Image:
     if opened.mode.startswith("I"):
         return _wide_integers(name, opened)
     if opened.mode == "F":
@@ -238,10 +248,10 @@ def _to_rgb(name: str, opened: Image.Image) -> Pixels:
     if opened.has_transparency_data:
         opened = opened.convert("RGBA")
         opened = Image.alpha_composite(Image.new("RGBA", opened.size, "white"), opened)
-    return np.array(opened.convert("RGB"))
+    return opened if opened.mode == "RGB" else opened.convert("RGB")
 
 
-def _wide_integers(name: str, opened: Image.Image) -> Pixels:
+def _wide_integers(name: str, opened: Image.Image) -> Image.Image:
     values = np.asarray(opened).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
         raise DecodeError(name, "its pixels are 32-bit integers beyond 0 to 65535: save it with 8 or 16 bits")
@@ -250,16 +260,15 @@ def _wide_integers(name: str, opened: Image.Image) -> Pixels:
     return _grey((values + 128) // 257)
 
 
-def _unit_floats(name: str, opened: Image.Image) -> Pixels:
+def _unit_floats(name: str, opened: Image.Image) -> Image.Image:
     values = np.asarray(opened)
     if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
         raise DecodeError(name, "its pixels are floating-point numbers beyond [0, 1]: save it with 8 or 16 bits")
     return _grey(np.rint(values * 255))
 
 
-def _grey(values: NDArray[np.generic]) -> Pixels:
-    """(H, W) from 0 to 255 -> (H, W, 3)."""
-    return np.repeat(values.astype(np.uint8)[:, :, None], 3, axis=2)
+def _grey(values: NDArray[np.generic]) -> Image.Image:
+    return Image.fromarray(values.astype(np.uint8)).convert("RGB")
 
 
 def _reason(error: BaseException) -> str:

@@ -10,12 +10,12 @@ import stat
 import threading
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
 from aecli.data.demo import list_demo
-from aecli.data.images import ImageRef, split_indices
+from aecli.data.images import FileRef, ImageRef, split_indices
 from aecli.data.torchvision_sets import list_torchvision
 from aecli.errors import DataError
 
@@ -50,7 +50,8 @@ def list_images(source: str) -> list[ImageRef]:
     if not images:
         kinds = ", ".join(suffix.removeprefix(".") for suffix in SUFFIXES)
         raise DataError(f"{source} holds no images: expected files that end in {kinds}.")
-    return sorted(images, key=lambda image: image.name)
+    images.sort(key=attrgetter("name"))
+    return images
 
 
 def _is_image_name(name: str) -> bool:
@@ -86,25 +87,25 @@ def _list_folder(source: str) -> list[ImageRef]:
             continue
         try:
             with os.scandir(folder) as scan:
-                entries = [entry for entry in scan if not _is_hidden(entry.name)]
+                for entry in scan:
+                    if _is_hidden(entry.name):
+                        continue
+                    status = _status(entry)
+                    if status is not None and stat.S_ISDIR(status.st_mode):
+                        pending.append((f"{prefix}{entry.name}/", entry.path, above | {real}))
+                    elif (status is None or stat.S_ISREG(status.st_mode)) and _is_image_name(entry.name):
+                        found.append(FileRef(prefix + entry.name, source, status))
         except OSError as error:
             raise DataError(f"{folder} can't be read: {error.strerror}.") from error
-        for entry in entries:
-            name = prefix + entry.name
-            try:
-                status = os.stat(entry.path)
-            except OSError:
-                # A dangling link: not passed over in silence, but met again as an image that can't be read.
-                if _is_image_name(entry.name):
-                    found.append(ImageRef(name, name, "unreadable", Path(entry.path).read_bytes))
-                continue
-            if stat.S_ISDIR(status.st_mode):
-                pending.append((f"{name}/", entry.path, above | {real}))
-            elif stat.S_ISREG(status.st_mode) and _is_image_name(entry.name):
-                fingerprint = f"{status.st_size}:{status.st_mtime_ns}"
-                load = Path(entry.path).read_bytes
-                found.append(ImageRef(name, name, fingerprint, load, revision=str(status.st_ctime_ns)))
     return found
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """What `stat` says; None for a dangling link, to be met again as an image that can't be read, not passed over."""
+    try:
+        return os.stat(entry.path)  # on Windows, `entry.stat()` knows less
+    except OSError:
+        return None
 
 
 # Zip files
@@ -140,8 +141,9 @@ def _without_top_folder(images: list[ImageRef], top: str) -> list[ImageRef]:
     """Names relative to the folder that was zipped, where the zip is called after it: `photos.zip` of `photos/…`."""
     if not all(image.name.startswith(top) for image in images):
         return images
-    names = [image.name.removeprefix(top) for image in images]
-    return [replace(image, name=name, group=name) for image, name in zip(images, names, strict=True)]
+    for image in images:
+        image.name = image.group = image.name.removeprefix(top)
+    return images
 
 
 def _check_member(source: str, name: str, member: zipfile.ZipInfo) -> None:

@@ -1,6 +1,5 @@
 """The images of a run: listed, split, decoded once, and on the device where they fit."""
 
-import hashlib
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +10,8 @@ from numpy.typing import NDArray
 
 from aecli.configs import TrainConfig
 from aecli.data.decode import Pixels
+from aecli.data.images import data_fingerprint
+from aecli.data.on_the_fly import Images
 from aecli.data.pack import Pack, pack_images
 from aecli.data.sources import ImageRef, list_images, split_indices
 from aecli.errors import DataError
@@ -31,7 +32,7 @@ class Stopped(Exception):  # noqa: N818 (no error: the caller asked for it)
 class ImageSet:
     """Images uint8 (N, 3, S, S), and the rows of them that count; `resident` are the same images on the device."""
 
-    images: Any
+    images: Images
     rows: NDArray[np.integer]
     resident: torch.Tensor | None = None
 
@@ -39,7 +40,7 @@ class ImageSet:
         return len(self.rows)
 
     @property
-    def nearest(self) -> Any:
+    def nearest(self) -> Images | torch.Tensor:
         """The images where batches are made of them soonest."""
         return self.images if self.resident is None else self.resident
 
@@ -63,8 +64,12 @@ def bring_to_device(train: ImageSet, val: ImageSet, device: torch.device) -> tup
 
 
 def upload(images: Pixels, device: torch.device) -> torch.Tensor:
-    """Return uint8 (N, 3, S, S) on `device`, copied in pieces so that no second copy is made in main memory."""
-    copy = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    """Return uint8 (N, 3, S, S) on `device`, copied in pieces so that no second copy is made in main memory.
+
+    Channels lie innermost, as in a pack and in a batch.
+    """
+    count, channels, height, width = images.shape
+    copy = torch.empty((count, height, width, channels), dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
     at_once = max(1, _UPLOAD_BYTES // max(1, images[:1].nbytes))
     for start in range(0, len(images), at_once):
         copy[start : start + at_once] = torch.from_numpy(np.array(images[start : start + at_once]))
@@ -127,12 +132,9 @@ def _decode_once(
 
 def _record(source: str, listed: Sequence[ImageRef], pack: Pack) -> dict[str, Any]:
     """What config.json says of a source. Its fingerprint takes names and sizes: a copy of a folder is the same data."""
-    digest = hashlib.sha256()
-    for image in listed:
-        digest.update(f"{image.name}\0{image.fingerprint.partition(':')[0]}\n".encode(errors="surrogateescape"))
     return {
         "source": source,
         "images": len(pack.names),
         "skipped": sorted(pack.skipped),
-        "fingerprint": digest.hexdigest(),
+        "fingerprint": data_fingerprint(listed),
     }

@@ -11,10 +11,12 @@ import torch
 from aecli import checkpoints
 from aecli.configs import TrainConfig
 from aecli.data.batches import epoch_order, flips, iterate, normalise, quantise
-from aecli.errors import DeviceError, TrainingError
+from aecli.data.on_the_fly import Images, OnTheFly
+from aecli.errors import DataError, DeviceError, TrainingError
 from aecli.figures.curves import draw_curves
 from aecli.figures.grid import draw_rows, png_bytes
 from aecli.files import write_bytes
+from aecli.progress import Notice
 from aecli.runtime.device import telling_out_of_memory
 from aecli.training.images import Stopped
 from aecli.training.reports import EpochReport, Finished, Interrupted, StepReport, TrainReport
@@ -54,7 +56,7 @@ def train(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False) 
         clock = session.state.clock if session else None
         yield Interrupted(session.folder if session else None, clock.epoch if clock else 0, clock.batch if clock else 0)
         return
-    except (TrainingError, DeviceError):
+    except (TrainingError, DeviceError, DataError):
         if session is not None:
             save_best(session)
         raise
@@ -63,9 +65,10 @@ def train(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False) 
     yield Finished(session.folder, state.clock.epoch, best.epoch, best.metrics, state.stopped_early, False, pace)
 
 
-def _run_epochs(session: Session) -> Iterator[StepReport | EpochReport]:
+def _run_epochs(session: Session) -> Iterator[StepReport | EpochReport | Notice]:
     """Train the epochs that are left, saving now and then. What is drawn and listed comes before what marks it done."""
     saved_at, has_saved = time.monotonic(), False
+    told: set[str] = set()
     while not session.is_done:
         for step_report in train_epoch(session):
             yield step_report
@@ -73,12 +76,26 @@ def _run_epochs(session: Session) -> Iterator[StepReport | EpochReport]:
                 save(session)
                 saved_at, has_saved = time.monotonic(), True
         yield finish_epoch(session)
+        yield from _new_gaps(session, told)
         session.folder.write_metrics(session.state.rows)
         if session.is_done or is_preview_epoch(session.state.clock.epoch):
             draw(session)
         if session.is_done or not has_saved or time.monotonic() - saved_at > SHORT_EPOCH_SECONDS:
             save(session)
             saved_at, has_saved = time.monotonic(), True
+
+
+def _new_gaps(session: Session, told: set[str]) -> Iterator[Notice]:
+    """Say which images decoding on the fly has found to be unreadable since the last time; adds them to `told`."""
+    found: dict[str, str] = {}
+    for each in (session.train.images, session.val.images):
+        if isinstance(each, OnTheFly):
+            found |= {name: reason for name, reason in each.skipped.items() if name not in told}
+    if found:
+        told.update(found)
+        named = "; ".join(f"{name}: {reason}" for name, reason in list(found.items())[:5])
+        more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+        yield Notice(f"{len(found)} images can't be read and their neighbours take their places: {named}{more}")
 
 
 def train_epoch(session: Session) -> Iterator[StepReport]:
@@ -212,7 +229,7 @@ def draw(session: Session) -> None:
     write_bytes(folder.preview(state.clock.epoch), png_bytes(draw_rows(rows)))
 
 
-def _reconstruct(session: Session, images: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _reconstruct(session: Session, images: Images, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the chosen images and their reconstructions, uint8 (N, S, S, 3)."""
     placement, model = session.validation_placement, session.state.evaluated_model
     originals = images[chosen]

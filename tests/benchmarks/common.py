@@ -4,14 +4,15 @@ import argparse
 import json
 import os
 import platform
+import re
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryFile
 from typing import Any
 
 VERSIONS = ("torch", "torchvision", "numpy", "pillow", "scikit-image", "lpips", "typer")
@@ -52,25 +53,39 @@ class Ran:
 
 
 def run(arguments: Sequence[str | Path], folder: Path | None = None, env: Mapping[str, str] | None = None) -> Ran:
-    """Run a program and wait; stderr goes to the terminal only if it fails.
+    """Run a program and wait for its end.
 
     Raises:
-        RuntimeError: it ended with another status than 0.
+        RuntimeError: it ended with another status than 0; what it printed is in the message.
     """
     began = time.perf_counter()
     words = [str(argument) for argument in arguments]
-    process = subprocess.Popen(
-        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=folder, env={**os.environ, **(env or {})}, text=True
-    )
-    assert process.stdout is not None
-    output = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    process.stdout.close()
+    before = os.times()
+    environment = {**os.environ, **(env or {})}
+    with TemporaryFile("w+") as file:
+        with subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, cwd=folder, env=environment) as process:
+            peak = 0.0
+            while process.poll() is None:
+                # Not ru_maxrss, which a process inherits from the one that started it.
+                peak = max(peak, _resident_mb(process.pid))
+                time.sleep(0.005)
+        seconds, after = time.perf_counter() - began, os.times()
+        file.seek(0)
+        output = file.read()
     if process.returncode != 0:
         raise RuntimeError(f"{' '.join(words)}: status {process.returncode}\n{output}")
-    peak = usage.ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-    return Ran(time.perf_counter() - began, usage.ru_utime + usage.ru_stime, peak, output)
+    cpu_seconds = after.children_user + after.children_system - before.children_user - before.children_system
+    return Ran(seconds, cpu_seconds, peak, output)
+
+
+def _resident_mb(pid: int) -> float:
+    """The largest resident size of a living process so far; 0 where there is no /proc."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return 0.0
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    return int(found[1]) / 1e3 if found else 0.0
 
 
 def in_turns(ways: Sequence[Callable[[], float]], repeats: int) -> list[list[float]]:

@@ -1,0 +1,77 @@
+"""A set too large to be kept decoded: its images are decoded whenever they are asked for."""
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aecli.data.decode import DecodeError, Pixels, decode_fitted, ordered_map, worker_count
+from aecli.data.images import ImageRef
+from aecli.errors import DataError
+
+BROKEN_LIMIT = 0.01  # share of the images
+
+
+class OnTheFly:
+    """In place of a packed array uint8 (N, 3, S, S): the same shape and rows, each decoded when it is asked for.
+
+    The place of an image that can't be decoded is taken by the next one of the list that can (after the last comes the
+    first), so that an image's row never depends on what was asked before. `skipped` (name -> reason) gets such images
+    as they are met; one more than 1 % of the set raises a DataError.
+    """
+
+    def __init__(self, images: Sequence[ImageRef], size: int, how: str, workers: int | None = None) -> None:
+        """Take what `decode_fitted` needs to know, and in how many threads several rows are decoded."""
+        self._images = images
+        self._size = size
+        self._how = how
+        self.workers = worker_count(workers)
+        self.skipped: dict[str, str] = {}
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, 3, S, S)."""
+        return len(self._images), 3, self._size, self._size
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, chosen: int | NDArray[np.integer]) -> Pixels:
+        """One row (3, S, S), or the rows (n, 3, S, S) of an array of indices; raises IndexError as an array does."""
+        if isinstance(chosen, np.ndarray):
+            rows = np.empty((len(chosen), self._size, self._size, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
+            for place, row in enumerate(self.rows(chosen)):
+                rows[place] = row
+            return rows
+        start = range(len(self))[chosen]
+        for index in (*range(start, len(self)), *range(start)):
+            image = self._images[index]
+            if image.name in self.skipped:
+                continue
+            try:
+                return decode_fitted(image, self._size, self._how).transpose(2, 0, 1)
+            except DecodeError as error:
+                self.skipped[image.name] = error.reason
+                require_few_broken(self.skipped, len(self))
+        raise AssertionError("more images are broken than there are")
+
+    def rows(self, order: Iterable[int], ahead: int | None = None) -> Generator[Pixels, None, None]:
+        """The rows (3, S, S) in this order, `ahead` of them decoded in threads before they are taken."""
+        return ordered_map(self.__getitem__, order, self.workers, ahead)
+
+
+def require_few_broken(skipped: Mapping[str, str], total: int) -> None:
+    """Refuse a set of `total` images of which more than `BROKEN_LIMIT` couldn't be decoded (name -> reason).
+
+    Raises:
+        DataError: it names the first few.
+    """
+    if len(skipped) > BROKEN_LIMIT * total:
+        first = "; ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:3])
+        raise DataError(
+            f"{len(skipped)} of {total} images can't be decoded, more than {BROKEN_LIMIT:.0%}: "
+            f"{first}{'; …' if len(skipped) > 3 else ''}. Repair or remove them."
+        )
+
+
+Images = Pixels | OnTheFly

@@ -1,0 +1,212 @@
+"""What many files cost: indexing them with their pack present, building a pack, and doing without one.
+
+`python -m tests.benchmarks.scale [--files N] [--json]`
+"""
+
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import closing
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from aecli.data import cache as caches
+from aecli.data.batches import epoch_order, iterate
+from aecli.data.decode import worker_count
+from aecli.data.on_the_fly import OnTheFly
+from aecli.data.pack import Pack, describe, pack_images, pack_key
+from aecli.data.sources import list_images
+from tests.benchmarks.common import Row, arguments, in_turns, middle, run, show
+
+SIDE = 256
+FILES_A_FOLDER = 1000
+LINKS_A_FILE = 30_000  # ext4 allows 65,000
+PHOTOGRAPHS = 400
+REPEATS = 5
+
+# All that training does with the images before its first step, in a fresh process, importing torch apart.
+INDEX = """
+import json, sys, time
+from aecli.configs import TrainConfig
+from aecli.data import pack
+from aecli.training.images import gather_images
+from tests.benchmarks.scale import peak_mb
+
+def refuse(*arguments):
+    raise SystemExit("an image was decoded")
+
+pack.decode_fitted = refuse
+config = TrainConfig("ae", data=sys.argv[1], cache=sys.argv[2])
+before, began = peak_mb(), time.perf_counter()
+for report in gather_images(config, lambda: False):
+    raise SystemExit(f"the pack was not found: {report}")
+seconds = time.perf_counter() - began
+print(json.dumps({"seconds": seconds, "before": before, "after": peak_mb()}))
+"""
+
+PLAIN_INDEX = """
+import json, sys, time
+from pathlib import Path
+began = time.perf_counter()
+suffixes = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+sorted(path for path in Path(sys.argv[1]).rglob("*") if path.suffix.lower() in suffixes and path.is_file())
+print(json.dumps({"seconds": time.perf_counter() - began}))
+"""
+
+# The list of names, and one question about each file, are all that the system has to be asked for.
+WALK = """
+import json, os, sys, time
+began = time.perf_counter()
+for folder, _, names in os.walk(sys.argv[1]):
+    for name in names:
+        os.stat(os.path.join(folder, name))
+print(json.dumps({"seconds": time.perf_counter() - began}))
+"""
+
+
+def peak_mb() -> float:
+    """Peak resident memory of this process in MB.
+
+    On Linux `ru_maxrss` won't do: a process inherits the peak of the one that started it.
+    """
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text().split()
+        return int(status[status.index("VmHWM:") + 1]) / 1e3
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def make_files(folder: Path, count: int) -> None:
+    """Make `count` files, most of them hard links to one tiny image, a thousand in a folder."""
+    buffer = BytesIO()
+    Image.new("RGB", (8, 8), (90, 120, 30)).save(buffer, "PNG")
+    original = folder
+    for index in range(count):
+        within = folder / f"class-{index // FILES_A_FOLDER:05d}"
+        if index % FILES_A_FOLDER == 0:
+            within.mkdir(parents=True)
+        path = within / f"image-{index:08d}.png"
+        if index % LINKS_A_FILE == 0:
+            path.write_bytes(buffer.getvalue())
+            original = path
+        else:
+            os.link(original, path)
+
+
+def make_pack(source: Path, cache: Path) -> None:
+    """Write the pack of `source` as training would find it, its pixels a hole in the file."""
+    images = list_images(str(source))
+    folder = cache / pack_key(images, SIDE, "squash")
+    folder.mkdir(parents=True)
+    with open(folder / caches.PIXELS, "wb") as file:
+        file.truncate(len(images) * 3 * SIDE * SIDE)
+    (folder / caches.INDEX).write_text(json.dumps(describe(SIDE, "squash", len(images), {})))
+
+
+def make_photographs(folder: Path) -> None:
+    """Make JPEG files of 500 x 375 pixels from the photographs that scikit-image ships."""
+    folder.mkdir()
+    pieces = list_images("demo")
+    for index in range(PHOTOGRAPHS):
+        piece = pieces[index % len(pieces)].load()
+        assert isinstance(piece, Image.Image)
+        piece.resize((500, 375)).save(folder / f"{index:04d}.jpg", quality=90)
+
+
+def measure_index(work: Path, count: int) -> list[Row]:
+    """Time the start of training on `count` files, against listing them with pathlib."""
+    source, cache = work / "files", work / "packs"
+    make_files(source, count)
+    make_pack(source, cache)
+
+    def child(code: str) -> dict[str, float]:
+        return dict(json.loads(run([sys.executable, "-c", code, source, cache]).stdout))
+
+    memory: list[dict[str, float]] = []
+
+    def ours() -> float:
+        memory.append(child(INDEX))
+        return memory[-1]["seconds"]
+
+    seconds, plain, walk = map(
+        middle, in_turns([ours, lambda: child(PLAIN_INDEX)["seconds"], lambda: child(WALK)["seconds"]], 3)
+    )
+    peak, before = (middle(figures[name] for figures in memory) for name in ("after", "before"))
+    return [
+        Row(f"index {count:,} files, their pack present", "s", seconds, plain, plain / seconds, walk,
+            "os.walk and os.stat; plain: a sorted Path.rglob, which neither hashes nor splits"),
+        Row("  its peak memory", "MB", peak, limit=before, limit_is="what the imports take"),
+        Row("  memory an image", "bytes", (peak - before) * 1e6 / count),
+    ]  # fmt: skip
+
+
+def measure_decoding(work: Path) -> list[Row]:
+    """Images a second: building a pack, batches decoded on the fly, batches read from the pack, and a plain loop."""
+    folder = work / "photographs"
+    make_photographs(folder)
+    images = list_images(str(folder))
+    paths = [folder / image.name for image in images]
+    order, cores = epoch_order(len(images), 0, 0), worker_count(None)
+
+    def rate(work: Callable[[], object]) -> Callable[[], float]:
+        def timed() -> float:
+            began = time.perf_counter()
+            work()
+            return len(images) / (time.perf_counter() - began)
+
+        return timed
+
+    def plain() -> None:
+        for path in paths:
+            Image.open(path).convert("RGB").resize((SIDE, SIDE))
+
+    def build() -> Pack:
+        with tempfile.TemporaryDirectory(dir=work) as cache:
+            return _finish(images, cache)
+
+    def through(rows: np.ndarray | OnTheFly) -> None:
+        with closing(iterate(rows, order, 16, "cpu", channels_last=True)) as batches:
+            for _ in batches:
+                pass
+
+    kept, decoded = _finish(images, str(work / "kept")).images, OnTheFly(images, SIDE, "squash")
+    ways = (plain, build, lambda: through(decoded), lambda: through(kept))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # of the plain loop's files
+        plainly, built, on_the_fly, read = map(middle, in_turns([rate(way) for way in ways], REPEATS))
+    many = f"plain on each of {cores} cores"
+    return [
+        Row("build a pack at 256²", "images/s", built, plainly, built / plainly, plainly * cores, many),
+        Row("batches of 16 on the fly", "images/s", on_the_fly, plainly, on_the_fly / plainly, plainly * cores, many),
+        Row("batches of 16 from the pack", "images/s", read, on_the_fly, read / on_the_fly,
+            limit_is="plain: on the fly"),
+    ]  # fmt: skip
+
+
+def _finish(images: list, cache: str) -> Pack:
+    steps = pack_images(images, SIDE, "squash", cache)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            pack: Pack = end.value
+            return pack
+
+
+def main() -> None:
+    """Measure and show."""
+    options = arguments(__doc__ or "", files=(200_000, "files to index"))
+    with tempfile.TemporaryDirectory(prefix="aecli-scale-") as work:
+        rows = measure_index(Path(work), options.files) + measure_decoding(Path(work))
+    show("Many files", rows, options.json, photographs=f"{PHOTOGRAPHS} JPEGs of 500 x 375")
+
+
+if __name__ == "__main__":
+    main()
