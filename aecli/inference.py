@@ -2,9 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from PIL import Image
 from aecli import checkpoints
 from aecli.configs import ReconstructConfig, SampleConfig
 from aecli.data.batches import normalise, quantise
-from aecli.data.decode import DecodeError, decode, decode_fitted, ordered_map
+from aecli.data.decode import DecodeError, decode, decode_fitted, ordered_map, worker_count
 from aecli.data.sources import SUFFIXES, ImageRef, list_images, split_indices
 from aecli.errors import ConfigError, DataError, ModelError
 from aecli.figures.grid import draw_sheet, png_bytes
@@ -22,10 +24,12 @@ from aecli.models.base import Autoencoder
 from aecli.progress import Listener, Notice, Progress, ignore
 from aecli.runs import Located, RunFolder, locate
 from aecli.runtime.device import Placement, place, telling_out_of_memory
+from aecli.runtime.threads import sharing_threads
 
 # Samples are always decoded in batches of this size, the last one filled up, so that image i never depends on n.
 SAMPLE_BATCH = 16
 MOST_ON_A_SHEET = 1024
+_PNG_LEVEL = 3
 _LESS_MEMORY = "--precision bf16, or --device cpu"
 
 
@@ -151,34 +155,41 @@ def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> Reconst
         listen(Notice(f"{out} already holds {held} files or folders: writing over those of the same name"))
     unreadable: dict[str, str] = {}
     less_memory = f"a smaller --batch-size than {config.batch_size}, {_LESS_MEMORY}"
+    # Each worker takes a batch from file to file, and waits for no other but where they share one accelerator.
+    batches = [images[start : start + config.batch_size] for start in range(0, len(images), config.batch_size)]
+    workers = min(worker_count(config.workers), len(batches))
+    one_at_a_time = nullcontext() if loaded.placement.device.type == "cpu" else Lock()
 
-    def read(image: ImageRef) -> tuple[str, np.ndarray | None, str]:
+    def work(batch: Sequence[ImageRef]) -> dict[str, str]:
+        readable, broken = _read(batch, config.native, loaded)
+        for keys, stack in _equal_sized(readable):
+            with one_at_a_time:
+                reconstructions = loaded.reconstruct(stack, less_memory)
+            for key, pixels in zip(keys, reconstructions, strict=True):
+                write_bytes(out / f"{key}.png", _png(pixels))
+        return broken
+
+    done = 0
+    with sharing_threads(workers), closing(ordered_map(work, batches, workers)) as results:
+        for batch, broken in zip(batches, results, strict=True):
+            unreadable |= broken
+            done += len(batch)
+            listen(Progress("reconstructing", done, len(images)))
+    return ReconstructResult(out, len(images) - len(unreadable), unreadable)
+
+
+def _read(
+    batch: Sequence[ImageRef], native: bool, loaded: LoadedModel
+) -> tuple[list[tuple[str, np.ndarray]], dict[str, str]]:
+    """Decode a batch: keys with uint8 (3, H, W), and the names of unreadable ones with their reasons."""
+    readable, broken = [], {}
+    for image in batch:
         try:
-            pixels = decode(image) if config.native else decode_fitted(image, loaded.image_size, loaded.fit)
+            pixels = decode(image) if native else decode_fitted(image, loaded.image_size, loaded.fit)
+            readable.append((image.key, pixels.transpose(2, 0, 1)))
         except DecodeError as error:
-            return image.name, None, error.reason
-        return image.key, pixels.transpose(2, 0, 1), ""
-
-    def readable() -> Iterator[tuple[str, np.ndarray]]:
-        for name, pixels, reason in ordered_map(read, images, config.workers):
-            if pixels is None:
-                unreadable[name] = reason
-            else:
-                yield name, pixels
-
-    def reconstructed() -> Iterator[tuple[str, np.ndarray]]:
-        for keys, batch in _equal_sized(readable(), config.batch_size):
-            yield from zip(keys, loaded.reconstruct(batch, less_memory), strict=True)
-
-    def write(item: tuple[str, np.ndarray]) -> None:
-        key, pixels = item
-        write_bytes(out / f"{key}.png", _png(pixels))
-
-    written = 0
-    for _ in ordered_map(write, reconstructed(), config.workers):
-        written += 1
-        listen(Progress("reconstructing", written + len(unreadable), len(images)))
-    return ReconstructResult(out, written, unreadable)
+            broken[image.name] = error.reason
+    return readable, broken
 
 
 def _require_distinct_names(images: Sequence[ImageRef]) -> None:
@@ -193,18 +204,13 @@ def _require_distinct_names(images: Sequence[ImageRef]) -> None:
                         "rename one of each")  # fmt: skip
 
 
-def _equal_sized(items: Iterator[tuple[str, np.ndarray]], batch_size: int) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Stack consecutive images of one size into batches (N, 3, H, W)."""
-    keys: list[str] = []
-    batch: list[np.ndarray] = []
+def _equal_sized(items: Sequence[tuple[str, np.ndarray]]) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Stack images of one size: their keys, and uint8 (N, 3, H, W)."""
+    sizes: dict[tuple[int, ...], list[tuple[str, np.ndarray]]] = {}
     for key, pixels in items:
-        if batch and (len(batch) == batch_size or pixels.shape != batch[0].shape):
-            yield keys, np.stack(batch)
-            keys, batch = [], []
-        keys.append(key)
-        batch.append(pixels)
-    if batch:
-        yield keys, np.stack(batch)
+        sizes.setdefault(pixels.shape, []).append((key, pixels))
+    for members in sizes.values():
+        yield [key for key, _ in members], np.stack([pixels for _, pixels in members])
 
 
 @dataclass(frozen=True)
@@ -268,5 +274,6 @@ def sample_noise(shape: Sequence[int], seed: int, index: int) -> torch.Tensor:
 
 def _png(pixels: np.ndarray) -> bytes:
     file = BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(file, "PNG")
+    # A thirteenth larger than at Pillow's level 6, in less than half of the time.
+    Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(file, "PNG", compress_level=_PNG_LEVEL)
     return file.getvalue()

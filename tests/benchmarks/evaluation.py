@@ -1,0 +1,156 @@
+"""`aecli eval` against the plain script: whole processes, start-up included, on pairs of 256×256 PNGs made here."""
+
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+from skimage import data
+
+from aecli.metrics.lpips_weights import SHIPPED
+from tests.benchmarks.common import Row, arguments, in_turns, matmul_peak, middle, run, show
+
+SIDE = 256
+PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
+# AlexNet's five convolutions at 256×256, multiplications and additions counted apart.
+ALEX_FLOPS = 1.74e9
+
+# What a competent person writes: one pair at a time, nothing slowed down. The lpips package's network gets the weights
+# that ship with aecli, which are torchvision's, so that nothing is downloaded.
+PLAIN = """
+import sys, warnings
+from pathlib import Path
+import numpy as np
+from PIL import Image
+from skimage.metrics import structural_similarity
+
+truths, predictions, weights = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+if weights:
+    warnings.simplefilter("ignore")
+    import lpips, torch
+    from safetensors.torch import load_file
+    network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    state = load_file(weights)
+    names = network.net.state_dict()
+    network.net.load_state_dict({name: state["features." + name.split(".", 1)[1]] for name in names})
+    network.eval()
+
+def tensor(image):
+    return torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+rows = []
+for path in sorted(truths.iterdir()):
+    a = np.array(Image.open(path).convert("RGB"))
+    b = np.array(Image.open(predictions / path.name).convert("RGB"))
+    row = [10 * np.log10(255**2 / np.mean((a.astype(np.float64) - b) ** 2))]
+    row.append(structural_similarity(
+        a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255, channel_axis=-1))
+    if weights:
+        with torch.no_grad():
+            row.append(network(tensor(a), tensor(b)).item())
+    rows.append(row)
+print(*np.mean(rows, axis=0))
+"""
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments(main.__doc__ or "", pairs=(480, "pairs of images"), repeats=(3, "times each way is run"))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_images(folder, options.pairs)
+        script = folder / "plain.py"
+        script.write_text(PLAIN, encoding="utf-8")
+        rows, notes = measure(folder, script, options.pairs, options.repeats)
+    show(f"eval of {options.pairs} pairs of {SIDE}x{SIDE} PNGs, whole processes", rows, options.json, **notes)
+
+
+def make_images(folder: Path, count: int) -> None:
+    """Cut photographs into `gt`; two worse copies of each into `one` and `two`."""
+    photographs = [getattr(data, name)() for name in PHOTOGRAPHS]
+    rng = np.random.default_rng(0)
+    for name in ("gt", "one", "two"):
+        (folder / name).mkdir()
+    for index in range(count):
+        photograph = photographs[index % len(photographs)]
+        top, left = (rng.integers(0, side - SIDE + 1) for side in photograph.shape[:2])
+        image = Image.fromarray(photograph[top : top + SIDE, left : left + SIDE])
+        blurred = np.asarray(image.filter(ImageFilter.GaussianBlur(2)), dtype=np.float64)
+        noisy = Image.fromarray(np.clip(blurred + rng.normal(0, 3, blurred.shape), 0, 255).astype(np.uint8))
+        image.save(folder / "gt" / f"{index:04}.png")
+        image.filter(ImageFilter.GaussianBlur(1.5)).save(folder / "one" / f"{index:04}.png")
+        noisy.save(folder / "two" / f"{index:04}.png")
+
+
+def ours(folder: Path, metrics: str, predictions: Sequence[str]) -> list[str | Path]:
+    """The command line of `aecli eval`."""
+    named = [word for each in predictions for word in ("--pred", f"{each}={folder / each}")]
+    words = ["--gt", folder / "gt", *named, "--metrics", metrics, "--device", "cpu", "--quiet", "--json"]
+    return [sys.executable, "-m", "aecli", "eval", *words]
+
+
+def measure(folder: Path, script: Path, pairs: int, repeats: int) -> tuple[list[Row], dict[str, str]]:
+    """The rows of the table, and what stands below it."""
+    plain = [sys.executable, script, folder / "gt", folder / "one"]
+    all_metrics, two_metrics = "psnr,ssim,lpips", "psnr,ssim"
+    commands = {
+        "ours, three metrics": ours(folder, all_metrics, ["one"]),
+        "plain, three metrics": [*plain, SHIPPED["alex"]],
+        "ours, PSNR and SSIM": ours(folder, two_metrics, ["one"]),
+        "plain, PSNR and SSIM": [*plain, ""],
+        "ours, two predictions": ours(folder, all_metrics, ["one", "two"]),
+    }
+    run(commands["ours, three metrics"])  # fills the system's file cache
+    ways = [partial(_seconds, command) for command in commands.values()]
+    figures = dict(zip(commands, in_turns(ways, repeats), strict=True))
+    times = {name: middle(found) for name, found in figures.items()}
+    starting = middle([_seconds([sys.executable, "-c", "import aecli.evaluation"]) for _ in range(repeats)])
+    decoding = _decode_seconds(folder)
+    arithmetic = 2 * pairs * ALEX_FLOPS / matmul_peak("fp32", side=2048)
+    limit_two = starting + decoding
+    rows = [
+        _against("three metrics", times["ours, three metrics"], times["plain, three metrics"], limit_two + arithmetic,
+                 "importing torch + decoding + AlexNet's FLOPs at the fp32 matmul peak"),
+        _against("PSNR and SSIM", times["ours, PSNR and SSIM"], times["plain, PSNR and SSIM"], limit_two,
+                 "importing torch + decoding"),
+        Row("two predictions / twice one", "s", times["ours, two predictions"], 2 * times["ours, three metrics"],
+            times["ours, two predictions"] / (2 * times["ours, three metrics"])),
+    ]  # fmt: skip
+    notes = {
+        "each, min and median of s": "; ".join(
+            f"{name} {min(found):.2f} {times[name]:.2f}" for name, found in figures.items()
+        ),
+        "parts of the limit, s": f"import {starting:.2f}, decoding {decoding:.2f}, AlexNet {arithmetic:.2f}",
+        "ratio of the last row": "ours / plain: less is better; three images are decoded and measured instead of four",
+    }
+    return rows, notes
+
+
+def _against(what: str, ours_s: float, plain_s: float, limit_s: float, limit_is: str) -> Row:
+    return Row(what, "s", ours_s, plain_s, plain_s / ours_s, limit_s, limit_is)
+
+
+def _seconds(command: Sequence[str | Path]) -> float:
+    return run(command).seconds
+
+
+def _decode_seconds(folder: Path) -> float:
+    """Decoding every image of one comparison once, on all cores."""
+    paths = [*(folder / "gt").iterdir(), *(folder / "one").iterdir()]
+
+    def decode(path: Path) -> None:
+        np.array(Image.open(path).convert("RGB"))
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(decode, paths))
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""`aecli reconstruct` against the loop that people write: whole processes, start-up included.
+
+    python -m tests.benchmarks.inference [--images 500] [--repeats 3] [--json]
+
+The plain way is float32, one image at a time: Pillow decodes and resizes, Pillow saves a PNG.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from aecli import checkpoints
+from aecli.models import registry
+from tests.benchmarks.common import Row, arguments, in_turns, matmul_peak, middle, run, show
+from tests.benchmarks.pictures import write_photographs
+
+FORWARD_FLOPS = 26.4e9  # of the report's VAE at 256²
+PLAIN = """
+import sys
+from pathlib import Path
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from tests.reference.report import ReportVAE
+
+weights, source, out = sys.argv[1:]
+model = ReportVAE()
+model.load_state_dict(load_file(weights))
+model.eval()
+Path(out).mkdir()
+with torch.no_grad():
+    for path in sorted(Path(source).iterdir()):
+        image = Image.open(path).convert("RGB").resize((256, 256), Image.BILINEAR)
+        x = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(127.5).sub(1)[None]
+        y = ((model(x)[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        Image.fromarray(y.permute(1, 2, 0).numpy()).save(Path(out) / f"{path.stem}.png")
+"""
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments(__doc__ or "", images=(500, "images to reconstruct"), repeats=(3, "turns"))
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        photographs = write_photographs(folder / "photographs", options.images, 320, 280, "jpg")
+        weights = _write_model(folder / "vae.safetensors")
+        numbers = iter(range(1000))
+
+        def ours(*precision: str) -> Callable[[], float]:
+            command = [sys.executable, "-m", "aecli", "reconstruct", "--model", weights, "--data", photographs]
+            return lambda: run([*command, "--out", folder / f"out-{next(numbers)}", *precision]).seconds
+
+        def plain() -> float:
+            return run([sys.executable, "-c", PLAIN, weights, photographs, folder / f"out-{next(numbers)}"]).seconds
+
+        start = time.perf_counter()
+        run([sys.executable, "-c", "import torch"])
+        importing = time.perf_counter() - start
+        found = in_turns([plain, ours(), ours("--precision", "bf16")], options.repeats)
+    plain_s, fp32_s, bf16_s = map(middle, found)
+    rows = []
+    for what, seconds, dtype in (("fp32 (the default)", fp32_s, "fp32"), ("bf16", bf16_s, "bf16")):
+        least = options.images * FORWARD_FLOPS / matmul_peak(dtype) + importing
+        limit_is = f"importing torch, then {FORWARD_FLOPS / 1e9:.3g} GFLOP an image at the {dtype} matmul peak"
+        rows.append(
+            Row(f"reconstruct {options.images}, {what}", "s", seconds, plain_s, plain_s / seconds, least, limit_is)
+        )
+    show("aecli reconstruct, the report's VAE at 256²", rows, options.json)
+
+
+def _write_model(path: Path) -> Path:
+    torch.manual_seed(0)
+    model_options = registry.resolve_options("vae", {})
+    model = registry.build("vae", model_options)
+    values = {"width": 64, "latent_dim": 1024, "beta": 2.5e-5}
+    header = {"model": "vae", "options": values, "image_size": 256, "fit": "squash", "epoch": 1, "metrics": {}}
+    checkpoints.save(path, model.state_dict(), header)
+    return path
+
+
+if __name__ == "__main__":
+    main()

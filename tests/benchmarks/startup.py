@@ -1,0 +1,43 @@
+"""`aecli --help` against a bare Typer app of six empty commands: whole processes.
+
+python -m tests.benchmarks.startup [--repeats 20] [--json]
+"""
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.benchmarks.common import Row, arguments, in_turns, run, show
+
+BARE = """
+import typer
+
+app = typer.Typer()
+for name in ("train", "reconstruct", "sample", "eval", "grid", "models"):
+
+    @app.command(name)
+    def command() -> None:
+        "Do nothing."
+
+app(prog_name="bare")
+"""
+
+
+def main() -> None:
+    """Measure and print; the best of many turns, since all that differs between them is what else the machine does."""
+    options = arguments(__doc__ or "", repeats=(20, "turns"))
+    with TemporaryDirectory() as name:
+        bare = Path(name, "bare.py")
+        bare.write_text(BARE, encoding="utf-8")
+        rows = []
+        for what, arguments_of in (("aecli --help", ["--help"]), ("aecli train --help", ["train", "--help"])):
+            ways = [[sys.executable, "-m", "aecli", *arguments_of], [sys.executable, bare, *arguments_of],
+                    [sys.executable, "-c", ""]]  # fmt: skip
+            found = in_turns([lambda way=way: run(way).seconds for way in ways], options.repeats)
+            ours, plain, python = (min(times) for times in found)
+            rows.append(Row(what, "s", ours, plain, ours / plain, python, "Python itself starting"))
+    show("Starting up (the ratio is ours to the bare app's: lower is better)", rows, options.json)
+
+
+if __name__ == "__main__":
+    main()
