@@ -1,9 +1,9 @@
 """`aecli eval`: pair, check, then measure everything in one streamed pass."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
-from functools import partial
-from itertools import combinations
+from threading import Lock
 
 import numpy as np
 import PIL
@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 
 from aecli.configs import EvalConfig
-from aecli.data.decode import DecodeError, Pixels, decode, ordered_map, resize
+from aecli.data.decode import DecodeError, Pixels, decode, ordered_map, resize, worker_count
 from aecli.errors import DataError
 from aecli.files import claim_file
 from aecli.metrics import BUILDERS, Loaded, Metric
-from aecli.metrics.statistics import CONFIDENCE, RESAMPLES, compare
+from aecli.metrics.statistics import CONFIDENCE, RESAMPLES
 from aecli.pairing import (
     Pair,
     Pairing,
@@ -29,13 +29,15 @@ from aecli.pairing import (
 from aecli.progress import Listener, Notice, Progress, ignore
 from aecli.runtime.device import resolve_device, telling_out_of_memory
 from aecli.runtime.device import versions as runtime_versions
-from aecli.scores import EvalReport, Numbers, Result, Versus, summarise, write_per_image
+from aecli.runtime.threads import sharing_threads
+from aecli.scores import EvalReport, Numbers, sum_up, write_per_image
 
 __all__ = ["EvalReport", "evaluate"]
 
-# However large images are or however many sizes they have: pixels in a batch, and decoded pixels waiting for one.
-_BATCH_PIXELS = 2**21
-_WAITING_PIXELS = 2**23
+# Pixels measured at once, however large images are. On a CPU each core has its own batch, and no more in it than keeps
+# the matrix products busy: what is larger only leaves the cache.
+_CPU_BATCH_PIXELS = 2**19
+_DEVICE_BATCH_PIXELS = 2**21
 
 
 def evaluate(config: EvalConfig, listen: Listener = ignore) -> EvalReport:
@@ -71,14 +73,12 @@ def evaluate(config: EvalConfig, listen: Listener = ignore) -> EvalReport:
         if config.per_image.exists():
             listen(Notice(f"replacing {config.per_image}"))
         write_per_image(config.per_image, [pair.name for pair in measured.pairs], names, measured.numbers)
+    results, comparisons = sum_up(metrics, names, measured.numbers)
     return EvalReport(
         n=len(measured.pairs),
         metrics=metrics,
-        results=tuple(
-            Result(name, {m.name: summarise(m, measured.numbers[m.name][:, column]) for m in metrics})
-            for column, name in enumerate(names)
-        ),
-        comparisons=_compare_all(names, metrics, measured.numbers),
+        results=results,
+        comparisons=comparisons,
         definitions=_definitions(metrics, names, measured.pairs),
         unpaired=unpaired,
         versions=_versions(loaded),
@@ -126,31 +126,52 @@ def _measure(
     device: torch.device,
     listen: Listener,
 ) -> _Measured:
-    """The one pass: decode in threads, gather images of one size, measure them together."""
+    """The one pass: each worker decodes a batch of images of one size and measures it, with no wait for the others.
+
+    What is in a batch depends on the images alone, and so do the numbers.
+    """
     numbers = {name: np.empty((len(pairs), len(names))) for name in loaded}
     is_measured = np.zeros(len(pairs), dtype=bool)
     unreadable: list[Unpaired] = []
+    one_at_a_time = nullcontext() if device.type == "cpu" else Lock()
 
-    def readable() -> Iterator[tuple[int, list[Pixels]]]:
-        for index, images in enumerate(ordered_map(partial(_decode, names=names), pairs, config.workers)):
-            if isinstance(images, list):
-                yield index, images
-            elif config.on_mismatch == "skip":
-                unreadable.append(images)
-            else:
-                raise mismatch_error([images])
+    def measure(indices: NDArray[np.intp]) -> tuple[NDArray[np.intp], dict[str, NDArray[np.float64]], list[Unpaired]]:
+        decoded = {index: _decode(pairs[index], names) for index in indices}
+        missing = [images for images in decoded.values() if isinstance(images, Unpaired)]
+        if missing and config.on_mismatch != "skip":
+            raise mismatch_error(missing)
+        whole = {index: images for index, images in decoded.items() if not isinstance(images, Unpaired)}
+        found = _measure_batch(list(whole.values()), loaded, device, one_at_a_time) if whole else {}
+        return np.array(list(whole), dtype=np.intp), found, missing
 
-    for indices, stacks in _batches(readable(), config.batch_size):
-        found = _measure_batch(stacks, loaded, device)
-        for name, values in found.items():
-            numbers[name][indices] = values
-        is_measured[indices] = True
-        listen(Progress("measuring", int(is_measured.sum()) + len(unreadable), len(pairs)))
+    batches = list(
+        _batches(pairs, config.batch_size, _CPU_BATCH_PIXELS if device.type == "cpu" else _DEVICE_BATCH_PIXELS)
+    )
+    workers = min(worker_count(config.workers), len(batches))
+    with sharing_threads(workers), closing(ordered_map(measure, batches, workers)) as measured:
+        for indices, found, missing in measured:
+            for name, values in found.items():
+                numbers[name][indices] = values
+            is_measured[indices] = True
+            unreadable += missing
+            listen(Progress("measuring", int(is_measured.sum()) + len(unreadable), len(pairs)))
     return _Measured(
         [pair for pair, measured in zip(pairs, is_measured, strict=True) if measured],
         {name: values[is_measured] for name, values in numbers.items()},
         unreadable,
     )
+
+
+def _batches(pairs: Sequence[Pair], batch_size: int, most_pixels: int) -> Iterator[NDArray[np.intp]]:
+    """The indices of pairs of one size, by the batch, each as early as its last pair."""
+    waiting: dict[tuple[int, int], list[int]] = {}
+    for index, pair in enumerate(pairs):
+        members = waiting.setdefault(pair.size, [])
+        members.append(index)
+        if len(members) >= min(batch_size, max(1, most_pixels // (pair.size[0] * pair.size[1]))):
+            yield np.array(waiting.pop(pair.size), dtype=np.intp)
+    for members in waiting.values():
+        yield np.array(members, dtype=np.intp)
 
 
 def _decode(pair: Pair, names: Sequence[str]) -> list[Pixels] | Unpaired:
@@ -170,61 +191,26 @@ def _decode(pair: Pair, names: Sequence[str]) -> list[Pixels] | Unpaired:
     return images
 
 
-def _batches(
-    decoded: Iterable[tuple[int, list[Pixels]]], batch_size: int
-) -> Iterator[tuple[list[int], list[NDArray[np.uint8]]]]:
-    """Gather images of one size: yields their indices and, for ground truth and predictions, uint8 (N, H, W, 3).
-
-    A size's images go on when they fill a batch; the fullest size's when too many pixels wait; the rest at the end.
-    """
-    waiting: dict[tuple[int, ...], list[tuple[int, list[Pixels]]]] = {}
-
-    def pixels(shape: tuple[int, ...]) -> int:
-        return shape[0] * shape[1] * len(waiting[shape])
-
-    def take(shape: tuple[int, ...]) -> tuple[list[int], list[NDArray[np.uint8]]]:
-        members = waiting.pop(shape)
-        return [index for index, _ in members], [np.stack(each) for each in zip(*(m[1] for m in members), strict=True)]
-
-    for index, images in decoded:
-        shape = images[0].shape
-        waiting.setdefault(shape, []).append((index, images))
-        room = _BATCH_PIXELS // (shape[0] * shape[1])
-        if len(waiting[shape]) >= min(batch_size, max(1, room)):
-            yield take(shape)
-        elif sum(map(pixels, waiting)) > _WAITING_PIXELS:
-            yield take(max(waiting, key=pixels))
-    for shape in list(waiting):
-        yield take(shape)
-
-
 def _measure_batch(
-    stacks: list[NDArray[np.uint8]], loaded: Mapping[str, Loaded], device: torch.device
+    images: list[list[Pixels]],
+    loaded: Mapping[str, Loaded],
+    device: torch.device,
+    turn: AbstractContextManager[object],
 ) -> dict[str, NDArray[np.float64]]:
-    """Each metric's numbers, (N, predictions), of a ground truth's (N, H, W, 3) and each prediction's."""
-    count, height, width, _ = stacks[0].shape
+    """Each metric's numbers, (N, predictions), of N ground truths (H, W, 3) with their predictions."""
+    height, width = images[0][0].shape[:2]
     mend = (
-        f"a smaller --batch-size, --lpips-net alex or --metrics psnr,ssim ({count} images of {width}x{height} at once)"
+        f"a smaller --batch-size, --lpips-net alex or --metrics psnr,ssim "
+        f"({len(images)} images of {width}x{height} at once)"
     )
-    with telling_out_of_memory(mend):
+    stacks = [np.stack(each) for each in zip(*images, strict=True)]
+    with turn, telling_out_of_memory(mend):
         truths, *predictions = [torch.from_numpy(stack).to(device).permute(0, 3, 1, 2) for stack in stacks]
         numbers = {}
         for name, each in loaded.items():
             against = each.measure(truths)
             numbers[name] = np.stack([against(prediction).numpy() for prediction in predictions], axis=1)
         return numbers
-
-
-def _compare_all(names: Sequence[str], metrics: Sequence[Metric], numbers: Numbers) -> tuple[Versus, ...]:
-    """Every two predictions, paired by image."""
-    return tuple(
-        Versus(
-            names[a],
-            names[b],
-            {m.name: compare(numbers[m.name][:, a], numbers[m.name][:, b], m.higher_is_better) for m in metrics},
-        )
-        for a, b in combinations(range(len(names)), 2)
-    )
 
 
 def _definitions(metrics: Sequence[Metric], names: Sequence[str], pairs: list[Pair]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from aecli.progress import Listener, Progress
 Size = tuple[int, int]  # (H, W)
 
 _EXAMPLES = 3
+_LOT = 64  # pairs whose headers one thread reads before it asks for more
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ KINDS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there are as many as images
 class Pair:
     """One ground truth, the image of each prediction that belongs to it, and the ground truth's size."""
 
@@ -105,30 +106,30 @@ def pair_sources(truth_source: str, predictions: Sequence[Prediction]) -> Pairin
     Raises:
         DataError: a source can't be listed, or has no name in common with the ground truth.
     """
-    truths = _by_key(truth_source)
+    truths, doubles = _by_key(truth_source)
     listed = [_by_key(prediction.source) for prediction in predictions]
-    unpaired = _duplicates(truths, None)
-    for prediction, images in zip(predictions, listed, strict=True):
+    unpaired = _duplicates(truths, doubles, None)
+    for prediction, (images, more) in zip(predictions, listed, strict=True):
         if not images.keys() & truths.keys():
             raise DataError(
                 f"no image of --pred {prediction.name} has the name of one of --gt: {prediction.source} holds "
                 f"{_example(images)}, {truth_source} holds {_example(truths)} (suffixes aside, paths must agree)"
             )
-        unpaired += _duplicates(images, prediction.name)
+        unpaired += _duplicates(images, more, prediction.name)
         unpaired += [
-            Unpaired(refs[0].name, prediction.name, "missing", f"not in prediction {prediction.name!r}")
-            for key, refs in truths.items()
+            Unpaired(image.name, prediction.name, "missing", f"not in prediction {prediction.name!r}")
+            for key, image in truths.items()
             if key not in images
         ]
         unpaired += [
-            Unpaired(refs[0].name, prediction.name, "extra", "not in the ground truth")
-            for key, refs in images.items()
+            Unpaired(image.name, prediction.name, "extra", "not in the ground truth")
+            for key, image in images.items()
             if key not in truths
         ]
     pairs = [
-        Pair(refs[0].name, refs[0], tuple(images[key][0] for images in listed))
-        for key, refs in truths.items()
-        if len(refs) == 1 and all(len(images.get(key, ())) == 1 for images in listed)
+        Pair(truth.name, truth, tuple(images[key] for images, _ in listed))
+        for key, truth in truths.items()
+        if key not in doubles and all(key in images and key not in more for images, more in listed)
     ]
     return Pairing(pairs, unpaired)
 
@@ -151,13 +152,21 @@ def check_sizes(
         workers: threads that read; None for as many as fit this machine.
         listen: hears of the progress.
     """
-    pairs, unpaired = [], list(pairing.unpaired)
+    pairs: list[Pair] = []
+    unpaired = list(pairing.unpaired)
     check = partial(_sized, names=names, smallest=smallest, resize=resize)
-    for done, sized in enumerate(ordered_map(check, pairing.pairs, workers), start=1):
-        if isinstance(sized, Pair):
-            pairs.append(sized)
-        else:
-            unpaired += sized
+    lots = [pairing.pairs[start : start + _LOT] for start in range(0, len(pairing.pairs), _LOT)]
+    sizes: dict[Size, Size] = {}  # the same few objects for all pairs
+    flags: dict[tuple[bool, ...], tuple[bool, ...]] = {}
+    done = 0
+    for lot in ordered_map(lambda lot: [check(pair) for pair in lot], lots, workers):
+        for sized in lot:
+            if isinstance(sized, Pair):
+                size, resized = sizes.setdefault(sized.size, sized.size), flags.setdefault(sized.resized, sized.resized)
+                pairs.append(replace(sized, size=size, resized=resized))
+            else:
+                unpaired += sized
+        done += len(lot)
         listen(Progress("checking sizes", done, len(pairing.pairs)))
     return Pairing(pairs, unpaired)
 
@@ -186,25 +195,29 @@ def mismatch_error(unpaired: Sequence[Unpaired]) -> DataError:
     return DataError(f"{describe(unpaired)}.\n--on-mismatch skip measures only what pairs{resize}.")
 
 
-def _by_key(source: str) -> dict[str, list[ImageRef]]:
-    images: dict[str, list[ImageRef]] = defaultdict(list)
+def _by_key(source: str) -> tuple[dict[str, ImageRef], dict[str, list[ImageRef]]]:
+    """The first image of each key, and for keys that have several the others."""
+    images: dict[str, ImageRef] = {}
+    others: dict[str, list[ImageRef]] = defaultdict(list)
     for image in list_images(source):
-        images[image.key].append(image)
-    return dict(images)
+        if images.setdefault(key := image.key, image) is not image:
+            others[key].append(image)
+    return images, dict(others)
 
 
-def _duplicates(images: Mapping[str, list[ImageRef]], prediction: str | None) -> list[Unpaired]:
+def _duplicates(
+    images: Mapping[str, ImageRef], others: Mapping[str, list[ImageRef]], prediction: str | None
+) -> list[Unpaired]:
     return [
         Unpaired(
-            refs[0].name, prediction, "duplicate", f"has the name of {', '.join(repr(ref.name) for ref in refs[1:])}"
+            images[key].name, prediction, "duplicate", f"has the name of {', '.join(repr(ref.name) for ref in refs)}"
         )
-        for refs in images.values()
-        if len(refs) > 1
+        for key, refs in others.items()
     ]
 
 
-def _example(images: Mapping[str, list[ImageRef]]) -> str:
-    return repr(next(iter(images.values()))[0].name)
+def _example(images: Mapping[str, ImageRef]) -> str:
+    return repr(next(iter(images.values())).name)
 
 
 def _sized(pair: Pair, names: Sequence[str], smallest: tuple[str, int], resize: bool) -> Pair | list[Unpaired]:

@@ -5,6 +5,7 @@ import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from aecli.configs import METRICS
 from aecli.files import write_bytes
 from aecli.metrics import Metric
-from aecli.metrics.statistics import Comparison, Interval, bootstrap_mean
+from aecli.metrics.statistics import Comparison, Interval, bootstrap_means, compare
 from aecli.pairing import Unpaired
 
 # A metric's name -> its numbers, float64 (images, predictions).
@@ -93,12 +94,37 @@ class EvalReport:
         }
 
 
-def summarise(metric: Metric, values: NDArray[np.float64]) -> Score:
-    """Sum up one metric's numbers (N,) of one prediction, N of at least 1."""
+def sum_up(
+    metrics: Sequence[Metric], names: Sequence[str], numbers: Numbers
+) -> tuple[tuple[Result, ...], tuple[Versus, ...]]:
+    """The scores of each prediction, and of every two predictions the comparison, paired by image.
+
+    All bootstrap intervals come from the same resamples of the images.
+    """
+    duels = list(combinations(range(len(names)), 2))
+    with np.errstate(invalid="ignore"):  # infinity less infinity: two identical images, left out
+        differences = {m.name: [numbers[m.name][:, a] - numbers[m.name][:, b] for a, b in duels] for m in metrics}
+    columns = [column for m in metrics for column in (*numbers[m.name].T, *differences[m.name])]
+    intervals = iter(bootstrap_means(np.stack(columns, axis=1)))
+    scores: list[dict[str, Score]] = [{} for _ in names]
+    comparisons: list[dict[str, Comparison]] = [{} for _ in duels]
+    for metric in metrics:
+        values = numbers[metric.name]
+        for column, found in enumerate(scores):
+            found[metric.name] = _score(metric, values[:, column], next(intervals))
+        for (a, b), duel in zip(duels, comparisons, strict=True):
+            duel[metric.name] = compare(values[:, a], values[:, b], metric.higher_is_better, next(intervals))
+    return (
+        tuple(Result(name, found) for name, found in zip(names, scores, strict=True)),
+        tuple(Versus(names[a], names[b], duel) for (a, b), duel in zip(duels, comparisons, strict=True)),
+    )
+
+
+def _score(metric: Metric, values: NDArray[np.float64], ci95: Interval | None) -> Score:
     finite = values[np.isfinite(values)]
     return Score(
         mean=float(finite.mean()) if len(finite) else None,
-        ci95=bootstrap_mean(finite),
+        ci95=ci95,
         median=float(np.median(values)),
         pooled=metric.pool(values) if metric.pool else None,
         identical=int(np.count_nonzero(np.isposinf(values))) if metric.pool else None,

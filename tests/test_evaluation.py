@@ -20,7 +20,7 @@ from aecli.configs import EvalConfig
 from aecli.errors import ConfigError, DataError, DeviceError, OutputError, WeightsError
 from aecli.metrics import BUILDERS, Loaded
 from aecli.metrics.lpips_weights import SHIPPED
-from aecli.metrics.statistics import bootstrap_mean
+from aecli.metrics.statistics import bootstrap_means
 from aecli.progress import Notice, Progress
 
 PHOTO = np.concatenate([astronaut()[:400, :400], coffee()[:400, :400]], axis=1)
@@ -108,7 +108,7 @@ class TestNumbers:
         for name, tolerance in (("psnr", 1e-9), ("ssim", 1e-6), ("lpips", 1e-5)):
             assert result[name]["mean"] == pytest.approx(expected[name].mean(), abs=tolerance)
             assert result[name]["median"] == pytest.approx(np.median(expected[name]), abs=tolerance)
-            assert result[name]["ci95"] == pytest.approx(bootstrap_mean(expected[name]), abs=tolerance)
+            assert result[name]["ci95"] == pytest.approx(bootstrap_means(expected[name][:, None])[0], abs=tolerance)
         mean_mse = np.mean([np.mean((a.astype(float) - b) ** 2) for a, b in pairs])
         assert result["psnr"]["pooled"] == pytest.approx(10 * math.log10(255**2 / mean_mse))
         assert result["psnr"]["identical"] == 0
@@ -138,7 +138,7 @@ class TestNumbers:
         expected = [peak_signal_noise_ratio(*pair) for pair in pairs]
         assert result["psnr"]["identical"] == 2
         assert result["psnr"]["mean"] == pytest.approx(np.mean(expected))
-        assert result["psnr"]["ci95"] == pytest.approx(bootstrap_mean(np.array(expected)))
+        assert result["psnr"]["ci95"] == pytest.approx(bootstrap_means(np.array(expected)[:, None])[0])
         assert result["psnr"]["median"] == pytest.approx(np.median([*expected, math.inf, math.inf]))
         mean_mse = np.mean([np.mean((a.astype(float) - b) ** 2) for a, b in pairs]) * 4 / 6
         assert result["psnr"]["pooled"] == pytest.approx(10 * math.log10(255**2 / mean_mse))
@@ -175,11 +175,30 @@ class TestNumbers:
         values = [[float(cell) for row in table[1:] for cell in row[2:]] for table in rows]
         assert values[0] == pytest.approx(values[1], abs=1e-6)
 
-    def test_a_bound_on_waiting_pixels_does_not_change_the_numbers(self, sources, monkeypatch):
-        expected = as_json(run(sources, "low", metrics=("psnr", "ssim")))
-        monkeypatch.setattr(evaluation, "_WAITING_PIXELS", 64 * 72)
-        monkeypatch.setattr(evaluation, "_BATCH_PIXELS", 48 * 40)
-        assert as_json(run(sources, "low", metrics=("psnr", "ssim"))) == expected
+    def test_a_bound_on_pixels_does_not_change_the_numbers(self, sources, monkeypatch):
+        expected = as_json(run(sources, "low"))["results"][0]
+        monkeypatch.setattr(evaluation, "_CPU_BATCH_PIXELS", 48 * 40)
+        found = as_json(run(sources, "low"))["results"][0]
+        for name in ("psnr", "ssim", "lpips"):
+            assert found[name]["mean"] == pytest.approx(expected[name]["mean"], abs=1e-6)
+            assert found[name]["ci95"] == pytest.approx(expected[name]["ci95"], abs=1e-6)
+
+    @pytest.mark.parametrize("workers", [1, 3, 8])
+    def test_workers_do_not_change_a_bit_of_the_numbers(self, sources, workers):
+        tables = []
+        for name, count in (("a.csv", 2), ("b.csv", workers)):
+            config = EvalConfig(
+                gt=str(sources / "gt"), pred=(str(sources / "low"),), per_image=sources / name, batch_size=2,
+                workers=count, device="cpu",
+            )  # fmt: skip
+            evaluation.evaluate(config)
+            tables.append((sources / name).read_text())
+        assert tables[0] == tables[1]
+
+    def test_threads_are_given_back(self, sources):
+        before = torch.get_num_threads()
+        run(sources, "low", metrics=("psnr",))
+        assert torch.get_num_threads() == before
 
     def test_options_reach_the_metrics(self, sources):
         found = as_json(run(sources, "low", metrics=("ssim", "ssim"), ssim_window="uniform"))

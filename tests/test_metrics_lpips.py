@@ -65,6 +65,33 @@ def test_agrees_with_the_lpips_package(references, net):
     assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
+@pytest.mark.parametrize("size", [(31, 47), (97, 131), (256, 256), (200, 333)])
+def test_hard_images_of_many_sizes(references, size):
+    height, width = size
+    rng = np.random.default_rng(0)
+    photo, other = astronaut()[:height, :width], coffee()[:height, :width]
+    white = np.full_like(photo, 255)
+    rows, columns = np.mgrid[:height, :width]
+    checks = np.broadcast_to(((rows // 8 + columns // 8) % 2 * 255).astype(np.uint8)[:, :, None], photo.shape)
+    edge = np.broadcast_to(np.where(columns > width // 2, 255, 0).astype(np.uint8)[:, :, None], photo.shape)
+    spot = photo.copy()
+    spot[height // 2, width // 2] ^= 255
+    grain = white - rng.poisson(1, white.shape).astype(np.uint8)
+    noise = rng.integers(0, 256, (2, *photo.shape), dtype=np.uint8)
+    cases = [
+        (photo, other), (photo, 255 - photo), (photo, spot), (white, white - 1), (white, grain), (0 * white, white),
+        (checks, np.roll(checks, 1, axis=1)), (edge, np.roll(edge, 1, axis=1)), tuple(noise),
+    ]  # fmt: skip
+    a, b = (batch(*images) for images in zip(*cases, strict=True))
+    with torch.no_grad():
+        expected = references[0]["alex"](a / 127.5 - 1, b / 127.5 - 1).flatten()
+    network = LPIPS.from_net("alex")
+    found = network(a, b)
+    assert found.tolist() == pytest.approx(expected.tolist(), abs=2e-6)
+    alone = [network(a[i : i + 1], b[i : i + 1]).item() for i in range(len(cases))]
+    assert found.tolist() == pytest.approx(alone, abs=1e-6)
+
+
 def test_the_shipped_weights_are_those_of_the_readme_and_need_nothing_else(references, monkeypatch, tmp_path):
     readme = (SHIPPED["alex"].parent / "README.md").read_text(encoding="utf-8")
     stated = re.search(r"SHA-256: `([0-9a-f]{64})`", readme)

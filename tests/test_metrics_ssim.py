@@ -80,10 +80,26 @@ def test_identical_images_give_one():
     assert ssim(batch(PHOTO), batch(PHOTO)).item() == pytest.approx(1, abs=1e-12)
 
 
-@pytest.mark.parametrize("piece", [1, 20_000, 2**30])
-def test_pieces_and_batches_do_not_change_the_numbers(monkeypatch, piece):
-    truths = [PHOTO[i : i + 90, i : i + 70] for i in range(5)]
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("piece", [1, 20_000, 200_000, 2**30])
+@pytest.mark.parametrize("size", [(90, 70), (11, 33), (47, 16), (129, 257)])
+def test_pieces_and_batches_do_not_change_the_numbers(monkeypatch, window, piece, size):
+    truths = [PHOTO[9 * i : 9 * i + size[0], i : i + size[1]] for i in range(5)]
     others = [noisy(image, 10 * i) for i, image in enumerate(truths)]
     monkeypatch.setattr(ssim_module, "_CPU_PIECE", piece)
-    expected = [REFERENCES["gaussian"](a, b) for a, b in zip(truths, others, strict=True)]
-    assert ssim(batch(*truths), batch(*others)).tolist() == pytest.approx(expected, abs=1e-10)
+    expected = [REFERENCES[window](a, b) for a, b in zip(truths, others, strict=True)]
+    assert ssim(batch(*truths), batch(*others), window).tolist() == pytest.approx(expected, abs=1e-10)
+
+
+def test_threads_do_not_change_a_bit():
+    a, b = batch(*[PHOTO[:200, i : i + 150] for i in range(4)]), batch(*[PHOTO[1:201, i : i + 150] for i in range(4)])
+    before = torch.get_num_threads()
+    found = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            found.append(ssim(a, b).tolist())
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1]

@@ -5,6 +5,7 @@ Zhang, Isola, Efros, Shechtman and Wang, "The unreasonable effectiveness of deep
 """
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from aecli.errors import WeightsError
 from aecli.metrics.lpips_weights import Weights, backbone_weights, head_weights
 from aecli.metrics.pairs import require_images, require_pairs
+from aecli.metrics.winograd import WinogradConv2d, suits_winograd
 from aecli.progress import Listener, ignore
 
 # The shortest side from which every layer that LPIPS looks at has an output.
@@ -43,8 +45,8 @@ class LPIPS(nn.Module):
         self.heads = nn.ParameterList(
             nn.Parameter(heads[f"lin{index}.model.1.weight"].float().flatten()) for index in range(len(self.tapped))
         )
-        self.shift = nn.Buffer(torch.tensor(_SHIFT).view(1, 3, 1, 1))
-        self.scale = nn.Buffer(torch.tensor(_SCALE).view(1, 3, 1, 1))
+        self.shift = nn.Buffer(127.5 * (1 + torch.tensor(_SHIFT)))
+        self.scale = nn.Buffer(1 / (127.5 * torch.tensor(_SCALE)))
         _load(self.backbone, backbone, net)
         self.requires_grad_(False).eval()
 
@@ -68,23 +70,38 @@ class LPIPS(nn.Module):
             ValueError: the images are not uint8 (N, 3, H, W), or a side is shorter than `MIN_SIDE[net]`.
         """
         require_images(images, MIN_SIDE[self.net])
-        values = ((images.float() / 127.5 - 1) - self.shift) / self.scale
+        values = self._normalised(images)
         maps = []
         # TensorFloat-32 would round the convolutions to 10 bits of mantissa.
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            instead = self._on_cpu if values.device.type == "cpu" else {}
             for index, layer in enumerate(self.backbone):
-                values = layer(values)
+                values = instead.get(index, layer)(values)
                 if index in self.tapped:
-                    length = values.square().sum(dim=1, keepdim=True).sqrt_()
+                    length = torch.linalg.vector_norm(values, dim=1, keepdim=True)
                     maps.append(values / length.add_(_EPSILON))
         return tuple(maps)
+
+    @cached_property
+    def _on_cpu(self) -> dict[int, nn.Module]:
+        """What stands in for layers of `backbone` on a processor; several threads may make it at once, all the same."""
+        return {index: WinogradConv2d(layer) for index, layer in enumerate(self.backbone) if suits_winograd(layer)}
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        """uint8 (N, 3, H, W) -> float32 as the network was trained on, in the layout channels_last."""
+        count, _, height, width = images.shape
+        rows = images.permute(0, 2, 3, 1).reshape(count, height, width * 3).float()
+        # Whole rows at once: three channels at a time would be short work for a vector unit.
+        values = rows.sub_(self.shift.repeat(width)).mul_(self.scale.repeat(width))
+        return values.view(count, height, width, 3).permute(0, 3, 1, 2)
 
     @torch.inference_mode()
     def distance(self, a: Features, b: Features) -> Tensor:
         """LPIPS from the features of both images of each pair: (N,) float64 on the CPU, 0 where they are identical."""
-        layers = zip(a, b, self.heads, strict=True)
-        # The mean over places comes first: the head is linear, and so never makes a map.
-        distances = [(one - other).square_().mean(dim=(2, 3)) @ head for one, other, head in layers]
+        distances = []
+        for one, other, head in zip(a, b, self.heads, strict=True):
+            squares = (one - other).square_().permute(0, 2, 3, 1).flatten(1, 2)
+            distances.append((squares @ head).mean(dim=1))
         return torch.stack(distances).cpu().double().sum(dim=0)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -103,12 +120,12 @@ class _Fire(nn.Module):
         self.expand3x3 = nn.Conv2d(squeezed, expanded, 3, padding=1)
 
     def forward(self, values: Tensor) -> Tensor:
-        squeezed = self.squeeze(values).relu_()
-        return torch.cat([self.expand1x1(squeezed), self.expand3x3(squeezed)], dim=1).relu_()
+        squeezed = self.squeeze(values).relu()
+        return torch.cat([self.expand1x1(squeezed), self.expand3x3(squeezed)], dim=1).relu()
 
 
 def _relu() -> nn.Module:
-    return nn.ReLU(inplace=True)
+    return nn.ReLU()  # not in place: what a convolution leaves may be a part of something larger
 
 
 def _alex_layers() -> Sequence[nn.Module]:

@@ -4,7 +4,7 @@ Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibi
 Transactions on Image Processing 13 (2004), with the constants of that paper, as scikit-image computes it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -21,12 +21,12 @@ _SIGMA = 1.5
 
 # A filter is applied as a product with a band matrix, this many outputs at a time: matrix units make up for the zeros
 # in it as long as the band is a fair part of the matrix.
-_BLOCK = 24
+_BLOCK = 16
 # Elements of the four maps worked on at once: as much as a core's cache holds; on other devices, what keeps them busy.
-_CPU_PIECE = 2**19
+_CPU_PIECE = 2**18
 _DEVICE_PIECE = 2**24
 
-Piece = tuple[slice, slice]  # planes, rows
+Piece = tuple[slice, slice]  # images, rows
 
 
 def ssim(a: Tensor, b: Tensor, window: str = "gaussian") -> Tensor:
@@ -49,46 +49,52 @@ def ssim(a: Tensor, b: Tensor, window: str = "gaussian") -> Tensor:
     require_pairs(a, b, MIN_SIDE[window])
     if a.device.type == "mps":  # has no float64
         a, b = a.cpu(), b.cpu()
-    # The sample covariance divides by one less than the number of pixels in the window.
-    correction = 1.0 if window == "gaussian" else 49 / 48
-    sums = partial(_ssim_sums, band=_band(_taps(window)).to(a.device), correction=correction)
-    flat_a, flat_b = a.flatten(0, 1), b.flatten(0, 1)
-    pieces = _pieces(len(flat_a), a.shape[2], a.shape[3], MIN_SIDE[window] - 1, a.device)
-    found = _map_pieces(lambda piece: sums(flat_a[piece], flat_b[piece]), pieces, a.device)
-    totals = torch.zeros(len(flat_a), dtype=torch.float64, device=a.device)
-    for (planes, _), partial_sums in zip(pieces, found, strict=True):
-        totals[planes] += partial_sums
-    places = (a.shape[2] - MIN_SIDE[window] + 1) * (a.shape[3] - MIN_SIDE[window] + 1)
-    return totals.view(a.shape[:2]).mean(dim=1).cpu() / places
+    reach = MIN_SIDE[window] - 1
+    count, channels, height, width = a.shape
+    pieces = _pieces(count, height, width, reach, a.device)
+    work = partial(_Worker, a.permute(0, 2, 3, 1), b.permute(0, 2, 3, 1), window)
+    totals = torch.zeros(count, dtype=torch.float64, device=a.device)
+    for (images, _), sums in zip(pieces, _map_pieces(work, pieces, a.device), strict=True):
+        totals[images] += sums
+    return totals.cpu() / (channels * (height - reach) * (width - reach))
 
 
-def _pieces(planes: int, height: int, width: int, reach: int, device: torch.device) -> list[Piece]:
-    """Cut (planes, height, width) into pieces of some planes and rows; strips of rows overlap by the filter's reach."""
+def _pieces(count: int, height: int, width: int, reach: int, device: torch.device) -> list[Piece]:
+    """Cut (count, height, width) into some images, or rows of one; strips of rows overlap by the filter's reach."""
     elements = _CPU_PIECE if device.type == "cpu" else _DEVICE_PIECE
-    depth = max(1, min(planes, elements // (4 * (_BLOCK + reach) * width)))
-    rows = max(_BLOCK, elements // (4 * depth * width) - reach)
+    row = 4 * 3 * _padded(width)
+    images = max(1, min(count, elements // (row * height)))
+    rows = height - reach
+    if row * height > elements:
+        rows = max(_BLOCK, (elements // row - reach) // _BLOCK * _BLOCK)
     return [
-        (slice(plane, plane + depth), slice(top, top + rows + reach))
-        for plane in range(0, planes, depth)
+        (slice(first, min(first + images, count)), slice(top, min(top + rows + reach, height)))
+        for first in range(0, count, images)
         for top in range(0, height - reach, rows)
     ]
 
 
-def _map_pieces(function: Callable[[Piece], Tensor], pieces: Sequence[Piece], device: torch.device) -> list[Tensor]:
-    """Work on the pieces; on a CPU one a thread, PyTorch itself keeping to one thread meanwhile.
+def _padded(width: int) -> int:
+    return -(-width // _BLOCK) * _BLOCK
+
+
+def _map_pieces(work: "partial[_Worker]", pieces: Sequence[Piece], device: torch.device) -> list[Tensor]:
+    """Work on the pieces; on a CPU with one worker a thread, PyTorch itself keeping to one thread meanwhile.
 
     PyTorch would share out each of these short operations, and wait for all threads at the end of each: ten times
     slower and more as soon as anything else, such as decoding, wants a core.
     """
-    if device.type != "cpu":
-        return [function(piece) for piece in pieces]
-    threads = torch.get_num_threads()
+    threads = min(torch.get_num_threads(), len(pieces)) if device.type == "cpu" else 1
+    if threads == 1:
+        return work().sums(pieces)
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(min(threads, len(pieces)), thread_name_prefix="aecli-ssim") as pool:
-            return list(pool.map(function, pieces))
+        with ThreadPoolExecutor(threads, thread_name_prefix="aecli-ssim") as pool:
+            shares = list(pool.map(lambda start: work().sums(pieces[start::threads]), range(threads)))
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
+    return [shares[index % threads][index // threads] for index in range(len(pieces))]
 
 
 def _taps(window: str) -> Tensor:
@@ -101,42 +107,75 @@ def _taps(window: str) -> Tensor:
     return weights / weights.sum()
 
 
-def _ssim_sums(a: Tensor, b: Tensor, band: Tensor, correction: float) -> Tensor:
-    """The sum of the local SSIM over each plane: uint8 (P, H, W) pairs -> float64 (P,)."""
-    maps = torch.empty((4, *a.shape), dtype=torch.float64, device=a.device)
-    x, y, squares, products = maps
-    x.copy_(a)
-    y.copy_(b)
-    torch.mul(x, y, out=products)
-    torch.mul(x, x, out=squares).addcmul_(y, y)  # both variances are only ever needed as a sum
-    means = _filter(_filter(maps.flatten(0, 1), band, dim=1), band, dim=2)
-    mean_x, mean_y, squares, products = means.view(4, len(a), *means.shape[1:])
-    mean_product = mean_x * mean_y
-    mean_squares = mean_x.square_().addcmul_(mean_y, mean_y)
-    contrast = products.sub_(mean_product).mul_(2 * correction).add_(_C2)
-    spread = squares.sub_(mean_squares).mul_(correction).add_(_C2)
-    numerator = mean_product.mul_(2).add_(_C1).mul_(contrast)
-    similarity: Tensor = numerator.div_(mean_squares.add_(_C1).mul_(spread))
-    return similarity.sum(dim=(1, 2))
+class _Worker:
+    """Sums the local SSIM of pieces of uint8 (N, H, W, 3), one after another in the same memory.
 
+    With means E and P = 2·E[x]·E[y] + C1, Q = E[x]² + E[y]² + C1, the local SSIM is P·(E[2xy + C] - P) over
+    Q·(E[x² + y² + C] - Q), where C = C1 + C2; the sample covariance's factor n/(n - 1) cancels but for C2, which it
+    divides. So four maps are filtered: x, y, 2xy + C and x² + y² + C.
+    """
 
-def _band(taps: Tensor) -> Tensor:
-    """The (B, B + taps - 1) matrix whose row i holds the taps from column i on."""
-    band = taps.new_zeros(_BLOCK, _BLOCK + len(taps) - 1)
-    for offset, weight in enumerate(taps.tolist()):
-        band.diagonal(offset).fill_(weight)
-    return band
+    def __init__(self, a: Tensor, b: Tensor, window: str) -> None:
+        self.a, self.b = a, b
+        taps = _taps(window).to(a.device)
+        self.reach = len(taps) - 1
+        # Row i of the band holds the taps from column i on.
+        self.band = taps.new_zeros(_BLOCK, _BLOCK + self.reach)
+        for offset, weight in enumerate(taps.tolist()):
+            self.band.diagonal(offset).fill_(weight)
+        correction = 1.0 if window == "gaussian" else 49 / 48
+        self.c1 = taps.new_tensor(_C1)
+        self.c = taps.new_tensor(_C1 + _C2 / correction)
+        self.memory: dict[str, Tensor] = {}
 
+    def sums(self, pieces: Sequence[Piece]) -> list[Tensor]:
+        """The sum over each image (n,) of each piece."""
+        return [self._sum(self.a[piece], self.b[piece]) for piece in pieces]
 
-def _filter(maps: Tensor, band: Tensor, dim: int) -> Tensor:
-    """Correlate (P, H, W) with the band's taps along dimension 1 or 2, keeping places where all of them fit."""
-    reach = band.shape[1] - band.shape[0]
-    shape = list(maps.shape)
-    shape[dim] -= reach
-    filtered = maps.new_empty(shape)
-    for start in range(0, shape[dim], _BLOCK):
-        length = min(_BLOCK, shape[dim] - start)
-        weights = band[:length, : length + reach]
-        block = maps.narrow(dim, start, length + reach)
-        filtered.narrow(dim, start, length).copy_(weights @ block if dim == 1 else block @ weights.T)
-    return filtered
+    def _take(self, name: str, count: int) -> Tensor:
+        """Flat float64 memory; it holds what was left there, finite numbers always."""
+        if name not in self.memory or len(self.memory[name]) < count:
+            self.memory[name] = self.band.new_zeros(count)
+        return self.memory[name][:count]
+
+    def _sum(self, a: Tensor, b: Tensor) -> Tensor:
+        count, height, width, channels = a.shape
+        padded = _padded(width)
+        rows = height - self.reach
+        maps = self._take(f"maps of {count}", height * 4 * count * padded * channels).view(height, 4, count, padded, -1)
+        x, y, products, squares = maps[:, :, :, :width].unbind(1)
+        x.copy_(a.transpose(0, 1))
+        y.copy_(b.transpose(0, 1))
+        torch.addcmul(self.c, x, y, value=2, out=products)
+        torch.addcmul(self.c, x, x, out=squares).addcmul_(y, y)
+        down = self._filter_down(maps.view(height, -1), rows)
+        across = self._filter_across(down, rows * channels).view(4, count, padded, -1)
+        mean_x, mean_y, products, squares = across[:, :, : width - self.reach]
+        p, q = down[: 2 * mean_x.numel()].view(2, *mean_x.shape)
+        torch.addcmul(self.c1, mean_x, mean_y, value=2, out=p)
+        torch.addcmul(self.c1, mean_x, mean_x, out=q).addcmul_(mean_y, mean_y)
+        p.mul_(products.sub_(p))
+        q.mul_(squares.sub_(q))
+        sums: Tensor = p.div_(q).sum(dim=(1, 2))
+        return sums
+
+    def _filter_down(self, maps: Tensor, rows: int) -> Tensor:
+        """Filter (rows + reach, columns) along the rows; the result, flat, is transposed: (columns, rows)."""
+        columns = maps.shape[1]
+        flat = self._take("down", (columns + self.reach * 3) * rows)
+        filtered = flat[: columns * rows].view(columns, rows)
+        for top in range(0, rows, _BLOCK):
+            length = min(_BLOCK, rows - top)
+            band = self.band[:length, : length + self.reach]
+            torch.mm(maps[top : top + length + self.reach].T, band.T, out=filtered[:, top : top + length])
+        return flat
+
+    def _filter_across(self, flat: Tensor, row: int) -> Tensor:
+        """Filter lines of `row` elements along all lines, as if the maps' images were one long column.
+
+        Where a window spans the end of one and the start of the next the result means nothing.
+        """
+        blocks = (len(flat) // row - self.reach) // _BLOCK
+        windows = flat.as_strided((blocks, _BLOCK + self.reach, row), (_BLOCK * row, row, 1))
+        filtered = self._take("across", blocks * _BLOCK * row).view(blocks, _BLOCK, row)
+        return torch.bmm(self.band.expand(blocks, -1, -1), windows, out=filtered)

@@ -28,23 +28,25 @@ from PIL import Image
 from safetensors.torch import load_file
 from tests.reference.report import ReportVAE
 
-weights, source, out = sys.argv[1:]
+weights, source, out, device = sys.argv[1:]
 model = ReportVAE()
 model.load_state_dict(load_file(weights))
-model.eval()
+model.eval().to(device)
 Path(out).mkdir()
 with torch.no_grad():
     for path in sorted(Path(source).iterdir()):
         image = Image.open(path).convert("RGB").resize((256, 256), Image.BILINEAR)
-        x = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(127.5).sub(1)[None]
-        y = ((model(x)[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        x = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div(127.5).sub(1)[None].to(device)
+        y = ((model(x)[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
         Image.fromarray(y.permute(1, 2, 0).numpy()).save(Path(out) / f"{path.stem}.png")
 """
 
 
 def main() -> None:
     """Measure and print."""
-    options = arguments(__doc__ or "", images=(500, "images to reconstruct"), repeats=(3, "turns"))
+    options = arguments(
+        __doc__ or "", images=(500, "images to reconstruct"), repeats=(3, "turns"), device=("cpu", "cpu or cuda")
+    )
     with TemporaryDirectory() as name:
         folder = Path(name)
         photographs = write_photographs(folder / "photographs", options.images, 320, 280, "jpg")
@@ -52,11 +54,24 @@ def main() -> None:
         numbers = iter(range(1000))
 
         def ours(*precision: str) -> Callable[[], float]:
-            command = [sys.executable, "-m", "aecli", "reconstruct", "--model", weights, "--data", photographs]
+            command = [
+                sys.executable,
+                "-m",
+                "aecli",
+                "reconstruct",
+                "--model",
+                weights,
+                "--data",
+                photographs,
+                "--device",
+                options.device,
+            ]
             return lambda: run([*command, "--out", folder / f"out-{next(numbers)}", *precision]).seconds
 
         def plain() -> float:
-            return run([sys.executable, "-c", PLAIN, weights, photographs, folder / f"out-{next(numbers)}"]).seconds
+            return run(
+                [sys.executable, "-c", PLAIN, weights, photographs, folder / f"out-{next(numbers)}", options.device]
+            ).seconds
 
         start = time.perf_counter()
         run([sys.executable, "-c", "import torch"])
@@ -65,12 +80,12 @@ def main() -> None:
     plain_s, fp32_s, bf16_s = map(middle, found)
     rows = []
     for what, seconds, dtype in (("fp32 (the default)", fp32_s, "fp32"), ("bf16", bf16_s, "bf16")):
-        least = options.images * FORWARD_FLOPS / matmul_peak(dtype) + importing
+        least = options.images * FORWARD_FLOPS / matmul_peak(dtype, options.device) + importing
         limit_is = f"importing torch, then {FORWARD_FLOPS / 1e9:.3g} GFLOP an image at the {dtype} matmul peak"
         rows.append(
             Row(f"reconstruct {options.images}, {what}", "s", seconds, plain_s, plain_s / seconds, least, limit_is)
         )
-    show("aecli reconstruct, the report's VAE at 256²", rows, options.json)
+    show(f"aecli reconstruct, the report's VAE at 256², on {options.device}", rows, options.json)
 
 
 def _write_model(path: Path) -> Path:
