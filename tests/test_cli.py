@@ -3,6 +3,9 @@
 import csv
 import hashlib
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -188,3 +191,21 @@ def test_models_without_runs(tmp_path, monkeypatch):
     assert "39,076,163" in ok("models").stdout
     assert ok_json("models")["runs"] == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full")
+def test_a_result_that_stdout_cannot_take_is_a_failure():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "aecli", "--version"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 1
+    assert "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize(("arguments", "status"), [(["--version"], 0), (["eval", "--gt", "nowhere", "--pred", "x"], 1),
+                                                  (["train", "vae", "--epochs", "none"], 2)])  # fmt: skip
+def test_the_process_ends_with_the_commands_status(arguments, status):
+    done = subprocess.run([sys.executable, "-m", "aecli", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == status
+    assert bool(done.stdout) == (status == 0)

@@ -1,9 +1,11 @@
 """The Typer app: six commands and the one boundary at which failures become a message and an exit status."""
 
 import errno
+import gc
+import os
 import sys
 import warnings
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -71,10 +73,31 @@ app.command("grid")(grid.grid)
 app.command("models")(models.models)
 
 
-def main() -> None:
-    """Entry point of the `aecli` command."""
+def main() -> NoReturn:
+    """Entry point of the `aecli` command: runs it, and leaves the process with its exit status."""
+    gc.set_threshold(100_000)  # importing PyTorch makes objects by the hundred thousand, none of them garbage
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a file's name may hold what a terminal can't show
     warnings.filterwarnings("ignore", module="PIL")  # notes on damaged metadata of images that can be read all the same
-    app(prog_name="aecli")
+    try:
+        app(prog_name="aecli")
+    except SystemExit as end:
+        _leave(end.code)
+    _leave(0)
+
+
+def _leave(code: str | int | None) -> NoReturn:
+    """End the process at once: taking PyTorch's modules apart first would take as long as many a command."""
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    status = 1 if isinstance(code, str) else code or 0
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        status = 1
+        if error.errno != errno.EPIPE:  # with that one, nobody listens any more
+            from aecli.cli import console
+
+            console.show_error(f"the result can't be written to stdout: {error.strerror}")
+    os._exit(status)
