@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aecli.cli.app import set_up_process
 from aecli.runs import RunFolder
 from aecli.training.reports import Finished
 from tests.trained import SIZE, TRAIN, VAL, invoke, ok, ok_json, png, trained, workplace, write_images
@@ -192,3 +193,20 @@ def test_the_summary_tells_when_validation_stopped_improving_long_ago(capsys, be
     end = Finished(RunFolder(Path("runs/vae")), epochs, best_epoch, {"val_loss": 0.1}, False, False)
     _print_finished(end)
     assert (f"since epoch {best_epoch} it learnt its training images by heart" in capsys.readouterr().out) == told
+
+
+def test_openmp_threads_wait_briefly_unless_the_user_says_how(monkeypatch):
+    monkeypatch.setattr("aecli.cli.app.gc.set_threshold", lambda *counts: None)
+    monkeypatch.setattr("aecli.cli.app.warnings.filterwarnings", lambda *rule, **where: None)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    set_up_process()
+    assert os.environ["GOMP_SPINCOUNT"] == "3000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    set_up_process()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    set_up_process()
+    assert "GOMP_SPINCOUNT" not in os.environ

@@ -38,6 +38,8 @@ def test_every_command_is_run_somewhere():
     for line in lines:
         if line.startswith("bash "):
             assert ci is None or line.split()[1] in ci, line
+        elif line.startswith("python -m tests.benchmarks."):
+            assert ci is None or f"small {line.split('.')[-1].split()[0]} " in ci, line
         else:
             assert line.startswith(("aecli ", "pip install . && aecli train", 'pip install ".[test]" && pytest')), line
 

@@ -172,7 +172,7 @@ def train(
     compile: Annotated[
         str,
         typer.Option(
-            help="Compile the step; auto does on CUDA for runs long enough to earn it back.",
+            help="Compile the training step; auto does in runs long enough to earn the time back.",
             rich_help_panel=MACHINE,
             **choice(COMPILE_MODES),
         ),
