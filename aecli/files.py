@@ -92,7 +92,7 @@ def claim_folder(folder: Path, overwrite: bool) -> int:
 
 def flush(path: Path) -> None:
     """Have the system write a file's content, or a folder's list of names, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows flushes what it may write
     try:
         os.fsync(descriptor)
     finally:

@@ -31,6 +31,8 @@ SAMPLE_BATCH = 16
 MOST_ON_A_SHEET = 1024
 _PNG_LEVEL = 3
 _LESS_MEMORY = "--precision bf16, or --device cpu"
+# On a CPU all workers together reconstruct no more at once, however many they are and however large images are.
+_CPU_PIXELS = 2**21
 
 
 @dataclass(frozen=True)
@@ -154,15 +156,17 @@ def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> Reconst
     if held:
         listen(Notice(f"{out} already holds {held} files or folders: writing over those of the same name"))
     unreadable: dict[str, str] = {}
-    less_memory = f"a smaller --batch-size than {config.batch_size}, {_LESS_MEMORY}"
+    less_memory = f"a smaller --batch-size than {config.batch_size}, --workers 1, {_LESS_MEMORY}"
     # Each worker takes a batch from file to file, and waits for no other but where they share one accelerator.
-    batches = [images[start : start + config.batch_size] for start in range(0, len(images), config.batch_size)]
-    workers = min(worker_count(config.workers), len(batches))
-    one_at_a_time = nullcontext() if loaded.placement.device.type == "cpu" else Lock()
+    on_cpu = loaded.placement.device.type == "cpu"
+    workers = min(worker_count(config.workers), len(images))
+    size = min(config.batch_size, -(-len(images) // workers))
+    batches = [images[start : start + size] for start in range(0, len(images), size)]
+    one_at_a_time = nullcontext() if on_cpu else Lock()
 
     def work(batch: Sequence[ImageRef]) -> dict[str, str]:
         readable, broken = _read(batch, config.native, loaded)
-        for keys, stack in _equal_sized(readable):
+        for keys, stack in _equal_sized(readable, _CPU_PIXELS // workers if on_cpu else None):
             with one_at_a_time:
                 reconstructions = loaded.reconstruct(stack, less_memory)
             for key, pixels in zip(keys, reconstructions, strict=True):
@@ -204,13 +208,18 @@ def _require_distinct_names(images: Sequence[ImageRef]) -> None:
                         "rename one of each")  # fmt: skip
 
 
-def _equal_sized(items: Sequence[tuple[str, np.ndarray]]) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Stack images of one size: their keys, and uint8 (N, 3, H, W)."""
+def _equal_sized(
+    items: Sequence[tuple[str, np.ndarray]], most_pixels: int | None
+) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Stack images of one size, with at most so many pixels where that is said: keys, and uint8 (N, 3, H, W)."""
     sizes: dict[tuple[int, ...], list[tuple[str, np.ndarray]]] = {}
     for key, pixels in items:
         sizes.setdefault(pixels.shape, []).append((key, pixels))
-    for members in sizes.values():
-        yield [key for key, _ in members], np.stack([pixels for _, pixels in members])
+    for (_, height, width), members in sizes.items():
+        at_once = max(1, most_pixels // (height * width)) if most_pixels else len(members)
+        for start in range(0, len(members), at_once):
+            chosen = members[start : start + at_once]
+            yield [key for key, _ in chosen], np.stack([pixels for _, pixels in chosen])
 
 
 @dataclass(frozen=True)

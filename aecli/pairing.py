@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -159,15 +160,16 @@ def check_sizes(
     sizes: dict[Size, Size] = {}  # the same few objects for all pairs
     flags: dict[tuple[bool, ...], tuple[bool, ...]] = {}
     done = 0
-    for lot in ordered_map(lambda lot: [check(pair) for pair in lot], lots, workers):
-        for sized in lot:
-            if isinstance(sized, Pair):
-                size, resized = sizes.setdefault(sized.size, sized.size), flags.setdefault(sized.resized, sized.resized)
-                pairs.append(replace(sized, size=size, resized=resized))
-            else:
-                unpaired += sized
-        done += len(lot)
-        listen(Progress("checking sizes", done, len(pairing.pairs)))
+    with closing(ordered_map(lambda lot: [check(pair) for pair in lot], lots, workers)) as checked:
+        for lot in checked:
+            for each in lot:
+                if isinstance(each, Pair):
+                    size, resized = sizes.setdefault(each.size, each.size), flags.setdefault(each.resized, each.resized)
+                    pairs.append(replace(each, size=size, resized=resized))
+                else:
+                    unpaired += each
+            done += len(lot)
+            listen(Progress("checking sizes", done, len(pairing.pairs)))
     return Pairing(pairs, unpaired)
 
 

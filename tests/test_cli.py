@@ -203,6 +203,13 @@ def test_a_result_that_stdout_cannot_take_is_a_failure():
     assert "No space left on device" in done.stderr
 
 
+@pytest.mark.skipif(os.name != "posix", reason="the shell's >&-")
+def test_a_closed_stdout_is_no_bug():
+    shell = ["sh", "-c", f"exec {sys.executable} -m aecli models --json >&-"]
+    done = subprocess.run(shell, stderr=subprocess.PIPE, text=True, check=False)
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(("arguments", "status"), [(["--version"], 0), (["eval", "--gt", "nowhere", "--pred", "x"], 1),
                                                   (["train", "vae", "--epochs", "none"], 2)])  # fmt: skip
 def test_the_process_ends_with_the_commands_status(arguments, status):

@@ -1,7 +1,6 @@
 """The fast path of training against the plain one: layers, precision, compiling, and going on without a compiler."""
 
 import math
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -20,11 +19,11 @@ from aecli.runtime.device import Placement
 from aecli.training import compiling, loop
 from aecli.training.compiling import StepLoss, pays
 from aecli.training.optim import build_optimizer
-from aecli.training.reports import Finished, Started
+from aecli.training.reports import Finished, Interrupted, Started
 from tests.conftest import encoded, picture
 from tests.reference import report
 
-needs_compiler = pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler")
+needs_compiler = pytest.mark.skipif(bool(compiling.missing_compiler(torch.device("cpu"))), reason="no C++ compiler")
 CPU = torch.device("cpu")
 
 
@@ -73,6 +72,14 @@ def test_mish_takes_any_memory_layout(layout):
     one.backward(gradient)
     two.backward(gradient)
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-9)
+
+
+def test_mish_can_be_differentiated_twice_and_traced():
+    values = torch.linspace(-3, 3, 13, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(Mish(), values)
+    traced = torch.jit.trace(Mish(), torch.randn(1, 2, 4, 4), check_trace=False)
+    other = torch.randn(2, 2, 8, 8)
+    torch.testing.assert_close(traced(other), nn.functional.mish(other))
 
 
 def test_mish_of_nothing_is_nothing():
@@ -193,13 +200,47 @@ def test_compiling_pays_only_in_long_runs():
     assert not pays(torch.device("mps"), steps=10**9, flops_a_step=math.inf)
 
 
-def test_auto_compiles_where_it_pays_and_keeps_to_it(config, monkeypatch):
-    monkeypatch.setattr(compiling, "_ECONOMIES", {"cpu": compiling._Economy(1.0, 1.0, 0.0)})
-    compiled = []
-    monkeypatch.setattr(StepLoss, "compile", lambda loss, *shape: compiled.append(shape[1:]))
-    first = list(loop.train(replace(config, epochs=1)))
-    assert compiled == [(3, 32)]
-    assert any("compiling the training step" in text and "saves more" in text for text in notices(first))
+PAYS, NEVER_PAYS = (compiling._Economy(cost, 1.0, 0.0) for cost in (0.0, 1e9))
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """The shapes that compiling was asked for; nothing is compiled."""
+    shapes = []
+
+    def pretend(loss, placement, batch_size, image_size):
+        shapes.append((batch_size, image_size))
+        loss._size = batch_size
+
+    monkeypatch.setattr(StepLoss, "compile", pretend)
+    return shapes
+
+
+@pytest.mark.parametrize(("first", "then", "times"), [(PAYS, NEVER_PAYS, 2), (NEVER_PAYS, PAYS, 0)])
+def test_auto_compiles_where_it_pays_and_a_run_taken_up_again_keeps_to_what_it_began_with(
+    config, monkeypatch, compiled, first, then, times
+):
+    monkeypatch.setattr(compiling, "_ECONOMIES", {"cpu": first})
+    calls = iter(range(100))
+    began = list(loop.train(config, lambda: next(calls) >= 3))
+    monkeypatch.setattr(compiling, "_ECONOMIES", {"cpu": then})
+    ended = list(loop.train(config))
+    assert isinstance(ended[-1], Finished)
+    assert compiled == [(3, 32)] * times
+    for reports in (began, ended):
+        said = any("compiling the training step" in text and "saves more" in text for text in notices(reports))
+        assert said == placement_of(reports)["compile"] == bool(times)
+
+
+@pytest.mark.parametrize("wish", ["auto", "on"])
+def test_a_compiler_killed_by_the_same_ctrl_c_leaves_nothing_begun(config, monkeypatch, wish):
+    monkeypatch.setattr(compiling, "_ECONOMIES", {"cpu": PAYS})
+    pressed = []
+    monkeypatch.setattr(StepLoss, "compile", lambda loss, *shape: pressed.append(1) or "compiling failed: signal 2")
+    end = list(loop.train(replace(config, compile=wish), lambda: bool(pressed)))[-1]
+    assert isinstance(end, Interrupted)
+    assert end.run is None
+    assert not (config.runs / "ae" / "config.json").exists()
 
 
 def test_auto_carries_on_with_one_line_where_there_is_no_compiler(config, monkeypatch):
@@ -209,7 +250,7 @@ def test_auto_carries_on_with_one_line_where_there_is_no_compiler(config, monkey
     reports = list(loop.train(config))
     assert isinstance(reports[-1], Finished)
     assert not placement_of(reports)["compile"]
-    assert "training without a compiled step, since a C++ compiler is not here" in notices(reports)
+    assert "training without a compiled step, since a C++ compiler (g++) is not here" in notices(reports)
 
 
 def test_a_compiler_that_fails_is_told_of_and_done_without(config, monkeypatch, tmp_path):
@@ -229,5 +270,5 @@ def _fail(batch):
 def test_compile_on_without_a_compiler_is_refused_before_any_image_is_read(config, monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(DeviceError, match="--compile on: a C\\+\\+ compiler is needed"):
+    with pytest.raises(DeviceError, match="--compile on: a C.. compiler .g... is needed"):
         list(loop.train(replace(config, compile="on", data="no-such-folder")))

@@ -1,5 +1,6 @@
 """The Typer app: six commands and the one boundary at which failures become a message and an exit status."""
 
+import atexit
 import errno
 import gc
 import os
@@ -102,11 +103,13 @@ def _leave(code: str | int | None) -> NoReturn:
         print(code, file=sys.stderr)
     status = 1 if isinstance(code, str) else code or 0
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None where it was closed
+            sys.stdout.flush()
     except OSError as error:
         status = 1
         if error.errno != errno.EPIPE:  # with that one, nobody listens any more
             from aecli.cli import console
 
             console.show_error(f"the result can't be written to stdout: {error.strerror}")
+    atexit._run_exitfuncs()
     os._exit(status)

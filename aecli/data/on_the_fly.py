@@ -28,6 +28,10 @@ class OnTheFly:
         self.workers = worker_count(workers)
         self.skipped: dict[str, str] = {}
 
+    def part(self, rows: NDArray[np.integer]) -> "OnTheFly":
+        """Some of the images as a set of their own, so that none of the others takes a place among them."""
+        return OnTheFly([self._images[row] for row in rows], self._size, self._how, self.workers)
+
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """(N, 3, S, S)."""

@@ -168,7 +168,8 @@ def _available_memory() -> float:
     except (OSError, KeyError):  # not Linux
         return float("inf")
     try:  # a container's own limit
-        return min(available, float(Path("/sys/fs/cgroup/memory.max").read_text()))
+        limit, used = (float(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        return min(available, limit - used)
     except (OSError, ValueError):  # none, or "max"
         return available
 

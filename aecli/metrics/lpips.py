@@ -5,6 +5,7 @@ Zhang, Isola, Efros, Shechtman and Wang, "The unreasonable effectiveness of deep
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 
@@ -73,7 +74,8 @@ class LPIPS(nn.Module):
         values = self._normalised(images)
         maps = []
         # TensorFloat-32 would round the convolutions to 10 bits of mantissa.
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if images.is_cuda else nullcontext()
+        with exact:
             instead = self._on_cpu if values.device.type == "cpu" else {}
             for index, layer in enumerate(self.backbone):
                 values = instead.get(index, layer)(values)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 _LARGEST_EXPONENT = 40.0  # far beyond where h / (h + 1) is 1 in float32, and h no infinity yet
@@ -17,13 +16,17 @@ _CHUNK = 2**16  # elements a thread: four buffers of them stay in a core's cache
 
 
 class Mish(nn.Module):
-    """`nn.Mish`, computed in float32 at least, the dtype kept."""
+    """`nn.Mish`, computed in float32 at least, the dtype kept.
+
+    On a CPU it can't be transformed by `torch.func`; for that, put `nn.Mish` in its place: neither has parameters.
+    """
 
     def forward(self, values: Tensor) -> Tensor:
         """Map a tensor of any shape element by element."""
         if torch.compiler.is_compiling():
             return _in_one_expression(values)
-        if values.device.type != "cpu" or values.numel() == 0:
+        is_traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if values.device.type != "cpu" or values.numel() == 0 or is_traced:
             return functional.mish(values)
         mapped: Tensor = _ChunkedMish.apply(values)
         return mapped
@@ -54,10 +57,12 @@ class _ChunkedMish(torch.autograd.Function):
         return mapped
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         """d/dx = (x·h' / (h + 1) + h) / (h + 1), h' = e + e²; where the exponent stops, that is 1 but for rounding."""
         (values,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated once more
+            bent = functional.softplus(values).tanh()
+            return gradient * (bent + values * values.sigmoid() * (1 - bent.square()))
         gradient = torch.empty_like(values).copy_(gradient) if gradient.stride() != values.stride() else gradient
         towards = torch.empty_like(values)
         for (piece, given, out), (wide, exponential, half, half_and_one) in _pieces(values, gradient, towards):

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -38,8 +39,9 @@ def missing_compiler(device: torch.device) -> str | None:
     """What is missing for compiling on `device`, in words; None where nothing is known to be."""
     if device.type == "cuda":
         return None if has_triton() else "Triton"
-    found = any(shutil.which(name) for name in (os.environ.get("CXX", "c++"), "g++", "clang++"))
-    return None if found else "a C++ compiler"
+    # What PyTorch's compiler calls.
+    name = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    return None if shutil.which(name) else f"a C++ compiler ({name})"
 
 
 def require_compiler(device: torch.device) -> None:
@@ -78,15 +80,17 @@ class StepLoss:
             return f"{missing} is not here"
         batch = torch.zeros(batch_size, 3, image_size, image_size, device=placement.device)
         buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
-        # fallback_random: the same noise as uncompiled.
-        self._compiled = torch.compile(self._model.loss, dynamic=False, options={"fallback_random": True})
         # The log warns of a CUDA toolkit without a device, where no device was asked for.
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         try:
+            # fallback_random: the same noise as uncompiled.
+            self._compiled = torch.compile(self._model.loss, dynamic=False, options={"fallback_random": True})
             with placement.autocast():
                 losses = self._compiled(batch.contiguous(memory_format=placement.memory_format))
             losses.total.backward()  # type: ignore[no-untyped-call]
-        except (torch._dynamo.exc.TorchDynamoException, OSError) as error:  # of the compiler, not of the model
+        except (OSError, RuntimeError) as error:  # of the compiler; a model's own would come again, uncompiled
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise
             self._compiled = self._model.loss
             return f"compiling failed: {_first_line(error)}"
         finally:

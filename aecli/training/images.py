@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from aecli.configs import TrainConfig
 from aecli.data.decode import Pixels
 from aecli.data.images import data_fingerprint
-from aecli.data.on_the_fly import Images
+from aecli.data.on_the_fly import Images, OnTheFly
 from aecli.data.pack import Pack, pack_images
 from aecli.data.sources import ImageRef, list_images, split_indices
 from aecli.errors import DataError
@@ -35,6 +35,14 @@ class ImageSet:
     images: Images
     rows: NDArray[np.integer]
     resident: torch.Tensor | None = None
+
+    @classmethod
+    def of(cls, images: Images, rows: Sequence[int]) -> "ImageSet":
+        """Some rows of `images`; of what is decoded on the fly, they become a set of their own."""
+        chosen = np.array(rows, dtype=int)
+        if isinstance(images, OnTheFly):
+            return cls(images.part(chosen), np.arange(len(chosen)))
+        return cls(images, chosen)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -91,7 +99,7 @@ def gather_images(
     record: dict[str, Any] = {"data": _record(config.data, listed, pack), "val_data": None}
     if config.val_data is None:
         train_rows, val_rows = split_indices(kept, config.val_fraction)
-        train, val = ImageSet(pack.images, np.array(train_rows)), ImageSet(pack.images, np.array(val_rows, dtype=int))
+        train, val = ImageSet.of(pack.images, train_rows), ImageSet.of(pack.images, val_rows)
         record["split"] = {
             "train": len(train),
             "val": len(val),
@@ -135,6 +143,6 @@ def _record(source: str, listed: Sequence[ImageRef], pack: Pack) -> dict[str, An
     return {
         "source": source,
         "images": len(pack.names),
-        "skipped": sorted(pack.skipped),
+        "skipped": None if isinstance(pack.images, OnTheFly) else sorted(pack.skipped),  # not known before training
         "fingerprint": data_fingerprint(listed),
     }

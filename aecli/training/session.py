@@ -18,7 +18,7 @@ from aecli.progress import Notice
 from aecli.runs import RunFolder
 from aecli.runtime.device import Placement, hardware, make_deterministic, place, telling_out_of_memory, versions
 from aecli.training.compiling import StepLoss, pays, require_compiler
-from aecli.training.images import ImageSet, StopRequest, bring_to_device, gather_images
+from aecli.training.images import ImageSet, Stopped, StopRequest, bring_to_device, gather_images
 from aecli.training.meter import Meter
 from aecli.training.reports import Finished, Started, TrainReport
 from aecli.training.run_choice import choose_run, resolved_options
@@ -93,7 +93,8 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
     elif choice.folder.exists():
         choice.folder.clear()
 
-    loss = yield from _step_loss(config, state, recorded, batches)
+    with telling_out_of_memory(f"a smaller --batch-size than {config.batch_size}, or --precision bf16"):
+        loss = yield from _step_loss(config, state, recorded, batches, should_stop)
     train, val = bring_to_device(train, val, placement.device)
     model_record = {"name": config.model, "options": options["options"]}
     described = {**placement.describe(), "compile": loss.is_compiled}
@@ -112,30 +113,37 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
 
 
 def _step_loss(
-    config: TrainConfig, state: TrainState, recorded: Mapping[str, Any] | None, batches: int
+    config: TrainConfig,
+    state: TrainState,
+    recorded: Mapping[str, Any] | None,
+    batches: int,
+    should_stop: StopRequest,
 ) -> Generator[TrainReport, None, StepLoss]:
     """Compile the step if asked to, or if that pays; a run taken up again keeps to what it began with."""
-    model, placement = state.model, state.placement
-    loss = StepLoss(model)
-    compiles = config.compile == "on"
-    if config.compile == "auto":
-        same = recorded and recorded["options"]["epochs"] == config.epochs
-        if recorded and same and recorded["placement"]["device"] == str(placement.device):
-            compiles = recorded["placement"]["compile"]
-        else:
-            flops = 3 * forward_flops(model, config.image_size) * config.batch_size  # backward takes twice forward
-            compiles = pays(placement.device, (config.epochs - state.clock.epoch) * batches, flops)
-    if not compiles:
+    placement, loss = state.placement, StepLoss(state.model)
+    if not _should_compile(config, state, recorded, batches):
         return loss
     gain = "" if config.compile == "on" else " and saves more over this run"
     yield Notice(f"compiling the training step, which takes up to a minute{gain}")
-    with telling_out_of_memory(f"a smaller --batch-size than {config.batch_size}, or --precision bf16"):
-        failure = loss.compile(placement, config.batch_size, config.image_size)
+    failure = loss.compile(placement, config.batch_size, config.image_size)
+    if should_stop():  # a terminal's Ctrl-C reaches the compiler too, whose failure then says nothing
+        raise Stopped
     if failure and config.compile == "on":
         raise DeviceError(f"--compile on: {failure}; use --compile off")
     if failure:
         yield Notice(f"training without a compiled step, since {failure}")
     return loss
+
+
+def _should_compile(config: TrainConfig, state: TrainState, recorded: Mapping[str, Any] | None, batches: int) -> bool:
+    if config.compile != "auto":
+        return config.compile == "on"
+    device = state.placement.device
+    same = recorded and recorded["options"]["epochs"] == config.epochs
+    if recorded and same and recorded["placement"]["device"] == str(device):
+        return bool(recorded["placement"]["compile"])
+    flops = 3 * forward_flops(state.model, config.image_size) * config.batch_size  # backward takes twice forward
+    return pays(device, (config.epochs - state.clock.epoch) * batches, flops)
 
 
 def _finished(folder: RunFolder, document: Mapping[str, Any], epochs: int) -> Finished | None:
