@@ -26,7 +26,7 @@ class Mish(nn.Module):
         if torch.compiler.is_compiling():
             return _in_one_expression(values)
         is_traced = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        if values.device.type != "cpu" or values.numel() == 0 or is_traced:
+        if is_traced or values.device.type != "cpu" or values.numel() == 0:
             return functional.mish(values)
         mapped: Tensor = _ChunkedMish.apply(values)
         return mapped
@@ -62,7 +62,8 @@ class _ChunkedMish(torch.autograd.Function):
         (values,) = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated once more
             bent = functional.softplus(values).tanh()
-            return gradient * (bent + values * values.sigmoid() * (1 - bent.square()))
+            slope: Tensor = bent + values * values.sigmoid() * (1 - bent.square())
+            return gradient * slope
         gradient = torch.empty_like(values).copy_(gradient) if gradient.stride() != values.stride() else gradient
         towards = torch.empty_like(values)
         for (piece, given, out), (wide, exponential, half, half_and_one) in _pieces(values, gradient, towards):
