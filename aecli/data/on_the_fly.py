@@ -1,6 +1,7 @@
 """A set too large to be kept decoded: its images are decoded whenever they are asked for."""
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +28,13 @@ class OnTheFly:
         self._how = how
         self.workers = worker_count(workers)
         self.skipped: dict[str, str] = {}
+        self._rows: NDArray[np.integer] = np.arange(len(images))  # that stand in for each other
 
     def part(self, rows: NDArray[np.integer]) -> "OnTheFly":
-        """Some of the images as a set of their own, so that none of the others takes a place among them."""
-        return OnTheFly([self._images[row] for row in rows], self._size, self._how, self.workers)
+        """The same rows, of which only these (ascending) are asked for: none of the others takes a place among them."""
+        part = OnTheFly(self._images, self._size, self._how, self.workers)
+        part.skipped, part._rows = self.skipped, rows
+        return part
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
@@ -47,9 +51,10 @@ class OnTheFly:
             for place, row in enumerate(self.rows(chosen)):
                 rows[place] = row
             return rows
-        start = range(len(self))[chosen]
-        for index in (*range(start, len(self)), *range(start)):
-            image = self._images[index]
+        index = range(len(self))[chosen]
+        start = int(np.searchsorted(self._rows, index))
+        for row in chain(range(start, len(self._rows)), range(start)):
+            image = self._images[self._rows[row]]
             if image.name in self.skipped:
                 continue
             try:
@@ -57,7 +62,7 @@ class OnTheFly:
             except DecodeError as error:
                 self.skipped[image.name] = error.reason
                 require_few_broken(self.skipped, len(self))
-        raise AssertionError("more images are broken than there are")
+        raise DataError("none of the images that stand in for each other can be decoded")
 
     def rows(self, order: Iterable[int], ahead: int | None = None) -> Generator[Pixels, None, None]:
         """The rows (3, S, S) in this order, `ahead` of them decoded in threads before they are taken."""

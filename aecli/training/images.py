@@ -38,11 +38,9 @@ class ImageSet:
 
     @classmethod
     def of(cls, images: Images, rows: Sequence[int]) -> "ImageSet":
-        """Some rows of `images`; of what is decoded on the fly, they become a set of their own."""
+        """Some rows of `images`, ascending; of what is decoded on the fly, no other row takes the place of one."""
         chosen = np.array(rows, dtype=int)
-        if isinstance(images, OnTheFly):
-            return cls(images.part(chosen), np.arange(len(chosen)))
-        return cls(images, chosen)
+        return cls(images.part(chosen) if isinstance(images, OnTheFly) else images, chosen)
 
     def __len__(self) -> int:
         return len(self.rows)
