@@ -17,7 +17,7 @@ class OnTheFly:
     """In place of a packed array uint8 (N, 3, S, S): the same shape and rows, each decoded when it is asked for.
 
     The place of an image that can't be decoded is taken by the next one of the list that can (after the last comes the
-    first), so that an image's row never depends on what was asked before. `skipped` (name -> reason) gets such images
+    first; in a `part`, by the next one of those), so that an image's row never depends on what was asked before. `skipped` (name -> reason) gets such images
     as they are met; one more than 1 % of the set raises a DataError.
     """
 
@@ -48,13 +48,13 @@ class OnTheFly:
         """One row (3, S, S), or the rows (n, 3, S, S) of an array of indices; raises IndexError as an array does."""
         if isinstance(chosen, np.ndarray):
             rows = np.empty((len(chosen), self._size, self._size, 3), dtype=np.uint8).transpose(0, 3, 1, 2)
-            for place, row in enumerate(self.rows(chosen)):
-                rows[place] = row
+            for pixels, row in zip(rows, self.rows(chosen), strict=True):
+                pixels[:] = row
             return rows
         index = range(len(self))[chosen]
         start = int(np.searchsorted(self._rows, index))
-        for row in chain(range(start, len(self._rows)), range(start)):
-            image = self._images[self._rows[row]]
+        for place in chain(range(start, len(self._rows)), range(start)):
+            image = self._images[int(self._rows[place])]
             if image.name in self.skipped:
                 continue
             try:
