@@ -17,8 +17,8 @@ class OnTheFly:
     """In place of a packed array uint8 (N, 3, S, S): the same shape and rows, each decoded when it is asked for.
 
     The place of an image that can't be decoded is taken by the next one of the list that can (after the last comes the
-    first; in a `part`, by the next one of those), so that an image's row never depends on what was asked before. `skipped` (name -> reason) gets such images
-    as they are met; one more than 1 % of the set raises a DataError.
+    first; in a `part`, the next one of those), so that an image's row never depends on what was asked before. `skipped`
+    (name -> reason) gets such images as they are met; one more than 1 % of the set raises a DataError.
     """
 
     def __init__(self, images: Sequence[ImageRef], size: int, how: str, workers: int | None = None) -> None:
