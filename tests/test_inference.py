@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from aecli import inference
 from aecli.configs import GridConfig, ReconstructConfig, SampleConfig
 from aecli.errors import ConfigError, DataError, ModelError, OutputError
 from aecli.inference import load_model, reconstruct, sample, sample_noise
@@ -95,12 +96,13 @@ def test_native_keeps_odd_sizes_and_pads_with_edge_values(trained):
         assert_same_pixels(png(trained / f"out/{name}.png"), expected)
 
 
-def test_the_batch_size_changes_no_pixel_beyond_rounding(trained):
+def test_neither_batch_size_nor_workers_nor_memory_change_a_pixel_beyond_rounding(trained, monkeypatch):
     write_images(trained / "mixed", [f"a{number}" for number in range(5)], 40, 40)
     write_images(trained / "mixed", ["a2", "b"], 33, 40)
-    for batch_size in (1, 2, 16):
+    for batch_size, workers, pixels in ((1, 1, 2**21), (2, 3, 2**21), (16, 1, 2 * 40 * 40)):
+        monkeypatch.setattr(inference, "_CPU_PIXELS", pixels)
         config = ReconstructConfig(
-            "ae", data="mixed", native=True, batch_size=batch_size, out=trained / f"{batch_size}"
+            "ae", data="mixed", native=True, batch_size=batch_size, workers=workers, out=trained / f"{batch_size}"
         )
         assert reconstruct(config).written == 6
     for name in pngs(trained / "1"):
