@@ -75,11 +75,7 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
     if choice.notice:
         yield Notice(choice.notice)
     recorded = choice.folder.read_config() if choice.resumes else None
-    changed = [key for key in ("data", "val_data") if recorded and _differs(recorded.get(key), data_record[key])]
-    for key in changed:
-        now, then = data_record[key], (recorded or {})[key]
-        yield Notice(f"the images of {now['source']} are not the ones that this run began with "
-                     f"({then['images']} then, {now['images']} now)")  # fmt: skip
+    changed = (yield from _tell_changes(recorded, data_record)) if recorded else []
 
     torch.manual_seed(config.seed)
     model = registry.build(config.model, model_options).to(placement.device).to(memory_format=placement.memory_format)
@@ -90,11 +86,10 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
         _restore(state, *saved, path=choice.folder.last)
         if "data" in changed:
             state.restart_epoch()
-    elif choice.folder.exists():
-        choice.folder.clear()
-
     with telling_out_of_memory(f"a smaller --batch-size than {config.batch_size}, or --precision bf16"):
         loss = yield from _step_loss(config, state, recorded, batches, should_stop)
+    if not recorded and choice.folder.exists():
+        choice.folder.clear()
     train, val = bring_to_device(train, val, placement.device)
     model_record = {"name": config.model, "options": options["options"]}
     described = {**placement.describe(), "compile": loss.is_compiled}
@@ -169,8 +164,18 @@ def _require_batch_statistics(model: nn.Module, config: TrainConfig, images: int
         )
 
 
-def _differs(recorded: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> bool:
-    return (recorded or {}).get("fingerprint") != (now or {}).get("fingerprint")
+def _tell_changes(
+    recorded: Mapping[str, Any], data_record: Mapping[str, Any]
+) -> Generator[TrainReport, None, list[str]]:
+    """Say which sources are not what they were when the run began, and return their options' names."""
+    changed = []
+    for key in ("data", "val_data"):
+        then, now = recorded.get(key) or {}, data_record[key] or {}
+        if then.get("fingerprint") != now.get("fingerprint"):
+            changed.append(key)
+            yield Notice(f"the images of {now['source']} are not the ones that this run began with "
+                         f"({then['images']} then, {now['images']} now)")  # fmt: skip
+    return changed
 
 
 def _restore(state: TrainState, tensors: dict[str, torch.Tensor], document: dict[str, Any], path: Path) -> None:
