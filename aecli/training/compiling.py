@@ -16,7 +16,10 @@ from aecli.runtime.device import Placement
 
 @dataclass(frozen=True)
 class _Economy:
-    """Seconds that compiling takes, and those that it saves: a step, and an operation of the step's arithmetic."""
+    """Seconds that compiling takes, and those that it saves: a step, and an operation of the step's arithmetic.
+
+    On a CPU the latter is a loss: large steps are faster op by op, from kernels made for these layers.
+    """
 
     cost: float
     saved_a_step: float
@@ -24,7 +27,7 @@ class _Economy:
 
 
 # Measured on two cores with AMX for the CPU (tests/benchmarks/RESULTS.md); for CUDA set by what is known of others.
-_ECONOMIES = {"cpu": _Economy(45.0, 8e-3, 2e-13), "cuda": _Economy(60.0, 3e-3, 2e-15)}
+_ECONOMIES = {"cpu": _Economy(30.0, 1e-2, -1.4e-13), "cuda": _Economy(60.0, 3e-3, 2e-15)}
 
 
 def pays(device: torch.device, steps: int, flops_a_step: float) -> bool:
