@@ -1,9 +1,8 @@
 """`aecli eval`: pair, check, then measure everything in one streamed pass."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
-from threading import Lock
 
 import numpy as np
 import PIL
@@ -29,7 +28,7 @@ from aecli.pairing import (
 from aecli.progress import Listener, Notice, Progress, ignore
 from aecli.runtime.device import resolve_device, telling_out_of_memory
 from aecli.runtime.device import versions as runtime_versions
-from aecli.runtime.threads import sharing_threads
+from aecli.runtime.threads import sharing_threads, taking_turns
 from aecli.scores import EvalReport, Numbers, sum_up, write_per_image
 
 __all__ = ["EvalReport", "evaluate"]
@@ -133,7 +132,7 @@ def _measure(
     numbers = {name: np.empty((len(pairs), len(names))) for name in loaded}
     is_measured = np.zeros(len(pairs), dtype=bool)
     unreadable: list[Unpaired] = []
-    one_at_a_time = nullcontext() if device.type == "cpu" else Lock()
+    turn = taking_turns(device)
 
     def measure(indices: NDArray[np.intp]) -> tuple[NDArray[np.intp], dict[str, NDArray[np.float64]], list[Unpaired]]:
         decoded = {index: _decode(pairs[index], names) for index in indices}
@@ -141,7 +140,7 @@ def _measure(
         if missing and config.on_mismatch != "skip":
             raise mismatch_error(missing)
         whole = {index: images for index, images in decoded.items() if not isinstance(images, Unpaired)}
-        found = _measure_batch(list(whole.values()), loaded, device, one_at_a_time) if whole else {}
+        found = _measure_batch(list(whole.values()), loaded, device, turn) if whole else {}
         return np.array(list(whole), dtype=np.intp), found, missing
 
     batches = list(

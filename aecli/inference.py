@@ -2,11 +2,10 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from threading import Lock
 
 import numpy as np
 import torch
@@ -24,7 +23,7 @@ from aecli.models.base import Autoencoder
 from aecli.progress import Listener, Notice, Progress, ignore
 from aecli.runs import Located, RunFolder, locate
 from aecli.runtime.device import Placement, place, telling_out_of_memory
-from aecli.runtime.threads import sharing_threads
+from aecli.runtime.threads import sharing_threads, taking_turns
 
 # Samples are always decoded in batches of this size, the last one filled up, so that image i never depends on n.
 SAMPLE_BATCH = 16
@@ -162,12 +161,12 @@ def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> Reconst
     workers = min(worker_count(config.workers), len(images))
     size = min(config.batch_size, -(-len(images) // workers))
     batches = [images[start : start + size] for start in range(0, len(images), size)]
-    one_at_a_time = nullcontext() if on_cpu else Lock()
+    turn = taking_turns(loaded.placement.device)
 
     def work(batch: Sequence[ImageRef]) -> dict[str, str]:
         readable, broken = _read(batch, config.native, loaded)
         for keys, stack in _equal_sized(readable, _CPU_PIXELS // workers if on_cpu else None):
-            with one_at_a_time:
+            with turn:
                 reconstructions = loaded.reconstruct(stack, less_memory)
             for key, pixels in zip(keys, reconstructions, strict=True):
                 write_bytes(out / f"{key}.png", _png(pixels))

@@ -1,8 +1,9 @@
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from aecli.data.decode import DecodeError, decode
 from aecli.data.images import ImageRef
 from aecli.data.sources import list_images
 from aecli.errors import DataError
+
+Result = TypeVar("Result")
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -73,6 +76,23 @@ def fail_to_list(source, *words):
     for word in (str(source), *words):
         assert word in message
     return message
+
+
+def finish(steps: Generator[Any, None, Result]) -> tuple[Result, list[Any]]:
+    """Run a generator to its end: what it returns, and what it yielded."""
+    reports = []
+    while True:
+        try:
+            reports.append(next(steps))
+        except StopIteration as end:
+            return end.value, reports
+
+
+@pytest.fixture
+def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than tiny epochs; only what asserts on the pictures (marked `draws`) needs them."""
+    if "draws" not in request.keywords:
+        monkeypatch.setattr("aecli.training.loop.draw", lambda session: None)
 
 
 @pytest.fixture

@@ -20,11 +20,11 @@ from aecli.training import compiling, loop
 from aecli.training.compiling import StepLoss, pays
 from aecli.training.optim import build_optimizer
 from aecli.training.reports import Finished, Interrupted, Started
-from tests.conftest import encoded, picture
 from tests.reference import report
 
 needs_compiler = pytest.mark.skipif(bool(compiling.missing_compiler(torch.device("cpu"))), reason="no C++ compiler")
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(params=["chunked", "compiled"])
@@ -156,19 +156,12 @@ def test_bf16_and_compiled_training_keeps_to_the_loss_curve_of_the_reports_fp32_
 
 
 @pytest.fixture
-def config(tmp_path):
-    (tmp_path / "images").mkdir()
-    for seed in range(8):
-        (tmp_path / "images" / f"{seed}.png").write_bytes(encoded(picture(32, 32, seed)))
+def config(tmp_path, image_folder):
+    folder = image_folder(*(f"{seed}.png" for seed in range(8)), height=32, width=32)
     return TrainConfig(
-        model="ae", data=str(tmp_path / "images"), val_fraction=0.2, epochs=2, image_size=32, batch_size=3,
+        model="ae", data=str(folder), val_fraction=0.2, epochs=2, image_size=32, batch_size=3,
         options={"width": 4}, device="cpu", precision="bf16", runs=tmp_path / "runs",
     )  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(loop, "draw", lambda session: None)
 
 
 def placement_of(reports):

@@ -10,17 +10,11 @@ from aecli.data.pack import Pack, pack_images
 from aecli.data.sources import list_images
 from aecli.errors import DataError
 from aecli.progress import Progress
-from tests.conftest import encoded, picture
+from tests.conftest import encoded, finish, picture
 
 
 def run(images, size=16, how="squash", cache="off", workers=2) -> tuple[Pack, list[Progress]]:
-    reports = []
-    steps = pack_images(images, size, how, str(cache), workers)
-    while True:
-        try:
-            reports.append(next(steps))
-        except StopIteration as end:
-            return end.value, reports
+    return finish(pack_images(images, size, how, str(cache), workers))
 
 
 def unreadable():

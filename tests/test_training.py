@@ -21,23 +21,13 @@ from aecli.training import loop
 from aecli.training.reports import EpochReport, Finished, Interrupted, Started, StepReport
 from tests.conftest import encoded, picture
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 TIMES = ("images_per_s", "seconds")
 
 
-@pytest.fixture(autouse=True)
-def no_pictures(request, monkeypatch):
-    """Drawing takes longer than these tiny epochs; only what asserts on the pictures needs them."""
-    if "draws" not in request.keywords:
-        monkeypatch.setattr(loop, "draw", lambda session: None)
-
-
 @pytest.fixture
-def photographs(tmp_path):
-    folder = tmp_path / "photographs"
-    folder.mkdir()
-    for seed in range(15):
-        (folder / f"{seed:02d}.png").write_bytes(encoded(picture(40, 40, seed)))
-    return folder
+def photographs(image_folder):
+    return image_folder(*(f"{seed:02d}.png" for seed in range(15)), folder="photographs", height=40, width=40)
 
 
 @pytest.fixture

@@ -15,20 +15,14 @@ from aecli.training import images as images_module
 from aecli.training import loop, session
 from aecli.training.images import ImageSet, bring_to_device, gather_images, upload
 from aecli.training.reports import Finished
-from tests.conftest import encoded, picture
+from tests.conftest import finish
 
-
-@pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    monkeypatch.setattr(loop, "draw", lambda session: None)
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture
-def config(tmp_path):
-    folder = tmp_path / "photographs"
-    folder.mkdir()
-    for seed in range(110):
-        (folder / f"{seed:03d}.png").write_bytes(encoded(picture(32, 32, seed)))
+def config(tmp_path, image_folder):
+    folder = image_folder(*(f"{seed:03d}.png" for seed in range(110)), height=32, width=32)
     return TrainConfig(
         model="ae", data=str(folder), val_fraction=0.2, epochs=2, image_size=32, batch_size=16, lr=1e-3, flip=True,
         options={"width": 4}, device="cpu", precision="fp32", runs=tmp_path / "runs", cache=str(tmp_path / "cache"),
@@ -42,12 +36,7 @@ def break_images(config, names):
 
 
 def gathered(config):
-    reports = gather_images(config, lambda: False)
-    while True:
-        try:
-            next(reports)
-        except StopIteration as end:
-            return end.value
+    return finish(gather_images(config, lambda: False))[0]
 
 
 def weights(config):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from aecli.metrics.pairs import require_pairs
+from aecli.runtime.threads import sharing_threads
 
 MIN_SIDE = {"gaussian": 11, "uniform": 7}
 
@@ -87,13 +88,9 @@ def _map_pieces(work: "partial[_Worker]", pieces: Sequence[Piece], device: torch
     threads = min(torch.get_num_threads(), len(pieces)) if device.type == "cpu" else 1
     if threads == 1:
         return work().sums(pieces)
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(threads, thread_name_prefix="aecli-ssim") as pool:
-            shares = list(pool.map(lambda start: work().sums(pieces[start::threads]), range(threads)))
-    finally:
-        torch.set_num_threads(before)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="aecli-ssim")
+    with sharing_threads(torch.get_num_threads()), pool:
+        shares = list(pool.map(lambda start: work().sums(pieces[start::threads]), range(threads)))
     return [shares[index % threads][index // threads] for index in range(len(pieces))]
 
 

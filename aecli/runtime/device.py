@@ -91,14 +91,19 @@ def place(device: str = "auto", precision: str = "auto", training: bool = False)
     return Placement(found, precision, channels_last=found.type != "mps")
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` is one of those by which Python and PyTorch say that memory has run out."""
+    # PyTorch has a class of its own for this on accelerators only.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+
+
 @contextmanager
 def telling_out_of_memory(mend: str) -> Iterator[None]:
     """Turn running out of memory inside the block into a DeviceError that says what to try."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        # PyTorch has a class of its own for this on accelerators only.
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         raise DeviceError(f"too little memory for this: try {mend}") from error
 

@@ -1,9 +1,16 @@
 """How the processor's cores are shared out."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import Lock
+from typing import Any
 
 import torch
+
+
+def taking_turns(device: torch.device) -> AbstractContextManager[Any]:
+    """What workers enter to compute on `device`: a lock where they share it; on a CPU nothing, each has its threads."""
+    return nullcontext() if device.type == "cpu" else Lock()
 
 
 @contextmanager

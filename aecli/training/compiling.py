@@ -11,7 +11,7 @@ from torch.utils._triton import has_triton
 
 from aecli.errors import DeviceError
 from aecli.models.base import Autoencoder, Losses
-from aecli.runtime.device import Placement
+from aecli.runtime.device import Placement, is_out_of_memory
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class StepLoss:
                 losses = self._compiled(batch.contiguous(memory_format=placement.memory_format))
             losses.total.backward()  # type: ignore[no-untyped-call]
         except (OSError, RuntimeError) as error:  # of the compiler; a model's own would come again, uncompiled
-            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            if is_out_of_memory(error):
                 raise
             self._compiled = self._model.loss
             return f"compiling failed: {_first_line(error)}"

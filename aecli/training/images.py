@@ -1,6 +1,6 @@
 """The images of a run: listed, split, decoded once, and on the device where they fit."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ StopRequest = Callable[[], bool]
 SPLIT_RULE = "validation where sha256(name), read as a fraction, is below val_fraction"
 _RESIDENT_SHARE = 0.25  # of a CUDA device's free memory, for the images
 _UPLOAD_BYTES = 2**28
+_NAMED = 5
 
 
 class Stopped(Exception):  # noqa: N818 (no error: the caller asked for it)
@@ -130,10 +131,15 @@ def _decode_once(
             raise Stopped
         yield progress
     if pack.skipped:
-        named = "; ".join(f"{name}: {reason}" for name, reason in list(pack.skipped.items())[:5])
-        more = f"; and {len(pack.skipped) - 5} more" if len(pack.skipped) > 5 else ""
-        yield Notice(f"skipped {len(pack.skipped)} of {len(listed)} images that can't be read: {named}{more}")
+        named = name_some(pack.skipped)
+        yield Notice(f"skipped {len(pack.skipped)} of {len(listed)} images that can't be read: {named}")
     return pack
+
+
+def name_some(skipped: Mapping[str, str]) -> str:
+    """The first few of `skipped` (name -> reason) in words, and how many more there are."""
+    named = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:_NAMED])
+    return named + (f"; and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else "")
 
 
 def _record(source: str, listed: Sequence[ImageRef], pack: Pack) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from aecli.figures.grid import draw_rows, png_bytes
 from aecli.files import write_bytes
 from aecli.progress import Notice
 from aecli.runtime.device import telling_out_of_memory
-from aecli.training.images import Stopped
+from aecli.training.images import Stopped, name_some
 from aecli.training.reports import EpochReport, Finished, Interrupted, StepReport, TrainReport
 from aecli.training.session import Session, prepare
 from aecli.training.state import seed_step
@@ -44,10 +44,10 @@ def train(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False) 
     """
     session = None
     try:
-        session = yield from prepare(config, should_stop)
-        if session is None:
-            return
         with telling_out_of_memory(f"a smaller --batch-size than {config.batch_size}, or --precision bf16"):
+            session = yield from prepare(config, should_stop)
+            if session is None:
+                return
             yield from _run_epochs(session)
     except Stopped:
         if session is not None:
@@ -93,9 +93,7 @@ def _new_gaps(session: Session, told: set[str]) -> Iterator[Notice]:
             found |= {name: reason for name, reason in each.skipped.items() if name not in told}
     if found:
         told.update(found)
-        named = "; ".join(f"{name}: {reason}" for name, reason in list(found.items())[:5])
-        more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
-        yield Notice(f"{len(found)} images can't be read and their neighbours take their places: {named}{more}")
+        yield Notice(f"{len(found)} images can't be read and their neighbours take their places: {name_some(found)}")
 
 
 def train_epoch(session: Session) -> Iterator[StepReport]:

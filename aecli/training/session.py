@@ -16,7 +16,7 @@ from aecli.models import registry
 from aecli.models.flops import forward_flops
 from aecli.progress import Notice
 from aecli.runs import RunFolder
-from aecli.runtime.device import Placement, hardware, make_deterministic, place, telling_out_of_memory, versions
+from aecli.runtime.device import Placement, hardware, make_deterministic, place, versions
 from aecli.training.compiling import StepLoss, pays, require_compiler
 from aecli.training.images import ImageSet, Stopped, StopRequest, bring_to_device, gather_images
 from aecli.training.meter import Meter
@@ -86,8 +86,7 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
         _restore(state, *saved, path=choice.folder.last)
         if "data" in changed:
             state.restart_epoch()
-    with telling_out_of_memory(f"a smaller --batch-size than {config.batch_size}, or --precision bf16"):
-        loss = yield from _step_loss(config, state, recorded, batches, should_stop)
+    loss = yield from _step_loss(config, state, placement, recorded, batches, should_stop)
     if not recorded and choice.folder.exists():
         choice.folder.clear()
     train, val = bring_to_device(train, val, placement.device)
@@ -110,13 +109,14 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
 def _step_loss(
     config: TrainConfig,
     state: TrainState,
+    placement: Placement,
     recorded: Mapping[str, Any] | None,
     batches: int,
     should_stop: StopRequest,
 ) -> Generator[TrainReport, None, StepLoss]:
     """Compile the step if asked to, or if that pays; a run taken up again keeps to what it began with."""
-    placement, loss = state.placement, StepLoss(state.model)
-    if not _should_compile(config, state, recorded, batches):
+    loss = StepLoss(state.model)
+    if not _should_compile(config, state, placement.device, recorded, batches):
         return loss
     gain = "" if config.compile == "on" else " and saves more over this run"
     yield Notice(f"compiling the training step, which takes up to a minute{gain}")
@@ -130,10 +130,11 @@ def _step_loss(
     return loss
 
 
-def _should_compile(config: TrainConfig, state: TrainState, recorded: Mapping[str, Any] | None, batches: int) -> bool:
+def _should_compile(
+    config: TrainConfig, state: TrainState, device: torch.device, recorded: Mapping[str, Any] | None, batches: int
+) -> bool:
     if config.compile != "auto":
         return config.compile == "on"
-    device = state.placement.device
     same = recorded and recorded["options"]["epochs"] == config.epochs
     if recorded and same and recorded["placement"]["device"] == str(device):
         return bool(recorded["placement"]["compile"])

@@ -39,7 +39,6 @@ class TrainState:
     def __init__(self, model: Autoencoder, placement: Placement, lr: float, ema: float | None) -> None:
         """Start from a freshly built model that is already on its device."""
         self.model = model
-        self.placement = placement
         self.optimizer = build_optimizer(model, lr)
         self.schedule = build_schedule(self.optimizer)
         self.average = build_average(model, ema)

@@ -8,6 +8,7 @@ The plain way is float32, one image at a time: Pillow decodes and resizes, Pillo
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -92,8 +93,14 @@ def _write_model(path: Path) -> Path:
     torch.manual_seed(0)
     model_options = registry.resolve_options("vae", {})
     model = registry.build("vae", model_options)
-    values = {"width": 64, "latent_dim": 1024, "beta": 2.5e-5}
-    header = {"model": "vae", "options": values, "image_size": 256, "fit": "squash", "epoch": 1, "metrics": {}}
+    header = {
+        "model": "vae",
+        "options": asdict(model_options),
+        "image_size": 256,
+        "fit": "squash",
+        "epoch": 1,
+        "metrics": {},
+    }
     checkpoints.save(path, model.state_dict(), header)
     return path
 

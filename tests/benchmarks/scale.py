@@ -5,7 +5,6 @@
 
 import json
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from aecli.data.on_the_fly import OnTheFly
 from aecli.data.pack import Pack, describe, pack_images, pack_key
 from aecli.data.sources import list_images
 from tests.benchmarks.common import Row, arguments, in_turns, middle, run, show
+from tests.benchmarks.pictures import write_photographs
 
 SIDE = 256
 FILES_A_FOLDER = 1000
@@ -38,7 +38,11 @@ import json, sys, time
 from aecli.configs import TrainConfig
 from aecli.data import pack
 from aecli.training.images import gather_images
-from tests.benchmarks.scale import peak_mb
+from aecli.runtime.memory import peak_memory
+import torch
+
+def peak_mb():
+    return peak_memory(torch.device("cpu")) / 1e6
 
 def refuse(*arguments):
     raise SystemExit("an image was decoded")
@@ -72,17 +76,6 @@ print(json.dumps({"seconds": time.perf_counter() - began}))
 """
 
 
-def peak_mb() -> float:
-    """Peak resident memory of this process in MB.
-
-    On Linux `ru_maxrss` won't do: a process inherits the peak of the one that started it.
-    """
-    if sys.platform == "linux":
-        status = Path("/proc/self/status").read_text().split()
-        return int(status[status.index("VmHWM:") + 1]) / 1e3
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
-
-
 def make_files(folder: Path, count: int) -> None:
     """Make `count` files, most of them hard links to one tiny image, a thousand in a folder."""
     buffer = BytesIO()
@@ -108,16 +101,6 @@ def make_pack(source: Path, cache: Path) -> None:
     with open(folder / caches.PIXELS, "wb") as file:
         file.truncate(len(images) * 3 * SIDE * SIDE)
     (folder / caches.INDEX).write_text(json.dumps(describe(SIDE, "squash", len(images), {})))
-
-
-def make_photographs(folder: Path) -> None:
-    """Make JPEG files of 500 x 375 pixels from the photographs that scikit-image ships."""
-    folder.mkdir()
-    pieces = list_images("demo")
-    for index in range(PHOTOGRAPHS):
-        piece = pieces[index % len(pieces)].load()
-        assert isinstance(piece, Image.Image)
-        piece.resize((500, 375)).save(folder / f"{index:04d}.jpg", quality=90)
 
 
 def measure_index(work: Path, count: int) -> list[Row]:
@@ -149,8 +132,7 @@ def measure_index(work: Path, count: int) -> list[Row]:
 
 def measure_decoding(work: Path) -> list[Row]:
     """Images a second: building a pack, batches decoded on the fly, batches read from the pack, and a plain loop."""
-    folder = work / "photographs"
-    make_photographs(folder)
+    folder = write_photographs(work / "photographs", PHOTOGRAPHS, 500, 375, "jpg")
     images = list_images(str(folder))
     paths = [folder / image.name for image in images]
     order, cores = epoch_order(len(images), 0, 0), worker_count(None)
