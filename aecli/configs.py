@@ -78,6 +78,7 @@ class TrainConfig:
     flip: bool = False
     ema: float | None = None
     patience: int | None = None
+    checkpoint_every: float = 10.0  # minutes
     seed: int = 0
     precision: str = "auto"
     compile: str = "auto"
@@ -102,6 +103,8 @@ class TrainConfig:
         require(self.ema is None or (_is_number(self.ema) and 0 < self.ema < 1), "--ema", self.ema,
                 "a number between 0 and 1, such as 0.999")  # fmt: skip
         _require_count("--patience", self.patience)
+        require(_is_number(self.checkpoint_every) and 0 < self.checkpoint_every < float("inf"), "--checkpoint-every",
+                self.checkpoint_every, "a number of minutes above 0")  # fmt: skip
         _require_seed(self.seed)
         _require_choice("--precision", self.precision, PRECISIONS)
         _require_choice("--compile", self.compile, COMPILE_MODES)

@@ -1,7 +1,6 @@
 """Writing files so that, whenever the power goes, the old file or the new one is there, whole."""
 
 import os
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from aecli.errors import OutputError
+from aecli.locks import is_dead, this_process
 
-if sys.platform != "win32":
-    import fcntl
+OWN_PREFIX = ".aecli-"  # of what aecli keeps beside its output for a while: half-written files, locks
+_HALF_WRITTEN = ".tmp"
 
 
 @contextmanager
@@ -25,18 +25,18 @@ def atomic_path(path: Path) -> Iterator[Path]:
         OutputError: the place can't be written, or the disk is full; what stood there before still stands.
     """
     # Of its own length, since that of `path` may be all that the system allows; a thread writes one file at a time.
-    beside = path.with_name(f".aecli-{os.getpid()}-{threading.get_ident()}.tmp")
+    beside = path.with_name(f"{OWN_PREFIX}{this_process()}-{threading.get_ident()}{_HALF_WRITTEN}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         try:
+            beside.unlink(missing_ok=True)  # of a killed process that had our number
             yield beside
             flush(beside)
             os.replace(beside, path)
         except BaseException:
             beside.unlink(missing_ok=True)
             raise
-        if os.name == "posix":  # makes the rename itself last; not every system lets a folder be opened
-            flush(path.parent)
+        flush_names(path.parent)
     except FileExistsError as error:
         raise OutputError(f"{path} can't be written: {path.parent} is no folder") from error
     except OSError as error:
@@ -56,6 +56,45 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def make_folder(folder: Path) -> list[Path]:
+    """Make `folder` and the missing ones above it, so that they last; return those that were made, the deepest first.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        flush_names(each.parent)
+    return missing
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Undo `make_folder`, as far as the folders it made hold nothing and can be removed."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+
+
+def names_in(folder: Path) -> list[str]:
+    """Names of what `folder` holds, but for what aecli keeps there for a while; raises OSError."""
+    return [name for name in os.listdir(folder) if not name.startswith(OWN_PREFIX)]
+
+
+def remove_half_written(folder: Path, by_anyone: bool = False) -> None:
+    """Remove the half-written files that processes of this host, now dead, left in `folder`; `by_anyone`: all of them.
+
+    Raises:
+        OSError: one can't be removed.
+    """
+    for file in folder.glob(f"{OWN_PREFIX}*{_HALF_WRITTEN}"):
+        host, _, pid = file.name.removeprefix(OWN_PREFIX).rpartition("-")[0].rpartition("-")
+        if by_anyone or is_dead(host, pid):
+            file.unlink(missing_ok=True)
+
+
 def claim_file(path: Path, flag: str) -> bool:
     """Find out, before the work, that `path` can become a file; return whether it replaces one.
 
@@ -65,8 +104,9 @@ def claim_file(path: Path, flag: str) -> bool:
     if path.is_dir():
         raise OutputError(f"{flag} {path} is a folder; name a file")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with tempfile.TemporaryFile(dir=path.parent):
+            remove_half_written(path.parent)
             return path.exists()
     except OSError as error:
         raise OutputError(f"{flag} {path} can't be written: {error.strerror or error}") from error
@@ -79,15 +119,22 @@ def claim_folder(folder: Path, overwrite: bool) -> int:
         OutputError: it holds something and `overwrite` is False, or it can't be made or written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        held = sum(1 for _ in folder.iterdir())
+        make_folder(folder)
+        held = len(names_in(folder))
     except OSError as error:
         raise OutputError(f"{folder} can't be used as a folder for output: {error.strerror or error}") from error
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{folder} can't be written: permission denied")
     if held and not overwrite:
         raise OutputError(f"{folder} already holds {held} files or folders; add --overwrite, or name another --out")
+    remove_half_written(folder)
     return held
+
+
+def flush_names(folder: Path) -> None:
+    """Have a folder's list of names written to the disk, so that a rename lasts; not every system can."""
+    if os.name == "posix":
+        flush(folder)
 
 
 def flush(path: Path) -> None:
@@ -97,57 +144,3 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-class Lock:
-    """A lock between processes: a file that its holder keeps open. It ends with its holder, however that ends.
-
-    Where the system or the file system knows no such locks, or the file is another user's, everybody gets it, and
-    `excludes` stays False.
-    """
-
-    def __init__(self, path: Path) -> None:
-        """Name the file; nothing is made yet."""
-        self._path = path
-        self._file: BinaryIO | None = None
-        self.excludes = False  # whether it is held, and nobody else can hold it
-
-    def take(self) -> bool:
-        """Take the lock without waiting; False while another holds it.
-
-        Raises:
-            OSError: the file can't be made.
-        """
-        if sys.platform == "win32":
-            return True
-        while True:
-            try:
-                file = open(self._path, "ab")
-            except PermissionError:
-                return True
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.excludes = True
-            except BlockingIOError:
-                file.close()
-                return False
-            except OSError:  # no locks on this file system
-                self.excludes = False
-            if self._is_mine(file):
-                self._file = file
-                return True
-            file.close()
-
-    def close(self) -> None:
-        """Let others take it; does nothing where it isn't held."""
-        if self._file is not None:
-            self._path.unlink(missing_ok=True)
-            self._file.close()
-        self._file, self.excludes = None, False
-
-    def _is_mine(self, file: BinaryIO) -> bool:
-        """Whether `file` still has the name: one whose holder has just released it hasn't, and locks nothing."""
-        try:
-            return os.path.samestat(os.fstat(file.fileno()), os.stat(self._path))
-        except FileNotFoundError:
-            return False

@@ -49,9 +49,19 @@ class RunFolder:
         """The rows, drawn."""
         return self.path / "curves.png"
 
+    @property
+    def lock(self) -> Path:
+        """Held by the process that trains here."""
+        return self.path / f"{files.OWN_PREFIX}run.lock"
+
+    @property
+    def previews(self) -> Path:
+        """The folder of previews."""
+        return self.path / "previews"
+
     def preview(self, epoch: int) -> Path:
         """Validation images and their reconstructions after that epoch."""
-        return self.path / "previews" / f"epoch-{epoch:04d}.png"
+        return self.previews / f"epoch-{epoch:04d}.png"
 
     def exists(self) -> bool:
         """Whether a run began here."""
@@ -92,7 +102,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Remove the files that a run writes, and nothing else."""
-        previews = sorted((self.path / "previews").glob("epoch-*.png"))
+        previews = sorted(self.previews.glob("epoch-*.png"))
         for file in (self.last, self.model, self.metrics, self.curves, *previews, self.config):
             file.unlink(missing_ok=True)
 

@@ -12,7 +12,7 @@ import pytest
 from aecli.data.images import content_key
 from aecli.data.pack import pack_images
 from aecli.data.sources import list_images
-from aecli.files import Lock
+from aecli.locks import Lock
 from aecli.progress import Notice, Progress
 from tests.test_data_pack import run, unreadable_copies
 
@@ -95,10 +95,10 @@ def test_a_lock_file_deleted_by_its_holder_while_another_opens_it_locks_nothing(
 
 
 def test_a_lock_file_of_another_user_stops_nobody(tmp_path, monkeypatch):
-    def refuse(path, mode):
+    def refuse(path, flags, mode):
         raise PermissionError
 
-    monkeypatch.setattr("builtins.open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     lock = Lock(tmp_path / "lock")
     assert lock.take() and not lock.excludes
     lock.close()
@@ -193,7 +193,7 @@ def test_what_others_are_building_stays_and_what_they_left_goes(folder, cache_fo
 
 
 def test_without_locks_leftovers_go_after_a_day(folder, cache_folder, monkeypatch):
-    monkeypatch.setattr("aecli.files.Lock.take", lambda lock: True)
+    monkeypatch.setattr("aecli.locks.Lock.take", lambda lock: True)
     images = list_images(str(folder))
     mine = content_key(images[:1])
     old, new, growing, own = (cache_folder / f".building-{name}" for name in ("old", "new", "growing", f"{mine}-1"))

@@ -78,7 +78,7 @@ def desk(tmp_path, monkeypatch):
 
 
 def test_the_commands_run_in_order(desk, monkeypatch):
-    monkeypatch.setattr("aecli.training.loop.draw_curves", lambda rows: b"")
+    monkeypatch.setattr("aecli.training.previews.draw_curves", lambda rows: b"")
     for line in commands(README, "aecli"):
         words = shlex.split(line)[1:]
         if words[0] == "train":

@@ -94,7 +94,7 @@ def pngs(folder: Path) -> list[str]:
 
 def _spare_curves(patch: pytest.MonkeyPatch) -> None:
     """Curves take most of a tiny run's time, and have tests of their own."""
-    patch.setattr("aecli.training.loop.draw_curves", lambda rows: b"curves")
+    patch.setattr("aecli.training.previews.draw_curves", lambda rows: b"curves")
 
 
 @functools.cache

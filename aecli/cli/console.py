@@ -29,7 +29,14 @@ def stdout() -> Console:
 
 def stderr() -> Console:
     """The console for progress, notices and errors."""
-    return Console(stderr=True, highlight=False, markup=False, emoji=False)
+    return _Stderr(stderr=True, highlight=False, markup=False, emoji=False)
+
+
+class _Stderr(Console):
+    """Where rich would end the process, and close stdout, when nobody reads its messages any more, this one raises."""
+
+    def on_broken_pipe(self) -> None:
+        raise
 
 
 def printable(text: str) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -23,7 +23,8 @@ def show_training(config: TrainConfig, as_json: bool, quiet: bool) -> None:
     """Train, show it, and leave with status 130 (or 143) if a signal ended it."""
     with StopRequest() as request:
         end: Finished | Interrupted | None = None
-        with _view(quiet) as show:
+        with _view(quiet) as view:
+            show = _UntilNobodyLooks(view)
             for report in train(config, request.stop):
                 if isinstance(report, Finished | Interrupted):
                     end = report
@@ -34,7 +35,8 @@ def show_training(config: TrainConfig, as_json: bool, quiet: bool) -> None:
     if isinstance(end, Finished) and not as_json:
         _print_finished(end)
     if isinstance(end, Interrupted):
-        _tell_interrupted(end, config.restart)
+        with suppress(OSError):  # a terminal that is gone is one reason to be interrupted
+            _tell_interrupted(end, config.restart)
         raise typer.Exit(request.exit_status)
 
 
@@ -47,13 +49,31 @@ def _view(quiet: bool) -> Iterator["_Quiet | _PlainView | _BarView"]:
         yield _PlainView()
     else:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[info]}"))
-        with Bars(*columns, console=terminal, transient=True, expand=True) as bars:
+        bars = Bars(*columns, console=terminal, transient=True, expand=True)
+        bars.start()
+        try:
             yield _BarView(bars)
+        finally:
+            with suppress(OSError):  # the terminal may be gone
+                bars.stop()
 
 
 class _Quiet:
     def __call__(self, report: TrainReport) -> None:
         """Show nothing."""
+
+
+class _UntilNobodyLooks:
+    """A view that is given up once its terminal or pipe is gone: the training goes on."""
+
+    def __init__(self, view: "_Quiet | _PlainView | _BarView") -> None:
+        self._view = view
+
+    def __call__(self, report: TrainReport) -> None:
+        try:
+            self._view(report)
+        except OSError:
+            self._view = _Quiet()
 
 
 class _Pace:

@@ -1,24 +1,48 @@
-"""Ctrl-C and a polite kill: the first asks the work to save and end, the second ends it at once."""
+"""Ctrl-C, a polite kill, a terminal that goes: the first asks the work to save and end, the second ends it at once."""
 
+import os
 import signal
+import threading
+import time
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # not every system has the last
+_SHOW_CURSOR = b"\x1b[?25h"
+_ECHO_SECONDS = 0.5  # one Ctrl-C, or one logout, may come twice: from the terminal, and passed on by a parent
 
 
 class StopRequest:
-    """Within the `with` block, `stop()` says whether a signal came; a second signal takes its usual course."""
+    """Within the `with` block, `stop()` says whether a signal came; a second one ends the process there and then.
+
+    Signals are noticed by a thread: Python's own handlers wait for the main thread, which may be in a step of many
+    seconds or in a write that hangs. What the process was started to ignore (as `nohup` does) stays ignored.
+    """
 
     def __init__(self) -> None:
         """Wait for the `with` block."""
         self.signal: int | None = None
 
     def __enter__(self) -> "StopRequest":
-        self._before = {number: signal.signal(number, self._handle) for number in SIGNALS}
+        self._reading, self._writing = os.pipe()
+        os.set_blocking(self._writing, False)
+        self._wakeup_before = signal.set_wakeup_fd(self._writing, warn_on_full_buffer=False)
+        numbers = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
+        self._before = {
+            number: signal.signal(number, _leave_to_the_thread)
+            for number in numbers
+            if signal.getsignal(number) is not signal.SIG_IGN
+        }
+        self._thread = threading.Thread(target=self._watch, name="aecli-signals", daemon=True)
+        self._thread.start()
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self._restore()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(self._wakeup_before)
+        os.close(self._writing)
+        self._thread.join()
+        os.close(self._reading)
 
     def stop(self) -> bool:
         """Whether to stop."""
@@ -29,10 +53,25 @@ class StopRequest:
         """128 + the signal's number, as shells have it: 130 for Ctrl-C."""
         return 128 + (self.signal or signal.SIGINT)
 
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
-        self.signal = number
-        self._restore()
+    def _watch(self) -> None:
+        first_at = 0.0
+        while numbers := os.read(self._reading, 1):
+            number = numbers[0]
+            if number not in self._before:
+                continue
+            if self.signal is None:
+                self.signal, first_at = number, time.monotonic()
+            elif time.monotonic() - first_at > _ECHO_SECONDS:
+                _leave(128 + number)
 
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+
+def _leave_to_the_thread(_number: int, _frame: FrameType | None) -> None:
+    """Do nothing: that there is a handler is what writes the number into the pipe."""
+
+
+def _leave(status: int) -> None:
+    try:
+        if os.isatty(2):
+            os.write(2, _SHOW_CURSOR)  # a progress bar hides it
+    finally:
+        os._exit(status)

@@ -160,6 +160,14 @@ def train(
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin the run again, dropping what it saved.", rich_help_panel=RUN)
     ] = TrainConfig.restart,
+    checkpoint_every: Annotated[
+        float,
+        typer.Option(
+            help="Minutes between checkpoints: the most work that a power cut costs.",
+            rich_help_panel=RUN,
+            metavar="MINUTES",
+        ),
+    ] = TrainConfig.checkpoint_every,
     seed: Seed = TrainConfig.seed,
     deterministic: Annotated[
         bool,

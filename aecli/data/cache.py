@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aecli.errors import ConfigError
-from aecli.files import Lock
+from aecli.locks import Lock
 
 PACK_VERSION = 2  # of the files' format and of what decoding makes of an image
 PIXELS, INDEX = "images.u8", "index.json"

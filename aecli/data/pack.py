@@ -6,7 +6,6 @@ appears whole or not at all: built beside under another name, flushed, renamed.
 """
 
 import json
-import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -24,7 +23,8 @@ from aecli.data.decode import DecodeError, Pixels, decode_fitted, ordered_map, w
 from aecli.data.images import ImageRef, content_key
 from aecli.data.on_the_fly import Images, OnTheFly, require_few_broken
 from aecli.errors import DataError, OutputError
-from aecli.files import Lock, flush
+from aecli.files import flush, flush_names
+from aecli.locks import Lock
 from aecli.progress import Notice, Progress
 
 _REPORT_SECONDS = 0.05
@@ -230,8 +230,7 @@ def _install(building: Path, folder: Path, images: Sequence[ImageRef], size: int
                 return theirs
             caches.drop(folder)
         else:
-            if os.name == "posix":  # makes the rename itself last; not every system lets a folder be opened
-                flush(folder.parent)
+            flush_names(folder.parent)
             break
     pack = _read_pack(folder, images, size)
     if pack is None:

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 from aecli.checkpoints import read_document
 from aecli.configs import MODEL_FLAGS, TrainConfig
 from aecli.errors import CheckpointError, OutputError
+from aecli.files import names_in
 from aecli.models import registry
 from aecli.runs import RunFolder
+from aecli.training.claim import Claim
 
 # What may differ between a run and the command that continues it: it changes where and how long, not what.
-_FREE = {"model_defaults", "epochs", "device", "workers", "cache", "out", "runs", "restart"}
+_FREE = {"model_defaults", "epochs", "device", "workers", "cache", "checkpoint_every", "out", "runs", "restart"}
 
 
 @dataclass(frozen=True)
@@ -38,25 +41,26 @@ def resolved_options(config: TrainConfig, model_options: Any) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
 
 
-def choose_run(config: TrainConfig, options: Mapping[str, Any]) -> RunChoice:
-    """Choose the folder for `config`, whose resolved options are `options`.
+def choose_run(config: TrainConfig, options: Mapping[str, Any], held: ExitStack) -> RunChoice:
+    """Choose the folder for `config`, whose resolved options are `options`; it is this process's until `held` closes.
 
     With `--out`, that folder and no other; otherwise the last run under `--runs` that the same options began, or else
     a new folder there.
 
     Raises:
         CheckpointError: `--out` holds a run with other options.
-        OutputError: `--out` holds something else.
+        OutputError: `--out` holds something else, another process trains in the folder, or it can't be written.
     """
-    return _in_named_folder(config, options) if config.out is not None else _under_runs(config, options)
+    return _in_named_folder(config, options, held) if config.out is not None else _under_runs(config, options, held)
 
 
-def _in_named_folder(config: TrainConfig, options: Mapping[str, Any]) -> RunChoice:
+def _in_named_folder(config: TrainConfig, options: Mapping[str, Any], held: ExitStack) -> RunChoice:
     assert config.out is not None  # for the type checker; choose_run has looked
     folder = RunFolder(config.out)
+    if not folder.exists() and _is_taken(folder.path):
+        raise OutputError(f"--out {folder.path} holds something other than a run; name a new or empty folder")
+    _hold(folder, held)
     if not folder.exists():
-        if folder.path.is_file() or (folder.path.is_dir() and any(folder.path.iterdir())):
-            raise OutputError(f"--out {folder.path} holds something other than a run; name a new or empty folder")
         return RunChoice(folder, resumes=False)
     recorded = folder.read_config()  # fails where config.json is another program's, whose files are not ours to replace
     if config.restart:
@@ -74,32 +78,55 @@ def _in_named_folder(config: TrainConfig, options: Mapping[str, Any]) -> RunChoi
     return RunChoice(folder, resumes=folder.last.exists())
 
 
-def _under_runs(config: TrainConfig, options: Mapping[str, Any]) -> RunChoice:
+def _under_runs(config: TrainConfig, options: Mapping[str, Any], held: ExitStack) -> RunChoice:
     name = registry.run_name(config.model)
-    others = []
-    same = []
+    same: RunFolder | None = None
+    notice = None
     for number in count(1):
         folder = RunFolder(config.runs / (name if number == 1 else f"{name}-{number}"))
         if not folder.exists():
-            if folder.path.is_dir() and any(folder.path.iterdir()):
+            if _is_taken(folder.path):
                 continue  # somebody else's
-            break
+            if same is not None:
+                break
+            claim = Claim(folder)
+            if not claim.take():
+                notice = f"{claim.holder()} is beginning a run in {folder.path}"
+                continue
+            held.enter_context(closing(claim))
+            if not folder.exists():
+                return RunChoice(folder, resumes=False, notice=notice and f"{notice}: beginning {folder.path}")
+            claim.close()  # begun and ended between two looks
         if not folder.is_ours():
             continue
         difference = first_difference(folder.read_config(), options)
-        if difference is None and (config.restart or epochs_done(folder) <= config.epochs):
-            same.append(folder)
+        if difference is None and not config.restart and epochs_done(folder) > config.epochs:
+            difference = ("--epochs", epochs_done(folder), config.epochs)
+        if difference is None:
+            same = folder
         else:
-            others.append((folder, difference or ("--epochs", epochs_done(folder), config.epochs)))
-    if same and config.restart:
-        return RunChoice(same[-1], resumes=False, notice=f"restarting the run in {same[-1].path} from the beginning")
-    if same:
-        return RunChoice(same[-1], resumes=same[-1].last.exists())
-    notice = None
-    if others:
-        other, (flag, before, now) = others[-1]
-        notice = f"{other.path} holds a run with {flag} {_shown(before)}, not {_shown(now)}: beginning {folder.path}"
-    return RunChoice(folder, resumes=False, notice=notice)
+            flag, before, now = difference
+            notice = f"{folder.path} holds a run with {flag} {_shown(before)}, not {_shown(now)}"
+    assert same is not None
+    _hold(same, held)
+    if config.restart:
+        return RunChoice(same, resumes=False, notice=f"restarting the run in {same.path} from the beginning")
+    return RunChoice(same, resumes=same.last.exists())
+
+
+def _is_taken(path: Path) -> bool:
+    """Whether something that is no run stands there: a file, or a folder that holds more than a killed run's locks."""
+    return path.is_file() or (path.is_dir() and bool(names_in(path)))
+
+
+def _hold(folder: RunFolder, held: ExitStack) -> None:
+    """Take `folder` until `held` closes; OutputError where another process trains in it."""
+    claim = Claim(folder)
+    if not claim.take():
+        raise OutputError(
+            f"{folder.path} is being trained by {claim.holder()}\nwait for its end, stop it, or name another --out"
+        )
+    held.enter_context(closing(claim))
 
 
 def first_difference(recorded: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, Any, Any] | None:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Generator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from aecli.progress import Notice
 from aecli.runs import RunFolder
 from aecli.runtime.device import Placement, hardware, make_deterministic, place, versions
 from aecli.training.compiling import StepLoss, pays, require_compiler
+from aecli.training.finite import FiniteWatch
 from aecli.training.images import ImageSet, Stopped, StopRequest, bring_to_device, gather_images
 from aecli.training.meter import Meter
 from aecli.training.reports import Finished, Started, TrainReport
@@ -39,6 +41,7 @@ class Session:
     validation_placement: Placement
     should_stop: StopRequest
     meter: Meter
+    watch: FiniteWatch
     batches: int  # an epoch; the last may be short
     header: dict[str, Any]  # what model.safetensors says of itself, but for the epoch
 
@@ -48,8 +51,12 @@ class Session:
         return self.state.clock.epoch >= self.config.epochs or self.state.stopped_early
 
 
-def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainReport, None, Session | None]:
+def prepare(
+    config: TrainConfig, should_stop: StopRequest, held: ExitStack
+) -> Generator[TrainReport, None, Session | None]:
     """Report what is found on the way, and return the session, or None where the run is finished already.
+
+    The run's folder is this process's until `held` closes.
 
     Raises:
         AecliError: as `train`.
@@ -65,7 +72,7 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
     if config.image_size % multiple:
         raise ConfigError(f"--image-size {config.image_size}: model {config.model!r} needs a multiple of {multiple}")
     options = resolved_options(config, model_options)
-    choice = choose_run(config, options)
+    choice = choose_run(config, options, held)
     saved = checkpoints.load(choice.folder.last) if choice.resumes else None
     if saved and (finished := _finished(choice.folder, saved[1], config.epochs)):
         yield finished
@@ -102,7 +109,7 @@ def prepare(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainRep
     header = {"model": config.model, "options": options["options"], "image_size": config.image_size, "fit": config.fit}
     return Session(
         config, choice.folder, state, loss, train, val, placement, place(config.device, "auto"), should_stop, Meter(),
-        batches, header,
+        FiniteWatch(state), batches, header,
     )  # fmt: skip
 
 

@@ -1,0 +1,47 @@
+"""What a run draws of itself: its curves, and images above their reconstructions."""
+
+import numpy as np
+import torch
+
+from aecli.data.batches import normalise, quantise
+from aecli.data.on_the_fly import Images
+from aecli.figures.curves import draw_curves
+from aecli.figures.grid import draw_rows, png_bytes
+from aecli.files import write_bytes
+from aecli.training.session import Session
+
+PREVIEW_IMAGES = 8  # of the validation images, and as many of the training images
+
+
+def is_preview_epoch(epoch: int) -> bool:
+    """The first ten epochs, then every tenth to a hundred, then every fiftieth: close to even on a log scale."""
+    return epoch <= 10 or epoch % (10 if epoch <= 100 else 50) == 0
+
+
+def draw(session: Session) -> None:
+    """Draw the curves so far, and some validation and training images above their reconstructions.
+
+    Both, because how far a model has learnt its training images by heart shows in the difference.
+    """
+    state, folder = session.state, session.folder
+    write_bytes(folder.curves, draw_curves(state.rows))
+    title = type(state.model).__name__
+    rows = []
+    for label, shown in (("Validation", session.val), ("Training", session.train)):
+        if len(shown):
+            chosen = shown.rows[np.linspace(0, len(shown) - 1, min(PREVIEW_IMAGES, len(shown))).round().astype(int)]
+            originals, reconstructions = _reconstruct(session, shown.images, chosen)
+            rows += [(label, list(originals)), (title, list(reconstructions))]
+    write_bytes(folder.preview(state.clock.epoch), png_bytes(draw_rows(rows)))
+
+
+def _reconstruct(session: Session, images: Images, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the chosen images and their reconstructions, uint8 (N, S, S, 3)."""
+    placement, model = session.validation_placement, session.state.evaluated_model
+    originals = images[chosen]
+    batch = normalise(torch.from_numpy(originals).to(placement.device))
+    model.eval()
+    with torch.inference_mode(), placement.autocast():
+        reconstructions = quantise(model(batch.contiguous(memory_format=placement.memory_format)))
+    model.train()
+    return originals.transpose(0, 2, 3, 1), reconstructions.permute(0, 2, 3, 1).cpu().numpy()
