@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import sys
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 
@@ -94,7 +95,8 @@ class Lock:
     def close(self) -> None:
         """Let others take it; does nothing where it isn't held."""
         if self._file is not None:
-            self._path.unlink(missing_ok=True)
+            with suppress(OSError):  # one that stays locks nothing
+                self._path.unlink()
             self._file.close()
         self._file, self.excludes = None, False
 

@@ -101,9 +101,9 @@ class RunFolder:
         files.write_bytes(self.metrics, text.getvalue().encode())
 
     def clear(self) -> None:
-        """Remove the files that a run writes, and nothing else."""
+        """Remove the files that a run writes but for config.json, which tells that the folder is aecli's to write."""
         previews = sorted(self.previews.glob("epoch-*.png"))
-        for file in (self.last, self.model, self.metrics, self.curves, *previews, self.config):
+        for file in (self.last, self.model, self.metrics, self.curves, *previews):
             file.unlink(missing_ok=True)
 
     def touched(self) -> float:

@@ -1,6 +1,5 @@
 """A run: exact resume above all, then what it writes and what it refuses."""
 
-import csv
 import itertools
 import json
 from dataclasses import replace
@@ -20,9 +19,9 @@ from aecli.progress import Notice
 from aecli.training import loop
 from aecli.training.reports import EpochReport, Finished, Interrupted, Started, StepReport
 from tests.conftest import encoded, picture
+from tests.trained import assert_same_run, rows
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
-TIMES = ("images_per_s", "seconds")
 
 
 @pytest.fixture
@@ -43,22 +42,6 @@ def run(config, stop_after=None):
     calls = itertools.count(1)
     reports = list(loop.train(config, (lambda: next(calls) >= stop_after) if stop_after else lambda: False))
     return reports, reports[-1]
-
-
-def rows(folder):
-    with open(folder / "metrics.csv", newline="") as file:
-        return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
-
-
-def assert_same_run(one, other):
-    assert rows(one) == rows(other)
-    for name in ("model.safetensors", "last.safetensors"):
-        first, second = load_file(one / name), load_file(other / name)
-        assert first.keys() == second.keys()
-        for key in first:
-            assert torch.equal(first[key], second[key]), f"{name}: {key}"
-    for path in (one / "model.safetensors", other / "model.safetensors"):
-        assert checkpoints.read_document(path) == checkpoints.read_document(one / "model.safetensors")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Two tiny trained runs that tests share, and the command line called in this process."""
 
+import csv
 import functools
 import json
 import re
@@ -9,9 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 from typer.testing import CliRunner, Result
 
+from aecli.checkpoints import read_document
 from aecli.cli.app import app
 
 SIZE, EPOCHS = 32, 2
@@ -90,6 +94,26 @@ def pngs(folder: Path) -> list[str]:
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     assert all(file.endswith(".png") for file in files), files
     return [file.removesuffix(".png") for file in files]
+
+
+TIMES = ("images_per_s", "seconds")  # the columns of metrics.csv that differ from run to run
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """The rows of a run's metrics.csv without its times."""
+    with open(folder / "metrics.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Both run folders must hold the same rows and, bit for bit, the same tensors."""
+    assert rows(one) == rows(other)
+    for name in ("model.safetensors", "last.safetensors"):
+        first, second = load_file(one / name), load_file(other / name)
+        assert first.keys() == second.keys()
+        for key in first:
+            assert torch.equal(first[key], second[key]), f"{name}: {key}"
+    assert read_document(one / "model.safetensors") == read_document(other / "model.safetensors")
 
 
 def _spare_curves(patch: pytest.MonkeyPatch) -> None:

@@ -221,10 +221,12 @@ def describe(size: int, how: str, images: int, skipped: dict[str, str]) -> dict[
 
 def _install(building: Path, folder: Path, images: Sequence[ImageRef], size: int) -> Pack:
     """Rename what was built to `folder`, unless another process was first; replaces a damaged pack."""
+    failure = OSError(f"{folder} did not keep what was written")
     for _ in range(2):
         try:
             building.rename(folder)
-        except OSError:
+        except OSError as error:
+            failure = error
             theirs = _read_pack(folder, images, size)
             if theirs is not None:
                 return theirs
@@ -234,5 +236,5 @@ def _install(building: Path, folder: Path, images: Sequence[ImageRef], size: int
             break
     pack = _read_pack(folder, images, size)
     if pack is None:
-        raise OSError(f"{folder} did not keep what was written")
+        raise failure
     return pack

@@ -51,8 +51,9 @@ def train(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False) 
                 saver.save_best()
             raise
         except OutputError:
-            if saver is not None:
-                with suppress(OutputError):  # what can't be written may be a picture
+            # What can't be written may be a picture. A run that is done is not marked so before all of it is there.
+            if saver is not None and not saver.session.is_done:
+                with suppress(OutputError):
                     saver.save()
             raise
         yield _end(session)
