@@ -1,4 +1,4 @@
-"""Signals to a training process: the first saves, the second leaves at once, a terminal that goes away costs nothing."""
+"""Signals to training: the first saves, the second leaves at once, a terminal that goes away costs nothing."""
 
 import os
 import pty
@@ -85,8 +85,6 @@ def test_training_goes_on_when_nobody_reads_its_messages(workplace):
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     assert "runs/vae finished: 3 epochs" in said
-
-
 
 
 def test_a_terminal_that_is_closed_leaves_a_run_saved(workplace):

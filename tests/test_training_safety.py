@@ -4,7 +4,6 @@ import os
 from dataclasses import replace
 
 import pytest
-import torch
 from safetensors.torch import load_file
 
 from aecli import checkpoints
@@ -60,7 +59,7 @@ class TestOneProcessAFolder:
         folder = tmp_path / "mine"
         run(replace(config, out=folder, epochs=1))
         (folder / "previews").mkdir()
-        left = [folder / ".aecli-run.lock", folder / ".aecli-host-77-8.tmp", folder / "previews" / ".aecli-host-7-8.tmp"]
+        left = [folder / name for name in (".aecli-run.lock", ".aecli-host-7-8.tmp", "previews/.aecli-host-7-8.tmp")]
         for file in left:
             file.write_text("host-77")
         run(replace(config, out=folder, epochs=2))
@@ -178,7 +177,7 @@ class TestStepsThatWentWrong:
         with pytest.raises(TrainingError) as caught:
             run(replace(config, out=folder, epochs=3, checkpoint_every=1e-9))
         message = str(caught.value)
-        assert message.startswith(f"the {what} of step {step}, in epoch 2, is not a finite number: try a smaller --lr than")
+        assert message.startswith(f"the {what} of step {step}, in epoch 2, is not a finite number: try a smaller --lr")
         assert f"kept: {folder / 'last.safetensors'}, after epoch" in message
         clock = checkpoints.read_document(folder / "last.safetensors")["clock"]
         assert clock["step"] < step and f"after epoch {clock['epoch']}, step {clock['batch']}" in message
