@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aecli.data import decode as decode_module
+from aecli.data import limits
 from aecli.data.decode import DecodeError, decode, image_size
 from aecli.data.images import ImageRef
 from tests.conftest import encoded, fail_to_decode, hand_made_png, image_ref, picture
@@ -63,11 +63,18 @@ def test_bombs_are_refused_from_the_header_without_a_warning():
     )
 
 
-def test_large_image_below_the_limit_decodes_without_pillows_warning(monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50)
-    assert decode(image_ref(encoded(picture()))).shape == (24, 32, 3)
-    monkeypatch.setattr(decode_module, "PIXEL_LIMIT", 24 * 32 - 1)
-    fail_to_decode(encoded(picture()), "32x24")
+def test_the_limit_of_pixels_is_ours_in_every_format(monkeypatch):
+    for format in ("PNG", "JPEG", "BMP", "WEBP", "TIFF"):
+        monkeypatch.undo()
+        content = encoded(picture(), format)
+        assert decode(image_ref(content)).shape == (24, 32, 3)
+        assert limits.PIXEL_LIMIT == Image.MAX_IMAGE_PIXELS  # Pillow refuses at twice as much, and warns before that
+        monkeypatch.setattr(limits, "PIXEL_LIMIT", 24 * 32 - 1)
+        fail_to_decode(content, "32x24", str(24 * 32 - 1))
+
+
+def test_a_palette_that_is_not_there():
+    fail_to_decode(hand_made_png(8, 2, 8, 3, [bytes(8)] * 2), "header is damaged")
 
 
 def test_no_pixels():

@@ -189,9 +189,9 @@ def test_zip_with_encrypted_or_enormous_members(tmp_path):
     path.write_bytes(data)
     fail_to_list(path, "encrypted", "a.png")
     data[6], data[central + 8] = 0, 0
-    data[central + 24 : central + 28] = (2**30 + 1).to_bytes(4, "little")
+    data[central + 24 : central + 28] = (2**31 + 1).to_bytes(4, "little")
     path.write_bytes(data)
-    fail_to_list(path, "a.png", str(2**30 + 1))
+    fail_to_list(path, "a.png", str(2**31 + 1))
 
 
 def test_zip_reads_no_more_than_declared(tmp_path):

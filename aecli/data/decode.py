@@ -1,5 +1,7 @@
 """An encoded image becomes 8-bit RGB pixels, whatever its format, depth, orientation or transparency."""
 
+import ctypes
+import logging
 import os
 import struct
 import zipfile
@@ -7,13 +9,15 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import cache
 from io import BytesIO
 from itertools import islice
 from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, _imaging
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -21,14 +25,17 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from aecli.data.images import ImageRef
+from aecli.data.colour import to_rgb
+from aecli.data.images import FILE_LIMIT, ImageRef, plain
+from aecli.data.limits import EXIF_LIMIT, PIXEL_LIMIT, Room, check_size, check_structure, check_tiles
 from aecli.errors import DataError
 
 Pixels = NDArray[np.uint8]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-PIXEL_LIMIT = 2**28  # above what a 200-megapixel camera gives; refused from the header, before memory is taken
+# However many threads decode, the files that they hold are together no larger than one may be, and the pictures too.
+_FILES, _PICTURES = Room(FILE_LIMIT), Room(PIXEL_LIMIT)
 
 # By the first bytes, not by the suffix. Pillow's readers are called by class: `Image.open` would print its own warning
 # about large images, and would take a JPEG of several pictures for another format.
@@ -39,12 +46,12 @@ _READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"BM", BmpImageFile),
     (b"II*\x00", TiffImageFile),
     (b"MM\x00*", TiffImageFile),
-    (b"II+\x00", TiffImageFile),
-    (b"MM\x00+", TiffImageFile),
+    (b"II+\x00", TiffImageFile),  # Pillow takes the BigTIFF of the other byte order for something else
 )
 
-# What Pillow and zipfile raise for damaged contents; the last four come out of Pillow's readers when a damaged header
-# or tag has a type or value that they did not expect.
+# What Pillow and zipfile raise for damaged contents, and what comes out of Pillow's readers when a damaged header or
+# tag has a type or value that they did not expect.
+_UNEXPECTED = (struct.error, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError)
 _DAMAGE = (
     OSError,
     SyntaxError,
@@ -53,17 +60,14 @@ _DAMAGE = (
     MemoryError,
     RuntimeError,
     Image.DecompressionBombError,
-    struct.error,
     zlib.error,
     zipfile.BadZipFile,
-    LookupError,
-    TypeError,
-    AttributeError,
-    ArithmeticError,
+    *_UNEXPECTED,
 )
 
 # Where a PNG can hold an orientation, also behind its pixels.
 _PNG_NOTES = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
+_EXIF = ("exif", "Raw profile type exif")  # what Pillow calls it
 
 # EXIF orientation -> what puts the picture upright (EXIF 2.3, tag 0x0112). 1 is upright.
 _ORIENTATION_TAG = 0x0112
@@ -84,7 +88,7 @@ class DecodeError(DataError):
 
     def __init__(self, name: str, reason: str) -> None:
         """Make the message from both."""
-        super().__init__(f"{name}: {reason}")
+        super().__init__(f"{plain(name)}: {reason}")
         self.name = name
         self.reason = reason
 
@@ -99,7 +103,7 @@ def decode(image: ImageRef) -> Pixels:
         DecodeError: the image is damaged, cut short, too large, of another format, or its values have no meaning here.
 
     """
-    return np.array(_picture(image))
+    return _decoded(image, np.array)
 
 
 def image_size(image: ImageRef) -> tuple[int, int]:
@@ -110,16 +114,18 @@ def image_size(image: ImageRef) -> tuple[int, int]:
 
     """
     try:
-        source = image.load()
-        opened = _open(image.name, source)
-        if isinstance(source, bytes) and isinstance(opened, PngImageFile) and not any(n in source for n in _PNG_NOTES):
-            return opened.height, opened.width  # Pillow would decode all pixels to look for notes behind them
-        orientation = _orientation(opened)
-        if orientation in _SIDES_SWAPPED and isinstance(opened, TiffImageFile):
-            # Pillow turns TIFFs itself while loading them; which size it states before differs between releases.
-            opened.load()
+        with ExitStack() as room:
+            opened, source = _open(image, room)
+            if isinstance(opened, PngImageFile):
+                if isinstance(source, bytes) and not any(note in source for note in _PNG_NOTES):
+                    return opened.height, opened.width
+                opened.load()  # there may be notes behind the pixels
             orientation = _orientation(opened)
-        width, height = opened.size
+            if orientation in _SIDES_SWAPPED and isinstance(opened, TiffImageFile):
+                # Pillow turns TIFFs itself while loading them; which size it states before differs between releases.
+                opened.load()
+                orientation = _orientation(opened)
+            width, height = opened.size
     except _DAMAGE as error:
         raise DecodeError(image.name, _reason(error)) from error
     return (width, height) if orientation in _SIDES_SWAPPED else (height, width)
@@ -143,7 +149,10 @@ def fit(pixels: Pixels, size: int, how: str) -> Pixels:
         DataError: a crop of a picture so elongated that its long side would grow beyond `PIXEL_LIMIT` pixels in all.
 
     """
-    return np.array(_fit(Image.fromarray(pixels), size, how))
+    try:
+        return np.array(_fit(Image.fromarray(pixels), size, how))
+    except ValueError as error:
+        raise DataError(str(error)) from error
 
 
 def decode_fitted(image: ImageRef, size: int, how: str) -> Pixels:
@@ -153,11 +162,7 @@ def decode_fitted(image: ImageRef, size: int, how: str) -> Pixels:
         DecodeError: the image can't be decoded, or is too elongated to be cropped.
 
     """
-    picture = _picture(image)
-    try:
-        return np.array(_fit(picture, size, how))
-    except DataError as error:
-        raise DecodeError(image.name, str(error)) from error
+    return _decoded(image, lambda picture: np.array(_fit(picture, size, how)))
 
 
 def worker_count(workers: int | None) -> int:
@@ -191,48 +196,73 @@ def ordered_map(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _picture(image: ImageRef) -> Image.Image:
-    """The image as `decode` describes it, of mode RGB, and with its errors."""
+def _decoded(image: ImageRef, finish: Callable[[Image.Image], Pixels]) -> Pixels:
+    """What `finish` makes of the image as `decode` describes it, of mode RGB, while there is room for it."""
     try:
-        opened = _open(image.name, image.load())
-        opened.load()
-        upright = _UPRIGHT.get(_orientation(opened))
-        return _to_rgb(image.name, opened if upright is None else opened.transpose(upright))
+        with ExitStack() as room:
+            return finish(_picture(image, room))
     except _DAMAGE as error:
         raise DecodeError(image.name, _reason(error)) from error
 
 
+def _picture(image: ImageRef, room: ExitStack) -> Image.Image:
+    opened, _ = _open(image, room)
+    opened.load()
+    upright = _UPRIGHT.get(_orientation(opened))
+    return to_rgb(opened if upright is None else opened.transpose(upright))
+
+
 def _fit(picture: Image.Image, size: int, how: str) -> Image.Image:
-    """`fit` without the way through an array and back, which takes as long as resizing does."""
+    """`fit` without the way through an array and back, which takes as long as resizing does; raises ValueError."""
     if how == "squash":
         return picture.resize((size, size), Image.Resampling.BILINEAR)
     width, height = picture.size
     short = min(height, width)
     if size * (size * max(height, width) // short) > PIXEL_LIMIT:
-        raise DataError(f"{width}x{height} is too elongated to be cropped to {size}x{size}")
+        raise ValueError(f"{width}x{height} is too elongated to be cropped to {size}x{size}")
     picture = picture.resize((size * width // short, size * height // short), Image.Resampling.BILINEAR)
     left, top = round((picture.width - size) / 2), round((picture.height - size) / 2)
     return picture.crop((left, top, left + size, top + size))
 
 
-def _open(name: str, source: bytes | Image.Image) -> Image.Image:
-    """The image with its header read, pixels not yet."""
+def _open(image: ImageRef, room: ExitStack) -> tuple[Image.Image, bytes | Image.Image]:
+    """The image with its header read, pixels not yet, and what it was read from; `room` then holds room for both."""
+    room.enter_context(_FILES.taken(image.encoded_bytes))
+    source = image.load()
     if isinstance(source, Image.Image):
         opened = source
     else:
-        reader = next((reader for start, reader in _READERS if source.startswith(start)), None)
-        if reader is None:
-            raise DecodeError(name, "empty file" if not source else "not a PNG, JPEG, WEBP, BMP or TIFF image")
-        opened = reader(BytesIO(source), "")
-    width, height = opened.size
-    if width < 1 or height < 1:
-        raise DecodeError(name, f"it has no pixels ({width}x{height})")
-    if width * height > PIXEL_LIMIT:
-        raise DecodeError(name, f"{width}x{height} is more than {PIXEL_LIMIT} pixels")
-    return opened
+        check_structure(source)
+        opened = _read_header(source)
+    check_size(*opened.size)
+    if isinstance(opened, ImageFile):
+        check_tiles(opened)
+    room.enter_context(_PICTURES.taken(opened.width * opened.height))
+    return opened, source
+
+
+def _read_header(source: bytes) -> Image.Image:
+    reader = next((reader for start, reader in _READERS if source.startswith(start)), None)
+    if reader is None:
+        raise ValueError("empty file" if not source else "not a PNG, JPEG, WEBP, BMP or TIFF image")
+    _set_up_pillow()
+    return reader(BytesIO(source), "")
+
+
+@cache
+def _set_up_pillow() -> None:
+    """Have Pillow's limit of pixels be ours, and let nothing that it meets in a file be told on standard error."""
+    Image.MAX_IMAGE_PIXELS = PIXEL_LIMIT  # its readers of WEBP and TIFF ask for it, and refuse at twice as much
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    try:  # libtiff prints errors that Pillow then raises; where it can't be reached, it goes on doing so
+        ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
+    except (OSError, AttributeError):
+        pass
 
 
 def _orientation(opened: Image.Image) -> int:
+    if any(len(opened.info.get(note, "")) > EXIF_LIMIT for note in _EXIF):
+        raise ValueError(f"its EXIF notes are larger than {EXIF_LIMIT} bytes")
     try:
         orientation = opened.getexif().get(_ORIENTATION_TAG)
     except _DAMAGE:  # notes beside the picture: broken ones don't make it unreadable
@@ -240,39 +270,10 @@ def _orientation(opened: Image.Image) -> int:
     return orientation if isinstance(orientation, int) else 1
 
 
-def _to_rgb(name: str, opened: Image.Image) -> Image.Image:
-    if opened.mode.startswith("I"):
-        return _wide_integers(name, opened)
-    if opened.mode == "F":
-        return _unit_floats(name, opened)
-    if opened.has_transparency_data:
-        opened = opened.convert("RGBA")
-        opened = Image.alpha_composite(Image.new("RGBA", opened.size, "white"), opened)
-    return opened if opened.mode == "RGB" else opened.convert("RGB")
-
-
-def _wide_integers(name: str, opened: Image.Image) -> Image.Image:
-    values = np.asarray(opened).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise DecodeError(name, "its pixels are 32-bit integers beyond 0 to 65535: save it with 8 or 16 bits")
-    if isinstance(transparent := opened.info.get("transparency"), int):
-        values[values == transparent] = 65535
-    return _grey((values + 128) // 257)
-
-
-def _unit_floats(name: str, opened: Image.Image) -> Image.Image:
-    values = np.asarray(opened)
-    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-        raise DecodeError(name, "its pixels are floating-point numbers beyond [0, 1]: save it with 8 or 16 bits")
-    return _grey(np.rint(values * 255))
-
-
-def _grey(values: NDArray[np.generic]) -> Image.Image:
-    return Image.fromarray(values.astype(np.uint8)).convert("RGB")
-
-
 def _reason(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    lines = str(error).splitlines()
-    return lines[0] if lines and lines[0] else type(error).__name__
+    if isinstance(error, MemoryError):
+        return "there is not enough memory for it"
+    if isinstance(error, _UNEXPECTED) or isinstance(error.__cause__, _UNEXPECTED):
+        return f"its header is damaged ({plain(str(error) or type(error).__name__)})"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return plain(next(iter(text.splitlines()), "") or type(error).__name__)

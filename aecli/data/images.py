@@ -3,11 +3,15 @@
 import hashlib
 import os
 import posixpath
+import stat
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image
 
+FILE_LIMIT = 2**31  # bytes of an encoded image: what PIXEL_LIMIT pixels take in 16-bit RGBA without compression
+
+_LONGEST = 200  # characters of a name in a message
 _CHUNK = 4096  # images whose text is joined before it is hashed
 
 
@@ -40,6 +44,12 @@ class ImageRef:
     def revision(self) -> str:
         """Text that also changes when a file is replaced by one of the same size and modification time."""
         return self._versions.partition("\0")[2]
+
+    @property
+    def encoded_bytes(self) -> int:
+        """How many bytes it takes, if its fingerprint begins with that, as those of files do; otherwise 0."""
+        text = self._versions.partition(":")[0]
+        return int(text) if text.isdecimal() else 0
 
     @property
     def key(self) -> str:
@@ -78,9 +88,31 @@ class FileRef(ImageRef):
         self._versions = f"{status.st_size}:{status.st_mtime_ns}\0{status.st_ctime_ns}" if status else "unreadable\0"
 
     def load(self) -> bytes:
-        """The file's bytes."""
-        with open(os.path.join(self.root, self.name), "rb") as file:
-            return file.read()
+        """The file's bytes; raises OSError, also where it has become something else since it was listed."""
+        with open(os.path.join(self.root, self.name), "rb", opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError("it is no file but a pipe, a socket or a device")
+            if status.st_size > FILE_LIMIT:
+                raise OSError(f"its {status.st_size} bytes are more than {FILE_LIMIT}")
+            return file.read(status.st_size)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe too, which would otherwise wait for somebody to write to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def plain(text: str) -> str:
+    """`text` for a message: what can't be printed, line ends too, is spelled out, and of what is long the end left out.
+
+    So no name steers a terminal, or fills it.
+    """
+    shown = "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text[:_LONGEST]
+    )
+    return shown if len(text) <= _LONGEST else f"{shown}…"
 
 
 def content_key(images: Sequence[ImageRef], *what: object) -> str:

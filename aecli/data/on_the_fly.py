@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aecli.data.decode import DecodeError, Pixels, decode_fitted, ordered_map, worker_count
-from aecli.data.images import ImageRef
+from aecli.data.images import ImageRef, plain
 from aecli.errors import DataError
 
 BROKEN_LIMIT = 0.01  # share of the images
@@ -76,7 +76,7 @@ def require_few_broken(skipped: Mapping[str, str], total: int) -> None:
         DataError: it names the first few.
     """
     if len(skipped) > BROKEN_LIMIT * total:
-        first = "; ".join(f"{name} ({reason})" for name, reason in list(skipped.items())[:3])
+        first = "; ".join(f"{plain(name)} ({reason})" for name, reason in list(skipped.items())[:3])
         raise DataError(
             f"{len(skipped)} of {total} images can't be decoded, more than {BROKEN_LIMIT:.0%}: "
             f"{first}{'; …' if len(skipped) > 3 else ''}. Repair or remove them."

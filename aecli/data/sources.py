@@ -4,26 +4,23 @@ A new source is one function from the text after its prefix to a list of images,
 """
 
 import os
-import posixpath
 import re
 import stat
-import threading
-import zipfile
+from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from operator import attrgetter
-from pathlib import Path
 
 from aecli.data.demo import list_demo
-from aecli.data.images import FileRef, ImageRef, split_indices
+from aecli.data.images import FileRef, ImageRef, plain, split_indices
 from aecli.data.torchvision_sets import list_torchvision
+from aecli.data.zips import list_zip
 from aecli.errors import DataError
 
 __all__ = ["PREFIXES", "SUFFIXES", "ImageRef", "list_images", "split_indices"]
 
 PREFIXES: dict[str, Callable[[str], list[ImageRef]]] = {"torchvision": list_torchvision}
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-ZIP_MEMBER_LIMIT = 2**30  # bytes
+VISIT_LIMIT = 100  # ways to one folder: links that branch and meet again make 2^n of n
 
 
 def list_images(source: str) -> list[ImageRef]:
@@ -42,7 +39,7 @@ def list_images(source: str) -> list[ImageRef]:
         if stat.S_ISDIR(mode):
             images = _list_folder(source)
         elif stat.S_ISREG(mode):
-            images = _list_zip(source)
+            images = list_zip(source, _is_wanted)
         else:
             raise DataError(f"{source} is neither a folder nor a .zip file.")
     else:
@@ -58,9 +55,13 @@ def _is_image_name(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
+def _is_wanted(path: str) -> bool:
+    return _is_image_name(path) and not any(_is_hidden(part) for part in path.split("/"))
+
+
 def _is_hidden(part: str) -> bool:
     """Dot-files and dot-folders, and the folder of Finder's notes that macOS puts into zips."""
-    return part.startswith(".") or part == "__MACOSX"
+    return (part.startswith(".") and part != "..") or part == "__MACOSX"
 
 
 def _file_mode(source: str) -> int | None:
@@ -80,11 +81,15 @@ def _list_folder(source: str) -> list[ImageRef]:
     found: list[ImageRef] = []
     # (prefix of the names, path, the real folders above it: a link back to one of them is a loop)
     pending: list[tuple[str, str, frozenset[str]]] = [("", source, frozenset())]
+    visits: Counter[str] = Counter()
     while pending:
         prefix, folder, above = pending.pop()
         real = os.path.realpath(folder)
         if real in above:
             continue
+        visits[real] += 1
+        if visits[real] > VISIT_LIMIT:
+            raise DataError(f"{plain(real)}: more than {VISIT_LIMIT} ways lead to it by links. Remove some of them.")
         try:
             with os.scandir(folder) as scan:
                 for entry in scan:
@@ -96,7 +101,7 @@ def _list_folder(source: str) -> list[ImageRef]:
                     elif (status is None or stat.S_ISREG(status.st_mode)) and _is_image_name(entry.name):
                         found.append(FileRef(prefix + entry.name, source, status))
         except OSError as error:
-            raise DataError(f"{folder} can't be read: {error.strerror}.") from error
+            raise DataError(f"{plain(folder)} can't be read: {error.strerror}.") from error
     return found
 
 
@@ -106,58 +111,6 @@ def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
         return os.stat(entry.path)  # on Windows, `entry.stat()` knows less
     except OSError:
         return None
-
-
-# Zip files
-
-
-def _list_zip(source: str) -> list[ImageRef]:
-    try:
-        archive = zipfile.ZipFile(source)
-    except PermissionError as error:
-        raise DataError(f"{source} can't be read: {error.strerror}.") from error
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        if source.lower().endswith(".zip"):
-            raise DataError(f"{source} is a damaged or incomplete zip file ({error}).") from error
-        raise DataError(f"{source} is a file but no zip: expected a folder or a .zip of images.") from error
-    lock = threading.Lock()  # ZipFile counts its open members without one
-    images: dict[str, ImageRef] = {}
-    for member in archive.infolist():
-        name = member.filename.replace("\\", "/")
-        if member.is_dir() or not _is_image_name(name):
-            continue
-        _check_member(source, name, member)
-        name = posixpath.normpath(name)
-        if any(_is_hidden(part) for part in name.split("/")):
-            continue
-        if name in images:
-            raise DataError(f"{source} holds {name} twice.")
-        load = partial(_read_member, archive, member, lock)
-        images[name] = ImageRef(name, name, f"{member.file_size}:{member.CRC:08x}", load)
-    return _without_top_folder(list(images.values()), f"{Path(source).stem}/")
-
-
-def _without_top_folder(images: list[ImageRef], top: str) -> list[ImageRef]:
-    """Names relative to the folder that was zipped, where the zip is called after it: `photos.zip` of `photos/…`."""
-    if not all(image.name.startswith(top) for image in images):
-        return images
-    for image in images:
-        image.name = image.group = image.name.removeprefix(top)
-    return images
-
-
-def _check_member(source: str, name: str, member: zipfile.ZipInfo) -> None:
-    if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in name.split("/"):
-        raise DataError(f"{source} holds {name}, a path that leads out of it: not a zip to trust.")
-    if member.flag_bits & 0x1:
-        raise DataError(f"{source} is encrypted ({name}): unpack it with its password and give the folder.")
-    if member.file_size > ZIP_MEMBER_LIMIT:
-        raise DataError(f"{source} holds {name} of {member.file_size} bytes: more than {ZIP_MEMBER_LIMIT} is refused.")
-
-
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, lock: threading.Lock) -> bytes:
-    with lock, archive.open(member) as file:
-        return file.read(member.file_size)
 
 
 # Sources by name

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from aecli.configs import TrainConfig
 from aecli.data.decode import Pixels
-from aecli.data.images import data_fingerprint
+from aecli.data.images import data_fingerprint, plain
 from aecli.data.on_the_fly import Images, OnTheFly
 from aecli.data.pack import Pack, pack_images
 from aecli.data.sources import ImageRef, list_images, split_indices
@@ -138,7 +138,7 @@ def _decode_once(
 
 def name_some(skipped: Mapping[str, str]) -> str:
     """The first few of `skipped` (name -> reason) in words, and how many more there are."""
-    named = "; ".join(f"{name}: {reason}" for name, reason in list(skipped.items())[:_NAMED])
+    named = "; ".join(f"{plain(name)}: {reason}" for name, reason in list(skipped.items())[:_NAMED])
     return named + (f"; and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else "")
 
 
