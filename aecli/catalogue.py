@@ -12,6 +12,7 @@ from aecli.models import registry
 from aecli.models.flops import forward_flops
 from aecli.runs import RunFolder, list_runs
 from aecli.runtime.device import place
+from aecli.untrusted import is_count, is_number
 
 
 @dataclass(frozen=True)
@@ -101,14 +102,9 @@ def describe_run(run: RunFolder) -> RunFacts:
         model=config["model"]["name"],
         options=config["model"]["options"],
         image_size=config["options"]["image_size"],
-        epochs=int(_number(last.get("epoch")) or 0),
-        best_epoch=int(best) if (best := _number(document.get("epoch"))) is not None else None,
-        val_psnr=_number(figures.get("val_psnr")),
-        val_ssim=_number(figures.get("val_ssim")),
+        epochs=epochs if is_count(epochs := last.get("epoch")) else 0,
+        best_epoch=best if is_count(best := document.get("epoch")) else None,
+        val_psnr=psnr if is_number(psnr := figures.get("val_psnr")) else None,
+        val_ssim=ssim if is_number(ssim := figures.get("val_ssim")) else None,
         error=error,
     )
-
-
-def _number(value: Any) -> float | None:
-    """A figure out of a file, if it is one."""
-    return value if isinstance(value, int | float) else None

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from aecli import files
+from aecli.configs import FITS, LARGEST_SIDE
 from aecli.errors import CheckpointError
 from aecli.models import registry
+from aecli.untrusted import NewerSchemaError, is_count, is_number, one_line, read_json, require_known_schema
 
 COLUMNS = ("epoch", "step", "lr", "train_loss", "train_recon", "train_kl", "val_loss", "val_psnr", "val_ssim",
            "images_per_s", "seconds")  # fmt: skip
-_OPTIONS_READ = ("data", "val_data", "val_fraction", "image_size", "fit")  # what later commands take from config.json
 Row = Mapping[str, float | None]
 
 
@@ -78,15 +79,18 @@ class RunFolder:
     def read_config(self) -> dict[str, Any]:
         """Return config.json; raises CheckpointError where it is not there or not one of ours."""
         try:
-            config = json.loads(self.config.read_text(encoding="utf-8"))
-            missing = [key for key in _OPTIONS_READ if key not in config["options"]]
-            if missing or not isinstance(config["model"]["name"], str) or "fingerprint" not in config["data"]:
-                raise ValueError(missing)
+            config = require_known_schema(read_json(self.config))
+            _require_parts(config)
         except OSError as error:
             raise CheckpointError(f"{self.path} is no run folder: {self.config.name} can't be read") from error
+        except NewerSchemaError as error:
+            raise CheckpointError(f"{self.config} {error}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{self.config} is damaged; it should be the JSON that aecli train wrote") from error
-        return dict(config)
+            reason = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
+            raise CheckpointError(
+                f"{self.config} is damaged ({reason}); it should be the JSON that aecli train wrote"
+            ) from error
+        return config
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.json; raises OutputError."""
@@ -110,6 +114,28 @@ class RunFolder:
         """When it was last trained, in seconds since 1970."""
         newest = self.last if self.last.exists() else self.config
         return newest.stat().st_mtime
+
+
+def _require_parts(config: Mapping[str, Any]) -> None:
+    """Raise ValueError, KeyError or TypeError unless a config.json has all that is ever read of it, of its type."""
+    model, options, placement = config["model"], config["options"], config["placement"]
+    name, fraction, size = model["name"], options["val_fraction"], options["image_size"]
+    sources = [config["data"], *([config["val_data"]] if config["val_data"] is not None else [])]
+    parts = {
+        "model": isinstance(name, str) and name.isprintable() and isinstance(model["options"], dict),
+        "data": isinstance(options["data"], str),
+        "val_data": options["val_data"] is None or isinstance(options["val_data"], str),
+        "val_fraction": is_number(fraction) and 0 <= fraction < 1,
+        "image_size": is_count(size) and 0 < size <= LARGEST_SIDE,
+        "fit": options["fit"] in FITS,
+        "epochs": is_count(options["epochs"]),
+        "options": isinstance(options["options"], dict),
+        "sources": all(isinstance(each["fingerprint"], str) and is_count(each["images"]) for each in sources),
+        "placement": isinstance(placement["device"], str) and isinstance(placement["compile"], bool),
+        "began": isinstance(config["began"], str),
+    }
+    if wrong := [part for part, makes_sense in parts.items() if not makes_sense]:
+        raise ValueError(f"what it says of {', '.join(wrong)} makes no sense")
 
 
 def list_runs(runs: Path) -> list[RunFolder]:
@@ -156,10 +182,15 @@ def locate(model: str, runs: Path) -> Located:
         run.read_config()
         if not run.model.exists():
             raise CheckpointError(f"{path} has no {run.model.name} yet: its first epoch isn't finished")
-        return Located(run.model, run, path.resolve().name, named)
+        return Located(run.model, run, _label(path.resolve().name), named)
     if path.is_file():
         beside = RunFolder(path.parent)
-        return Located(path, beside if path == beside.model and beside.is_ours() else None, path.stem, named)
+        return Located(path, beside if path == beside.model and beside.is_ours() else None, _label(path.stem), named)
     raise CheckpointError(
         f"--model {model}: neither a model ({registry.suggestion(model)}), nor a run folder, nor a .safetensors file"
     )
+
+
+def _label(name: str) -> str:
+    """The name of a file or folder, made fit for one of output: `..` would lead elsewhere."""
+    return name.strip(".") or "model"

@@ -11,30 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from aecli import checkpoints
 from aecli.errors import OutputError
-from tests.trained import NAMES, TRAIN, fails, invoke, ok, ok_json, pngs, trained
+from tests.trained import NAMES, TRAIN, fails, invoke, ok, ok_json, pngs, rewrite, run, trained
 
-__all__ = ["trained"]  # a fixture
-
-
-def metadata(path):
-    with safe_open(path, framework="pt") as file:
-        return file.metadata()
-
-
-@pytest.fixture
-def run(trained):
-    """A copy of the VAE's run."""
-    shutil.copytree((trained / "runs/vae").resolve(), trained / "mine/vae")
-    return trained / "mine/vae"
-
-
-def rewrite(path, change, tensors=None):
-    """Write the checkpoint again with its document changed."""
-    held, found = load_file(path), metadata(path)
-    document = json.loads(found["aecli"])
-    changed = change(document)
-    document = document if changed is None else changed
-    save_file(held if tensors is None else tensors, path, {"format": "pt", "aecli": json.dumps(document)})
+__all__ = ["run", "trained"]  # fixtures
 
 
 # What a checkpoint says of itself
@@ -42,7 +21,8 @@ def rewrite(path, change, tensors=None):
 
 @pytest.mark.parametrize("model", ["ae", "vae"])
 def test_metadata_is_one_document_beside_the_format(trained, model):
-    found = metadata(f"runs/{model}/model.safetensors")
+    with safe_open(f"runs/{model}/model.safetensors", framework="pt") as file:
+        found = file.metadata()
     assert set(found) == {"format", "aecli"} and found["format"] == "pt"
     document = json.loads(found["aecli"])
     assert set(document) == {"schema", "model", "options", "image_size", "fit", "epoch", "metrics"}
@@ -241,8 +221,13 @@ def test_a_class_named_by_the_user_is(own_model):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"3", b"\xff", b'{"model": {"name": "vae"}}', b'{"model": 3, "options": {}}']
-)
+    "content",
+    [
+        b"", b"{", b"[]", b"3", b"\xff", b'{"model": {"name": "vae"}}', b'{"model": 3, "options": {}}',
+        b'{"schema": 1, "schema": 1}', 10**5 * b"[" + 10**5 * b"]", b'{"schema": ' + b"1" * 5000 + b"}",
+    ],
+    ids=lambda content: str(content[:12]),
+)  # fmt: skip
 def test_a_damaged_config_is_told(run, content):
     (run / "config.json").write_bytes(content)
     for args in (["reconstruct", "--model", str(run), "--out", "x"], ["train", "vae", *TRAIN, "--out", str(run)]):

@@ -4,7 +4,8 @@ import csv
 import functools
 import json
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from aecli.checkpoints import read_document
@@ -150,3 +152,20 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     _spare_curves(monkeypatch)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def run(trained: Path) -> Path:
+    """A copy of the VAE's run, `mine/vae`, to be damaged."""
+    shutil.copytree((trained / "runs/vae").resolve(), trained / "mine/vae")
+    return trained / "mine/vae"
+
+
+def rewrite(path: Path, change: Callable[[Any], Any], tensors: dict[str, torch.Tensor] | None = None) -> None:
+    """Write a checkpoint again, its document changed in place or to what `change` returns, maybe with other tensors."""
+    with safe_open(path, framework="pt") as file:
+        document = json.loads(file.metadata()["aecli"])
+    held = load_file(path)
+    changed = change(document)
+    document = document if changed is None else changed
+    save_file(held if tensors is None else tensors, path, {"format": "pt", "aecli": json.dumps(document)})

@@ -5,7 +5,9 @@ import importlib.util
 import os
 import pickle
 import re
+import struct
 import warnings
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
@@ -13,13 +15,13 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from aecli.errors import OutputError, WeightsError
 from aecli.files import atomic_write
 from aecli.progress import Listener, Notice, Progress
+from aecli.tensor_files import open_tensors
+from aecli.untrusted import one_line, shown
 
 FOLDER_VARIABLE = "AECLI_WEIGHTS"
 DOWNLOADS = "https://download.pytorch.org/models"
@@ -27,9 +29,11 @@ SHIPPED = {"alex": Path(__file__).parent / "weights" / "alexnet_features.safeten
 
 _TIMEOUT = 30  # seconds without a byte
 _CHUNK = 2**20  # bytes
-# What torch.load raises for a file that is damaged, or that is no file of weights.
-_DAMAGE = (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, TypeError, LookupError, AttributeError,
-           OSError, EOFError)  # fmt: skip
+_USED = ("features.", "lin")  # of a network's tensors; others (a classifier's) are left
+_DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+# What is raised for a file that is damaged, or that is no file of weights: torch.load leaves what it stumbled over.
+_DAMAGE = (pickle.UnpicklingError, zipfile.BadZipFile, struct.error, RuntimeError, ValueError, TypeError, LookupError,
+           ArithmeticError, AttributeError, AssertionError, MemoryError, OSError, EOFError)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -156,17 +160,42 @@ def _sha256(path: Path) -> str:
 
 
 def _read(path: Path, net: str) -> dict[str, Tensor]:
+    """Return what LPIPS uses of a file of weights: float32 tensors by name, all finite."""
     try:
         if path.suffix == ".safetensors":
-            return load_file(path)
-        with warnings.catch_warnings(action="ignore"):  # of pickle protocols: either it reads it, or it fails
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            with open_tensors(path) as file:
+                return {name: _plain(name, file.read(name)) for name in file.entries if name.startswith(_USED)}
+        return {name: _plain(name, value) for name, value in _unpickled(path).items()}
     except _DAMAGE as error:
-        raise WeightsError(f"{path} can't be read as weights of LPIPS {net}: {_first_line(error)}") from error
+        raise WeightsError(f"{path} can't be read as weights of LPIPS {net}: {one_line(error)}") from error
+
+
+def _unpickled(path: Path) -> dict[str, Tensor]:
+    """Read a `.pth`, whose pickle may make nothing but tensors; raises one of `_DAMAGE`."""
+    size = path.stat().st_size
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                raise ValueError("it is compressed, which PyTorch's own files are not")
+    with warnings.catch_warnings(action="ignore"):  # of pickle protocols: either it reads it, or it fails
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(loaded, dict):
-        raise WeightsError(f"{path} holds no weights of LPIPS {net} by name: expected a state dict")
-    return {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
+        raise ValueError("expected a state dict")
+    used = {
+        name: value
+        for name, value in loaded.items()
+        if isinstance(name, str) and name.startswith(_USED) and isinstance(value, Tensor)
+    }
+    # A pickle can give one number's memory out as a tensor of any shape, and as many tensors.
+    if sum(value.numel() * value.element_size() for value in used.values()) > size:
+        raise ValueError("its tensors would be larger than the file")
+    return used
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def _plain(name: str, value: Tensor) -> Tensor:
+    if value.dtype not in _DTYPES or value.layout is not torch.strided or value.device.type != "cpu":
+        raise ValueError(f"{shown(name)} is no tensor of plain numbers")
+    value = value.float()
+    if not bool(value.isfinite().all()):
+        raise ValueError(f"{shown(name)} holds numbers that are not finite")
+    return value

@@ -69,8 +69,10 @@ def load(name: str) -> type["Autoencoder"]:
     if target is None or not _is_target(target):
         raise ModelError(f"no model is called {name!r}; {suggestion(name)}")
     module_name, _, attribute = target.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # as `python -m` would: a class of one's own lies beside one's data
+    # As `python -m` would: a class of one's own lies beside one's data. A registered name is no word for importing what
+    # lies there, of which PyTorch's own imports would try some (of packages that it can do without).
+    if ":" in name and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         found = getattr(importlib.import_module(module_name), attribute, None)
     except ImportError as error:

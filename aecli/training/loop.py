@@ -19,6 +19,7 @@ from aecli.training.session import Session, prepare
 from aecli.training.state import seed_step
 from aecli.training.validation import validate
 
+_TICK = 1e-3  # seconds: a coarse clock can say that an epoch took none
 STEP_REPORT_SECONDS = 0.25  # reading the loss waits for the device, so not every step does
 
 
@@ -175,7 +176,7 @@ def finish_epoch(session: Session, saver: Saver) -> EpochReport:
         "val_loss": scores.loss if scores else None,
         "val_psnr": scores.psnr if scores else None,
         "val_ssim": scores.ssim if scores else None,
-        "images_per_s": round(len(session.train) / train_seconds, 3),
+        "images_per_s": round(len(session.train) / max(train_seconds, _TICK), 3),
         "seconds": round(train_seconds + time.monotonic() - began, 3),
     }
     state.schedule.step(train_loss)

@@ -16,6 +16,7 @@ from aecli.files import names_in
 from aecli.models import registry
 from aecli.runs import RunFolder
 from aecli.training.claim import Claim
+from aecli.untrusted import one_line
 
 # What may differ between a run and the command that continues it: it changes where and how long, not what.
 _FREE = {"model_defaults", "epochs", "device", "workers", "cache", "checkpoint_every", "out", "runs", "restart"}
@@ -144,14 +145,17 @@ def first_difference(recorded: Mapping[str, Any], options: Mapping[str, Any]) ->
 
 
 def _shown(value: Any) -> str:
-    return "not given" if value is None else str(value)
+    return "not given" if value is None else one_line(value)
 
 
 def epochs_done(folder: RunFolder) -> int:
     """Return how many epochs the run in `folder` has finished and saved."""
     if not folder.last.exists():
         return 0
-    document = read_document(folder.last)
+    try:
+        document = read_document(folder.last)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}\n--restart begins the run again") from error
     if document is None or not isinstance(document.get("epoch"), int):
         raise CheckpointError(f"{folder.last} is not what aecli train writes; --restart begins the run again")
     return int(document["epoch"])

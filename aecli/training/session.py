@@ -24,6 +24,7 @@ from aecli.training.images import ImageSet, Stopped, StopRequest, bring_to_devic
 from aecli.training.meter import Meter
 from aecli.training.reports import Finished, Started, TrainReport
 from aecli.training.run_choice import choose_run, resolved_options
+from aecli.training.saved_state import load_state
 from aecli.training.state import TrainState
 
 
@@ -73,7 +74,7 @@ def prepare(
         raise ConfigError(f"--image-size {config.image_size}: model {config.model!r} needs a multiple of {multiple}")
     options = resolved_options(config, model_options)
     choice = choose_run(config, options, held)
-    saved = checkpoints.load(choice.folder.last) if choice.resumes else None
+    saved = load_state(choice.folder.last) if choice.resumes else None
     if saved and (finished := _finished(choice.folder, saved[1], config.epochs)):
         yield finished
         return None
@@ -91,7 +92,7 @@ def prepare(
     batches = -(-len(train) // config.batch_size)
     if saved and recorded:
         _restore(state, *saved, path=choice.folder.last)
-        if "data" in changed:
+        if "data" in changed or state.clock.batch > batches:  # fewer images can be read than then
             state.restart_epoch()
     loss = yield from _step_loss(config, state, placement, recorded, batches, should_stop)
     if not recorded and choice.folder.exists():
@@ -151,13 +152,10 @@ def _should_compile(
 
 def _finished(folder: RunFolder, document: Mapping[str, Any], epochs: int) -> Finished | None:
     """The report on a run that has nothing left to do, or None."""
-    try:
-        done, stopped_early, best = document["epoch"], document["stopped_early"], document["best"]
-        if done < epochs and not stopped_early:
-            return None
-        return Finished(folder, done, best["epoch"], best["metrics"], stopped_early, was_finished=True)
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder.last} is damaged: it has no {error}; --restart begins the run again") from error
+    done, stopped_early, best = document["epoch"], document["stopped_early"], document["best"]
+    if done < epochs and not stopped_early:
+        return None
+    return Finished(folder, done, best["epoch"], best["metrics"], stopped_early, was_finished=True)
 
 
 def _require_batch_statistics(model: nn.Module, config: TrainConfig, images: int) -> None:
@@ -189,5 +187,5 @@ def _tell_changes(
 def _restore(state: TrainState, tensors: dict[str, torch.Tensor], document: dict[str, Any], path: Path) -> None:
     try:
         state.restore(tensors, document)
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path} does not fit this model: {error}; --restart begins the run again") from error

@@ -12,6 +12,9 @@ from torch.amp import GradScaler
 from aecli.models.base import Autoencoder, Losses
 from aecli.runtime.device import Placement
 from aecli.training.optim import build_average, build_optimizer, build_schedule, matching_layout
+from aecli.training.saved_state import SCHEDULE, require_fit, require_scaling, require_sense
+
+_OPTIMIZER_QUANTITIES = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass
@@ -96,9 +99,7 @@ class TrainState:
 
     def document(self) -> dict[str, Any]:
         """Everything that is not a tensor, as JSON values."""
-        schedule = {
-            key: getattr(self.schedule, key) for key in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
-        }
+        schedule = {key: getattr(self.schedule, key) for key in SCHEDULE}
         return {
             "epoch": self.clock.epoch,
             "clock": vars(self.clock),
@@ -112,7 +113,13 @@ class TrainState:
         }
 
     def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
-        """Become the state that `tensors()` and `document()` told of; KeyError or RuntimeError if they don't fit."""
+        """Become the state that `tensors()` and `document()` told of.
+
+        Raises:
+            ValueError: they make no sense, or don't fit this state, which is then as it was.
+        """
+        require_sense(document)
+        self._require_fit(tensors, document)
 
         def under(prefix: str) -> dict[str, Tensor]:
             return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -121,13 +128,14 @@ class TrainState:
         if self.average is not None:
             self.average.load_state_dict(under("average."))
         for key, parameter in self.model.named_parameters():
-            for quantity in ("step", "exp_avg", "exp_avg_sq"):
+            for quantity in _OPTIMIZER_QUANTITIES:
                 name = f"optimizer.{quantity}.{key}"
                 if name in tensors:
                     self.optimizer.state[parameter][quantity] = matching_layout(tensors[name], parameter)
         for group in self.optimizer.param_groups:
             group["lr"] = document["lr"]
-        for key, value in document["schedule"].items():
+        for key in SCHEDULE:
+            value = document["schedule"][key]
             setattr(self.schedule, key, math.inf if value is None else value)
         if document["scaler"]:
             self.scaler.load_state_dict(document["scaler"])
@@ -137,6 +145,20 @@ class TrainState:
         self.has_kl = document["has_kl"]
         self.rows = document["rows"]
         self.sums.copy_(tensors["sums"])
+
+    def _require_fit(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+        expected = self.tensors()
+        for key, parameter in self.model.named_parameters():
+            likes = (torch.zeros((), dtype=torch.float32), parameter, parameter)
+            named = {f"optimizer.{q}.{key}": like for q, like in zip(_OPTIMIZER_QUANTITIES, likes, strict=True)}
+            if named.keys() & tensors.keys():  # a parameter that has had no gradient yet has none of them
+                expected |= named
+        if "sums" in tensors:  # in the precision that the device at the time had
+            expected["sums"] = torch.empty(self.sums.shape, dtype=tensors["sums"].dtype)
+        require_fit(tensors, expected)
+        if document["lr"] > self.lr:
+            raise ValueError(f"its learning rate {document['lr']:g} is above {self.lr:g}, from which it can only fall")
+        require_scaling(document["scaler"], self.scaler.state_dict())
 
 
 def seed_step(seed: int, step: int) -> None:
