@@ -1,6 +1,7 @@
 """Writing files so that, whenever the power goes, the old file or the new one is there, whole."""
 
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -17,25 +18,25 @@ _HALF_WRITTEN = ".tmp"
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; when the block ends without an exception it takes the place of `path`.
+    """Yield a path to write to; when the block ends without an exception, what is there takes the place of `path`.
 
     The content is flushed to the disk before the rename. Missing parent folders are made.
 
     Raises:
         OutputError: the place can't be written, or the disk is full; what stood there before still stands.
     """
-    # Of its own length, since that of `path` may be all that the system allows; a thread writes one file at a time.
-    beside = path.with_name(f"{OWN_PREFIX}{this_process()}-{threading.get_ident()}{_HALF_WRITTEN}")
+    # In a folder of its own, for what libraries put beside the file that they write; a thread writes one at a time.
+    own = path.with_name(f"{OWN_PREFIX}{this_process()}-{threading.get_ident()}{_HALF_WRITTEN}")
     try:
         make_folder(path.parent)
         try:
-            beside.unlink(missing_ok=True)  # of a killed process that had our number
-            yield beside
-            flush(beside)
-            os.replace(beside, path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+            _remove(own)  # of a killed process that had our number
+            own.mkdir()
+            yield own / path.name
+            flush(own / path.name)
+            os.replace(own / path.name, path)
+        finally:
+            shutil.rmtree(own, ignore_errors=True)  # what stays is removed by who comes next
         flush_names(path.parent)
     except FileExistsError as error:
         raise OutputError(f"{path} can't be written: {path.parent} is no folder") from error
@@ -84,15 +85,23 @@ def names_in(folder: Path) -> list[str]:
 
 
 def remove_half_written(folder: Path, by_anyone: bool = False) -> None:
-    """Remove the half-written files that processes of this host, now dead, left in `folder`; `by_anyone`: all of them.
+    """Remove what processes of this host, now dead, left half written in `folder`; `by_anyone`: all that is.
 
     Raises:
         OSError: one can't be removed.
     """
-    for file in folder.glob(f"{OWN_PREFIX}*{_HALF_WRITTEN}"):
-        host, _, pid = file.name.removeprefix(OWN_PREFIX).rpartition("-")[0].rpartition("-")
+    for left in folder.glob(f"{OWN_PREFIX}*{_HALF_WRITTEN}"):
+        host, _, pid = left.name.removeprefix(OWN_PREFIX).rpartition("-")[0].rpartition("-")
         if by_anyone or is_dead(host, pid):
-            file.unlink(missing_ok=True)
+            _remove(left)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder with what is in it, or a file, if it is there; raises OSError."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def claim_file(path: Path, flag: str) -> bool:

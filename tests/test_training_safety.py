@@ -59,11 +59,13 @@ class TestOneProcessAFolder:
         folder = tmp_path / "mine"
         run(replace(config, out=folder, epochs=1))
         (folder / "previews").mkdir()
-        left = [folder / name for name in (".aecli-run.lock", ".aecli-host-7-8.tmp", "previews/.aecli-host-7-8.tmp")]
-        for file in left:
-            file.write_text("host-77")
+        (folder / ".aecli-run.lock").write_text("host-77")
+        left = [folder / ".aecli-host-77-8.tmp", folder / "previews" / ".aecli-host-77-8.tmp"]
+        for half_written in left:
+            half_written.mkdir()
+            (half_written / "last.safetensors").write_text("half")
         run(replace(config, out=folder, epochs=2))
-        assert not any(file.exists() for file in left)
+        assert not any(path.name.startswith(".") for path in folder.rglob("*"))
 
     def test_a_restart_killed_before_it_began_can_be_repeated(self, config, tmp_path, monkeypatch):
         config = replace(config, out=tmp_path / "mine", epochs=1)
@@ -79,7 +81,7 @@ class TestOneProcessAFolder:
     def test_a_run_killed_before_it_began_is_begun(self, config, tmp_path):
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / ".aecli-run.lock").write_text("x-1")
-        (tmp_path / "mine" / ".aecli-x-1-2.tmp").write_text("half a config")
+        (tmp_path / "mine" / ".aecli-x-1-2.tmp").mkdir()
         (config.runs / "vae").mkdir(parents=True)
         (config.runs / "vae" / ".aecli-run.lock").write_text("x-1")
         _, end = run(replace(config, out=tmp_path / "mine", epochs=1))
