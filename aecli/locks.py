@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 import sys
+import time
 from contextlib import suppress
 from io import FileIO
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 if sys.platform != "win32":
     import fcntl
 
-_LONGEST_OWNER = 400  # characters
+_LONGEST_OWNER = 400  # bytes
+_LOOKS, _LOOK_SECONDS = 20, 0.01
 
 
 def this_process() -> str:
@@ -56,6 +58,7 @@ class Lock:
         self._path = path
         self._by_name = by_name
         self._file: FileIO | None = None
+        self._other = ("", "")
         self.excludes = False  # whether it is held, and nobody else can hold it
 
     def take(self) -> bool:
@@ -79,11 +82,13 @@ class Lock:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self.excludes = True
             except BlockingIOError:
+                self._other = _owner(file)
                 file.close()
                 return False
             except OSError:  # no locks on this file system
                 self.excludes = False
-                if self._by_name and is_alive(*self._owner()):
+                self._other = _owner(file) if self._by_name else ("", "")
+                if is_alive(*self._other):
                     file.close()
                     return False
             if self._is_mine(file):
@@ -101,8 +106,8 @@ class Lock:
         self._file, self.excludes = None, False
 
     def holder(self) -> str:
-        """Who holds it, in words: `process 4242 on host-a`."""
-        host, pid = self._owner()
+        """Who held it when it couldn't be taken, in words: `process 4242 on host-a`."""
+        host, pid = self._other
         return f"process {pid} on {host}" if pid else "another process"
 
     def _sign(self) -> None:
@@ -114,18 +119,19 @@ class Lock:
             self.close()
             raise
 
-    def _owner(self) -> tuple[str, str]:
-        """Host and process, as the file has them; empty where it doesn't say."""
-        try:
-            with open(self._path, encoding="utf-8", errors="replace") as file:
-                host, _, pid = file.read(_LONGEST_OWNER).rpartition("-")
-        except OSError:  # released at this moment
-            return "", ""
-        return host, pid
-
     def _is_mine(self, file: FileIO) -> bool:
         """Whether `file` still has the name: one whose holder has just released it hasn't, and locks nothing."""
         try:
             return os.path.samestat(os.fstat(file.fileno()), os.stat(self._path))
         except FileNotFoundError:
             return False
+
+
+def _owner(file: FileIO) -> tuple[str, str]:
+    """Host and process that a lock's file names, empty where it names none; one just made is signed in a moment."""
+    for _ in range(_LOOKS):
+        if text := os.pread(file.fileno(), _LONGEST_OWNER, 0):
+            break
+        time.sleep(_LOOK_SECONDS)
+    host, _, pid = text.decode(errors="replace").rpartition("-")
+    return host, pid
