@@ -1,6 +1,6 @@
 """`python -m aecli`."""
 
-from aecli.cli.app import main
+from aecli.cli.main import main
 
 if __name__ == "__main__":
     main()

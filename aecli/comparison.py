@@ -11,9 +11,9 @@ from aecli.data.decode import DecodeError, decode_fitted
 from aecli.data.images import ImageRef
 from aecli.errors import CheckpointError, ConfigError, DataError
 from aecli.figures.grid import draw_rows, png_bytes
-from aecli.files import claim_file, write_bytes
 from aecli.inference import LoadedModel, choose_images, load_model
 from aecli.models import registry
+from aecli.outputs import claim_output_file, require_not_read, write_output
 from aecli.progress import Listener, Notice, Progress, ignore
 from aecli.runs import newest_run
 
@@ -36,13 +36,13 @@ def draw_comparison(config: GridConfig, listen: Listener = ignore) -> GridResult
     """
     if config.out.suffix.lower() != ".png":
         raise ConfigError(f"--out {config.out}: expected the name of a .png file")
-    if claim_file(config.out, "--out"):
-        listen(Notice(f"replacing {config.out}"))
+    claim_output_file(config.out, "--out")
     names = config.models or tuple(name for name in registry.names() if newest_run(name, config.runs))
     if not names:
         raise CheckpointError(f"no registry model has a run under {config.runs}; train one first: aecli train vae")
     loaded = [load_model(name, config.runs, config.device, config.precision) for name in names]
     images = choose_images(loaded[0].located, config.data, None)
+    require_not_read("--out", [config.out], images)
     chosen, truth = _choose(images, loaded[0], config, listen)
     rows = [("Ground Truth", truth)]
     for done, (label, each) in enumerate(zip(_labels(loaded), loaded, strict=True)):
@@ -50,7 +50,7 @@ def draw_comparison(config: GridConfig, listen: Listener = ignore) -> GridResult
         sees_the_same = (each.image_size, each.fit) == (loaded[0].image_size, loaded[0].fit)
         seen = truth if sees_the_same else [decode_fitted(image, each.image_size, each.fit) for image in chosen]
         rows.append((label, [_reconstruct(each, pixels) for pixels in seen]))
-    write_bytes(config.out, png_bytes(draw_rows(rows)))
+    write_output(config.out, png_bytes(draw_rows(rows)), listen)
     return GridResult(config.out, [image.name for image in chosen], [label for label, _ in rows])
 
 

@@ -16,6 +16,9 @@ FITS = ("squash", "crop")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 COMPILE_MODES = ("auto", "on", "off")
 LARGEST_SIDE = 2**14  # of the square images that a model takes; the decoder stops at as many pixels
+MOST_WORKERS = 1024
+MOST_DRAWN = 1024  # images on a sheet, or in a row of a grid
+MOST_SAMPLES = 1_000_000  # files of six digits
 MODEL_FLAGS = {
     "width": "--width",
     "latent_dim": "--latent-dim",
@@ -37,6 +40,11 @@ def require(condition: bool, flag: str, value: object, expected: str) -> None:
 def _require_count(flag: str, value: int | None, least: int = 1) -> None:
     is_count = value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= least)
     require(is_count, flag, value, f"a whole number of at least {least}")
+
+
+def _require_workers(value: int | None) -> None:
+    _require_count("--workers", value)
+    require(value is None or value <= MOST_WORKERS, "--workers", value, f"at most {MOST_WORKERS}")
 
 
 def _require_choice(flag: str, value: str, choices: tuple[str, ...]) -> None:
@@ -109,7 +117,7 @@ class TrainConfig:
         _require_choice("--precision", self.precision, PRECISIONS)
         _require_choice("--compile", self.compile, COMPILE_MODES)
         _require_device(self.device)
-        _require_count("--workers", self.workers)
+        _require_workers(self.workers)
         require(self.cache != "", "--cache", "''", "auto, off or a folder")
 
 
@@ -136,7 +144,7 @@ class ReconstructConfig:
         _require_count("--batch-size", self.batch_size)
         _require_device(self.device)
         _require_choice("--precision", self.precision, PRECISIONS)
-        _require_count("--workers", self.workers)
+        _require_workers(self.workers)
 
 
 @dataclass(frozen=True)
@@ -156,6 +164,7 @@ class SampleConfig:
     def __post_init__(self) -> None:
         """Refuse values that can't be meant, naming the flag."""
         _require_count("--n", self.n)
+        require(self.n <= MOST_SAMPLES, "--n", self.n, f"at most {MOST_SAMPLES}")
         require(_is_number(self.temperature) and 0 <= self.temperature <= 1e6, "--temperature",
                 self.temperature, "a number from 0 to 1e6")  # fmt: skip
         _require_seed(self.seed)
@@ -186,10 +195,12 @@ class EvalConfig:
         for metric in self.metrics:
             _require_choice("--metrics", metric, METRICS)
         _require_choice("--lpips-net", self.lpips_net, LPIPS_NETS)
+        require(self.lpips_weights is None or "lpips" in self.metrics, "--lpips-weights", self.lpips_weights,
+                f"lpips among the metrics, not --metrics {','.join(self.metrics)}")  # fmt: skip
         _require_choice("--ssim-window", self.ssim_window, SSIM_WINDOWS)
         _require_choice("--on-mismatch", self.on_mismatch, MISMATCH_ACTIONS)
         _require_count("--batch-size", self.batch_size)
-        _require_count("--workers", self.workers)
+        _require_workers(self.workers)
         _require_device(self.device)
 
 
@@ -209,6 +220,7 @@ class GridConfig:
     def __post_init__(self) -> None:
         """Refuse values that can't be meant, naming the flag."""
         _require_count("--n", self.n)
+        require(self.n <= MOST_DRAWN, "--n", self.n, f"at most {MOST_DRAWN}")
         _require_seed(self.seed)
         _require_device(self.device)
         _require_choice("--precision", self.precision, PRECISIONS)

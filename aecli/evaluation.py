@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import PIL
@@ -12,9 +13,9 @@ from numpy.typing import NDArray
 from aecli.configs import EvalConfig
 from aecli.data.decode import DecodeError, Pixels, decode, ordered_map, resize, worker_count
 from aecli.errors import DataError
-from aecli.files import claim_file
 from aecli.metrics import BUILDERS, Loaded, Metric
 from aecli.metrics.statistics import CONFIDENCE, RESAMPLES
+from aecli.outputs import claim_output_file, require_not_read, write_output
 from aecli.pairing import (
     Pair,
     Pairing,
@@ -29,7 +30,7 @@ from aecli.progress import Listener, Notice, Progress, ignore
 from aecli.runtime.device import resolve_device, telling_out_of_memory
 from aecli.runtime.device import versions as runtime_versions
 from aecli.runtime.threads import sharing_threads, taking_turns
-from aecli.scores import EvalReport, Numbers, sum_up, write_per_image
+from aecli.scores import EvalReport, Numbers, per_image_csv, sum_up
 
 __all__ = ["EvalReport", "evaluate"]
 
@@ -56,8 +57,12 @@ def evaluate(config: EvalConfig, listen: Listener = ignore) -> EvalReport:
     metrics = tuple(BUILDERS[name](config) for name in dict.fromkeys(config.metrics))
     device = resolve_device(config.device)
     if config.per_image is not None:
-        claim_file(config.per_image, "--per-image")
+        claim_output_file(config.per_image, "--per-image")
     pairing = pair_sources(config.gt, predictions)
+    if config.per_image is not None:
+        _require_not_measured(
+            config.per_image, pairing, [config.gt, *(prediction.source for prediction in predictions)]
+        )
     if config.on_mismatch != "skip" and pairing.unpaired:
         raise mismatch_error(pairing.unpaired)
     loaded = {metric.name: metric.load(device, listen) for metric in metrics}
@@ -69,9 +74,8 @@ def evaluate(config: EvalConfig, listen: Listener = ignore) -> EvalReport:
     if unpaired:
         listen(Notice(f"left out, as --on-mismatch skip asks: {describe(unpaired)}"))
     if config.per_image is not None:
-        if config.per_image.exists():
-            listen(Notice(f"replacing {config.per_image}"))
-        write_per_image(config.per_image, [pair.name for pair in measured.pairs], names, measured.numbers)
+        content = per_image_csv([pair.name for pair in measured.pairs], names, measured.numbers)
+        write_output(config.per_image, content, listen)
     results, comparisons = sum_up(metrics, names, measured.numbers)
     return EvalReport(
         n=len(measured.pairs),
@@ -82,6 +86,11 @@ def evaluate(config: EvalConfig, listen: Listener = ignore) -> EvalReport:
         unpaired=unpaired,
         versions=_versions(loaded),
     )
+
+
+def _require_not_measured(per_image: Path, pairing: Pairing, sources: Sequence[str]) -> None:
+    images = (image for pair in pairing.pairs for image in (pair.truth, *pair.predictions))
+    require_not_read("--per-image", [per_image], images, [source for source in sources if Path(source).is_file()])
 
 
 def _compare_sizes(

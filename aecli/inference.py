@@ -12,26 +12,29 @@ import torch
 from PIL import Image
 
 from aecli import checkpoints
-from aecli.configs import ReconstructConfig, SampleConfig
+from aecli.configs import MOST_DRAWN, ReconstructConfig, SampleConfig
 from aecli.data.batches import normalise, quantise
 from aecli.data.decode import DecodeError, decode, decode_fitted, ordered_map, worker_count
 from aecli.data.sources import SUFFIXES, ImageRef, list_images, split_indices
 from aecli.errors import ConfigError, DataError, ModelError
 from aecli.figures.grid import draw_sheet, png_bytes
-from aecli.files import claim_file, claim_folder, write_bytes
+from aecli.files import write_bytes
 from aecli.models.base import Autoencoder
-from aecli.progress import Listener, Notice, Progress, ignore
+from aecli.outputs import claim_output_file, claim_output_folder, require_not_read, write_output
+from aecli.progress import Listener, Progress, ignore
 from aecli.runs import Located, RunFolder, locate
 from aecli.runtime.device import Placement, place, telling_out_of_memory
 from aecli.runtime.threads import sharing_threads, taking_turns
 
 # Samples are always decoded in batches of this size, the last one filled up, so that image i never depends on n.
 SAMPLE_BATCH = 16
-MOST_ON_A_SHEET = 1024
 _PNG_LEVEL = 3
 _LESS_MEMORY = "--precision bf16, or --device cpu"
-# On a CPU all workers together reconstruct no more at once, however many they are and however large images are.
+# On a CPU a worker reconstructs no more pixels at once, and all together no more than that: a fixed share, because the
+# last bits of a number depend on what else is in the batch, and that must not depend on how many workers there are.
+_WORKER_PIXELS = 2**18
 _CPU_PIXELS = 2**21
+_NATIVE_BATCH = 8  # images whose sizes are not known before they are decoded
 
 
 @dataclass(frozen=True)
@@ -151,21 +154,17 @@ def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> Reconst
     images = choose_images(loaded.located, config.data, config.split)
     _require_distinct_names(images)
     out = config.out or Path("reconstructions") / loaded.located.label
-    held = claim_folder(out, config.overwrite)
-    if held:
-        listen(Notice(f"{out} already holds {held} files or folders: writing over those of the same name"))
+    claim_output_folder(out, config.overwrite, listen)
+    require_not_read("--out", (out / f"{image.key}.png" for image in images), images)
     unreadable: dict[str, str] = {}
     less_memory = f"a smaller --batch-size than {config.batch_size}, --workers 1, {_LESS_MEMORY}"
     # Each worker takes a batch from file to file, and waits for no other but where they share one accelerator.
-    on_cpu = loaded.placement.device.type == "cpu"
-    workers = min(worker_count(config.workers), len(images))
-    size = min(config.batch_size, -(-len(images) // workers))
-    batches = [images[start : start + size] for start in range(0, len(images), size)]
+    batches, workers, at_once = _share_out(images, config, loaded)
     turn = taking_turns(loaded.placement.device)
 
     def work(batch: Sequence[ImageRef]) -> dict[str, str]:
         readable, broken = _read(batch, config.native, loaded)
-        for keys, stack in _equal_sized(readable, _CPU_PIXELS // workers if on_cpu else None):
+        for keys, stack in _equal_sized(readable, at_once):
             with turn:
                 reconstructions = loaded.reconstruct(stack, less_memory)
             for key, pixels in zip(keys, reconstructions, strict=True):
@@ -179,6 +178,21 @@ def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> Reconst
             done += len(batch)
             listen(Progress("reconstructing", done, len(images)))
     return ReconstructResult(out, len(images) - len(unreadable), unreadable)
+
+
+def _share_out(
+    images: Sequence[ImageRef], config: ReconstructConfig, loaded: LoadedModel
+) -> tuple[list[Sequence[ImageRef]], int, int | None]:
+    """Return the batches, how many workers share them, and how many pixels one reconstructs at once (None: a batch).
+
+    Which images are in a batch depends on `--batch-size` and on the device, but not on the workers.
+    """
+    size, most_workers, at_once = config.batch_size, len(images), None
+    if loaded.placement.device.type == "cpu":
+        fitting = _NATIVE_BATCH if config.native else max(1, _WORKER_PIXELS // loaded.image_size**2)
+        size, most_workers, at_once = min(size, fitting), _CPU_PIXELS // _WORKER_PIXELS, _WORKER_PIXELS
+    batches = [images[start : start + size] for start in range(0, len(images), size)]
+    return batches, min(worker_count(config.workers), len(batches), most_workers), at_once
 
 
 def _read(
@@ -239,8 +253,8 @@ def sample(config: SampleConfig, listen: Listener = ignore) -> SampleResult:
     is_sheet = config.out.suffix.lower() == ".png"
     if not is_sheet and config.out.suffix.lower() in (*SUFFIXES, ".gif"):
         raise ConfigError(f"--out {config.out}: a sheet is a .png; any other name is a folder")
-    if is_sheet and config.n > MOST_ON_A_SHEET:
-        raise ConfigError(f"--n {config.n}: a sheet holds {MOST_ON_A_SHEET} at the most; name a folder with --out")
+    if is_sheet and config.n > MOST_DRAWN:
+        raise ConfigError(f"--n {config.n}: a sheet holds {MOST_DRAWN} at the most; name a folder with --out")
     loaded = load_model(config.model, config.runs, config.device, config.precision)
     if not loaded.model.prior_is_normal:
         raise ModelError(
@@ -248,9 +262,9 @@ def sample(config: SampleConfig, listen: Listener = ignore) -> SampleResult:
             "so random ones decode to noise\ntrain one with a prior instead: aecli train vae"
         )
     if not is_sheet:
-        claim_folder(config.out, config.overwrite)
-    elif claim_file(config.out, "--out"):
-        listen(Notice(f"replacing {config.out}"))
+        claim_output_folder(config.out, config.overwrite, listen)
+    else:
+        claim_output_file(config.out, "--out")
     images = _samples(loaded, config)
     shown = []
     for index, pixels in enumerate(images):
@@ -260,7 +274,7 @@ def sample(config: SampleConfig, listen: Listener = ignore) -> SampleResult:
             write_bytes(config.out / f"{index:06d}.png", _png(pixels))
         listen(Progress("sampling", index + 1, config.n))
     if is_sheet:
-        write_bytes(config.out, png_bytes(draw_sheet(shown)))
+        write_output(config.out, png_bytes(draw_sheet(shown)), listen)
     return SampleResult(config.out, config.n)
 
 

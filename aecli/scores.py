@@ -6,14 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from aecli.configs import METRICS
-from aecli.files import write_bytes
 from aecli.metrics import Metric
 from aecli.metrics.statistics import Comparison, Interval, bootstrap_means, compare
 from aecli.pairing import Unpaired
@@ -131,12 +129,8 @@ def _score(metric: Metric, values: NDArray[np.float64], ci95: Interval | None) -
     )
 
 
-def write_per_image(path: Path, images: Sequence[str], predictions: Sequence[str], numbers: Numbers) -> None:
-    """Write a CSV row an image and prediction: name, prediction, a column a metric (empty where not asked for).
-
-    Raises:
-        OutputError: `path` can't be written.
-    """
+def per_image_csv(images: Sequence[str], predictions: Sequence[str], numbers: Numbers) -> bytes:
+    """A CSV row an image and prediction: name, prediction, a column a metric (empty where not asked for)."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(["name", "prediction", *METRICS])
@@ -145,4 +139,4 @@ def write_per_image(path: Path, images: Sequence[str], predictions: Sequence[str
             cells = [repr(float(numbers[name][i, j])) if name in numbers else "" for name in METRICS]
             rows.writerow([image, prediction, *cells])
     # File names need not be text in any encoding; what they are in bytes goes into the file as it is.
-    write_bytes(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    return text.getvalue().encode("utf-8", "surrogateescape")

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from tests.trained import TRAIN, fails, invoke, ok, pngs, trained, usage, workplace, write_images
+from tests.trained import TRAIN, fails, invoke, ok, pngs, trained, workplace, write_images
 
 __all__ = ["trained", "workplace"]  # fixtures
 
@@ -19,49 +19,6 @@ TAKES = {  # each command with what it cannot do without
     "eval": ["eval", "--gt", "images", "--pred", "images"],
     "models": ["models"],
 }
-OUT_OF_RANGE = {
-    "train": {
-        "--epochs": ["0", "-1"], "--image-size": ["0", "33", "16"], "--batch-size": ["0"], "--lr": ["0", "-1", "nan"],
-        "--val-fraction": ["1", "-0.1", "nan"], "--ema": ["0", "1", "nan"], "--patience": ["0"], "--seed": ["-1"],
-        "--workers": ["0"], "--width": ["0", "5000"], "--latent-dim": ["0"], "--beta": ["-1", "nan", "inf"],
-        "--fit": ["stretch"], "--precision": ["fp8"], "--compile": ["maybe"], "--device": ["tpu", "cuda:-1", ""],
-        "--recipe": ["slow"], "--config": ["absent.toml"],
-        "--option": ["width", "=4", "nope=1", "beta=x", "latent_dim=4.5"],
-    },
-    "reconstruct": {"--split": ["test"], "--batch-size": ["0"], "--workers": ["0"], "--device": ["gpu"],
-                    "--precision": ["fp64"]},
-    "sample": {"--n": ["0", "1025"], "--temperature": ["-1", "nan", "inf"], "--seed": ["-1"], "--out": ["x.jpg"],
-               "--device": ["gpu"], "--precision": ["x"]},
-    "grid": {"--n": ["0"], "--seed": ["-1"], "--device": ["gpu"], "--precision": ["x"], "--out": ["g.jpg"]},
-    "eval": {"--metrics": ["fid", "", "psnr,"], "--lpips-net": ["res"], "--ssim-window": ["box"],
-             "--on-mismatch": ["ask"], "--batch-size": ["0"], "--workers": ["0"], "--device": ["gpu"],
-             "--pred": ["=x"]},
-    "models": {"--device": ["gpu"], "--precision": ["x"]},
-}  # fmt: skip
-ILL_TYPED = {
-    "train": ["--epochs", "--image-size", "--batch-size", "--lr", "--val-fraction", "--ema", "--patience", "--seed",
-              "--workers", "--width", "--latent-dim", "--beta"],
-    "reconstruct": ["--batch-size", "--workers"],
-    "sample": ["--n", "--temperature", "--seed"],
-    "grid": ["--n", "--seed"],
-    "eval": ["--batch-size", "--workers"],
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("command", "flag", "value"),
-    [(command, flag, value) for command, flags in OUT_OF_RANGE.items() for flag in flags for value in flags[flag]],
-)
-def test_values_out_of_range_are_wrong_usage_and_named(trained, command, flag, value):
-    message = fails(2, *TAKES[command], flag, value)
-    assert flag in message
-    assert value.partition("=")[0] in message
-    assert sorted(path.name for path in trained.iterdir()) == ["images", "runs"]
-
-
-@pytest.mark.parametrize(("command", "flag"), [(command, flag) for command in ILL_TYPED for flag in ILL_TYPED[command]])
-def test_values_of_another_type_are_wrong_usage_and_named(command, flag):
-    assert flag in usage(*TAKES[command], flag, "many")
 
 
 @pytest.mark.parametrize("command", TAKES)
@@ -85,7 +42,7 @@ def test_an_unknown_model_to_load_brings_the_one_that_was_meant(trained):
 
 
 @pytest.mark.parametrize(
-    "name", ["", ":", "a:", ":A", ".x:A", "..:A", "a..b:A", "absent_module:A", "os:path", "json:loads", "a b:C"]
+    "name", [":", "a:", ":A", ".x:A", "..:A", "a..b:A", "absent_module:A", "os:path", "json:loads", "a b:C"]
 )
 def test_what_names_no_class_is_told(workplace, name):
     assert name in fails(1, "train", name)
@@ -113,7 +70,7 @@ def test_width_twice_is_refused(workplace):
 # Data
 
 
-@pytest.mark.parametrize("source", ["absent", "empty", "notes", "notes/a.txt", "hf:x/y", "torchvision:Nope", ""])
+@pytest.mark.parametrize("source", ["absent", "empty", "notes", "notes/a.txt", "hf:x/y", "torchvision:Nope"])
 @pytest.mark.parametrize("command", ["train", "reconstruct", "grid", "eval"])
 def test_a_source_without_images_is_told(trained, command, source):
     (trained / "empty").mkdir()
@@ -121,7 +78,7 @@ def test_a_source_without_images_is_told(trained, command, source):
     (trained / "notes/a.txt").write_text("no image")
     flag = "--gt" if command == "eval" else "--data"
     message = fails(1, *TAKES[command], flag, source)
-    assert (source or "''") in message
+    assert source in message
     assert not (trained / "reconstructions").exists() and not (trained / "runs/vae-2").exists()
 
 

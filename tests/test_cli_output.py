@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aecli.cli.app import set_up_process
+from aecli.cli.main import set_up_process
 from aecli.runs import RunFolder
 from aecli.training.reports import Finished
 from tests.trained import SIZE, TRAIN, VAL, invoke, ok, ok_json, png, trained, workplace, write_images
@@ -103,8 +103,8 @@ def test_json_alone_is_on_stdout_while_notices_go_to_stderr(trained):
     noisy = invoke("grid", "--n", "30", "--json")  # there are 3 images, and the file is there already
     assert json.loads(noisy.stdout)["rows"] == ["Ground Truth", "AE", "VAE"]
     assert noisy.stderr.splitlines() == [
-        "Note: replacing grid.png",
         "Note: drawing 3 images: there are no more than that",
+        "Note: replacing grid.png",
     ]
 
 
@@ -196,8 +196,8 @@ def test_the_summary_tells_when_validation_stopped_improving_long_ago(capsys, be
 
 
 def test_openmp_threads_wait_briefly_unless_the_user_says_how(monkeypatch):
-    monkeypatch.setattr("aecli.cli.app.gc.set_threshold", lambda *counts: None)
-    monkeypatch.setattr("aecli.cli.app.warnings.filterwarnings", lambda *rule, **where: None)
+    monkeypatch.setattr("aecli.cli.main.gc.set_threshold", lambda *counts: None)
+    monkeypatch.setattr("aecli.cli.main.warnings.filterwarnings", lambda *rule, **where: None)
     for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)

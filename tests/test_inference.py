@@ -1,6 +1,7 @@
 """Reconstructions, samples and grids against what the report's own modules give when worked by hand."""
 
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from aecli import inference
 from aecli.configs import GridConfig, ReconstructConfig, SampleConfig
 from aecli.errors import ConfigError, DataError, ModelError, OutputError
-from aecli.inference import load_model, reconstruct, sample, sample_noise
+from aecli.inference import LoadedModel, load_model, reconstruct, sample, sample_noise
 from aecli.progress import Notice, Progress
 from tests.reference.report import ReportAE, ReportVAE
 from tests.trained import NAMES, SIZE, TINY, TRAIN, VAL, ok, png, pngs, trained, write_images
@@ -96,18 +97,61 @@ def test_native_keeps_odd_sizes_and_pads_with_edge_values(trained):
         assert_same_pixels(png(trained / f"out/{name}.png"), expected)
 
 
-def test_neither_batch_size_nor_workers_nor_memory_change_a_pixel_beyond_rounding(trained, monkeypatch):
-    write_images(trained / "mixed", [f"a{number}" for number in range(5)], 40, 40)
-    write_images(trained / "mixed", ["a2", "b"], 33, 40)
-    for batch_size, workers, pixels in ((1, 1, 2**21), (2, 3, 2**21), (16, 1, 2 * 40 * 40)):
-        monkeypatch.setattr(inference, "_CPU_PIXELS", pixels)
+def mixed_sizes(folder):
+    write_images(folder, [f"a{number}" for number in range(5)], 40, 40)
+    write_images(folder, ["a2", "b"], 33, 40)
+
+
+def test_neither_batch_size_nor_memory_change_a_pixel_beyond_rounding(trained, monkeypatch):
+    mixed_sizes(trained / "mixed")
+    for batch_size, pixels in ((1, 2**18), (2, 2**18), (16, 2 * 40 * 40)):
+        monkeypatch.setattr(inference, "_WORKER_PIXELS", pixels)
         config = ReconstructConfig(
-            "ae", data="mixed", native=True, batch_size=batch_size, workers=workers, out=trained / f"{batch_size}"
+            "ae", data="mixed", native=True, batch_size=batch_size, out=trained / f"{batch_size}"
         )
         assert reconstruct(config).written == 6
     for name in pngs(trained / "1"):
         assert_same_pixels(png(trained / f"2/{name}.png"), png(trained / f"1/{name}.png"))
         assert_same_pixels(png(trained / f"16/{name}.png"), png(trained / f"1/{name}.png"))
+
+
+@pytest.mark.parametrize("native", [False, True])
+def test_workers_change_nothing_at_all(trained, monkeypatch, native):
+    """Not even which images share a batch, on which the last bits of a number depend."""
+    mixed_sizes(trained / "mixed")
+    batches, exactly = {}, LoadedModel.reconstruct
+    for workers in (1, 2, 3, 50):
+        seen = batches.setdefault(workers, [])
+
+        def noting(self, images, *more, seen=seen):
+            seen.append(images.tobytes())
+            return exactly(self, images, *more)
+
+        monkeypatch.setattr(LoadedModel, "reconstruct", noting)
+        out = trained / f"{workers}"
+        reconstruct(ReconstructConfig("ae", data="mixed", native=native, batch_size=3, workers=workers, out=out))
+        for name in pngs(trained / "1"):
+            assert (out / f"{name}.png").read_bytes() == (trained / f"1/{name}.png").read_bytes()
+    assert all(sorted(seen) == sorted(batches[1]) for seen in batches.values())
+
+
+def test_on_a_cpu_no_more_is_reconstructed_at_once_however_many_workers_there_are(trained, monkeypatch):
+    working, most = [], []
+    exactly = LoadedModel.reconstruct
+
+    def counting(self, images, *more):
+        working.append(images.shape[0] * images.shape[2] * images.shape[3])
+        most.append(sum(working))
+        time.sleep(0.02)
+        result = exactly(self, images, *more)
+        working.pop()
+        return result
+
+    monkeypatch.setattr(LoadedModel, "reconstruct", counting)
+    monkeypatch.setattr(inference, "_WORKER_PIXELS", 2 * SIZE**2)
+    monkeypatch.setattr(inference, "_CPU_PIXELS", 6 * SIZE**2)
+    reconstruct(ReconstructConfig("ae", data="images", workers=12, out=trained / "out"))
+    assert max(most) == 6 * SIZE**2
 
 
 def test_reduced_precision_stays_near(trained):

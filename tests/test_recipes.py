@@ -171,3 +171,32 @@ def test_model_options_of_another_type_are_refused_by_name(toml, text, words):
     with pytest.raises(ConfigError) as caught:
         registry.resolve_options("vae", config.options, config.model_defaults)
     assert all(word in str(caught.value) for word in words)
+
+
+def test_a_file_that_is_no_file_of_options_is_not_read_to_its_end(toml):
+    refused("--config /dev/zero", "more than 1048576 bytes", config=Path("/dev/zero"))
+    refused("mine.toml", "more than 1048576 bytes", config=toml("#" * 2**20 + "\n"))
+    assert layer("vae", {}, toml("#" * (2**20 - 8) + "\nlr = 1")).lr == 1
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 10**5, "[options]\nwidth = " + "[" * 900 + "]" * 900])
+def test_what_is_nested_too_deeply_is_told(toml, text):
+    refused("mine.toml", "nested too deeply", config=toml(text))
+
+
+def test_a_byte_order_mark_is_no_key(toml):
+    assert layer("vae", {}, toml("lr = 0.5", "bom.toml")) == layer("vae", {}, toml(b"\xef\xbb\xbflr = 0.5"))
+
+
+@pytest.mark.parametrize("key", ["data", "val_data", "out", "runs", "cache"])
+def test_text_with_a_nul_is_refused_by_name(toml, key):
+    refused(f"--{key.replace('_', '-')}", "NUL", config=toml(f'{key} = "a\\u0000b"'))
+
+
+@pytest.mark.parametrize("text", ["epochs = " + "9" * 5000, "lr = 1e400", 'recipe = ""'])
+def test_absurd_values_are_refused(toml, text):
+    refused(config=toml(text))
+
+
+def test_an_empty_recipe_is_no_recipe():
+    refused("--recipe", flags={"recipe": ""})

@@ -1,5 +1,6 @@
 """Where and how a model runs, by what the hardware says of itself."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from aecli.errors import DeviceError
-from aecli.runtime.device import place, resolve_device
+from aecli.runtime.device import is_out_of_memory, make_deterministic, place, resolve_device
 
 
 @pytest.fixture
@@ -106,3 +107,24 @@ def test_peak_memory_is_this_processes_own_and_counts_bytes():
     )
     done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
     assert 2**26 < int(done.stdout) < 2**31  # PyTorch alone takes more than 64 MB
+
+
+@pytest.mark.parametrize("own", [None, ":16:8", ":0:0"])
+def test_deterministic_leaves_nothing_to_the_clock_on_a_gpu(monkeypatch, own):
+    """What PyTorch's page on reproducibility asks for; `:0:0` would make cuBLAS refuse at the first product."""
+    asked = []
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", asked.append)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    monkeypatch.setenv("TORCHINDUCTOR_DETERMINISTIC", "0")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", own or "")
+    if own is None:
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    make_deterministic()
+    assert asked == [True] and not torch.backends.cudnn.benchmark  # an error, not a warning, where it can't be had
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == (":16:8" if own == ":16:8" else ":4096:8")
+    assert os.environ["TORCHINDUCTOR_DETERMINISTIC"] == "1"
+
+
+@pytest.mark.parametrize("said", ["could not create a primitive", "std::bad_alloc", "can't allocate memory: you tried"])
+def test_the_words_by_which_a_cpu_is_out_of_memory_are_known(said):
+    assert is_out_of_memory(RuntimeError(said)) and not is_out_of_memory(RuntimeError("a bug"))

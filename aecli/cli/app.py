@@ -1,21 +1,21 @@
 """The Typer app: six commands and the one boundary at which failures become a message and an exit status."""
 
-import atexit
-import errno
-import gc
 import os
-import sys
-import warnings
-from typing import Annotated, Any, NoReturn
+import re
+from itertools import pairwise
+from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from aecli import __version__
 from aecli.cli import evaluate, grid, models, reconstruct, sample, train
-from aecli.errors import AecliError
+from aecli.cli.main import main
+from aecli.errors import AecliError, ConfigError
 
-INTERRUPTED = 130
+__all__ = ["app", "main"]
+
+_NO_THREAD = "can't start new thread"  # all that Python says, in a RuntimeError
 
 
 class _Boundary(TyperGroup):
@@ -23,15 +23,44 @@ class _Boundary(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
+            _require_folder()
             return super().invoke(ctx)
         except AecliError as error:
             _fail(str(error), error.exit_status)
-        except KeyboardInterrupt:
-            _fail("interrupted", INTERRUPTED)
         except OSError as error:
-            if error.errno is None or error.errno == errno.EPIPE:
-                raise  # the first is no fault of the system's; the second means that nobody listens any more
+            if error.errno is None:
+                raise  # no fault of the system's
             _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror), 1)
+        except MemoryError:
+            _fail("too little memory", 1)
+        except ImportError as error:
+            if error.name is not None and error.name.partition(".")[0] == "aecli":
+                raise
+            _fail(f"too little memory, or an installation that isn't whole: {error}", 1)
+        except RuntimeError as error:
+            if str(error) != _NO_THREAD:
+                raise
+            _fail("the system allows no further thread: try fewer --workers, and OMP_NUM_THREADS=1", 1)
+
+
+class _Command(TyperCommand):
+    """A command none of whose values can be empty: an empty one is a shell variable that was never set."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for before, value in pairwise([str(self.name), *args]):
+            flag = re.fullmatch(r"(--[\w-]+)=", value)
+            if (flag or not value) and not ctx.resilient_parsing:  # as shell completion asks for it
+                name = flag[1] if flag else before
+                raise ConfigError(f"{name} '': expected a value; is a variable of the shell not set?")
+        return super().parse_args(ctx, args)
+
+
+def _require_folder() -> None:
+    """Libraries end the process in ways of their own where the folder that it runs in is gone."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        _fail("the folder that this runs in is gone: change to another one", 1)
 
 
 def _fail(message: str, status: int) -> None:
@@ -53,7 +82,7 @@ app = typer.Typer(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"aecli {__version__}")
+        print(f"aecli {__version__}")
         raise typer.Exit()
 
 
@@ -66,50 +95,9 @@ def _main(
     pass
 
 
-app.command("train")(train.train)
-app.command("reconstruct")(reconstruct.reconstruct)
-app.command("sample")(sample.sample)
-app.command("eval")(evaluate.evaluate)
-app.command("grid")(grid.grid)
-app.command("models")(models.models)
-
-
-def set_up_process() -> None:
-    """Set what is the whole process's, before PyTorch is imported."""
-    gc.set_threshold(100_000)  # importing PyTorch makes objects by the hundred thousand, none of them garbage
-    warnings.filterwarnings("ignore", module="PIL")  # notes on damaged metadata of images that can be read all the same
-    # GNU OpenMP's threads would wait for each other in a loop of many milliseconds, taking the core from whom they wait
-    # for: with one busy neighbour on two cores, a training step took 19 times as long as alone. Now it takes 3 times.
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-
-
-def main() -> NoReturn:
-    """Entry point of the `aecli` command: runs it, and leaves the process with its exit status."""
-    set_up_process()
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a file's name may hold what a terminal can't show
-    try:
-        app(prog_name="aecli")
-    except SystemExit as end:
-        _leave(end.code)
-    _leave(0)
-
-
-def _leave(code: str | int | None) -> NoReturn:
-    """End the process at once: taking PyTorch's modules apart first would take as long as many a command."""
-    if isinstance(code, str):
-        print(code, file=sys.stderr)
-    status = 1 if isinstance(code, str) else code or 0
-    try:
-        if sys.stdout is not None:  # it is None where it was closed
-            sys.stdout.flush()
-    except OSError as error:
-        status = 1
-        if error.errno != errno.EPIPE:  # with that one, nobody listens any more
-            from aecli.cli import console
-
-            console.show_error(f"the result can't be written to stdout: {error.strerror}")
-    atexit._run_exitfuncs()
-    os._exit(status)
+app.command("train", cls=_Command)(train.train)
+app.command("reconstruct", cls=_Command)(reconstruct.reconstruct)
+app.command("sample", cls=_Command)(sample.sample)
+app.command("eval", cls=_Command)(evaluate.evaluate)
+app.command("grid", cls=_Command)(grid.grid)
+app.command("models", cls=_Command)(models.models)

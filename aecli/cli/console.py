@@ -2,13 +2,15 @@
 
 import json
 import math
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
     from aecli.evaluation import EvalReport
 
 PLAIN_SECONDS = 10.0  # without a terminal, a line of progress at most this often
+_GAP = 2  # blanks after a column
+_LEAST_BAR = 60  # columns of a terminal in which a bar and all that stands beside it have room
+_LEAST_TEXT = 10  # columns of a terminal in which text can be read
 
 
 def stdout() -> Console:
@@ -29,14 +34,7 @@ def stdout() -> Console:
 
 def stderr() -> Console:
     """The console for progress, notices and errors."""
-    return _Stderr(stderr=True, highlight=False, markup=False, emoji=False)
-
-
-class _Stderr(Console):
-    """Where rich would end the process, and close stdout, when nobody reads its messages any more, this one raises."""
-
-    def on_broken_pipe(self) -> None:
-        raise
+    return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def printable(text: str) -> str:
@@ -47,14 +45,19 @@ def printable(text: str) -> str:
     )
 
 
+def brief(text: str) -> str:
+    """Return `text` as `printable` does, without the middle of words that no place to find things is as long as."""
+    return re.sub(r"(\S{600})\S{400,}(\S{100})", r"\1…\2", printable(text))
+
+
 def show_error(message: str) -> None:
     """Print a failure to stderr."""
-    stderr().print(Text.assemble(("Error: ", "bold red"), printable(message)), soft_wrap=True)
+    stderr().print(Text.assemble(("Error: ", "bold red"), brief(message)), soft_wrap=True)
 
 
 def notice(message: str) -> Text:
     """A line worth knowing."""
-    return Text.assemble(("Note: ", "yellow"), printable(message))
+    return Text.assemble(("Note: ", "yellow"), brief(message))
 
 
 def show_notice(message: str) -> None:
@@ -82,7 +85,11 @@ def listener(quiet: bool) -> Iterator[Listener]:
     if not console.is_terminal:
         yield _PlainProgress()
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns: tuple[ProgressColumn, ...] = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
+    if console.width < _LEAST_BAR:
+        columns = (TextColumn("{task.completed:.0f}/{task.total:.0f} {task.description}"),)  # what is cut is at the end
     with Bars(*columns, console=console, transient=True) as bars:
         yield _BarProgress(bars)
 
@@ -99,7 +106,7 @@ class _BarProgress:
             self._bars.console.print(notice(report.text), soft_wrap=True)
             return
         if report.task not in self._tasks:
-            self._tasks[report.task] = self._bars.add_task(report.task)
+            self._tasks[report.task] = self._bars.add_task(report.task, total=report.total)
         self._bars.update(self._tasks[report.task], completed=report.done, total=report.total)
 
 
@@ -117,12 +124,28 @@ class _PlainProgress:
             stderr().print(f"{report.task} {report.done}/{report.total}", soft_wrap=True)
 
 
-def _table(*headings: tuple[str, str]) -> Table:
-    """A light table; each heading with the side that its column keeps to."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading, side in headings:
-        table.add_column(Text(heading), justify="right" if side == "right" else "left", overflow="fold")
-    return table
+def _print_table(headings: Sequence[tuple[str, str]], rows: Sequence[Sequence[str | Text]]) -> None:
+    """Print a light table; each heading with the side that its column keeps to: numbers to the right.
+
+    On a terminal too narrow for it text is folded; numbers never are, so that none can be read as another one: where
+    they don't fit, the terminal breaks the lines.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
+    least = widest = 0
+    for column, (heading, side) in enumerate(headings):
+        width = max(cell_len(str(cell)) for cell in (heading, *(row[column] for row in rows)))
+        widest += width + _GAP
+        if side == "right":
+            least += width + _GAP
+            table.add_column(Text(heading), justify="right", no_wrap=True)
+        else:
+            least += min(width, _LEAST_TEXT) + _GAP
+            table.add_column(Text(heading), overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console = stdout()
+    console.width = max(least, min(widest, console.width)) if console.is_terminal else widest
+    console.print(table)
 
 
 def print_evaluation(report: "EvalReport") -> None:
@@ -130,10 +153,10 @@ def print_evaluation(report: "EvalReport") -> None:
     console = stdout()
     arrows = {metric.name: "↑" if metric.higher_is_better else "↓" for metric in report.metrics}
     titles = {metric.name: f"{metric.name.upper()} {arrows[metric.name]}" for metric in report.metrics}
-    table = _table(("", "left"), *((title, "right") for title in titles.values()))
     best = (
         {name: _best(report, name, arrow == "↑") for name, arrow in arrows.items()} if len(report.results) > 1 else {}
     )
+    rows: list[list[str | Text]] = []
     for result in report.results:
         cells = []
         for name in arrows:
@@ -141,10 +164,10 @@ def print_evaluation(report: "EvalReport") -> None:
             mark = "*" if result.name in best.get(name, ()) else " "
             mean = "identical" if score.mean is None else f"{score.mean:.{_DIGITS[name]}f}"
             cells.append(Text(mean + mark, style="bold" if mark == "*" else ""))
-        table.add_row(Text(printable(result.name)), *cells)
+        rows.append([Text(printable(result.name)), *cells])
         intervals = [_interval(result.scores[name].ci95, _DIGITS[name]) for name in arrows]
-        table.add_row("", *(Text(f"{interval} ", style="dim") for interval in intervals))
-    console.print(table)
+        rows.append(["", *(Text(f"{interval} ", style="dim") for interval in intervals)])
+    _print_table([("", "left"), *((title, "right") for title in titles.values())], rows)
     images = f"{report.n} image{'s' if report.n != 1 else ''}"
     console.print(
         f"{images}; means with 95 % intervals below them{'; * best' if len(report.results) > 1 else ''}", soft_wrap=True
@@ -184,36 +207,27 @@ def _interval(interval: tuple[float, float] | None, digits: int) -> str:
 def print_models(report: "ModelsReport") -> None:
     """Print the registry, the runs and the machine."""
     console = stdout()
-    table = _table(
-        ("model", "left"),
-        ("parameters", "right"),
-        ("latent", "right"),
-        (f"GFLOP at {report.image_size}²", "right"),
-        ("class", "left"),
-    )
+    headings = [("model", "left"), ("parameters", "right"), ("latent", "right"),
+                (f"GFLOP at {report.image_size}²", "right"), ("class", "left")]  # fmt: skip
+    rows: list[list[str | Text]] = []
     for model in report.models:
         if model.error:
-            table.add_row(Text(printable(model.name)), "", "", "", Text(printable(model.error)))
+            rows.append([Text(printable(model.name)), "", "", "", Text(printable(model.error))])
         else:
             latent = "×".join(map(str, model.latent_shape or ()))
-            table.add_row(
-                Text(printable(model.name)),
-                f"{model.parameters:,}",
-                latent,
-                f"{model.gflop:.1f}",
-                Text(printable(model.target)),
-            )
-    console.print(table)
+            figures = [f"{model.parameters:,}", latent, f"{model.gflop:.1f}"]
+            rows.append([Text(printable(model.name)), *figures, Text(printable(model.target))])
+    _print_table(headings, rows)
     console.print()
     if report.runs:
-        runs = _table(("run", "left"), ("model", "left"), ("image", "right"), ("epochs", "right"), ("best", "right"),
-                      ("PSNR ↑", "right"), ("SSIM ↑", "right"))  # fmt: skip
-        for run in report.runs:
-            runs.add_row(
-                Text(printable(run.path)), Text(printable(run.model)), f"{run.image_size}²", str(run.epochs),
-                _number(run.best_epoch, 0), _number(run.val_psnr, 2), _number(run.val_ssim, 4),
-            )  # fmt: skip
-        console.print(runs)
+        headings = [("run", "left"), ("model", "left"), ("image", "right"), ("epochs", "right"), ("best", "right"),
+                    ("PSNR ↑", "right"), ("SSIM ↑", "right")]  # fmt: skip
+        runs: list[list[str | Text]] = [
+            [Text(printable(run.path)), Text(printable(run.model)), f"{run.image_size}²", str(run.epochs),
+             _number(run.best_epoch, 0), _number(run.val_psnr, 2), _number(run.val_ssim, 4)]
+            for run in report.runs
+        ]  # fmt: skip
+        _print_table(headings, runs)
         for run in report.runs:
             if run.error:
                 console.print(printable(run.error), soft_wrap=True)

@@ -63,7 +63,11 @@ def evaluate(
     ] = EvalConfig.ssim_window,
     per_image: Annotated[
         Path | None,
-        typer.Option(help="Write every image's numbers to this file.", rich_help_panel=OUTPUT, metavar="FILE.csv"),
+        typer.Option(
+            help="Write every image's numbers to this file; one that is there is replaced.",
+            rich_help_panel=OUTPUT,
+            metavar="FILE.csv",
+        ),
     ] = EvalConfig.per_image,
     batch_size: Annotated[int, typer.Option(help="Images at a time.", rich_help_panel=MACHINE)] = EvalConfig.batch_size,
     workers: Workers = EvalConfig.workers,

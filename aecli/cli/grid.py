@@ -47,7 +47,10 @@ def grid(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(help="The picture to write.", rich_help_panel=OUTPUT, metavar="FILE.png")
+        Path,
+        typer.Option(
+            help="The picture to write; one that is there is replaced.", rich_help_panel=OUTPUT, metavar="FILE.png"
+        ),
     ] = GridConfig.out,
     seed: Seed = GridConfig.seed,
     runs: Runs = GridConfig.runs,

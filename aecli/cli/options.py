@@ -78,6 +78,11 @@ LoadedModel = Annotated[
     ),
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Write into a folder that already holds files.", rich_help_panel=OUTPUT)
+    bool,
+    typer.Option(
+        "--overwrite",
+        help="Write into a folder that already holds files, and over those of the same name; never over what is read.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 SOURCE = "A folder, a .zip of one, demo, or torchvision:NAME."

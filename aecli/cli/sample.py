@@ -19,7 +19,9 @@ def sample(
     out: Annotated[
         Path,
         typer.Option(
-            help="A .png sheet, or a folder of one PNG an image.", rich_help_panel=OUTPUT, metavar="FILE.png|DIR"
+            help="A .png sheet, which is replaced if it is there; or a folder of one PNG an image.",
+            rich_help_panel=OUTPUT,
+            metavar="FILE.png|DIR",
         ),
     ] = SampleConfig.out,
     overwrite: Overwrite = SampleConfig.overwrite,

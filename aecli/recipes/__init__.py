@@ -8,6 +8,8 @@ from typing import Any, get_args, get_type_hints
 from aecli.configs import MODEL_FLAGS, TrainConfig
 from aecli.errors import ConfigError
 
+LARGEST_CONFIG = 2**20  # bytes
+
 _FOLDER = Path(__file__).parent
 
 
@@ -27,8 +29,9 @@ def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> T
     """
     from_file = _normal_form(_read(config), str(config)) if config else {}
     from_flags = _normal_form(flags, "the command line")
-    recipe = from_flags.pop("recipe", None) or from_file.pop("recipe", None) or "report"
+    recipe = {"recipe": "report", **from_file, **from_flags}["recipe"]
     from_file.pop("recipe", None)
+    from_flags.pop("recipe", None)
     if recipe not in names():
         raise ConfigError(f"--recipe {recipe}: expected one of {', '.join(names())}")
     values = _normal_form(_read(_FOLDER / f"{recipe}.toml"), recipe)
@@ -45,10 +48,16 @@ def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> T
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        with open(file, "rb") as opened:  # it may be a pipe, such as the shell's <(…), or a device without an end
+            content = opened.read(LARGEST_CONFIG + 1)
+        if len(content) > LARGEST_CONFIG:
+            raise ConfigError(f"--config {file}: more than {LARGEST_CONFIG} bytes, which no file of options has")
+        return tomllib.loads(content.decode("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"--config {file}: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise ConfigError(f"--config {file}: nested too deeply") from error
+    except ValueError as error:
         raise ConfigError(f"--config {file}: not valid TOML: {error}") from error
 
 
@@ -87,6 +96,8 @@ def _table(value: Any, key: str, origin: str) -> dict[str, Any]:
 def _typed(name: str, value: Any, hint: Any, origin: str) -> Any:
     """Return `value` as the dataclass holds it, if it is of that type; the dataclass checks its range."""
     kinds = get_args(hint) or (hint,)
+    if isinstance(value, str) and "\0" in value:  # which no path can hold
+        raise ConfigError(f"{origin}: --{name.replace('_', '-')} {value!r}: expected text without a NUL")
     if value is None and type(None) in kinds:
         return None
     if Path in kinds and isinstance(value, str | Path) and str(value):

@@ -13,6 +13,9 @@ from aecli import __version__
 from aecli.errors import DeviceError
 from aecli.runtime.memory import keep_freed_memory
 
+# On a CPU: the allocator; C++; oneDNN, which has one message for all that keeps it from making a kernel.
+_NO_MEMORY = ("allocate memory", "std::bad_alloc", "could not create a primitive")
+_EXACT_WORKSPACES = (":4096:8", ":16:8")  # with which cuBLAS gives the same bits twice, as NVIDIA says
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -94,7 +97,8 @@ def place(device: str = "auto", precision: str = "auto", training: bool = False)
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` is one of those by which Python and PyTorch say that memory has run out."""
     # PyTorch has a class of its own for this on accelerators only.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(error)
+    said = str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(words in said for words in _NO_MEMORY)
 
 
 @contextmanager
@@ -110,7 +114,9 @@ def telling_out_of_memory(mend: str) -> Iterator[None]:
 
 def make_deterministic() -> None:
     """Have torch refuse, or replace, whatever would not give the same bits twice on this device."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in _EXACT_WORKSPACES:  # read when CUDA is first computed with
+        os.environ["CUBLAS_WORKSPACE_CONFIG"] = _EXACT_WORKSPACES[0]
+    os.environ["TORCHINDUCTOR_DETERMINISTIC"] = "1"  # read when the compiler is imported; else it picks by the clock
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True)
 

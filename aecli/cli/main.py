@@ -1,0 +1,131 @@
+"""The process around a command: its streams, signals and exit status, which stand before much else is imported."""
+
+import atexit
+import errno
+import gc
+import os
+import re
+import select
+import sys
+import warnings
+from typing import Any, NoReturn, TextIO, cast
+
+from aecli.cli.signals import StopRequest
+
+_PATIENCE = 0.2  # seconds with a terminal or pipe that takes nothing
+
+
+def main() -> NoReturn:
+    """Entry point of the `aecli` command: runs it, and leaves the process with its exit status."""
+    stdout = _open_streams()
+    with _Interruption():
+        set_up_process()
+        from aecli.cli.app import app
+
+        try:
+            app(prog_name="aecli")
+        except SystemExit as end:
+            _leave(end.code, stdout)
+        _leave(0, stdout)
+
+
+def set_up_process() -> None:
+    """Set what is the whole process's, before PyTorch is imported."""
+    gc.set_threshold(100_000)  # importing PyTorch makes objects by the hundred thousand, none of them garbage
+    warnings.filterwarnings("ignore", module="PIL")  # notes on damaged metadata of images that can be read all the same
+    # GNU OpenMP's threads would wait for each other in a loop of many milliseconds, taking the core from whom they wait
+    # for: with one busy neighbour on two cores, a training step took 19 times as long as alone. Now it takes 3 times.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    for name in ("COLUMNS", "LINES"):  # rich prints nothing at all at width 0
+        if not re.fullmatch("[1-9][0-9]{0,3}", os.environ.get(name, "80")):
+            del os.environ[name]
+
+
+class _Stream:
+    """A standard stream that never ends the work: what can't be written is dropped, and so is all after it.
+
+    Nobody has to read a command's messages, and a result that was lost is told when the work is done.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self.failure: OSError | None = None
+
+    def write(self, text: str) -> int:
+        self._attempt("write", text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt("flush")
+
+    def _attempt(self, method: str, *arguments: str) -> None:
+        if self.failure is None:
+            try:
+                getattr(self._stream, method)(*arguments)
+            except OSError as error:
+                self.failure = error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _open_streams() -> _Stream:
+    """Make stdout and stderr streams that can always be written to; returns stdout."""
+    if os.name == "posix":
+        _fill_standard_descriptors()
+    streams = []
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:  # it was closed
+            stream = open(os.devnull, "w", encoding="utf-8")
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may hold what a terminal can't show
+        streams.append(_Stream(stream))
+    sys.stdout, sys.stderr = (cast(TextIO, stream) for stream in streams)
+    return streams[0]
+
+
+def _fill_standard_descriptors() -> None:
+    """Open what was closed: else the next file would get its number, and what is printed would go into that file."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+
+
+class _Interruption(StopRequest):
+    """The first signal ends the process wherever it is: nothing but training, which asks otherwise, has more to save.
+
+    An exception in its place would come out of any line, and makes PyTorch abort while it is being imported.
+    """
+
+    def _watch(self) -> None:
+        while numbers := os.read(self._reading, 1):
+            if numbers[0] in self._before:
+                _end_interrupted(numbers[0])
+
+
+def _end_interrupted(number: int) -> NoReturn:
+    try:
+        if "aecli.outputs" in sys.modules:
+            sys.modules["aecli.outputs"].remove_half_written_here()
+        if os.name != "posix" or select.select([], [2], [], _PATIENCE)[1]:
+            # Behind a bar that is left standing, with the cursor that it hides.
+            os.write(2, b"\r\x1b[J\x1b[?25hError: interrupted\n" if os.isatty(2) else b"Error: interrupted\n")
+    finally:
+        os._exit(128 + number)
+
+
+def _leave(code: str | int | None, stdout: _Stream) -> NoReturn:
+    """End the process at once: taking PyTorch's modules apart first would take as long as many a command."""
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    status = 1 if isinstance(code, str) else code or 0
+    stdout.flush()
+    if stdout.failure is not None:
+        status = status or 1
+        if stdout.failure.errno != errno.EPIPE:  # with that one, nobody listens any more
+            print(f"Error: the result can't be written to stdout: {stdout.failure.strerror}", file=sys.stderr)
+    atexit._run_exitfuncs()
+    os._exit(status)

@@ -1,0 +1,73 @@
+"""Where a command is told to write: claimed before the work, never what it reads, and left without remains."""
+
+import os
+from collections.abc import Iterable, Sequence
+from itertools import chain
+from pathlib import Path
+
+from aecli.data.images import FileRef, ImageRef
+from aecli.errors import OutputError
+from aecli.files import OWN_PREFIX, claim_file, claim_folder, write_bytes
+from aecli.locks import this_process
+from aecli.progress import Listener, Notice
+
+_claimed: set[tuple[Path, str]] = set()  # folders, and the pattern of half-written files in them
+
+
+def claim_output_file(path: Path, flag: str) -> None:
+    """Find out, before the work, that `write_output` can write to `path`.
+
+    Raises:
+        OutputError: it is a folder, a device or another thing that no file may take the place of, or can't be written.
+    """
+    if os.path.lexists(path) and not path.is_file() and not path.is_dir():
+        raise OutputError(f"{flag} {path} is no file that could be replaced; name another")
+    claim_file(path, flag)
+    _claimed.add((path.parent, "."))
+
+
+def write_output(path: Path, content: bytes, listen: Listener) -> None:
+    """Write a file that the user named, all of it or nothing, and say so where it replaces one.
+
+    Raises:
+        OutputError: it can't be written; what stood there before still stands.
+    """
+    if path.exists():
+        listen(Notice(f"replacing {path}"))
+    write_bytes(path, content)
+
+
+def claim_output_folder(folder: Path, overwrite: bool, listen: Listener) -> None:
+    """Make `folder` if need be; say so where files in it may be replaced.
+
+    Raises:
+        OutputError: it can't be written, or holds something and `overwrite` is False.
+    """
+    held = claim_folder(folder, overwrite)
+    if held:
+        listen(Notice(f"{folder} already holds {held} files or folders: writing over those of the same name"))
+    _claimed.add((folder, "**"))
+
+
+def require_not_read(flag: str, outputs: Iterable[Path], images: Iterable[ImageRef], files: Sequence[str] = ()) -> None:
+    """Refuse to write over what is read: one of `images`, or of `files`, by whatever path.
+
+    Raises:
+        OutputError: it names the first of `outputs` that is one of them.
+    """
+    there = {_identity(os.lstat(path)): path for path in outputs if os.path.lexists(path)}
+    read = (os.path.join(image.root, image.name) for image in images if isinstance(image, FileRef)) if there else ()
+    for path in chain(files, read):
+        if os.path.exists(path) and (output := there.get(_identity(os.stat(path)))):
+            raise OutputError(f"{flag}: {output} is one of the files that are read; name another place")
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def remove_half_written_here() -> None:
+    """Remove what this process is in the middle of writing, as it is about to end."""
+    for folder, below in tuple(_claimed):  # another thread is still at work
+        for file in folder.glob(f"{below}/{OWN_PREFIX}{this_process()}-*"):
+            file.unlink(missing_ok=True)
