@@ -18,7 +18,8 @@ from aecli.models import registry
 from aecli.models.base import Autoencoder
 from aecli.tensor_files import TensorFile, open_tensors
 from aecli.untrusted import SCHEMA as SCHEMA
-from aecli.untrusted import NewerSchemaError, one_line, parse_json, require_known_schema, shown
+from aecli.untrusted import NewerSchemaError, parse_json, require_known_schema, shown
+from aecli.words import one_line
 
 # What a model raises of options that its own checks let pass: sizes that make no layers, or no memory.
 _UNBUILDABLE = (AecliError, TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AssertionError,

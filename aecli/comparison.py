@@ -11,9 +11,10 @@ from aecli.data.decode import DecodeError, decode_fitted
 from aecli.data.images import ImageRef
 from aecli.errors import CheckpointError, ConfigError, DataError
 from aecli.figures.grid import draw_rows, png_bytes
+from aecli.files import claim_file
 from aecli.inference import LoadedModel, choose_images, load_model
 from aecli.models import registry
-from aecli.outputs import claim_output_file, require_not_read, write_output
+from aecli.outputs import require_not_read, write_output
 from aecli.progress import Listener, Notice, Progress, ignore
 from aecli.runs import newest_run
 
@@ -36,7 +37,7 @@ def draw_comparison(config: GridConfig, listen: Listener = ignore) -> GridResult
     """
     if config.out.suffix.lower() != ".png":
         raise ConfigError(f"--out {config.out}: expected the name of a .png file")
-    claim_output_file(config.out, "--out")
+    claim_file(config.out, "--out")
     names = config.models or tuple(name for name in registry.names() if newest_run(name, config.runs))
     if not names:
         raise CheckpointError(f"no registry model has a run under {config.runs}; train one first: aecli train vae")

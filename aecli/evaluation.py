@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from aecli.configs import EvalConfig
 from aecli.data.decode import DecodeError, Pixels, decode, ordered_map, resize, worker_count
 from aecli.errors import DataError
+from aecli.files import claim_file
 from aecli.metrics import BUILDERS, Loaded, Metric
 from aecli.metrics.statistics import CONFIDENCE, RESAMPLES
-from aecli.outputs import claim_output_file, require_not_read, write_output
+from aecli.outputs import require_not_read, write_output
 from aecli.pairing import (
     Pair,
     Pairing,
@@ -57,7 +58,7 @@ def evaluate(config: EvalConfig, listen: Listener = ignore) -> EvalReport:
     metrics = tuple(BUILDERS[name](config) for name in dict.fromkeys(config.metrics))
     device = resolve_device(config.device)
     if config.per_image is not None:
-        claim_output_file(config.per_image, "--per-image")
+        claim_file(config.per_image, "--per-image")
     pairing = pair_sources(config.gt, predictions)
     if config.per_image is not None:
         _require_not_measured(

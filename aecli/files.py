@@ -14,6 +14,7 @@ from aecli.locks import is_dead, this_process
 
 OWN_PREFIX = ".aecli-"  # of what aecli keeps beside its output for a while: half-written files, locks
 _HALF_WRITTEN = ".tmp"
+_under_way: set[Path] = set()  # what this process is writing at the moment
 
 
 @contextmanager
@@ -31,12 +32,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         make_folder(path.parent)
         try:
             _remove(own)  # of a killed process that had our number
+            _under_way.add(own)
             own.mkdir()
             yield own / path.name
             flush(own / path.name)
             os.replace(own / path.name, path)
         finally:
             shutil.rmtree(own, ignore_errors=True)  # what stays is removed by who comes next
+            _under_way.discard(own)
         flush_names(path.parent)
     except FileExistsError as error:
         raise OutputError(f"{path} can't be written: {path.parent} is no folder") from error
@@ -96,6 +99,12 @@ def remove_half_written(folder: Path, by_anyone: bool = False) -> None:
             _remove(left)
 
 
+def drop_under_way() -> None:
+    """Remove what this process is in the middle of writing, as it is about to end."""
+    for own in tuple(_under_way):  # another thread is still at work
+        shutil.rmtree(own, ignore_errors=True)
+
+
 def _remove(path: Path) -> None:
     """Remove a folder with what is in it, or a file, if it is there; raises OSError."""
     if path.is_dir() and not path.is_symlink():
@@ -108,10 +117,12 @@ def claim_file(path: Path, flag: str) -> bool:
     """Find out, before the work, that `path` can become a file; return whether it replaces one.
 
     Raises:
-        OutputError: it is a folder, or can't be written.
+        OutputError: it is a folder, a device or another thing that no file may take the place of, or can't be written.
     """
     if path.is_dir():
         raise OutputError(f"{flag} {path} is a folder; name a file")
+    if os.path.lexists(path) and not path.is_file():
+        raise OutputError(f"{flag} {path} is no file that could be replaced; name another")
     try:
         make_folder(path.parent)
         with tempfile.TemporaryFile(dir=path.parent):

@@ -1,4 +1,4 @@
-"""Trained models at work: load one, reconstruct images with it, draw samples from it."""
+"""Trained models at work: load one, reconstruct images with it."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,22 +12,20 @@ import torch
 from PIL import Image
 
 from aecli import checkpoints
-from aecli.configs import MOST_DRAWN, ReconstructConfig, SampleConfig
+from aecli.configs import ReconstructConfig
 from aecli.data.batches import normalise, quantise
 from aecli.data.decode import DecodeError, decode, decode_fitted, ordered_map, worker_count
-from aecli.data.sources import SUFFIXES, ImageRef, list_images, split_indices
+from aecli.data.sources import ImageRef, list_images, split_indices
 from aecli.errors import ConfigError, DataError, ModelError
-from aecli.figures.grid import draw_sheet, png_bytes
 from aecli.files import write_bytes
 from aecli.models.base import Autoencoder
-from aecli.outputs import claim_output_file, claim_output_folder, require_not_read, write_output
+from aecli.outputs import claim_output_folder, require_not_read
 from aecli.progress import Listener, Progress, ignore
 from aecli.runs import Located, RunFolder, locate
 from aecli.runtime.device import Placement, place, telling_out_of_memory
 from aecli.runtime.threads import sharing_threads, taking_turns
+from aecli.words import plain
 
-# Samples are always decoded in batches of this size, the last one filled up, so that image i never depends on n.
-SAMPLE_BATCH = 16
 _PNG_LEVEL = 3
 _LESS_MEMORY = "--precision bf16, or --device cpu"
 # On a CPU a worker reconstructs no more pixels at once, and all together no more than that: a fixed share, because the
@@ -60,13 +58,18 @@ class LoadedModel:
         padded = torch.from_numpy(np.pad(images, padding, mode="edge")).to(self.placement.device)
         batch = normalise(padded).contiguous(memory_format=self.placement.memory_format)
         with torch.inference_mode(), self.placement.autocast(), telling_out_of_memory(less_memory):
-            reconstructions = quantise(self.model(batch))
+            reconstructions = self._pictures(self.model(batch))
         return reconstructions[:, :, :height, :width].cpu().numpy()
 
     def decode(self, latents: torch.Tensor) -> np.ndarray:
         """Return images uint8 (N, 3, H, W) of latents (N, …)."""
         with torch.inference_mode(), self.placement.autocast(), telling_out_of_memory(_LESS_MEMORY):
-            return quantise(self.model.decode(latents.to(self.placement.device))).cpu().numpy()
+            return self._pictures(self.model.decode(latents.to(self.placement.device))).cpu().numpy()
+
+    def _pictures(self, output: torch.Tensor) -> torch.Tensor:
+        if not bool(output.isfinite().all()):
+            raise ModelError(f"{self.located.checkpoint} makes no pictures of finite numbers; try --precision fp32")
+        return quantise(output)
 
 
 def load_model(model: str, runs: Path, device: str = "auto", precision: str = "auto") -> LoadedModel:
@@ -168,7 +171,7 @@ def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> Reconst
             with turn:
                 reconstructions = loaded.reconstruct(stack, less_memory)
             for key, pixels in zip(keys, reconstructions, strict=True):
-                write_bytes(out / f"{key}.png", _png(pixels))
+                write_bytes(out / f"{key}.png", encode_png(pixels))
         return broken
 
     done = 0
@@ -213,12 +216,12 @@ def _require_distinct_names(images: Sequence[ImageRef]) -> None:
     """Refuse images whose reconstructions would overwrite each other."""
     whole = [name for name, count in Counter(image.name for image in images).items() if count > 1]
     if whole:
-        raise DataError(f"{len(whole)} names, such as {whole[0]}, are borne by a training and a validation image each; "
-                        "reconstruct --split train and --split val apart")  # fmt: skip
+        raise DataError(f"{len(whole)} names, such as {plain(whole[0])}, are borne by a training and a validation "
+                        "image each; reconstruct --split train and --split val apart")  # fmt: skip
     keys = [key for key, count in Counter(image.key for image in images).items() if count > 1]
     if keys:
-        raise DataError(f"images that differ in nothing but the suffix ({keys[0]}.*) would overwrite each other; "
-                        "rename one of each")  # fmt: skip
+        raise DataError(f"images that differ in nothing but the suffix ({plain(keys[0])}.*) would overwrite each "
+                        "other; rename one of each")  # fmt: skip
 
 
 def _equal_sized(
@@ -235,66 +238,8 @@ def _equal_sized(
             yield [key for key, _ in chosen], np.stack([pixels for _, pixels in chosen])
 
 
-@dataclass(frozen=True)
-class SampleResult:
-    """Where the samples are (a sheet or a folder), and how many."""
-
-    out: Path
-    n: int
-
-
-def sample(config: SampleConfig, listen: Listener = ignore) -> SampleResult:
-    """Decode draws from N(0, temperature²·I) to images; image i depends on (seed, i) alone.
-
-    Raises:
-        ModelError: the model was never trained towards that prior (an AE).
-        AecliError: one of its other kinds, for a model or an output that can't be used.
-    """
-    is_sheet = config.out.suffix.lower() == ".png"
-    if not is_sheet and config.out.suffix.lower() in (*SUFFIXES, ".gif"):
-        raise ConfigError(f"--out {config.out}: a sheet is a .png; any other name is a folder")
-    if is_sheet and config.n > MOST_DRAWN:
-        raise ConfigError(f"--n {config.n}: a sheet holds {MOST_DRAWN} at the most; name a folder with --out")
-    loaded = load_model(config.model, config.runs, config.device, config.precision)
-    if not loaded.model.prior_is_normal:
-        raise ModelError(
-            f"{loaded.title} can't be sampled from N(0, I): nothing in its training brings its latents near that, "
-            "so random ones decode to noise\ntrain one with a prior instead: aecli train vae"
-        )
-    if not is_sheet:
-        claim_output_folder(config.out, config.overwrite, listen)
-    else:
-        claim_output_file(config.out, "--out")
-    images = _samples(loaded, config)
-    shown = []
-    for index, pixels in enumerate(images):
-        if is_sheet:
-            shown.append(pixels.transpose(1, 2, 0))
-        else:
-            write_bytes(config.out / f"{index:06d}.png", _png(pixels))
-        listen(Progress("sampling", index + 1, config.n))
-    if is_sheet:
-        write_output(config.out, png_bytes(draw_sheet(shown)), listen)
-    return SampleResult(config.out, config.n)
-
-
-def _samples(loaded: LoadedModel, config: SampleConfig) -> Iterator[np.ndarray]:
-    """Yield uint8 (3, S, S), one an index."""
-    shape = loaded.model.latent_shape(loaded.image_size)
-    for first in range(0, config.n, SAMPLE_BATCH):
-        latents = [
-            config.temperature * sample_noise(shape, config.seed, index) for index in range(first, first + SAMPLE_BATCH)
-        ]
-        yield from loaded.decode(torch.stack(latents))[: config.n - first]
-
-
-def sample_noise(shape: Sequence[int], seed: int, index: int) -> torch.Tensor:
-    """Return standard normal noise float32 that depends on (seed, index) alone, on whatever device it will be used."""
-    entropy = np.random.SeedSequence([seed, index])
-    return torch.from_numpy(np.random.Generator(np.random.PCG64(entropy)).standard_normal(shape, dtype=np.float32))
-
-
-def _png(pixels: np.ndarray) -> bytes:
+def encode_png(pixels: np.ndarray) -> bytes:
+    """Return uint8 (3, H, W) as a PNG file's bytes."""
     file = BytesIO()
     # A thirteenth larger than at Pillow's level 6, in less than half of the time.
     Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(file, "PNG", compress_level=_PNG_LEVEL)

@@ -1,4 +1,4 @@
-"""Where a command is told to write: claimed before the work, never what it reads, and left without remains."""
+"""Where a command is told to write: never over what it reads, and told where it replaces something."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -7,23 +7,8 @@ from pathlib import Path
 
 from aecli.data.images import FileRef, ImageRef
 from aecli.errors import OutputError
-from aecli.files import OWN_PREFIX, claim_file, claim_folder, write_bytes
-from aecli.locks import this_process
+from aecli.files import claim_folder, write_bytes
 from aecli.progress import Listener, Notice
-
-_claimed: set[tuple[Path, str]] = set()  # folders, and the pattern of half-written files in them
-
-
-def claim_output_file(path: Path, flag: str) -> None:
-    """Find out, before the work, that `write_output` can write to `path`.
-
-    Raises:
-        OutputError: it is a folder, a device or another thing that no file may take the place of, or can't be written.
-    """
-    if os.path.lexists(path) and not path.is_file() and not path.is_dir():
-        raise OutputError(f"{flag} {path} is no file that could be replaced; name another")
-    claim_file(path, flag)
-    _claimed.add((path.parent, "."))
 
 
 def write_output(path: Path, content: bytes, listen: Listener) -> None:
@@ -46,7 +31,6 @@ def claim_output_folder(folder: Path, overwrite: bool, listen: Listener) -> None
     held = claim_folder(folder, overwrite)
     if held:
         listen(Notice(f"{folder} already holds {held} files or folders: writing over those of the same name"))
-    _claimed.add((folder, "**"))
 
 
 def require_not_read(flag: str, outputs: Iterable[Path], images: Iterable[ImageRef], files: Sequence[str] = ()) -> None:
@@ -64,10 +48,3 @@ def require_not_read(flag: str, outputs: Iterable[Path], images: Iterable[ImageR
 
 def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
-
-
-def remove_half_written_here() -> None:
-    """Remove what this process is in the middle of writing, as it is about to end."""
-    for folder, below in tuple(_claimed):  # another thread is still at work
-        for file in folder.glob(f"{below}/{OWN_PREFIX}{this_process()}-*"):
-            file.unlink(missing_ok=True)

@@ -12,7 +12,8 @@ from aecli import files
 from aecli.configs import FITS, LARGEST_SIDE
 from aecli.errors import CheckpointError
 from aecli.models import registry
-from aecli.untrusted import NewerSchemaError, is_count, is_number, one_line, read_json, require_known_schema
+from aecli.untrusted import NewerSchemaError, is_count, is_number, read_json, require_known_schema
+from aecli.words import one_line
 
 COLUMNS = ("epoch", "step", "lr", "train_loss", "train_recon", "train_kl", "val_loss", "val_psnr", "val_ssim",
            "images_per_s", "seconds")  # fmt: skip

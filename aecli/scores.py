@@ -133,10 +133,11 @@ def per_image_csv(images: Sequence[str], predictions: Sequence[str], numbers: Nu
     """A CSV row an image and prediction: name, prediction, a column a metric (empty where not asked for)."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # a bare \r ends a line where it is read
     rows.writerow(["name", "prediction", *METRICS])
     for i, image in enumerate(images):
         for j, prediction in enumerate(predictions):
             cells = [repr(float(numbers[name][i, j])) if name in numbers else "" for name in METRICS]
-            rows.writerow([image, prediction, *cells])
+            (quoted if "\r" in image + prediction else rows).writerow([image, prediction, *cells])
     # File names need not be text in any encoding; what they are in bytes goes into the file as it is.
     return text.getvalue().encode("utf-8", "surrogateescape")

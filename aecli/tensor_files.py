@@ -15,7 +15,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from aecli.untrusted import LARGEST_JSON, file_size, is_count, one_line, parse_json, regular_file, shown
+from aecli.untrusted import LARGEST_JSON, file_size, is_count, parse_json, regular_file, shown
+from aecli.words import one_line
 
 # The format knows more, of which no weights here can be made.
 _DTYPES = {

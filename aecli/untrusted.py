@@ -19,7 +19,6 @@ LARGEST_JSON = 100_000_000  # bytes; the safetensors format's own limit of a hea
 # What the same text may grow to in memory: an empty list takes three characters, and twenty times as many bytes.
 MOST_PARTS = 2**22
 MOST_LEVELS = 16
-_WORDS = 200  # characters of somebody else's message
 
 SCHEMA = 1  # of the JSON documents that aecli writes
 
@@ -129,10 +128,3 @@ _short.maxstring = _short.maxother = 100
 def shown(value: object) -> str:
     """A value out of a file, short and printable whatever it is."""
     return _short.repr(value)
-
-
-def one_line(said: object) -> str:
-    """Words or an error's, which may be a file's own, short and printable in one line."""
-    words = " ".join(str(said)[: 2 * _WORDS].split()) or type(said).__name__
-    plain = "".join(char if char.isprintable() else repr(char)[1:-1] for char in words)
-    return plain if len(plain) <= _WORDS else f"{plain[:_WORDS]}…"

@@ -14,6 +14,8 @@ from aecli.data.images import ImageRef
 from aecli.data.sources import list_images
 from aecli.errors import DataError
 
+pytest.register_assert_rewrite("tests.campaigns.runs", "tests.processes", "tests.trained")
+
 Result = TypeVar("Result")
 
 

@@ -1,13 +1,10 @@
 """Real processes in surroundings that lack something: streams, a terminal, folders, memory, threads."""
 
-import multiprocessing
 import os
 import pty
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -33,7 +30,6 @@ COMMANDS = {
     "eval": ["eval", "--gt", "images", "--pred", "images", "--metrics", "psnr"],
     "models": ["models"],
 }
-WROTE = {"train": "run/model.safetensors", "reconstruct": "out/i7.png", "sample": "taken.png", "grid": "taken.png"}
 
 
 def process(*args: str, **options) -> subprocess.CompletedProcess:
@@ -44,119 +40,6 @@ def shell(line: str, **options) -> subprocess.CompletedProcess:
     """Run a line of the shell in which `aecli` is what it is called."""
     prelude = f'aecli() {{ {sys.executable} -m aecli "$@"; }}; '
     return subprocess.run(["bash", "-c", prelude + line], capture_output=True, text=True, check=False, **options)
-
-
-# Processes forked from one that has imported PyTorch already: many starts cost little
-
-
-def forked(place: Path, args: Sequence[str], before: Callable[[], object] = int) -> multiprocessing.Process:
-    """Run `aecli` in the folder `place`, its streams in the files stdout.txt and stderr.txt; `before` comes first."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.test_cli_environment", "aecli.cli.live", "aecli.comparison"])
-    child = context.Process(target=_begin, args=(place, list(args), before))
-    child.start()
-    return child
-
-
-def _begin(place: Path, args: list[str], before: Callable[[], object]) -> None:
-    from aecli.cli.main import main
-
-    os.chdir(place)
-    for number, name in ((1, "stdout.txt"), (2, "stderr.txt")):
-        redirect(number, name)
-    before()
-    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
-    sys.argv = ["aecli", *args]
-    main()
-
-
-def redirect(number: int, path: str) -> None:
-    opened = os.open(path, os.O_WRONLY | os.O_CREAT)
-    os.dup2(opened, number)
-    os.close(opened)
-
-
-def leave_alone(number: int) -> None:
-    """Nobody reads what is written to the stream of that number."""
-    reading, writing = os.pipe()
-    os.dup2(writing, number)
-    os.close(reading)
-    os.close(writing)
-
-
-def status_of(child: multiprocessing.Process) -> int | None:
-    child.join(120)
-    return child.exitcode
-
-
-@pytest.mark.parametrize("before", [partial(redirect, 2, "/dev/full"), partial(leave_alone, 2)], ids=["full", "unread"])
-@pytest.mark.parametrize("command", COMMANDS)
-def test_messages_that_cannot_be_written_end_no_work(trained, command, before):
-    (trained / "taken.png").write_text("mine")  # that it is replaced can't be said
-    assert status_of(forked(trained, COMMANDS[command], before)) == 0
-    assert (trained / "stdout.txt").read_text()
-    if command in WROTE:
-        assert (trained / WROTE[command]).stat().st_size > 100
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_result_that_cannot_be_written_is_told_when_the_work_is_done(trained, command):
-    assert status_of(forked(trained, COMMANDS[command], partial(redirect, 1, "/dev/full"))) == 1
-    said = (trained / "stderr.txt").read_text().splitlines()
-    assert said[-1] == "Error: the result can't be written to stdout: No space left on device"
-    if command in WROTE:
-        assert (trained / WROTE[command]).stat().st_size > 100
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_reader_who_has_had_enough_is_told_nothing(trained, command):
-    assert status_of(forked(trained, COMMANDS[command], partial(leave_alone, 1))) == 1
-    said = (trained / "stderr.txt").read_text()
-    assert "Error" not in said and "Traceback" not in said
-
-
-@pytest.mark.parametrize("args", [["--help"], ["--version"], ["train", "--help"], ["eval", "-h"]], ids=" ".join)
-def test_help_that_cannot_be_written_is_told_in_a_line(args):
-    with open("/dev/full", "w") as full:
-        done = process(*args, stdout=full, stderr=subprocess.PIPE)
-    assert (done.returncode, done.stderr) == (
-        1, "Error: the result can't be written to stdout: No space left on device\n",
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("line", "status"),
-    [
-        ("aecli --version >&-", 0), ("aecli --version 2>&-", 0), ("aecli --version <&- >&- 2>&-", 0),
-        ("aecli --help > /dev/full 2>&1", 1), ("aecli train vae --lr x 2> /dev/full", 2),
-        ("aecli train vae --lr 2>&-", 2), ("set -o pipefail; aecli --help | true", 1), ("aecli models | head -1", 0),
-        ("aecli models --runs absent --json >&- 2>&-", 0), ("aecli eval --gt absent --pred x 2> /dev/full >&-", 1),
-        ("aecli grid --n 0 <&-", 2),
-    ],
-)  # fmt: skip
-def test_streams_may_be_closed_or_full(line, status):
-    done = shell(line)
-    assert done.returncode == status
-    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
-
-
-@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (1, 2), (0, 1, 2)])
-def test_no_file_gets_the_number_of_a_stream_that_was_closed(tmp_path, closed):
-    """It would get what anything prints, PyTorch's C++ included."""
-    script = f"""if True:
-        import os
-        for number in {closed}:
-            os.close(number)
-        from aecli.cli.main import _open_streams
-        _open_streams()
-        with open("file", "wb") as file:
-            assert file.fileno() > 2
-            for number in (1, 2):
-                os.write(number, b"noise") if number in {closed} else None
-    """
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=False)
-    assert done.returncode == 0
-    assert (tmp_path / "file").read_bytes() == b""
 
 
 # Folders and variables

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from aecli.data.images import plain
+from aecli.words import plain
 from tests.trained import TINY, invoke, workplace
 
 __all__ = ["workplace"]

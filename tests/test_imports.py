@@ -13,7 +13,7 @@ HEAVY = ("torch", "torchvision", "lpips", "skimage", "matplotlib", "scipy", "num
 # Runs every case in one process, the real entry point each time, and looks at sys.modules after each.
 SCRIPT = """
 import contextlib, io, json, os, sys
-from aecli.cli.app import main
+from aecli.cli.main import main
 def leave(status):
     raise SystemExit(status)
 os._exit = leave  # the process goes on to the next case

@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from aecli import inference
 from aecli.configs import GridConfig, ReconstructConfig, SampleConfig
 from aecli.errors import ConfigError, DataError, ModelError, OutputError
-from aecli.inference import LoadedModel, load_model, reconstruct, sample, sample_noise
+from aecli.inference import LoadedModel, load_model, reconstruct
 from aecli.progress import Notice, Progress
+from aecli.sampling import sample, sample_noise
 from tests.reference.report import ReportAE, ReportVAE
 from tests.trained import NAMES, SIZE, TINY, TRAIN, VAL, ok, png, pngs, trained, write_images
 

@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from aecli.untrusted import LARGEST_JSON, MOST_PARTS, one_line, parse_json, read_json, regular_file, shown
+from aecli.untrusted import LARGEST_JSON, MOST_PARTS, parse_json, read_json, regular_file, shown
+from aecli.words import one_line
 
 
 def test_json_is_what_json_says():

@@ -3,7 +3,6 @@
 import csv
 import functools
 import json
-import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -61,15 +60,6 @@ def fails(status: int, *args: str | Path) -> str:
     assert lines and lines[0].startswith("Error: "), result.stderr
     assert len(lines) <= 2, result.stderr
     return "\n".join(lines)
-
-
-def usage(*args: str | Path) -> str:
-    """Run `aecli` with options that the parser refuses; returns its message as plain text in one line."""
-    result = invoke(*args)
-    assert result.exit_code == 2
-    assert result.stdout == ""
-    assert "Traceback" not in result.stderr
-    return " ".join(re.sub(r"\x1b\[[\d;]*m|[│╭╮╰╯─]", "", result.stderr).split())
 
 
 def write_images(folder: Path, names: Sequence[str] = NAMES, height: int = 40, width: int = 48) -> Path:

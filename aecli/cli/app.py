@@ -10,10 +10,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from aecli import __version__
 from aecli.cli import evaluate, grid, models, reconstruct, sample, train
-from aecli.cli.main import main
 from aecli.errors import AecliError, ConfigError
-
-__all__ = ["app", "main"]
 
 _NO_THREAD = "can't start new thread"  # all that Python says, in a RuntimeError
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aecli.progress import Listener, Notice, Progress, ignore
+from aecli.words import printable
 
 if TYPE_CHECKING:
     from aecli.catalogue import ModelsReport
@@ -37,17 +38,9 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
-def printable(text: str) -> str:
-    """Return `text` with control characters spelled out, so that no file name can steer a terminal; line ends stay."""
-    return "".join(
-        char if char.isprintable() or char == "\n" else char.encode("unicode_escape", "surrogatepass").decode()
-        for char in text
-    )
-
-
 def brief(text: str) -> str:
-    """Return `text` as `printable` does, without the middle of words that no place to find things is as long as."""
-    return re.sub(r"(\S{600})\S{400,}(\S{100})", r"\1…\2", printable(text))
+    """Return `text` printable, without the middle of words that no place to find things is as long as."""
+    return re.sub(r"(\S{600})\S{400,}(\S{100})", r"\1…\2", printable(text, line_ends=True))
 
 
 def show_error(message: str) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -17,14 +17,14 @@ from aecli.progress import Notice, Progress
 from aecli.training.loop import train
 from aecli.training.meter import Pace
 from aecli.training.reports import EpochReport, Finished, Interrupted, Started, StepReport, TrainReport
+from aecli.words import printable
 
 
 def show_training(config: TrainConfig, as_json: bool, quiet: bool) -> None:
     """Train, show it, and leave with status 130 (or 143) if a signal ended it."""
     with StopRequest() as request:
         end: Finished | Interrupted | None = None
-        with _view(quiet) as view:
-            show = _UntilNobodyLooks(view)
+        with _view(quiet) as show:
             for report in train(config, request.stop):
                 if isinstance(report, Finished | Interrupted):
                     end = report
@@ -35,8 +35,7 @@ def show_training(config: TrainConfig, as_json: bool, quiet: bool) -> None:
     if isinstance(end, Finished) and not as_json:
         _print_finished(end)
     if isinstance(end, Interrupted):
-        with suppress(OSError):  # a terminal that is gone is one reason to be interrupted
-            _tell_interrupted(end, config.restart)
+        _tell_interrupted(end, config.restart)
         raise typer.Exit(request.exit_status)
 
 
@@ -49,31 +48,13 @@ def _view(quiet: bool) -> Iterator["_Quiet | _PlainView | _BarView"]:
         yield _PlainView()
     else:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[info]}"))
-        bars = Bars(*columns, console=terminal, transient=True, expand=True)
-        bars.start()
-        try:
+        with Bars(*columns, console=terminal, transient=True, expand=True) as bars:
             yield _BarView(bars)
-        finally:
-            with suppress(OSError):  # the terminal may be gone
-                bars.stop()
 
 
 class _Quiet:
     def __call__(self, report: TrainReport) -> None:
         """Show nothing."""
-
-
-class _UntilNobodyLooks:
-    """A view that is given up once its terminal or pipe is gone: the training goes on."""
-
-    def __init__(self, view: "_Quiet | _PlainView | _BarView") -> None:
-        self._view = view
-
-    def __call__(self, report: TrainReport) -> None:
-        try:
-            self._view(report)
-        except OSError:
-            self._view = _Quiet()
 
 
 class _Pace:
@@ -108,7 +89,7 @@ class _BarView:
         elif isinstance(report, Progress):
             self._update(report.task, report.done, report.total, "")
         elif isinstance(report, Started):
-            self._bars.console.print(console.printable(started_line(report)), soft_wrap=True)
+            self._bars.console.print(printable(started_line(report)), soft_wrap=True)
             for task in list(self._tasks.values()):
                 self._bars.remove_task(task)
             self._tasks.clear()
@@ -161,7 +142,7 @@ class _PlainView:
                 self._say(f"{epoch_line(report, self._started.epochs)}  {self._pace.left(report.epoch, 0)} left")
 
     def _say(self, line: str) -> None:
-        console.stderr().print(console.printable(line), soft_wrap=True)
+        console.stderr().print(printable(line), soft_wrap=True)
         self._said_at = time.monotonic()
 
 

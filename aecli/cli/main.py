@@ -108,8 +108,8 @@ class _Interruption(StopRequest):
 
 def _end_interrupted(number: int) -> NoReturn:
     try:
-        if "aecli.outputs" in sys.modules:
-            sys.modules["aecli.outputs"].remove_half_written_here()
+        if files := sys.modules.get("aecli.files"):
+            files.drop_under_way()
         if os.name != "posix" or select.select([], [2], [], _PATIENCE)[1]:
             # Behind a bar that is left standing, with the cursor that it hides.
             os.write(2, b"\r\x1b[J\x1b[?25hError: interrupted\n" if os.isatty(2) else b"Error: interrupted\n")

@@ -79,6 +79,7 @@ def reconstruct(
     from aecli.cli import console
     from aecli.errors import DataError
     from aecli.inference import reconstruct as run
+    from aecli.words import name_some
 
     with console.listener(quiet) as listen:
         result = run(config, listen)
@@ -87,6 +88,5 @@ def reconstruct(
     else:
         console.print_line(f"wrote {result.written} reconstructions to {result.out}")
     if result.unreadable:
-        named = "; ".join(f"{name}: {reason}" for name, reason in list(result.unreadable.items())[:5])
         count = f"{len(result.unreadable)} image{'s' if len(result.unreadable) > 1 else ''}"
-        raise DataError(f"{count} could not be read, without a reconstruction now: {named}")
+        raise DataError(f"{count} could not be read, without a reconstruction now: {name_some(result.unreadable)}")

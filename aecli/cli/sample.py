@@ -45,7 +45,7 @@ def sample(
     )
 
     from aecli.cli import console
-    from aecli.inference import sample as run
+    from aecli.sampling import sample as run
 
     with console.listener(quiet) as listen:
         result = run(config, listen)

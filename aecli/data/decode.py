@@ -26,9 +26,10 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from aecli.data.colour import to_rgb
-from aecli.data.images import FILE_LIMIT, ImageRef, plain
+from aecli.data.images import FILE_LIMIT, ImageRef
 from aecli.data.limits import EXIF_LIMIT, PIXEL_LIMIT, Room, check_size, check_structure, check_tiles
 from aecli.errors import DataError
+from aecli.words import plain
 
 Pixels = NDArray[np.uint8]
 Item = TypeVar("Item")

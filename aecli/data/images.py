@@ -11,7 +11,6 @@ from PIL import Image
 
 FILE_LIMIT = 2**31  # bytes of an encoded image: what PIXEL_LIMIT pixels take in 16-bit RGBA without compression
 
-_LONGEST = 200  # characters of a name in a message
 _CHUNK = 4096  # images whose text is joined before it is hashed
 
 
@@ -101,18 +100,6 @@ class FileRef(ImageRef):
 def _open_without_waiting(path: str, flags: int) -> int:
     """Open a file; a pipe too, which would otherwise wait for somebody to write to it."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def plain(text: str) -> str:
-    """`text` for a message: what can't be printed, line ends too, is spelled out, and of what is long the end left out.
-
-    So no name steers a terminal, or fills it.
-    """
-    shown = "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
-        for char in text[:_LONGEST]
-    )
-    return shown if len(text) <= _LONGEST else f"{shown}…"
 
 
 def content_key(images: Sequence[ImageRef], *what: object) -> str:

@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aecli.data.decode import DecodeError, Pixels, decode_fitted, ordered_map, worker_count
-from aecli.data.images import ImageRef, plain
+from aecli.data.images import ImageRef
 from aecli.errors import DataError
+from aecli.words import name_some
 
 BROKEN_LIMIT = 0.01  # share of the images
 
@@ -76,10 +77,9 @@ def require_few_broken(skipped: Mapping[str, str], total: int) -> None:
         DataError: it names the first few.
     """
     if len(skipped) > BROKEN_LIMIT * total:
-        first = "; ".join(f"{plain(name)} ({reason})" for name, reason in list(skipped.items())[:3])
         raise DataError(
-            f"{len(skipped)} of {total} images can't be decoded, more than {BROKEN_LIMIT:.0%}: "
-            f"{first}{'; …' if len(skipped) > 3 else ''}. Repair or remove them."
+            f"{len(skipped)} of {total} images can't be decoded, more than {BROKEN_LIMIT:.0%}; repair or remove them: "
+            f"{name_some(skipped)}"
         )
 
 

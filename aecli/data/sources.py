@@ -11,10 +11,11 @@ from collections.abc import Callable
 from operator import attrgetter
 
 from aecli.data.demo import list_demo
-from aecli.data.images import FileRef, ImageRef, plain, split_indices
+from aecli.data.images import FileRef, ImageRef, split_indices
 from aecli.data.torchvision_sets import list_torchvision
 from aecli.data.zips import list_zip
 from aecli.errors import DataError
+from aecli.words import plain
 
 __all__ = ["PREFIXES", "SUFFIXES", "ImageRef", "list_images", "split_indices"]
 

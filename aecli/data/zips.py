@@ -10,8 +10,9 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
-from aecli.data.images import FILE_LIMIT, ImageRef, plain
+from aecli.data.images import FILE_LIMIT, ImageRef
 from aecli.errors import DataError
+from aecli.words import plain
 
 _LOCAL_HEADER = 30  # bytes before a member's name and data, at the least
 # The methods whose output zipfile bounds while it reads: a few bytes of the others can become gigabytes at once.

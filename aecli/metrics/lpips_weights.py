@@ -21,7 +21,8 @@ from aecli.errors import OutputError, WeightsError
 from aecli.files import atomic_write
 from aecli.progress import Listener, Notice, Progress
 from aecli.tensor_files import open_tensors
-from aecli.untrusted import one_line, shown
+from aecli.untrusted import shown
+from aecli.words import one_line
 
 FOLDER_VARIABLE = "AECLI_WEIGHTS"
 DOWNLOADS = "https://download.pytorch.org/models"

@@ -1,6 +1,6 @@
 """The images of a run: listed, split, decoded once, and on the device where they fit."""
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,19 +10,19 @@ from numpy.typing import NDArray
 
 from aecli.configs import TrainConfig
 from aecli.data.decode import Pixels
-from aecli.data.images import data_fingerprint, plain
+from aecli.data.images import data_fingerprint
 from aecli.data.on_the_fly import Images, OnTheFly
 from aecli.data.pack import Pack, pack_images
 from aecli.data.sources import ImageRef, list_images, split_indices
 from aecli.errors import DataError
 from aecli.progress import Notice
 from aecli.training.reports import TrainReport
+from aecli.words import name_some
 
 StopRequest = Callable[[], bool]
 SPLIT_RULE = "validation where sha256(name), read as a fraction, is below val_fraction"
 _RESIDENT_SHARE = 0.25  # of a CUDA device's free memory, for the images
 _UPLOAD_BYTES = 2**28
-_NAMED = 5
 
 
 class Stopped(Exception):  # noqa: N818 (no error: the caller asked for it)
@@ -134,12 +134,6 @@ def _decode_once(
         named = name_some(pack.skipped)
         yield Notice(f"skipped {len(pack.skipped)} of {len(listed)} images that can't be read: {named}")
     return pack
-
-
-def name_some(skipped: Mapping[str, str]) -> str:
-    """The first few of `skipped` (name -> reason) in words, and how many more there are."""
-    named = "; ".join(f"{plain(name)}: {reason}" for name, reason in list(skipped.items())[:_NAMED])
-    return named + (f"; and {len(skipped) - _NAMED} more" if len(skipped) > _NAMED else "")
 
 
 def _record(source: str, listed: Sequence[ImageRef], pack: Pack) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from aecli.data.on_the_fly import OnTheFly
 from aecli.errors import DataError, DeviceError, OutputError, TrainingError
 from aecli.progress import Notice
 from aecli.runtime.device import telling_out_of_memory
-from aecli.training.images import Stopped, name_some
+from aecli.training.images import Stopped
 from aecli.training.previews import draw, is_preview_epoch
 from aecli.training.reports import EpochReport, Finished, Interrupted, StepReport, TrainReport
 from aecli.training.saving import Saver, diverged, require_finite
 from aecli.training.session import Session, prepare
 from aecli.training.state import seed_step
 from aecli.training.validation import validate
+from aecli.words import name_some
 
 _TICK = 1e-3  # seconds: a coarse clock can say that an epoch took none
 STEP_REPORT_SECONDS = 0.25  # reading the loss waits for the device, so not every step does

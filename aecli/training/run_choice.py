@@ -16,7 +16,7 @@ from aecli.files import names_in
 from aecli.models import registry
 from aecli.runs import RunFolder
 from aecli.training.claim import Claim
-from aecli.untrusted import one_line
+from aecli.words import one_line
 
 # What may differ between a run and the command that continues it: it changes where and how long, not what.
 _FREE = {"model_defaults", "epochs", "device", "workers", "cache", "checkpoint_every", "out", "runs", "restart"}

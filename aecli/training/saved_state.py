@@ -9,7 +9,8 @@ from torch import Tensor
 from aecli import checkpoints
 from aecli.errors import CheckpointError
 from aecli.runs import COLUMNS
-from aecli.untrusted import is_count, is_number, one_line, shown
+from aecli.untrusted import is_count, is_number, shown
+from aecli.words import one_line
 
 SCHEDULE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 FIGURES = {column for column in COLUMNS if column.startswith(("train_", "val_"))}

@@ -1,14 +1,7 @@
-"""What the campaigns on runs share: training in processes that can be killed, and what must hold of a run folder."""
+"""What the campaigns on runs share: a small training, and what must hold of its folder."""
 
 import csv
-import multiprocessing
-import os
-import sys
-from collections.abc import Callable, Sequence
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-
-import torch
 
 from aecli import checkpoints
 from aecli.files import OWN_PREFIX, names_in
@@ -18,43 +11,6 @@ from tests.trained import rows
 TRAIN = ["train", "vae", "--data", "images", "--val-fraction", "0.3", "--width", "4", "--image-size", "32",
          "--batch-size", "3", "--lr", "1e-3", "--device", "cpu", "--compile", "off", "--cache", "cache",
          "--quiet"]  # fmt: skip
-# What a training imports, some of it late.
-PRELOADED = ["aecli.cli.live", "torch._dynamo", "matplotlib.figure", "matplotlib.backends.backend_agg",
-             "tests.campaigns.runs", "tests.campaigns.test_faults"]  # fmt: skip
-
-
-def begin(place: Path, arguments: Sequence[str], before: Callable[[], object] | None = None) -> BaseProcess:
-    """Start `aecli` with `arguments` in the folder `place`, in a process of its own that calls `before` first.
-
-    It is forked from a server that has imported PyTorch already, which makes hundreds of starts affordable.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=_command, args=(place, list(arguments), before))
-    process.start()
-    return process
-
-
-def _command(place: Path, arguments: list[str], before: Callable[[], object] | None) -> None:
-    from aecli.cli.app import main
-
-    os.chdir(place)
-    errors = os.open("stderr.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 1)
-    os.dup2(errors, 2)
-    torch.set_num_threads(1)
-    sys.argv = ["aecli", *arguments]
-    if before is not None:
-        before()
-    main()
-
-
-def end(process: BaseProcess) -> int:
-    """Wait for a process; its exit status."""
-    process.join(timeout=120)
-    assert process.exitcode is not None, "it hangs"
-    return process.exitcode
 
 
 def require_sound(folder: Path, whole: Path | None) -> int:

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 import pytest
 
 from aecli.training import loop
-from tests.campaigns.runs import TRAIN, begin, end, require_sound, require_tidy
+from tests.campaigns.runs import TRAIN, require_sound, require_tidy
+from tests.processes import begin, end
 from tests.trained import assert_same_run, write_images
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's limits and mounts")

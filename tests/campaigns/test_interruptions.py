@@ -16,9 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from aecli import outputs
-from aecli.files import OWN_PREFIX
-from tests.test_cli_environment import COMMANDS, forked, status_of
+from aecli import files
+from aecli.errors import OutputError
+from aecli.files import OWN_PREFIX, atomic_write
+from tests.processes import begin, end
+from tests.test_cli_environment import COMMANDS
 from tests.trained import trained
 
 __all__ = ["trained"]  # a fixture
@@ -82,18 +84,14 @@ def test_many_signals_at_random_moments(trained, seed, capsys):
     assert statuses.get(0, 0) < 60, "most should come in time"
 
 
-def test_half_written_files_of_this_process_are_removed_and_no_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(outputs, "_claimed", set())
-    outputs.claim_output_folder(tmp_path / "out", False, lambda report: None)
-    outputs.claim_output_file(tmp_path / "grid.png", "--out")
-    mine = [tmp_path / "out/sub" / f"{OWN_PREFIX}{outputs.this_process()}-7.tmp",
-            tmp_path / f"{OWN_PREFIX}{outputs.this_process()}-8.tmp"]  # fmt: skip
-    others = [tmp_path / f"{OWN_PREFIX}host-1-7.tmp", tmp_path / "out/sub/whole.png", tmp_path / "elsewhere/x.tmp"]
-    for path in (*mine, *others):
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"half")
-    outputs.remove_half_written_here()
-    assert not any(path.exists() for path in mine) and all(path.exists() for path in others)
+def test_what_this_process_is_writing_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / f"{OWN_PREFIX}host-1-7.tmp").mkdir()
+    (tmp_path / "whole.png").write_bytes(b"whole")
+    with pytest.raises(OutputError), atomic_write(tmp_path / "sub" / "grid.png") as file:
+        file.write(b"half")
+        files.drop_under_way()
+        assert list((tmp_path / "sub").iterdir()) == []
+    assert sorted(os.listdir(tmp_path)) == [f"{OWN_PREFIX}host-1-7.tmp", "sub", "whole.png"]
 
 
 def fill(number: int) -> None:
@@ -109,17 +107,17 @@ def fill(number: int) -> None:
 
 
 def test_a_stream_that_takes_nothing_is_no_reason_to_stay(trained):
-    child = forked(trained, COMMANDS["grid"], partial(fill, 2))  # waits to say that there are but 3 images
+    child = begin(trained, COMMANDS["grid"], partial(fill, 2))  # waits to say that there are but 3 images
     time.sleep(3)
     assert child.is_alive()
     os.kill(child.pid, signal.SIGTERM)
-    assert status_of(child) == 143
+    assert end(child) == 143
 
 
 def test_what_is_started_to_ignore_ctrl_c_ignores_it(trained):
     """As a shell starts what stands before `&`."""
     ignoring = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    child = forked(trained, [*COMMANDS["sample"], "--n", "400"], ignoring)
+    child = begin(trained, [*COMMANDS["sample"], "--n", "400"], ignoring)
     time.sleep(0.1)
     os.kill(child.pid, signal.SIGINT)
-    assert status_of(child) == 0
+    assert end(child) == 0

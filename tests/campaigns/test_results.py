@@ -29,8 +29,9 @@ from aecli.data.batches import epoch_order, flips, iterate
 from aecli.data.on_the_fly import OnTheFly
 from aecli.data.sources import list_images
 from aecli.evaluation import evaluate
-from aecli.inference import reconstruct, sample
+from aecli.inference import reconstruct
 from aecli.metrics.lpips import _NETWORKS
+from aecli.sampling import sample
 from tests.trained import TRAIN, assert_same_run, png, pngs, trained, write_images
 
 __all__ = ["trained"]  # a fixture

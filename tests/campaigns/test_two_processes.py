@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from tests.campaigns.runs import TRAIN, begin, end, require_sound, require_tidy
+from tests.campaigns.runs import TRAIN, require_sound, require_tidy
+from tests.processes import begin, end
 from tests.trained import assert_same_run, write_images
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX locks")
