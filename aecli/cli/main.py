@@ -108,8 +108,9 @@ class _Interruption(StopRequest):
 
 def _end_interrupted(number: int) -> NoReturn:
     try:
-        if files := sys.modules.get("aecli.files"):
-            files.drop_under_way()
+        drop = getattr(sys.modules.get("aecli.files"), "drop_under_way", None)  # which may be half imported
+        if drop is not None:
+            drop()
         if os.name != "posix" or select.select([], [2], [], _PATIENCE)[1]:
             # Behind a bar that is left standing, with the cursor that it hides.
             os.write(2, b"\r\x1b[J\x1b[?25hError: interrupted\n" if os.isatty(2) else b"Error: interrupted\n")
