@@ -87,13 +87,16 @@ def names_in(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder) if not name.startswith(OWN_PREFIX)]
 
 
-def remove_half_written(folder: Path, by_anyone: bool = False) -> None:
-    """Remove what processes of this host, now dead, left half written in `folder`; `by_anyone`: all that is.
+def remove_half_written(folder: Path, below: bool = False, by_anyone: bool = False) -> None:
+    """Remove what processes of this host, now dead, left half written in `folder`.
+
+    `below`: in the folders in it too; `by_anyone`: all that is half written.
 
     Raises:
         OSError: one can't be removed.
     """
-    for left in folder.glob(f"{OWN_PREFIX}*{_HALF_WRITTEN}"):
+    pattern = f"{OWN_PREFIX}*{_HALF_WRITTEN}"
+    for left in list(folder.rglob(pattern) if below else folder.glob(pattern)):
         host, _, pid = left.name.removeprefix(OWN_PREFIX).rpartition("-")[0].rpartition("-")
         if by_anyone or is_dead(host, pid):
             _remove(left)
@@ -113,8 +116,8 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def claim_file(path: Path, flag: str) -> bool:
-    """Find out, before the work, that `path` can become a file; return whether it replaces one.
+def claim_file(path: Path, flag: str) -> None:
+    """Find out, before the work, that `path` can become a file.
 
     Raises:
         OutputError: it is a folder, a device or another thing that no file may take the place of, or can't be written.
@@ -127,7 +130,6 @@ def claim_file(path: Path, flag: str) -> bool:
         make_folder(path.parent)
         with tempfile.TemporaryFile(dir=path.parent):
             remove_half_written(path.parent)
-            return path.exists()
     except OSError as error:
         raise OutputError(f"{flag} {path} can't be written: {error.strerror or error}") from error
 
@@ -147,7 +149,7 @@ def claim_folder(folder: Path, overwrite: bool) -> int:
         raise OutputError(f"{folder} can't be written: permission denied")
     if held and not overwrite:
         raise OutputError(f"{folder} already holds {held} files or folders; add --overwrite, or name another --out")
-    remove_half_written(folder)
+    remove_half_written(folder, below=True)
     return held
 
 

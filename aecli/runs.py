@@ -89,7 +89,8 @@ class RunFolder:
         except (ValueError, KeyError, TypeError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
             raise CheckpointError(
-                f"{self.config} is damaged ({reason}); it should be the JSON that aecli train wrote"
+                f"{self.config} is damaged ({reason}); it should be the JSON that aecli train wrote; "
+                "delete it, or name another folder"
             ) from error
         return config
 

@@ -64,8 +64,9 @@ def test_a_second_signal_leaves_at_once(workplace):
     assert process.poll() is None
     began = time.monotonic()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=60)
+    _, said = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert said.endswith("Error: interrupted at once; what was saved before that is kept\n")
     assert time.monotonic() - began < 10
 
 
@@ -97,3 +98,19 @@ def test_a_terminal_that_is_closed_leaves_a_run_saved(workplace):
     process.wait(timeout=60)
     assert process.returncode == 129
     assert "last.safetensors" in names_in(workplace / "runs/vae")
+
+
+def test_a_forked_child_dies_by_its_own_signal_and_holds_nobody_up():
+    """As a data loader's workers do; their parent is not asked to stop."""
+    script = """if True:
+        import os, signal, time
+        from aecli.cli.signals import StopRequest
+        with StopRequest() as request:
+            killed, left = ((os.fork() or time.sleep(60)) for _ in range(2))
+            time.sleep(0.3)
+            os.kill(killed, signal.SIGTERM)
+            assert os.waitpid(killed, 0)[1] == signal.SIGTERM
+            assert not request.stop()
+        os.kill(left, signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)

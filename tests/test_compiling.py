@@ -21,6 +21,7 @@ from aecli.training.compiling import StepLoss, pays
 from aecli.training.optim import build_optimizer
 from aecli.training.reports import Finished, Interrupted, Started
 from tests.reference import report
+from tests.trained import assert_same_run
 
 needs_compiler = pytest.mark.skipif(bool(compiling.missing_compiler(torch.device("cpu"))), reason="no C++ compiler")
 CPU = torch.device("cpu")
@@ -181,8 +182,7 @@ def test_a_compiled_run_stopped_in_an_epoch_and_continued_is_the_run_never_stopp
     rest = list(loop.train(config))
     assert placement_of(whole)["compile"] and placement_of(rest)["compile"]
     assert isinstance(rest[-1], Finished)
-    one, other = ((tmp_path / runs / "ae" / "model.safetensors").read_bytes() for runs in ("whole", "runs"))
-    assert one == other
+    assert_same_run(tmp_path / "whole" / "ae", tmp_path / "runs" / "ae")
 
 
 def test_compiling_pays_only_in_long_runs_and_on_a_cpu_for_small_steps():

@@ -69,6 +69,8 @@ def jpeg_with(parts, before_pixels=True):
 def test_a_jpeg_of_endless_notes_is_refused():
     refuse(jpeg_with(20_000 * segment(0xE1, b"Exif\0\0II*\0")), "segments of EXIF")
     assert decode(image_ref(jpeg_with(90 * segment(0xE1, b"Exif\0\0")))).shape == (24, 32, 3)
+    depth_map = 400 * segment(0xE1, b"http://ns.adobe.com/xmp/extension/\0" + bytes(1000))  # as phones write them
+    assert decode(image_ref(jpeg_with(depth_map))).shape == (24, 32, 3)
 
 
 def test_a_jpeg_of_endless_scans_is_refused_and_pictures_behind_it_do_not_count():

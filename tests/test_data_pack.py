@@ -134,7 +134,7 @@ def test_one_broken_in_a_hundred_is_skipped_and_two_are_too_many(cache_folder, w
         again, reports = run(unreadable_copies(images), cache=cache_folder)
         assert (again.skipped, reports) == (pack.skipped, [])
     images[41] = broken("041.png")
-    with pytest.raises(DataError, match=r"2 of 100 images.*more than 1%.*040\.png \(.*041\.png"):
+    with pytest.raises(DataError, match=r"2 of 100 images.*more than 1%.*040\.png: .*041\.png"):
         run(images, cache=where)
     assert cache_folder.exists() == (where == cache_folder)
     assert not list(cache_folder.glob(".building-*"))
@@ -145,14 +145,14 @@ def test_many_broken_ones_are_counted_and_the_first_few_named():
         run([broken(f"{number}.png") for number in range(9)])
     message = str(caught.value)
     assert "9 of 9" in message
-    assert "2.png" in message
-    assert "3.png" not in message
-    assert "…" in message
+    assert "4.png" in message
+    assert "5.png" not in message
+    assert "and 4 more" in message
 
 
 def test_a_picture_that_can_not_be_cropped_counts_as_broken():
     thread = ImageRef("thread.png", "thread.png", "", lambda: encoded(np.zeros((1, 30_000, 3), dtype=np.uint8)))
-    with pytest.raises(DataError, match=r"thread\.png \(30000x1 is too elongated"):
+    with pytest.raises(DataError, match=r"thread\.png: 30000x1 is too elongated"):
         run([thread, whole("a.png")], size=256, how="crop")
 
 

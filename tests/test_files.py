@@ -63,7 +63,9 @@ def test_what_dead_processes_of_this_host_left_goes_and_the_rest_stays(tmp_path)
              f".aecli-else-where-{dead.pid}-1.tmp": True, "mine.tmp": True}  # fmt: skip
     for name in names:
         (tmp_path / name).mkdir()
+    (tmp_path / "mine.tmp" / next(iter(names))).mkdir()
     assert claim_folder(tmp_path, overwrite=True) == 1, "what aecli keeps for a while is nobody's"
+    assert list((tmp_path / "mine.tmp").iterdir()) == []
     assert {name: (tmp_path / name).exists() for name in names} == names
 
 

@@ -7,7 +7,7 @@ import pytest
 from safetensors.torch import load_file
 
 from aecli import checkpoints
-from aecli.errors import ConfigError, OutputError, TrainingError
+from aecli.errors import ConfigError, DataError, OutputError, TrainingError
 from aecli.locks import this_process
 from aecli.models.vae import VAE
 from aecli.progress import Notice
@@ -222,10 +222,30 @@ class TestWritesThatFail:
         reports = loop.train(replace(config, out=tmp_path / "mine"))
         until(reports, StepReport)
         (tmp_path / "mine" / "curves.png").mkdir()
-        with pytest.raises(OutputError, match=r"curves\.png can't be written"):
+        with pytest.raises(OutputError, match=r"curves\.png can't be written") as caught:
             list(reports)
+        assert f"the run is saved in {tmp_path / 'mine'}" in str(caught.value)
         assert checkpoints.read_document(tmp_path / "mine" / "last.safetensors")["epoch"] == 1
         (tmp_path / "mine" / "curves.png").rmdir()
+        run(replace(config, out=tmp_path / "mine"))
+        run(replace(config, out=tmp_path / "whole"))
+        assert_same_run(tmp_path / "whole", tmp_path / "mine")
+
+    def test_images_that_go_away_cost_no_training(self, config, tmp_path, monkeypatch):
+        real = loop.iterate
+
+        def gone_after_two(*arguments):
+            for number, batch in enumerate(real(*arguments)):
+                if number == 2:
+                    raise DataError("the folder is gone")
+                yield batch
+
+        monkeypatch.setattr(loop, "iterate", gone_after_two)
+        with pytest.raises(DataError, match="the folder is gone\nthe run is saved in"):
+            run(replace(config, out=tmp_path / "mine"))
+        clock = checkpoints.read_document(tmp_path / "mine" / "last.safetensors")["clock"]
+        assert (clock["epoch"], clock["batch"]) == (0, 2)
+        monkeypatch.undo()
         run(replace(config, out=tmp_path / "mine"))
         run(replace(config, out=tmp_path / "whole"))
         assert_same_run(tmp_path / "whole", tmp_path / "mine")

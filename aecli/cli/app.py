@@ -2,6 +2,7 @@
 
 import os
 import re
+from importlib.machinery import EXTENSION_SUFFIXES
 from itertools import pairwise
 from typing import Annotated, Any
 
@@ -31,8 +32,8 @@ class _Boundary(TyperGroup):
         except MemoryError:
             _fail("too little memory", 1)
         except ImportError as error:
-            if error.name is not None and error.name.partition(".")[0] == "aecli":
-                raise
+            if not (error.path or "").endswith(tuple(EXTENSION_SUFFIXES)):
+                raise  # what it names isn't there: a bug, here or in a plug-in
             _fail(f"too little memory, or an installation that isn't whole: {error}", 1)
         except RuntimeError as error:
             if str(error) != _NO_THREAD:

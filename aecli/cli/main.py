@@ -5,14 +5,11 @@ import errno
 import gc
 import os
 import re
-import select
 import sys
 import warnings
 from typing import Any, NoReturn, TextIO, cast
 
-from aecli.cli.signals import StopRequest
-
-_PATIENCE = 0.2  # seconds with a terminal or pipe that takes nothing
+from aecli.cli.signals import StopRequest, leave
 
 
 def main() -> NoReturn:
@@ -101,21 +98,12 @@ class _Interruption(StopRequest):
     """
 
     def _watch(self) -> None:
-        while numbers := os.read(self._reading, 1):
-            if numbers[0] in self._before:
-                _end_interrupted(numbers[0])
-
-
-def _end_interrupted(number: int) -> NoReturn:
-    try:
-        drop = getattr(sys.modules.get("aecli.files"), "drop_under_way", None)  # which may be half imported
-        if drop is not None:
-            drop()
-        if os.name != "posix" or select.select([], [2], [], _PATIENCE)[1]:
-            # Behind a bar that is left standing, with the cursor that it hides.
-            os.write(2, b"\r\x1b[J\x1b[?25hError: interrupted\n" if os.isatty(2) else b"Error: interrupted\n")
-    finally:
-        os._exit(128 + number)
+        while number := os.read(self._reading, 1)[0]:
+            if number in self._before:
+                drop = getattr(sys.modules.get("aecli.files"), "drop_under_way", None)  # which may be half imported
+                if drop is not None:
+                    drop()
+                leave(128 + number, "interrupted")
 
 
 def _leave(code: str | int | None, stdout: _Stream) -> NoReturn:

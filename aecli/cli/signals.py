@@ -1,13 +1,17 @@
 """Ctrl-C, a polite kill, a terminal that goes: the first asks the work to save and end, the second ends it at once."""
 
 import os
+import select
 import signal
 import threading
 import time
 from types import FrameType
+from typing import NoReturn
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # not every system has the last
-_SHOW_CURSOR = b"\x1b[?25h"
+_NO_SIGNAL = b"\0"
+_CLEAN_LINE = "\r\x1b[J\x1b[?25h"  # behind a bar that is left standing, with the cursor that it hides
+_PATIENCE = 0.2  # seconds with a terminal or pipe that takes nothing
 _ECHO_SECONDS = 0.5  # one Ctrl-C, or one logout, may come twice: from the terminal, and passed on by a parent
 
 
@@ -40,8 +44,9 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(self._wakeup_before)
-        os.close(self._writing)
+        os.write(self._writing, _NO_SIGNAL)  # closing it would not do: a forked child may have it too
         self._thread.join()
+        os.close(self._writing)
         os.close(self._reading)
 
     def stop(self) -> bool:
@@ -55,23 +60,35 @@ class StopRequest:
 
     def _watch(self) -> None:
         first_at = 0.0
-        while numbers := os.read(self._reading, 1):
-            number = numbers[0]
+        while number := os.read(self._reading, 1)[0]:
             if number not in self._before:
                 continue
             if self.signal is None:
                 self.signal, first_at = number, time.monotonic()
             elif time.monotonic() - first_at > _ECHO_SECONDS:
-                _leave(128 + number)
+                leave(128 + number, "interrupted at once; what was saved before that is kept")
 
 
 def _leave_to_the_thread(_number: int, _frame: FrameType | None) -> None:
     """Do nothing: that there is a handler is what writes the number into the pipe."""
 
 
-def _leave(status: int) -> None:
+def leave(status: int, said: str) -> NoReturn:
+    """End the process here and now, from whatever thread, and say so."""
     try:
-        if os.isatty(2):
-            os.write(2, _SHOW_CURSOR)  # a progress bar hides it
+        if os.name != "posix" or select.select([], [2], [], _PATIENCE)[1]:
+            os.write(2, f"{_CLEAN_LINE if os.isatty(2) else ''}Error: {said}\n".encode())
     finally:
         os._exit(status)
+
+
+def _forget_signals() -> None:
+    """Have a forked child, which shares the pipe, end by its own signals and not tell its parent of them."""
+    for name in _NAMES:
+        if hasattr(signal, name) and signal.getsignal(getattr(signal, name)) is _leave_to_the_thread:
+            signal.set_wakeup_fd(-1)
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_signals)

@@ -274,7 +274,7 @@ def _orientation(opened: Image.Image) -> int:
 def _reason(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "there is not enough memory for it"
-    if isinstance(error, _UNEXPECTED) or isinstance(error.__cause__, _UNEXPECTED):
+    if isinstance(error, _UNEXPECTED):
         return f"its header is damaged ({plain(str(error) or type(error).__name__)})"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return plain(next(iter(text.splitlines()), "") or type(error).__name__)

@@ -15,9 +15,9 @@ from PIL.ImageFile import ImageFile
 PIXEL_LIMIT = 2**28  # above what a 200-megapixel camera gives; decoding takes up to 20 bytes of memory for each
 SIDE_LIMIT = 2**20  # pixels; resizing takes memory for each pixel of a side as well
 SCAN_LIMIT = 100  # of a progressive JPEG: each is a pass over all of its pixels, for a few bytes of the file
-NOTE_LIMIT = 100  # segments of EXIF or XMP in a JPEG: Pillow joins them in time that grows with their number squared
+NOTE_LIMIT = 100  # segments of EXIF in a JPEG: Pillow joins them in time that grows with their number squared
 EXIF_LIMIT = 2**22  # bytes; a value of 8 bytes becomes an object of 300
-VALUE_LIMIT = 2**18  # values in all tags of a TIFF, for the same reason
+VALUE_LIMIT = 2**18  # values in all tags of a TIFF, for the same reason; a strip has two of them
 COVER_LIMIT = 8  # how often the strips of a TIFF may cover its pixels: more than once for each of its bands
 RUN_LENGTH_LIMIT = 2**26  # pixels of a BMP in runs, which Pillow takes apart in Python
 SPARE_TILE = 2**24  # pixels that a TIFF's tile may have even where the picture is smaller
@@ -27,6 +27,7 @@ _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0")
 # A marker of a JPEG, but for what stands inside of coded pixels: an escaped 0xFF, and restarts.
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _SCAN, _END, _NOTE = 0xDA, 0xD9, 0xE1
+_EXIF_START = b"Exif\0\0"  # of a note that is not XMP, of which there may be any number
 _WITHOUT_LENGTH = frozenset((0x01, 0xC8, 0xD8, _END, *range(0xF0, 0xFE)))
 
 # Tags of a TIFF (TIFF 6.0, EXIF 2.3).
@@ -108,11 +109,11 @@ def _check_jpeg(source: bytes) -> None:
         if marker == _END and scans:
             return
         scans += marker == _SCAN
-        notes += marker == _NOTE
+        notes += marker == _NOTE and source.startswith(_EXIF_START, position + 2)
         if scans > SCAN_LIMIT:
             raise ValueError(f"it is coded in more than {SCAN_LIMIT} scans")
         if notes > NOTE_LIMIT:
-            raise ValueError(f"it holds more than {NOTE_LIMIT} segments of EXIF or XMP")
+            raise ValueError(f"it holds more than {NOTE_LIMIT} segments of EXIF")
         if marker not in _WITHOUT_LENGTH:
             position += max(2, int.from_bytes(source[position : position + 2], "big"))
 

@@ -27,8 +27,7 @@ class Claim:
             self._made = files.make_folder(self.folder.path)
             if not self._lock.take():
                 return False
-            for each in (self.folder.path, self.folder.previews):
-                files.remove_half_written(each, by_anyone=self._lock.excludes)
+            files.remove_half_written(self.folder.path, below=True, by_anyone=self._lock.excludes)
         except OSError as error:
             self.close()
             raise OutputError(f"{self.folder.path} can't be written: {error.strerror or error}") from error

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing
 
 from aecli.configs import TrainConfig
 from aecli.data.batches import epoch_order, flips, iterate
@@ -48,16 +48,15 @@ def train(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False) 
         except Stopped:
             yield _stop(saver) if saver else Interrupted(None, 0, 0)
             return
-        except (TrainingError, DeviceError, DataError):
+        except (TrainingError, DeviceError):  # the state is spoilt, or in the middle of a step
             if saver is not None:
                 saver.save_best()
             raise
-        except OutputError:
-            # What can't be written may be a picture. A run that is done is not marked so before all of it is there.
-            if saver is not None and not saver.session.is_done:
-                with suppress(OutputError):
-                    saver.save()
-            raise
+        except (OutputError, DataError) as error:
+            if saver is None or not _is_saved_yet(saver):
+                raise
+            said = f"{error}\nthe run is saved in {saver.session.folder.path}; the same command goes on with it"
+            raise (OutputError if isinstance(error, OutputError) else DataError)(said) from error
         yield _end(session)
 
 
@@ -66,6 +65,19 @@ def _stop(saver: Saver) -> Interrupted:
     saver.save()
     session.folder.write_metrics(session.state.rows)
     return Interrupted(session.folder, session.state.clock.epoch, session.state.clock.batch)
+
+
+def _is_saved_yet(saver: Saver) -> bool:
+    """Save if that can be done: what couldn't be written may have been a picture.
+
+    A run that is done is not saved, and thereby marked so, before all of it is there.
+    """
+    try:
+        if not saver.session.is_done:
+            saver.save()
+    except OutputError:
+        return False
+    return not saver.session.is_done
 
 
 def _end(session: Session) -> Finished:
