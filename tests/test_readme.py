@@ -112,6 +112,12 @@ def strip(text):
     return [line.rstrip() for line in text.strip().splitlines()]
 
 
+def test_the_campaigns_listed_are_there():
+    listed = set(re.findall(r"tests/[\w/]+\.py", (ROOT / "tests" / "RELIABILITY.md").read_text(encoding="utf-8")))
+    campaigns = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests" / "campaigns").glob("test_*.py")}
+    assert campaigns <= listed and all((ROOT / file).is_file() for file in listed)
+
+
 def test_pictures_and_links_lead_somewhere():
     for target in re.findall(r"\]\(((?!http)[^)]+)\)", README):
         assert (ROOT / target).is_file(), target

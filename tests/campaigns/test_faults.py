@@ -210,10 +210,11 @@ def test_a_disk_full_at_every_size(whole, tmp_path):
             pytest.skip(os.strerror(ctypes.get_errno()))
         mounted.callback(libc.umount2, os.fsencode(disk), 2)
         for free in range(0, 3 * needed, max(4, needed // 20)):
-            place = disk / "place"
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir()
-            (place / "images").symlink_to(whole / "images")
+            place = desk(whole)
+            for name in ("pieces", "cache"):
+                shutil.rmtree(disk / name, ignore_errors=True)
+                (disk / name).mkdir()
+                (place / name).symlink_to(disk / name)
             filler = disk / "filler"
             filler.write_bytes(bytes(max(0, os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize - 1024 * free)))
             status = end(begin(place, RUN))
