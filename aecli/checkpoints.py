@@ -17,8 +17,7 @@ from aecli.files import atomic_path
 from aecli.models import registry
 from aecli.models.base import Autoencoder
 from aecli.tensor_files import TensorFile, open_tensors
-from aecli.untrusted import SCHEMA as SCHEMA
-from aecli.untrusted import NewerSchemaError, parse_json, require_known_schema, shown
+from aecli.untrusted import SCHEMA, NewerSchemaError, parse_json, require_known_schema, shown
 from aecli.words import one_line
 
 # What a model raises of options that its own checks let pass: sizes that make no layers, or no memory.
@@ -34,14 +33,14 @@ def save(path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any])
     """
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     text = json.dumps({"schema": SCHEMA, **document}, allow_nan=False)
-    with atomic_path(path) as beside:
-        beside.touch()
-        mode = beside.stat().st_mode  # as for any file: the format's writer leaves one that its owner alone can read
+    with atomic_path(path) as new:
+        new.touch()
+        mode = new.stat().st_mode  # as for any file: the format's writer leaves one that its owner alone can read
         try:
-            save_file(plain, beside, metadata={"format": "pt", "aecli": text})
+            save_file(plain, new, metadata={"format": "pt", "aecli": text})
         except SafetensorError as error:  # what the format's writer makes of a full disk
             raise OSError(str(error)) from error
-        beside.chmod(mode)
+        new.chmod(mode)
 
 
 def read_document(path: Path) -> dict[str, Any] | None:

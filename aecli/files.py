@@ -50,7 +50,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Yield a binary file whose content takes the place of `path`, as `atomic_path` does and with its errors."""
-    with atomic_path(path) as beside, open(beside, "wb") as file:
+    with atomic_path(path) as new, open(new, "wb") as file:
         yield file
 
 
@@ -149,7 +149,10 @@ def claim_folder(folder: Path, overwrite: bool) -> int:
         raise OutputError(f"{folder} can't be written: permission denied")
     if held and not overwrite:
         raise OutputError(f"{folder} already holds {held} files or folders; add --overwrite, or name another --out")
-    remove_half_written(folder, below=True)
+    try:
+        remove_half_written(folder, below=True)
+    except OSError as error:
+        raise OutputError(f"{folder} can't be written: {error.strerror or error}") from error
     return held
 
 

@@ -97,13 +97,11 @@ class _Interruption(StopRequest):
     An exception in its place would come out of any line, and makes PyTorch abort while it is being imported.
     """
 
-    def _watch(self) -> None:
-        while number := os.read(self._reading, 1)[0]:
-            if number in self._before:
-                drop = getattr(sys.modules.get("aecli.files"), "drop_under_way", None)  # which may be half imported
-                if drop is not None:
-                    drop()
-                leave(128 + number, "interrupted")
+    def _arrived(self, number: int) -> None:
+        drop = getattr(sys.modules.get("aecli.files"), "drop_under_way", None)  # which may be half imported
+        if drop is not None:
+            drop()
+        leave(128 + number, "interrupted")
 
 
 def _leave(code: str | int | None, stdout: _Stream) -> NoReturn:

@@ -59,14 +59,15 @@ class StopRequest:
         return 128 + (self.signal or signal.SIGINT)
 
     def _watch(self) -> None:
-        first_at = 0.0
         while number := os.read(self._reading, 1)[0]:
-            if number not in self._before:
-                continue
-            if self.signal is None:
-                self.signal, first_at = number, time.monotonic()
-            elif time.monotonic() - first_at > _ECHO_SECONDS:
-                leave(128 + number, "interrupted at once; what was saved before that is kept")
+            if number in self._before:
+                self._arrived(number)
+
+    def _arrived(self, number: int) -> None:
+        if self.signal is None:
+            self.signal, self._first_at = number, time.monotonic()
+        elif time.monotonic() - self._first_at > _ECHO_SECONDS:
+            leave(128 + number, "interrupted at once; what was saved before that is kept")
 
 
 def _leave_to_the_thread(_number: int, _frame: FrameType | None) -> None:

@@ -27,7 +27,8 @@ class Claim:
             self._made = files.make_folder(self.folder.path)
             if not self._lock.take():
                 return False
-            files.remove_half_written(self.folder.path, below=True, by_anyone=self._lock.excludes)
+            for each in (self.folder.path, self.folder.previews):  # other processes may be writing further below
+                files.remove_half_written(each, by_anyone=self._lock.excludes)
         except OSError as error:
             self.close()
             raise OutputError(f"{self.folder.path} can't be written: {error.strerror or error}") from error

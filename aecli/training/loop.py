@@ -53,7 +53,7 @@ def train(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False) 
                 saver.save_best()
             raise
         except (OutputError, DataError) as error:
-            if saver is None or not _is_saved_yet(saver):
+            if saver is None or not _save_unfinished(saver):
                 raise
             said = f"{error}\nthe run is saved in {saver.session.folder.path}; the same command goes on with it"
             raise (OutputError if isinstance(error, OutputError) else DataError)(said) from error
@@ -67,17 +67,18 @@ def _stop(saver: Saver) -> Interrupted:
     return Interrupted(session.folder, session.state.clock.epoch, session.state.clock.batch)
 
 
-def _is_saved_yet(saver: Saver) -> bool:
-    """Save if that can be done: what couldn't be written may have been a picture.
+def _save_unfinished(saver: Saver) -> bool:
+    """Save, and say whether that could be done: what couldn't be written before may have been a picture.
 
     A run that is done is not saved, and thereby marked so, before all of it is there.
     """
+    if saver.session.is_done:
+        return False
     try:
-        if not saver.session.is_done:
-            saver.save()
+        saver.save()
     except OutputError:
         return False
-    return not saver.session.is_done
+    return True
 
 
 def _end(session: Session) -> Finished:

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from aecli import checkpoints
 from aecli.configs import TrainConfig
 from aecli.errors import CheckpointError, ConfigError, DeviceError
 from aecli.models import registry
@@ -26,6 +25,7 @@ from aecli.training.reports import Finished, Started, TrainReport
 from aecli.training.run_choice import choose_run, resolved_options
 from aecli.training.saved_state import load_state
 from aecli.training.state import TrainState
+from aecli.untrusted import SCHEMA
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def prepare(
     model_record = {"name": config.model, "options": options["options"]}
     described = {**placement.describe(), "compile": loss.is_compiled}
     choice.folder.write_config({
-        "schema": checkpoints.SCHEMA, "model": model_record, "options": options, "placement": described, **data_record,
+        "schema": SCHEMA, "model": model_record, "options": options, "placement": described, **data_record,
         "versions": versions(), "hardware": hardware(),
         "began": recorded["began"] if recorded else time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     })  # fmt: skip

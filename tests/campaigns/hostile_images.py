@@ -226,25 +226,11 @@ def _changed_png(content: bytes, dice: random.Random, other: bytes) -> bytes:
     at = dice.randrange(len(chunks))
     kind, data = chunks[at]
     way = dice.randrange(8)
-    if way == 0:
-        del chunks[at]
-    elif way == 1:
-        chunks.insert(dice.randrange(len(chunks)), (kind, data))
-    elif way == 2:
-        kinds = (
-            b"IHDR",
-            b"PLTE",
-            b"tRNS",
-            b"iCCP",
-            b"eXIf",
-            b"zTXt",
-            b"iTXt",
-            b"tEXt",
-            b"acTL",
-            b"fcTL",
-            b"fdAT",
-            b"pHYs",
-        )
+    if _left_out_or_doubled(chunks, at, way, dice):
+        return _png(chunks)
+    if way == 2:
+        kinds = (b"IHDR", b"PLTE", b"tRNS", b"iCCP", b"eXIf", b"zTXt",
+                 b"iTXt", b"tEXt", b"acTL", b"fcTL", b"fdAT", b"pHYs")  # fmt: skip
         chunks.insert(at, (dice.choice(kinds), data or dice.randbytes(30)))
     elif way == 3 and kind == b"IDAT":
         rows = zlib.decompress(data)
@@ -252,6 +238,15 @@ def _changed_png(content: bytes, dice: random.Random, other: bytes) -> bytes:
     elif data:
         chunks[at] = kind, dice.choice(GENERAL)(data, dice, other)
     return _png(chunks)
+
+
+def _left_out_or_doubled(chunks: list[tuple[bytes, bytes]], at: int, way: int, dice: random.Random) -> bool:
+    """Do so with the chunk `at` if `way` is 0 or 1, and say whether it was."""
+    if way == 0:
+        del chunks[at]
+    elif way == 1:
+        chunks.insert(dice.randrange(len(chunks)), chunks[at])
+    return way < 2
 
 
 def _chunks(content: bytes) -> list[tuple[bytes, bytes]]:
@@ -301,12 +296,7 @@ def _changed_riff(content: bytes, dice: random.Random, other: bytes) -> bytes:
         place += 8 + size + size % 2
     at = dice.randrange(len(chunks))
     kind, data = chunks[at]
-    way = dice.randrange(5)
-    if way == 0:
-        del chunks[at]
-    elif way == 1:
-        chunks.insert(dice.randrange(len(chunks)), (kind, data))
-    elif data:
+    if not _left_out_or_doubled(chunks, at, dice.randrange(5), dice) and data:
         chunks[at] = kind, dice.choice(GENERAL)(data, dice, other)
     body = b"WEBP" + b"".join(k + len(d).to_bytes(4, "little") + d + b"\0" * (len(d) % 2) for k, d in chunks)
     return b"RIFF" + len(body).to_bytes(4, "little") + body
