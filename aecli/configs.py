@@ -15,6 +15,7 @@ from aecli.errors import ConfigError
 FITS = ("squash", "crop")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 COMPILE_MODES = ("auto", "on", "off")
+SYNC_MODES = ("auto", "on", "off")
 LARGEST_SIDE = 2**14  # of the square images that a model takes; the decoder stops at as many pixels
 MOST_WORKERS = 1024
 MOST_DRAWN = 1024  # images on a sheet, or in a row of a grid
@@ -77,9 +78,14 @@ class TrainConfig:
     val_data: str | None = None
     val_fraction: float = 0.1
     epochs: int = 1000
+    steps: int | None = None  # in place of epochs
+    epoch_steps: int = 1000  # of a stream, which has no end
+    shuffle_buffer: int = 4096  # images of a stream
     image_size: int = 256
     fit: str = "squash"
     batch_size: int = 32
+    accumulate: int = 1
+    sync_batchnorm: str = "auto"
     lr: float = 1e-4
     options: Mapping[str, Any] = field(default_factory=dict)
     model_defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -102,11 +108,17 @@ class TrainConfig:
         """Refuse values that can't be meant, naming the flag."""
         require(_is_number(self.val_fraction) and 0 <= self.val_fraction < 1, "--val-fraction", self.val_fraction,
                 "a number from 0 up to, not including, 1")  # fmt: skip
-        _require_count("--epochs", self.epochs)
+        for flag, count in (("--epochs", self.epochs), ("--steps", self.steps), ("--epoch-steps", self.epoch_steps),
+                            ("--shuffle-buffer", self.shuffle_buffer)):  # fmt: skip
+            _require_count(flag, count)
         _require_count("--image-size", self.image_size)
         require(self.image_size <= LARGEST_SIDE, "--image-size", self.image_size, f"at most {LARGEST_SIDE}")
         _require_choice("--fit", self.fit, FITS)
         _require_count("--batch-size", self.batch_size)
+        _require_count("--accumulate", self.accumulate)
+        require(self.accumulate <= self.batch_size, "--accumulate", self.accumulate,
+                f"at most --batch-size, which is {self.batch_size}")  # fmt: skip
+        _require_choice("--sync-batchnorm", self.sync_batchnorm, SYNC_MODES)
         require(_is_number(self.lr) and 0 < self.lr < float("inf"), "--lr", self.lr, "a number above 0")
         require(self.ema is None or (_is_number(self.ema) and 0 < self.ema < 1), "--ema", self.ema,
                 "a number between 0 and 1, such as 0.999")  # fmt: skip

@@ -39,3 +39,7 @@ class TrainingError(AecliError):
 
 class DeviceError(AecliError):
     """A device or compiler that this machine does not have, or that has too little memory."""
+
+
+class PeerError(AecliError):
+    """Another of the processes that share a command's work is lost; why, it has told itself, if it could."""

@@ -25,3 +25,15 @@ Listener = Callable[[Progress | Notice], None]
 
 def ignore(_report: Progress | Notice) -> None:
     """The listener that shows nothing."""
+
+
+StopRequest = Callable[[], bool]
+
+
+class Stopped(Exception):  # noqa: N818 (no error: the caller asked for it)
+    """The caller asked to stop."""
+
+
+def never() -> bool:
+    """The request of a caller who never asks to stop."""
+    return False

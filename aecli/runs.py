@@ -132,12 +132,17 @@ def _require_parts(config: Mapping[str, Any]) -> None:
         "fit": options["fit"] in FITS,
         "epochs": is_count(options["epochs"]),
         "options": isinstance(options["options"], dict),
-        "sources": all(isinstance(each["fingerprint"], str) and is_count(each["images"]) for each in sources),
+        "sources": all(isinstance(each["fingerprint"], str) and _is_amount(each["images"]) for each in sources),
         "placement": isinstance(placement["device"], str) and isinstance(placement["compile"], bool),
         "began": isinstance(config["began"], str),
     }
     if wrong := [part for part, makes_sense in parts.items() if not makes_sense]:
         raise ValueError(f"what it says of {', '.join(wrong)} makes no sense")
+
+
+def _is_amount(value: Any) -> bool:
+    """A number of images; None for a stream."""
+    return value is None or is_count(value)
 
 
 def list_runs(runs: Path) -> list[RunFolder]:

@@ -204,7 +204,7 @@ def compiled(monkeypatch):
 
     def pretend(loss, placement, batch_size, image_size):
         shapes.append((batch_size, image_size))
-        loss._size = batch_size
+        loss._module.size = batch_size
 
     monkeypatch.setattr(StepLoss, "compile", pretend)
     return shapes

@@ -116,8 +116,8 @@ def test_missing_empty_and_imageless_sources(tmp_path):
 
 
 def test_unknown_prefix_names_what_exists():
-    message = fail_to_list("hf:some/set", "hf:", "torchvision:", "demo", ".zip")
-    assert message.count("hf:") >= 1
+    message = fail_to_list("nowhere:some/set", "nowhere:", "hf:", "torchvision:", "demo", ".zip")
+    assert message.count("nowhere:") >= 2
 
 
 def test_existing_folder_beats_a_prefix_and_dot_demo_is_a_folder(image_folder, tmp_path, monkeypatch):

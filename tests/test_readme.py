@@ -6,16 +6,20 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
+import pyarrow
 import pytest
 import typer
 from PIL import Image
+from pyarrow import parquet
 from typer.testing import CliRunner
 
 from aecli.cli.app import app
 from tests.conftest import encoded, picture
+from tests.ranks import run_ranks
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,9 +30,10 @@ SMALL = {
 }
 
 
-def commands(text, first_word):
+def commands(text):
+    """The lines of `text` that begin aecli, alone or by torchrun."""
     blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.startswith(f"{first_word} ")]
+    return [line for block in blocks for line in block.splitlines() if line.startswith(("aecli ", "torchrun "))]
 
 
 def test_every_command_is_run_somewhere():
@@ -41,7 +46,14 @@ def test_every_command_is_run_somewhere():
         elif line.startswith("python -m tests.benchmarks."):
             assert ci is None or f"small {line.split('.')[-1].split()[0]} " in ci, line
         else:
-            assert line.startswith(("aecli ", "pip install . && aecli train", 'pip install ".[test]" && pytest')), line
+            assert line.startswith(
+                (
+                    "aecli ",
+                    "torchrun --nproc-per-node 2 -m aecli ",
+                    "pip install . && aecli train",
+                    'pip install ".[test]" && pytest',
+                )
+            ), line
 
 
 class TinyCifar:
@@ -71,6 +83,14 @@ def desk(tmp_path, monkeypatch):
         with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
             for file in sorted((tmp_path / name).rglob("*.png")):
                 archive.write(file, file.relative_to(tmp_path / name))
+    (tmp_path / "shards").mkdir()
+    for first in (0, 6):
+        with tarfile.open(tmp_path / "shards" / f"{first}.tar", "w") as archive:
+            for seed in range(first, first + 6):
+                archive.add(tmp_path / "photos" / "album" / f"{seed}.png", f"{seed}.png")
+    files = sorted((tmp_path / "photos" / "album").iterdir())
+    parquet.write_table(pyarrow.table({"image": [{"bytes": f.read_bytes(), "path": f.name} for f in files]}),
+                        tmp_path / "images.parquet")  # fmt: skip
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torchvision.datasets.CIFAR10", TinyCifar)
@@ -79,13 +99,19 @@ def desk(tmp_path, monkeypatch):
 
 def test_the_commands_run_in_order(desk, monkeypatch):
     monkeypatch.setattr("aecli.training.previews.draw_curves", lambda rows: b"")
-    for line in commands(README, "aecli"):
-        words = shlex.split(line)[1:]
+    for line in commands(README):
+        words = shlex.split(line)
+        words = words[words.index("aecli") + 1 :]
         if words[0] == "train":
             words += shlex.split(SMALL[words[1].split(".")[0]])
-            words += shlex.split("--epochs 1 --batch-size 6 --device cpu")
-        result = CliRunner().invoke(app, words, catch_exceptions=False)
-        assert result.exit_code == 0, f"{line}\n{result.output}"
+            words += shlex.split("--epoch-steps 1 --steps 2" if "--steps" in words else "--epochs 1")
+            words += shlex.split("--batch-size 6 --device cpu")
+        if line.startswith("torchrun "):
+            statuses, _, said = run_ranks(desk, words, 2)
+            assert statuses == [0, 0], f"{line}\n{said}"
+        else:
+            result = CliRunner().invoke(app, words, catch_exceptions=False)
+            assert result.exit_code == 0, f"{line}\n{result.output}"
 
 
 def test_the_python_runs(desk):

@@ -16,7 +16,7 @@ from aecli.data.batches import epoch_order
 from aecli.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from aecli.metrics.psnr import psnr
 from aecli.progress import Notice
-from aecli.training import loop
+from aecli.training import exchange, loop
 from aecli.training.reports import EpochReport, Finished, Interrupted, Started, StepReport
 from tests.conftest import encoded, picture
 from tests.trained import assert_same_run, rows
@@ -252,7 +252,7 @@ def test_the_best_weights_survive_a_loss_that_is_no_number(config, tmp_path, mon
 
 
 def test_a_long_epoch_is_saved_in_its_middle(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "STEP_REPORT_SECONDS", 0.0)
+    monkeypatch.setattr(exchange, "LOOK_SECONDS", 0.0)
     run(replace(config, out=tmp_path / "whole"))
     config = replace(config, checkpoint_every=1e-9)
     reports = loop.train(replace(config, out=tmp_path / "killed"))

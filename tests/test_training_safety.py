@@ -12,7 +12,7 @@ from aecli.locks import this_process
 from aecli.models.vae import VAE
 from aecli.progress import Notice
 from aecli.runs import RunFolder
-from aecli.training import loop, saving
+from aecli.training import exchange, feeds, loop, saving
 from aecli.training.reports import Finished, Started, StepReport
 from tests.test_training import config, photographs, run
 from tests.trained import assert_same_run, rows
@@ -118,7 +118,7 @@ class TestCheckpointsInTime:
             real(path, tensors, document)
 
         monkeypatch.setattr(checkpoints, "save", watched)
-        monkeypatch.setattr(loop, "STEP_REPORT_SECONDS", 0.0)
+        monkeypatch.setattr(exchange, "LOOK_SECONDS", 0.0)
         run(replace(config, out=tmp_path / "often", checkpoint_every=1e-9))
         last_batch = max(batch for _, batch in saved)
         assert [epoch for epoch, batch in saved if batch == last_batch].count(0) >= 2  # after the step, in validation
@@ -154,9 +154,9 @@ class TestStepsThatWentWrong:
         def spoil(step, what, value=float("nan"), ever_after=False):
             taken = 0
 
-            def loss(model, images):
+            def loss(model, images, noise=None):
                 nonlocal taken
-                losses = real(model, images)
+                losses = real(model, images, noise)
                 if model.training:
                     taken += 1
                 if not model.training or not (taken == step or (ever_after and taken > step)):
@@ -194,7 +194,7 @@ class TestStepsThatWentWrong:
             run(config)
 
     def test_a_stop_does_not_save_a_state_that_went_wrong(self, config, tmp_path, wrong_at, monkeypatch):
-        monkeypatch.setattr(loop, "STEP_REPORT_SECONDS", 1e9)  # nobody has looked yet when the stop comes
+        monkeypatch.setattr(exchange, "LOOK_SECONDS", 1e9)  # nobody has looked yet when the stop comes
         wrong_at(2, "gradient")
         with pytest.raises(TrainingError, match="gradient of step 2"):
             run(replace(config, out=tmp_path / "mine"), stop_after=5)
@@ -234,7 +234,7 @@ class TestWritesThatFail:
         assert_same_run(tmp_path / "whole", tmp_path / "mine")
 
     def test_images_that_go_away_cost_no_training(self, config, tmp_path, monkeypatch):
-        real = loop.iterate
+        real = feeds.iterate
 
         def gone_after_two(*arguments):
             for number, batch in enumerate(real(*arguments)):
@@ -242,7 +242,7 @@ class TestWritesThatFail:
                     raise DataError("the folder is gone")
                 yield batch
 
-        monkeypatch.setattr(loop, "iterate", gone_after_two)
+        monkeypatch.setattr(feeds, "iterate", gone_after_two)
         with pytest.raises(DataError, match="the folder is gone\nthe run is saved in"):
             run(replace(config, out=tmp_path / "mine"))
         clock = checkpoints.read_document(tmp_path / "mine" / "last.safetensors")["clock"]

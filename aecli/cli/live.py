@@ -153,9 +153,10 @@ def started_line(started: Started) -> str:
     step = f", step {started.batches_done}" if started.batches_done else ""
     after = f" after epoch {started.epochs_done}{step}" if resumes else ""
     compiled = ", compiled" if started.placement["compile"] else ""
+    together = f", {started.placement['processes']} processes" if started.placement["processes"] > 1 else ""
     return (f"{verb} {started.run.path}{after}: {started.model}, {started.parameters:,} parameters, "
-            f"{started.train_images} + {started.val_images} images, "
-            f"{started.placement['device']} {started.placement['precision']}{compiled}")  # fmt: skip
+            f"{'a stream' if started.train_images is None else started.train_images} + {started.val_images} images, "
+            f"{started.placement['device']} {started.placement['precision']}{compiled}{together}")  # fmt: skip
 
 
 def epoch_line(report: EpochReport, epochs: int) -> str:

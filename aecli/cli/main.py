@@ -10,6 +10,7 @@ import warnings
 from typing import Any, NoReturn, TextIO, cast
 
 from aecli.cli.signals import StopRequest, leave
+from aecli.runtime.launch import launch, speaks
 
 
 def main() -> NoReturn:
@@ -34,6 +35,8 @@ def set_up_process() -> None:
     # for: with one busy neighbour on two cores, a training step took 19 times as long as alone. Now it takes 3 times.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    if launch().size > 1:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each process would warn of what is meant to be so
     for name in ("COLUMNS", "LINES"):  # rich prints nothing at all at width 0
         if not re.fullmatch("[1-9][0-9]{0,3}", os.environ.get(name, "80")):
             del os.environ[name]
@@ -42,7 +45,8 @@ def set_up_process() -> None:
 class _Stream:
     """A standard stream that never ends the work: what can't be written is dropped, and so is all after it.
 
-    Nobody has to read a command's messages, and a result that was lost is told when the work is done.
+    Nobody has to read a command's messages, and a result that was lost is told when the work is done. Of several
+    processes that share a command's work, one is heard.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -57,7 +61,7 @@ class _Stream:
         self._attempt("flush")
 
     def _attempt(self, method: str, *arguments: str) -> None:
-        if self.failure is None:
+        if self.failure is None and speaks():
             try:
                 getattr(self._stream, method)(*arguments)
             except OSError as error:

@@ -24,7 +24,7 @@ def complete_model(incomplete: str) -> list[str]:
 
 def complete_source(incomplete: str) -> list[str]:
     """The built-in source and prefixes, for shell completion (paths are the shell's own)."""
-    return _starting(["demo", "torchvision:"], incomplete)
+    return _starting(["demo", "torchvision:", "hf:"], incomplete)
 
 
 def _starting(values: tuple[str, ...] | list[str], incomplete: str) -> list[str]:
@@ -85,4 +85,4 @@ Overwrite = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
-SOURCE = "A folder, a .zip of one, demo, or torchvision:NAME."
+SOURCE = "A folder, a .zip of one, tar or Parquet shards, demo, torchvision:NAME or hf:NAME."

@@ -8,11 +8,14 @@ import time
 from types import FrameType
 from typing import NoReturn
 
+from aecli.runtime.launch import launch, speaks
+
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # not every system has the last
 _NO_SIGNAL = b"\0"
 _CLEAN_LINE = "\r\x1b[J\x1b[?25h"  # behind a bar that is left standing, with the cursor that it hides
 _PATIENCE = 0.2  # seconds with a terminal or pipe that takes nothing
-_ECHO_SECONDS = 0.5  # one Ctrl-C, or one logout, may come twice: from the terminal, and passed on by a parent
+# One Ctrl-C, or one logout, may come twice: from the terminal, and passed on by a parent (torchrun takes its time).
+_ECHO_SECONDS, _ECHO_SECONDS_OF_TORCHRUN = 0.5, 5.0
 
 
 class StopRequest:
@@ -66,7 +69,7 @@ class StopRequest:
     def _arrived(self, number: int) -> None:
         if self.signal is None:
             self.signal, self._first_at = number, time.monotonic()
-        elif time.monotonic() - self._first_at > _ECHO_SECONDS:
+        elif time.monotonic() - self._first_at > (_ECHO_SECONDS if launch().size == 1 else _ECHO_SECONDS_OF_TORCHRUN):
             leave(128 + number, "interrupted at once; what was saved before that is kept")
 
 
@@ -77,7 +80,7 @@ def _leave_to_the_thread(_number: int, _frame: FrameType | None) -> None:
 def leave(status: int, said: str) -> NoReturn:
     """End the process here and now, from whatever thread, and say so."""
     try:
-        if os.name != "posix" or select.select([], [2], [], _PATIENCE)[1]:
+        if speaks() and (os.name != "posix" or select.select([], [2], [], _PATIENCE)[1]):
             os.write(2, f"{_CLEAN_LINE if os.isatty(2) else ''}Error: {said}\n".encode())
     finally:
         os._exit(status)

@@ -24,7 +24,7 @@ from aecli.cli.options import (
     complete_source,
     given,
 )
-from aecli.configs import COMPILE_MODES, FITS, TrainConfig
+from aecli.configs import COMPILE_MODES, FITS, SYNC_MODES, TrainConfig
 from aecli.errors import ConfigError
 from aecli.models.options import VAEOptions
 from aecli.recipes import layer
@@ -77,6 +77,9 @@ def train(
     flip: Annotated[
         bool, typer.Option("--flip", help="Mirror images at random.", rich_help_panel=DATA)
     ] = TrainConfig.flip,
+    shuffle_buffer: Annotated[
+        int, typer.Option(help="Images of a stream that are shuffled at a time.", rich_help_panel=DATA)
+    ] = TrainConfig.shuffle_buffer,
     cache: Annotated[
         str,
         typer.Option(
@@ -126,9 +129,39 @@ def train(
     ] = None,
     epochs: Annotated[
         int,
-        typer.Option(help="Passes over the images; the one option that may grow on resume.", rich_help_panel=RECIPE),
+        typer.Option(help="Passes over the images; may grow on resume.", rich_help_panel=RECIPE),
     ] = TrainConfig.epochs,
-    batch_size: Annotated[int, typer.Option(help="Images a step.", rich_help_panel=RECIPE)] = TrainConfig.batch_size,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Train so many steps in place of epochs; a stream has no others. May grow on resume.",
+            rich_help_panel=RECIPE,
+            metavar="N",
+        ),
+    ] = TrainConfig.steps,
+    epoch_steps: Annotated[
+        int, typer.Option(help="Of a stream, the steps between two validations.", rich_help_panel=RECIPE)
+    ] = TrainConfig.epoch_steps,
+    batch_size: Annotated[
+        int, typer.Option(help="Images a step, of all processes together.", rich_help_panel=RECIPE)
+    ] = TrainConfig.batch_size,
+    accumulate: Annotated[
+        int,
+        typer.Option(
+            help="Take each batch in K pieces, one after the other: the same step in less memory (batch statistics are "
+            "each piece's own).",
+            rich_help_panel=MACHINE,
+            metavar="K",
+        ),
+    ] = TrainConfig.accumulate,
+    sync_batchnorm: Annotated[
+        str,
+        typer.Option(
+            help="Take batch statistics over all processes; auto does on CUDA, PyTorch knows no other.",
+            rich_help_panel=MACHINE,
+            **choice(SYNC_MODES),
+        ),
+    ] = TrainConfig.sync_batchnorm,
     lr: Annotated[
         float,
         typer.Option(

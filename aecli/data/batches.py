@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from itertools import chain
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ _FLIP_STREAM = (1,)  # the order takes the parent stream
 
 Batches = Generator[torch.Tensor, None, None]
 Flip = NDArray[np.bool_] | None
+Rows = NDArray[np.integer]
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
@@ -46,6 +48,7 @@ def iterate(
     channels_last: bool = False,
     flip: NDArray[np.bool_] | None = None,
     start: int = 0,
+    share: tuple[int, int] = (0, 1),
 ) -> Generator[torch.Tensor, None, None]:
     """Yield the normalised batches of one epoch, float32 (B, 3, S, S) in [-1, 1] on `device`.
 
@@ -58,6 +61,7 @@ def iterate(
         channels_last: the memory format of the batches.
         flip: which images are mirrored left to right, (N,) by index into `images`.
         start: the number of the first batch to yield, to go on in the middle of an epoch.
+        share: which of how many processes this is; it gets its `part` of each batch.
 
     Threads make the next two batches meanwhile (none for a tensor); closing the generator ends them.
 
@@ -66,43 +70,56 @@ def iterate(
     """
     device = torch.device(device)
     on_cuda = device.type == "cuda"
-    rest = order[start * batch_size :]
+    chosen = list(_parts(order[start * batch_size :], batch_size, share))
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     if isinstance(images, torch.Tensor):
-        batches = _select(images, rest, batch_size, flip)
+        batches = _select(images, chosen, flip)
     elif isinstance(images, OnTheFly):
-        batches = _decode(images, rest, batch_size, flip, on_cuda)
+        batches = _decode(images, chosen, flip, on_cuda)
     else:
-        batches = _gather(images, rest, batch_size, flip, on_cuda)
+        batches = _gather(images, chosen, flip, on_cuda)
     with closing(batches):
         for batch in batches:
             yield normalise(batch.to(device, non_blocking=on_cuda).contiguous(memory_format=memory_format))
 
 
-def _parts(order: NDArray[np.integer], batch_size: int) -> Iterator[NDArray[np.integer]]:
-    return (order[first : first + batch_size] for first in range(0, len(order), batch_size))
+def part(count: int, rank: int, size: int) -> tuple[int, int]:
+    """Which images, from the first up to the second number, of a batch of `count` the `rank`-th of `size` takes.
+
+    Parts are contiguous and differ by one image at most. A batch of fewer images than processes is taken whole by each.
+    """
+    return (0, count) if count < size else (count * rank // size, count * (rank + 1) // size)
 
 
-def _gather(images: Pixels, order: NDArray[np.integer], batch_size: int, flip: Flip, pinned: bool) -> Batches:
+def _parts(order: Rows, batch_size: int, share: tuple[int, int]) -> Iterator[Rows]:
+    """The indices of each batch that are for this process."""
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        first, last = part(len(batch), *share)
+        yield batch[first:last]
+
+
+def _gather(images: Pixels, batches: list[Rows], flip: Flip, pinned: bool) -> Batches:
     images = np.asarray(images)  # rows of a memory map, without its cost for each one
 
-    def gather(chosen: NDArray[np.integer]) -> torch.Tensor:
-        return _stack((images[index] for index in chosen), chosen, images.shape[1:], flip, pinned)
+    def gather(chosen: Rows) -> torch.Tensor:
+        return stack((images[index] for index in chosen), chosen, images.shape[1:], flip, pinned)
 
-    return ordered_map(gather, _parts(order, batch_size), workers=1, ahead=_BATCHES_AHEAD)
-
-
-def _decode(images: OnTheFly, order: NDArray[np.integer], batch_size: int, flip: Flip, pinned: bool) -> Batches:
-    ahead = max(_BATCHES_AHEAD * batch_size, 2 * images.workers)
-    with closing(images.rows(order, ahead)) as rows:
-        for chosen in _parts(order, batch_size):
-            yield _stack(rows, chosen, images.shape[1:], flip, pinned)
+    return ordered_map(gather, batches, workers=1, ahead=_BATCHES_AHEAD)
 
 
-def _stack(
-    rows: Iterable[Pixels], chosen: NDArray[np.integer], shape: tuple[int, ...], flip: Flip, pinned: bool
-) -> torch.Tensor:
-    """A batch of the next of `rows`, those of the images `chosen`; channels last in memory, as packed rows are."""
+def _decode(images: OnTheFly, batches: list[Rows], flip: Flip, pinned: bool) -> Batches:
+    ahead = max(_BATCHES_AHEAD * max(map(len, batches), default=0), 2 * images.workers)
+    with closing(images.rows(chain.from_iterable(batches), ahead)) as rows:
+        for chosen in batches:
+            yield stack(rows, chosen, images.shape[1:], flip, pinned)
+
+
+def stack(rows: Iterable[Pixels], chosen: Rows, shape: tuple[int, ...], flip: Flip, pinned: bool) -> torch.Tensor:
+    """Return a batch uint8 (n, 3, S, S) of the next of `rows`, those of the images `chosen`; of that `shape`.
+
+    Channels are last in memory, as packed rows are; which images to `flip` is by their index.
+    """
     channels, height, width = shape
     batch = torch.empty((len(chosen), height, width, channels), dtype=torch.uint8, pin_memory=pinned)
     batch = batch.permute(0, 3, 1, 2)
@@ -115,10 +132,11 @@ def _stack(
     return batch
 
 
-def _select(images: torch.Tensor, order: NDArray[np.integer], batch_size: int, flip: Flip) -> Batches:
-    indices = torch.from_numpy(order.astype(np.int64)).to(images.device)
+def _select(images: torch.Tensor, batches: list[Rows], flip: Flip) -> Batches:
+    if not batches:
+        return
     mirrored = None if flip is None else torch.from_numpy(flip).to(images.device)
-    for first in range(0, len(indices), batch_size):
-        chosen = indices[first : first + batch_size]
+    indices = torch.from_numpy(np.concatenate(batches).astype(np.int64)).to(images.device)  # one way over the bus
+    for chosen in torch.split(indices, [len(batch) for batch in batches]):
         rows = images[chosen]
         yield rows if mirrored is None else torch.where(mirrored[chosen, None, None, None], rows.flip(-1), rows)

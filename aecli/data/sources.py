@@ -12,6 +12,7 @@ from operator import attrgetter
 
 from aecli.data.demo import list_demo
 from aecli.data.images import FileRef, ImageRef, split_indices
+from aecli.data.shards import is_stream, list_shards
 from aecli.data.torchvision_sets import list_torchvision
 from aecli.data.zips import list_zip
 from aecli.errors import DataError
@@ -27,8 +28,8 @@ VISIT_LIMIT = 100  # ways to one folder: links that branch and meet again make 2
 def list_images(source: str) -> list[ImageRef]:
     """List the images of a SOURCE, sorted by name.
 
-    A folder, a `.zip` of one, `demo`, or `prefix:text` with a prefix of `PREFIXES`. What exists as a path is taken as
-    a path, but for the bare word `demo` (write `./demo` for a folder of that name).
+    A folder, a `.zip` of one, `demo`, shards (see `list_shards`), or `prefix:text` with a prefix of `PREFIXES`. What
+    exists as a path is taken as a path, but for the bare word `demo` (write `./demo` for a folder of that name).
 
     Raises:
         DataError: the source is missing, unreadable, of no known kind, or holds no image.
@@ -36,6 +37,8 @@ def list_images(source: str) -> list[ImageRef]:
     """
     if source == "demo":
         images = list_demo()
+    elif is_stream(source):
+        images = list_shards(source, _is_wanted)
     elif (mode := _file_mode(source)) is not None:
         if stat.S_ISDIR(mode):
             images = _list_folder(source)
@@ -123,6 +126,7 @@ def _list_prefixed(source: str) -> list[ImageRef]:
         return PREFIXES[prefix](text)
     # One letter before a colon is a Windows drive.
     if colon and re.fullmatch(r"[A-Za-z][A-Za-z0-9_+.-]+", prefix):
-        known = ", ".join(f"{name}:…" for name in sorted(PREFIXES))
-        raise DataError(f"{source}: no source is called {prefix}: (there are folders, .zip files, demo and {known}).")
+        known = ", ".join(f"{name}:…" for name in sorted([*PREFIXES, "hf"]))
+        kinds = "folders, .zip, .tar and .parquet files, demo"
+        raise DataError(f"{source}: no source is called {prefix}: (there are {kinds} and {known}).")
     raise DataError(f"{source or repr(source)}: no such folder or .zip file.")

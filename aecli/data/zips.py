@@ -1,7 +1,6 @@
 """A `.zip` of images becomes a list of them. Nothing is decompressed here, and nothing ever unpacked to a disk."""
 
 import posixpath
-import re
 import struct
 import threading
 import zipfile
@@ -10,6 +9,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
+from aecli.data.archives import check_folders, check_path
 from aecli.data.images import FILE_LIMIT, ImageRef
 from aecli.errors import DataError
 from aecli.words import plain
@@ -64,31 +64,19 @@ def _members(source: str, archive: zipfile.ZipFile, is_wanted: Callable[[str], b
         if name in members:
             raise DataError(f"{source} holds {plain(name)} twice.")
         members[name] = member
-    _check_folders(source, members)
+    check_folders(source, members)
     _check_places(source, archive, list(members.values()))
     return members
 
 
 def _check_member(holds: str, path: str, member: zipfile.ZipInfo) -> None:
-    if path.startswith("/") or re.match(r"[A-Za-z]:", path) or ".." in path.split("/"):
-        raise DataError(f"{holds}, a path that leads out of it: not a zip to trust.")
+    check_path(holds, path)
     if member.flag_bits & 0x1:
         raise DataError(f"{holds}, which is encrypted: unpack it with its password and give the folder.")
     if member.file_size > FILE_LIMIT:
         raise DataError(f"{holds} of {member.file_size} bytes: more than {FILE_LIMIT} is refused.")
     if member.compress_type not in _METHODS:
         raise DataError(f"{holds}, compressed otherwise than by deflate: unpack it and give the folder.")
-
-
-def _check_folders(source: str, members: dict[str, zipfile.ZipInfo]) -> None:
-    """Refuse a name that is the folder of another: no disk can hold both, nor what is made of them."""
-    folders: set[str] = set()
-    for name in members:
-        while (name := posixpath.dirname(name)) and name not in folders:
-            folders.add(name)
-    both = next((name for name in members if name in folders), None)
-    if both is not None:
-        raise DataError(f"{source} holds {plain(both)} both as an image and as a folder.")
 
 
 def _check_places(source: str, archive: zipfile.ZipFile, members: Sequence[zipfile.ZipInfo]) -> None:

@@ -46,7 +46,18 @@ class Autoencoder(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, images: Tensor) -> Losses:
-        """Return the losses of a batch (N, 3, H, W), each a scalar and a mean over everything."""
+        """Return the losses of a batch (N, 3, H, W), each a scalar and a mean over everything.
+
+        A model that draws noise for it (see `draw_noise`) takes that as a second argument.
+        """
+
+    def draw_noise(self, count: int, image_size: int) -> Tensor | None:
+        """Return the noise (count, …) that training gives to `loss` with as many images, or None for a model without.
+
+        Drawn apart from `loss`, each image gets its own, the same however many processes share a batch. What `loss`
+        draws itself (dropout) is each process's own.
+        """
+        return None
 
     @abstractmethod
     def latent_shape(self, image_size: int) -> tuple[int, ...]:

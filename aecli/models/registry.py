@@ -35,6 +35,11 @@ def names() -> list[str]:
     return list(targets())
 
 
+def is_built_in(model: type) -> bool:
+    """Whether that class is one of aecli's own."""
+    return f"{model.__module__}:{model.__qualname__}" in _BUILT_IN.values()
+
+
 def is_model_name(text: str) -> bool:
     """Whether `text` names a model: a registered name or a `package.module:Class`."""
     return _is_target(text) or text in targets()

@@ -17,10 +17,11 @@ class Posterior:
     mean: Tensor
     log_variance: Tensor
 
-    def sample(self) -> Tensor:
-        """Draw z = μ + ε·exp(½ log σ²), ε from torch's global generator."""
-        # Drawn in plain memory order, so that a step's noise does not depend on the memory format.
-        noise = torch.randn(self.mean.shape, device=self.mean.device)
+    def sample(self, noise: Tensor | None = None) -> Tensor:
+        """Return z = μ + ε·exp(½ log σ²), ε the standard normal `noise` or drawn from torch's global generator."""
+        if noise is None:
+            # Drawn in plain memory order, so that a step's noise does not depend on the memory format.
+            noise = torch.randn(self.mean.shape, device=self.mean.device)
         return self.mean + noise * torch.exp(0.5 * self.log_variance)
 
     def kl_divergence(self) -> Tensor:
@@ -57,10 +58,14 @@ class VAE(Autoencoder):
         images: Tensor = self.decoder(latents)
         return images
 
-    def loss(self, images: Tensor) -> Losses:
+    def draw_noise(self, count: int, image_size: int) -> Tensor:
+        """Return standard normal noise in the shape of `count` latents, from torch's global generator."""
+        return torch.randn(count, *self.latent_shape(image_size), device=next(self.parameters()).device)
+
+    def loss(self, images: Tensor, noise: Tensor | None = None) -> Losses:
         """Return mean squared error + β·KL; in `eval()` mode the latent is the posterior mean, without noise."""
         posterior = self.posterior(images)
-        latents = posterior.sample() if self.training else posterior.mean
+        latents = posterior.sample(noise) if self.training else posterior.mean
         output = self.decode(latents)
         error = mean_squared_error(output, images)
         kl = posterior.kl_divergence()

@@ -40,8 +40,12 @@ def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> T
     for given in (from_file, from_flags):
         if given.get("val_data") is not None and "val_fraction" in given:
             raise ConfigError("--val-fraction and --val-data: give one; all of --val-data is for validation")
+        if given.get("steps") is not None and "epochs" in given:
+            raise ConfigError("--steps and --epochs: give one; both say when training ends")
     if "val_fraction" in from_flags:
         from_file.pop("val_data", None)
+    if "epochs" in from_flags:
+        from_file.pop("steps", None)
     merged = {**values, **from_file, **from_flags}
     return TrainConfig(model=model, options=options, model_defaults=defaults, **merged)
 

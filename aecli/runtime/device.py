@@ -11,6 +11,7 @@ import torch
 
 from aecli import __version__
 from aecli.errors import DeviceError
+from aecli.runtime.launch import launch
 from aecli.runtime.memory import keep_freed_memory
 
 # On a CPU: the allocator; C++; oneDNN, which has one message for all that keeps it from making a kernel.
@@ -46,18 +47,26 @@ class Placement:
 def resolve_device(wanted: str = "auto") -> torch.device:
     """Turn `auto|cpu|mps|cuda[:N]` into a device; `auto` picks CUDA, then MPS, then the CPU.
 
+    Of several processes that torchrun started, each gets the CUDA device of its number on its machine.
+
     To compute on a CPU, the process keeps its freed memory from then on (see `keep_freed_memory`).
 
     Raises:
         DeviceError: that device is not on this machine.
     """
-    if wanted == "auto":
+    if wanted in ("auto", "cuda") and launch().size > 1 and torch.cuda.is_available():
+        wanted = f"cuda:{launch().local_rank}"
+    elif wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    elif launch().size > 1 and wanted.startswith(("cuda:", "mps")):
+        raise DeviceError(f"--device {wanted}: torchrun's processes can't share one; use auto, cuda or cpu")
     device = torch.device(wanted)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise DeviceError(f"--device {wanted}: no CUDA device is to be had here; use --device cpu")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceError(f"--device {wanted}: this machine has CUDA devices 0 to {torch.cuda.device_count() - 1}")
+    if device.type == "cuda" and launch().size > 1:
+        torch.cuda.set_device(device)
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise DeviceError("--device mps: not to be had here; use --device cpu")
     if device.type == "cpu":

@@ -4,14 +4,22 @@ import logging
 import os
 import shutil
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._triton import has_triton
 
 from aecli.errors import DeviceError
+from aecli.models import registry
 from aecli.models.base import Autoencoder, Losses
 from aecli.runtime.device import Placement, is_out_of_memory
+from aecli.runtime.distributed import World
+from aecli.training.pieces import draw_noise
 
 
 @dataclass(frozen=True)
@@ -54,25 +62,39 @@ def require_compiler(device: torch.device) -> None:
 
 
 class StepLoss:
-    """`model.loss`; once compiled, as one piece for whole batches.
+    """`model.loss`; once compiled, as one piece for batches of one size; once replicated, in step with others.
 
     An epoch's short last batch is taken as it is: another shape would have to be compiled again.
     """
 
     def __init__(self, model: Autoencoder) -> None:
-        """Start uncompiled."""
+        """Start uncompiled, and alone."""
         self._model = model
-        self._compiled = model.loss
-        self._size: int | None = None
+        self._module = _LossModule(model)
+        self._replica: DistributedDataParallel | None = None
 
     @property
     def is_compiled(self) -> bool:
-        """Whether whole batches are compiled."""
-        return self._size is not None
+        """Whether batches of the size meant are compiled."""
+        return self._module.size is not None
 
-    def __call__(self, batch: torch.Tensor) -> Losses:
-        """Return the losses of a batch (N, 3, S, S)."""
-        return self._compiled(batch) if len(batch) == self._size else self._model.loss(batch)
+    def __call__(self, images: Tensor, noise: Tensor | None = None) -> Losses:
+        """Return the losses of images (N, 3, S, S), with the model's noise for them if it draws any."""
+        losses: Losses = (self._replica or self._module)(images, noise)
+        return losses
+
+    def accumulating(self, more_to_come: bool) -> AbstractContextManager[Any]:
+        """The context of a forward and backward pass; gradients wait for the other processes unless `more_to_come`."""
+        return self._replica.no_sync() if self._replica is not None and more_to_come else nullcontext()
+
+    def replicate(self, device: torch.device) -> None:
+        """From here on, average gradients with those of all other processes, and begin with the first one's weights."""
+        self._replica = DistributedDataParallel(
+            self._module,
+            device_ids=[device] if device.type == "cuda" else None,
+            find_unused_parameters=not registry.is_built_in(type(self._model)),
+            gradient_as_bucket_view=True,
+        )
 
     def compile(self, placement: Placement, batch_size: int, image_size: int) -> str | None:
         """Compile forward and backward pass for batches of one shape; returns why it couldn't be done, if it couldn't.
@@ -87,21 +109,53 @@ class StepLoss:
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         try:
             # fallback_random: the same noise as uncompiled.
-            self._compiled = torch.compile(self._model.loss, dynamic=False, options={"fallback_random": True})
+            self._module.compiled = torch.compile(self._model.loss, dynamic=False, options={"fallback_random": True})
+            self._module.size = batch_size
+            noise = draw_noise(self._model, batch_size, image_size)
             with placement.autocast():
-                losses = self._compiled(batch.contiguous(memory_format=placement.memory_format))
-            losses.total.backward()  # type: ignore[no-untyped-call]
+                losses = self._module(batch.contiguous(memory_format=placement.memory_format), noise)
+            losses.total.backward()
         except (OSError, RuntimeError) as error:  # of the compiler; a model's own would come again, uncompiled
             if is_out_of_memory(error):
                 raise
-            self._compiled = self._model.loss
+            self.give_up_compiling()
             return f"compiling failed: {_first_line(error)}"
         finally:
             self._model.zero_grad(set_to_none=True)
             for name, buffer in self._model.named_buffers():
                 buffer.copy_(buffers[name])
-        self._size = batch_size
         return None
+
+    def give_up_compiling(self) -> None:
+        """Take all batches as they are."""
+        self._module.size = None
+
+
+class _LossModule(nn.Module):
+    """`model.loss` as a module's forward pass, which is what PyTorch watches for gradients to exchange."""
+
+    def __init__(self, model: Autoencoder) -> None:
+        super().__init__()
+        self.model = model
+        self.loss: Callable[..., Losses] = model.loss
+        self.compiled: Callable[..., Losses] = model.loss
+        self.size: int | None = None
+
+    def forward(self, images: Tensor, noise: Tensor | None) -> Losses:
+        loss = self.compiled if len(images) == self.size else self.loss
+        return loss(images) if noise is None else loss(images, noise)
+
+
+def synchronise(model: Autoencoder, mode: str, device: torch.device, world: World) -> Autoencoder:
+    """Have batch normalisation take its statistics over all processes, where `--sync-batchnorm` is not `off`.
+
+    PyTorch has that for CUDA only; elsewhere each process takes those of its part of a batch, and the first one's
+    running averages count. Parameters and their names stay.
+    """
+    if mode == "off" or device.type != "cuda" or world.size == 1:
+        return model
+    synchronised: Autoencoder = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return synchronised
 
 
 def _first_line(error: BaseException) -> str:

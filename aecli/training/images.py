@@ -1,6 +1,6 @@
 """The images of a run: listed, split, decoded once, and on the device where they fit."""
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,19 +14,16 @@ from aecli.data.images import data_fingerprint
 from aecli.data.on_the_fly import Images, OnTheFly
 from aecli.data.pack import Pack, pack_images
 from aecli.data.sources import ImageRef, list_images, split_indices
+from aecli.data.streams import Stream, is_stream
 from aecli.errors import DataError
-from aecli.progress import Notice
+from aecli.progress import Notice, Stopped, StopRequest
 from aecli.training.reports import TrainReport
 from aecli.words import name_some
 
-StopRequest = Callable[[], bool]
 SPLIT_RULE = "validation where sha256(name), read as a fraction, is below val_fraction"
+_NO_SPLIT = "all of data, all of val_data"
 _RESIDENT_SHARE = 0.25  # of a CUDA device's free memory, for the images
 _UPLOAD_BYTES = 2**28
-
-
-class Stopped(Exception):  # noqa: N818 (no error: the caller asked for it)
-    """The caller asked to stop."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +42,15 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Images that turned out to be unreadable when they were asked for (name → reason)."""
+        return self.images.skipped if isinstance(self.images, OnTheFly) else {}
+
+    def spread_out(self, count: int) -> Pixels:
+        """At most `count` of the images, uint8 (n, 3, S, S), evenly from the first to the last."""
+        return self.images[self.rows[np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)]]
 
     @property
     def nearest(self) -> Images | torch.Tensor:
@@ -85,13 +91,17 @@ def upload(images: Pixels, device: torch.device) -> torch.Tensor:
 
 def gather_images(
     config: TrainConfig, should_stop: StopRequest
-) -> Generator[TrainReport, None, tuple[ImageSet, ImageSet, dict[str, Any]]]:
+) -> Generator[TrainReport, None, tuple[ImageSet | Stream, ImageSet, dict[str, Any]]]:
     """List, split and decode; return training images, validation images and what config.json says of them.
+
+    A stream is opened and no more: it is never split, so it is validated on `--val-data` or not at all.
 
     Raises:
         AecliError: one of its kinds, for images or a cache that can't be used.
         Stopped: `should_stop` said so.
     """
+    if is_stream(config.data):
+        return (yield from _open_stream(config, should_stop))
     listed = list_images(config.data)
     pack = yield from _decode_once(config, listed, should_stop)
     kept = [image for image in listed if image.name not in pack.skipped]
@@ -110,10 +120,35 @@ def gather_images(
         val_pack = yield from _decode_once(config, val_listed, should_stop)
         train, val = (ImageSet(each.images, np.arange(len(each.names))) for each in (pack, val_pack))
         record["val_data"] = _record(config.val_data, val_listed, val_pack)
-        record["split"] = {"train": len(train), "val": len(val), "rule": "all of data, all of val_data"}
+        record["split"] = {"train": len(train), "val": len(val), "rule": _NO_SPLIT}
     if len(train) == 0:
         raise DataError(f"{config.data}: no image is left to train on")
     return train, val, record
+
+
+def _open_stream(
+    config: TrainConfig, should_stop: StopRequest
+) -> Generator[TrainReport, None, tuple[Stream, ImageSet, dict[str, Any]]]:
+    stream = Stream(
+        config.data, config.image_size, config.fit, config.seed, config.batch_size, config.shuffle_buffer,
+        config.workers, config.flip,
+    )  # fmt: skip
+    side = config.image_size
+    val, val_record = ImageSet(np.empty((0, 3, side, side), dtype=np.uint8), np.arange(0)), None
+    if config.val_data is None:
+        yield Notice(f"{config.data} is a stream, of which nothing is held out: to validate, name images by --val-data")
+    else:
+        listed = list_images(config.val_data)
+        pack = yield from _decode_once(config, listed, should_stop)
+        val, val_record = ImageSet(pack.images, np.arange(len(pack.names))), _record(config.val_data, listed, pack)
+    return stream, val, {
+        "data": {
+            "source": config.data, "images": None, "shards": len(stream.shards), "lanes": stream.lanes,
+            "fingerprint": stream.fingerprint,
+        },
+        "val_data": val_record,
+        "split": {"train": None, "val": len(val), "rule": _NO_SPLIT},
+    }  # fmt: skip
 
 
 def _decode_once(

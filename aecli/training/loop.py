@@ -2,29 +2,30 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
+from itertools import islice
+
+import torch
 
 from aecli.configs import TrainConfig
-from aecli.data.batches import epoch_order, flips, iterate
-from aecli.data.on_the_fly import OnTheFly
 from aecli.errors import DataError, DeviceError, OutputError, TrainingError
-from aecli.progress import Notice
+from aecli.progress import Notice, Stopped, StopRequest, never
 from aecli.runtime.device import telling_out_of_memory
-from aecli.training.images import Stopped
+from aecli.runtime.distributed import World
+from aecli.training.pieces import cut
 from aecli.training.previews import draw, is_preview_epoch
 from aecli.training.reports import EpochReport, Finished, Interrupted, StepReport, TrainReport
 from aecli.training.saving import Saver, diverged, require_finite
 from aecli.training.session import Session, prepare
-from aecli.training.state import seed_step
 from aecli.training.validation import validate
 from aecli.words import name_some
 
 _TICK = 1e-3  # seconds: a coarse clock can say that an epoch took none
-STEP_REPORT_SECONDS = 0.25  # reading the loss waits for the device, so not every step does
 
 
-def train(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False) -> Iterator[TrainReport]:
+def train(config: TrainConfig, should_stop: StopRequest = never) -> Iterator[TrainReport]:
     """Train a model as `config` says, in the run folder that the same options began, or in a new one.
 
     Reports come as it goes, Finished or Interrupted last. Once `should_stop()` says True, the run is saved where it
@@ -32,15 +33,22 @@ def train(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False) 
     on a CPU. An iterator that is dropped before its end saves nothing more. Torch's global generator is seeded anew for
     every step; `deterministic`, and fp32's plain arithmetic on CUDA, stay set in the process.
 
+    In processes that torchrun started, all of them must call this: they share each batch, and get the same reports; the
+    first one writes.
+
     Raises:
         AecliError: one of its kinds, for options, data, checkpoints or outputs that can't be used, or a loss that is
-            no number any more.
+            no number any more; in one of several processes also a PeerError, where another one failed.
     """
     with ExitStack() as held:
+        world = held.enter_context(World())
+        if world.attempt:  # torchrun begins these processes again, not the run
+            config = replace(config, restart=False)
         saver = None
         try:
-            with telling_out_of_memory(f"a smaller --batch-size than {config.batch_size}, or --precision bf16"):
-                session = yield from prepare(config, should_stop, held)
+            with telling_out_of_memory(f"a smaller --batch-size than {config.batch_size}, --accumulate, or --precision "
+                                       "bf16"):  # fmt: skip
+                session = yield from prepare(config, world, should_stop, held)
                 if session is None:
                     return
                 saver = Saver(session)
@@ -63,16 +71,19 @@ def train(config: TrainConfig, should_stop: Callable[[], bool] = lambda: False) 
 def _stop(saver: Saver) -> Interrupted:
     session = saver.session
     saver.save()
-    session.folder.write_metrics(session.state.rows)
+    if session.world.is_main:
+        session.folder.write_metrics(session.state.rows)
+    session.world.wait_for_all()  # who leaves before all is saved may take the others along
     return Interrupted(session.folder, session.state.clock.epoch, session.state.clock.batch)
 
 
 def _save_unfinished(saver: Saver) -> bool:
     """Save, and say whether that could be done: what couldn't be written before may have been a picture.
 
-    A run that is done is not saved, and thereby marked so, before all of it is there.
+    A run that is done is not saved, and thereby marked so, before all of it is there; nor is a step in which other
+    processes may be at another place.
     """
-    if saver.session.is_done:
+    if saver.session.is_done or saver.session.world.size > 1:
         return False
     try:
         saver.save()
@@ -96,18 +107,21 @@ def _run_epochs(session: Session, saver: Saver) -> Iterator[StepReport | EpochRe
             saver.save_if_due()
         yield finish_epoch(session, saver)
         yield from _new_gaps(session, told)
-        session.folder.write_metrics(session.state.rows)
-        if session.is_done or is_preview_epoch(session.state.clock.epoch):
-            draw(session)
+        if session.world.is_main:
+            session.folder.write_metrics(session.state.rows)
+            if session.is_done or is_preview_epoch(session.state.clock.epoch):
+                draw(session)
         saver.save_epoch()
+    session.world.wait_for_all()
 
 
 def _new_gaps(session: Session, told: set[str]) -> Iterator[Notice]:
-    """Say which images decoding on the fly has found to be unreadable since the last time; adds them to `told`."""
+    """Say which images were found to be unreadable since the last time, by any process; adds them to `told`."""
+    mine = {**session.feed.skipped, **session.val.skipped}
+    new = {name: reason for name, reason in mine.items() if name not in told}
     found: dict[str, str] = {}
-    for each in (session.train.images, session.val.images):
-        if isinstance(each, OnTheFly):
-            found |= {name: reason for name, reason in each.skipped.items() if name not in told}
+    for each in session.world.gather_json(new):
+        found |= each
     if found:
         told.update(found)
         yield Notice(f"{len(found)} images can't be read and their neighbours take their places: {name_some(found)}")
@@ -120,42 +134,43 @@ def train_epoch(session: Session) -> Iterator[StepReport]:
         Stopped: between two steps, because the caller asked to.
         TrainingError: a loss or gradient is no finite number, seen when the device is waited for.
     """
-    config, state, placement, images = session.config, session.state, session.placement, session.train
+    config, state, feed, loss = session.config, session.state, session.feed, session.compute_loss
     clock = state.clock
-    order = images.rows[epoch_order(len(images), config.seed, clock.epoch)]
-    flip = flips(len(images.images), config.seed, clock.epoch) if config.flip else None
-    began, began_at_batch = time.monotonic(), clock.batch
-    seconds_before, reported_at = clock.seconds, 0.0
+    began, began_with, seconds_before = time.monotonic(), session.meter.images, clock.seconds
 
-    with closing(
-        iterate(images.nearest, order, config.batch_size, placement.device, placement.channels_last, flip, clock.batch)
-    ) as batches:
-        for batch in session.meter.watch(batches):
+    with closing(feed.epoch(clock)) as batches:
+        for images in session.meter.watch(islice(batches, session.batches - clock.batch)):
             # ---------------------------------------------------------------------------- a single training step
-            seed_step(config.seed, clock.step)
-            with placement.autocast():
-                losses = session.compute_loss(batch)
-            state.scaler.scale(losses.total).backward()  # type: ignore[no-untyped-call]
-            session.watch.look(losses.total)
+            count = feed.count(clock.batch)
+            total = torch.zeros_like(state.sums[0])
+            for piece in cut(images, count, clock.step, state.model, config, session.world):
+                with loss.accumulating(not piece.is_last):
+                    with session.placement.autocast():
+                        losses = loss(piece.images, piece.noise)
+                    # PyTorch averages over processes; what counts is the mean over images.
+                    weight = piece.share * session.world.size
+                    state.scaler.scale(losses.total * weight).backward()  # type: ignore[no-untyped-call]
+                state.add(losses, piece.share)
+                total += losses.total.detach()
+            session.watch.look(total)
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.optimizer.zero_grad(set_to_none=True)
             if state.average is not None:
                 state.average.update_parameters(state.model)
-            state.add(losses)
             clock.step += 1
             clock.batch += 1
             clock.seconds = seconds_before + time.monotonic() - began
+            session.meter.images += count
             # ---------------------------------------------------------------------------------------------------
-            if session.should_stop():
-                raise Stopped
-            if time.monotonic() - reported_at > STEP_REPORT_SECONDS or clock.batch == session.batches:
-                mean_loss = state.sums[0].item() / clock.batch  # here alone the epoch waits for the device
-                require_finite(session)
-                seen = min(clock.batch * config.batch_size, len(images)) - began_at_batch * config.batch_size
-                rate = seen / (time.monotonic() - began)
+            if session.exchange.is_due() or clock.batch == session.batches:
+                look = session.exchange.look()  # here alone the epoch waits for the device, and for other processes
+                if look.stops:
+                    raise Stopped
+                require_finite(session, look.failure)
+                rate = (session.meter.images - began_with) / (time.monotonic() - began)
+                mean_loss = look.sums[0] / clock.batch
                 yield StepReport(clock.epoch + 1, clock.batch, session.batches, mean_loss, state.lr, rate)
-                reported_at = time.monotonic()
 
 
 def finish_epoch(session: Session, saver: Saver) -> EpochReport:
@@ -167,8 +182,9 @@ def finish_epoch(session: Session, saver: Saver) -> EpochReport:
     """
     config, state = session.config, session.state
     clock = state.clock
-    train_loss, train_recon, train_kl = (state.sums / session.batches).tolist()
+    train_loss, train_recon, train_kl = (each / clock.batch for each in session.exchange.look().sums)
     train_seconds, began = clock.seconds, time.monotonic()
+    images = (clock.batch - 1) * session.feed.count(0) + session.feed.count(clock.batch - 1)
     scores = None
     if len(session.val):
 
@@ -177,7 +193,7 @@ def finish_epoch(session: Session, saver: Saver) -> EpochReport:
             return session.should_stop()
 
         scores = validate(session.state.evaluated_model, session.val, config.batch_size, session.validation_placement,
-                          between_batches)  # fmt: skip
+                          between_batches, session.world)  # fmt: skip
         if not math.isfinite(scores.loss):
             raise diverged(session, f"the validation loss of epoch {clock.epoch + 1}")
     row: dict[str, float | None] = {
@@ -190,7 +206,7 @@ def finish_epoch(session: Session, saver: Saver) -> EpochReport:
         "val_loss": scores.loss if scores else None,
         "val_psnr": scores.psnr if scores else None,
         "val_ssim": scores.ssim if scores else None,
-        "images_per_s": round(len(session.train) / max(train_seconds, _TICK), 3),
+        "images_per_s": round(images / max(train_seconds, _TICK), 3),
         "seconds": round(train_seconds + time.monotonic() - began, 3),
     }
     state.schedule.step(train_loss)

@@ -23,14 +23,14 @@ class Pace:
 
 @dataclass
 class Meter:
-    """Sums over the steps that this command took."""
+    """Sums over the steps that this command took; the images are those of all its processes."""
 
     images: int = 0
     seconds: float = 0.0
     waiting_seconds: float = 0.0
 
     def watch(self, batches: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Yield what `batches` yields, counting images, the time that each took to come, and that until the next."""
+        """Yield what `batches` yields, counting the time that each took to come, and that until the next."""
         while True:
             began = time.monotonic()
             batch = next(batches, None)
@@ -38,7 +38,6 @@ class Meter:
             if batch is None:
                 return
             yield batch
-            self.images += len(batch)
             self.waiting_seconds += waited
             self.seconds += time.monotonic() - began
 

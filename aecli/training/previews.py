@@ -2,9 +2,10 @@
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from aecli.data.batches import normalise, quantise
-from aecli.data.on_the_fly import Images
+from aecli.data.decode import Pixels
 from aecli.figures.curves import draw_curves
 from aecli.figures.grid import draw_rows, png_bytes
 from aecli.files import write_bytes
@@ -27,21 +28,21 @@ def draw(session: Session) -> None:
     write_bytes(folder.curves, draw_curves(state.rows))
     title = type(state.model).__name__
     rows = []
-    for label, shown in (("Validation", session.val), ("Training", session.train)):
-        if len(shown):
-            chosen = shown.rows[np.linspace(0, len(shown) - 1, min(PREVIEW_IMAGES, len(shown))).round().astype(int)]
-            originals, reconstructions = _reconstruct(session, shown.images, chosen)
-            rows += [(label, list(originals)), (title, list(reconstructions))]
+    sets = {"Validation": session.val.spread_out(PREVIEW_IMAGES), "Training": session.feed.shown(PREVIEW_IMAGES)}
+    for label, originals in sets.items():
+        if len(originals):
+            reconstructions = _reconstruct(session, originals)
+            rows += [(label, list(originals.transpose(0, 2, 3, 1))), (title, list(reconstructions))]
     write_bytes(folder.preview(state.clock.epoch), png_bytes(draw_rows(rows)))
 
 
-def _reconstruct(session: Session, images: Images, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the chosen images and their reconstructions, uint8 (N, S, S, 3)."""
+def _reconstruct(session: Session, originals: Pixels) -> NDArray[np.uint8]:
+    """Return the reconstructions (N, S, S, 3) of uint8 (N, 3, S, S)."""
     placement, model = session.validation_placement, session.state.evaluated_model
-    originals = images[chosen]
     batch = normalise(torch.from_numpy(originals).to(placement.device))
     model.eval()
     with torch.inference_mode(), placement.autocast():
         reconstructions = quantise(model(batch.contiguous(memory_format=placement.memory_format)))
     model.train()
-    return originals.transpose(0, 2, 3, 1), reconstructions.permute(0, 2, 3, 1).cpu().numpy()
+    found: NDArray[np.uint8] = reconstructions.permute(0, 2, 3, 1).cpu().numpy()
+    return found

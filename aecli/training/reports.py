@@ -15,7 +15,7 @@ class Started:
     run: RunFolder
     model: str
     parameters: int
-    train_images: int
+    train_images: int | None  # None: a stream
     val_images: int
     epochs: int
     epochs_done: int

@@ -15,11 +15,14 @@ from aecli.errors import CheckpointError, OutputError
 from aecli.files import names_in
 from aecli.models import registry
 from aecli.runs import RunFolder
+from aecli.runtime.distributed import World
 from aecli.training.claim import Claim
+from aecli.untrusted import is_count
 from aecli.words import one_line
 
 # What may differ between a run and the command that continues it: it changes where and how long, not what.
-_FREE = {"model_defaults", "epochs", "device", "workers", "cache", "checkpoint_every", "out", "runs", "restart"}
+_FREE = {"model_defaults", "epochs", "device", "workers", "cache", "checkpoint_every", "out", "runs", "restart",
+         "accumulate", "sync_batchnorm"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,12 @@ def choose_run(config: TrainConfig, options: Mapping[str, Any], held: ExitStack)
     return _in_named_folder(config, options, held) if config.out is not None else _under_runs(config, options, held)
 
 
+def share_choice(choice: RunChoice | None, world: World) -> RunChoice:
+    """Return what the first process has chosen, to all."""
+    told = world.share([str(choice.folder.path), choice.resumes, choice.notice] if choice else None)
+    return choice or RunChoice(RunFolder(Path(told[0])), told[1], told[2])
+
+
 def _in_named_folder(config: TrainConfig, options: Mapping[str, Any], held: ExitStack) -> RunChoice:
     assert config.out is not None  # for the type checker; choose_run has looked
     folder = RunFolder(config.out)
@@ -73,9 +82,9 @@ def _in_named_folder(config: TrainConfig, options: Mapping[str, Any], held: Exit
             f"{folder.path} holds a run with {flag} {_shown(before)}, not {_shown(now)}: it can't change within a run\n"
             "give the same options, another --out, or --restart to begin it again"
         )
-    if config.epochs < epochs_done(folder):
-        raise CheckpointError(f"{folder.path} holds a run of {epochs_done(folder)} epochs: --epochs {config.epochs} "
-                              "may grow, not shrink")  # fmt: skip
+    if shrunk := _shrunk(config, folder):
+        flag, before, now = shrunk
+        raise CheckpointError(f"{folder.path} holds a run of {before} {flag[2:]}: {flag} {now} may grow, not shrink")
     return RunChoice(folder, resumes=folder.last.exists())
 
 
@@ -101,8 +110,8 @@ def _under_runs(config: TrainConfig, options: Mapping[str, Any], held: ExitStack
         if not folder.is_ours():
             continue
         difference = first_difference(folder.read_config(), options)
-        if difference is None and not config.restart and epochs_done(folder) > config.epochs:
-            difference = ("--epochs", epochs_done(folder), config.epochs)
+        if difference is None and not config.restart:
+            difference = _shrunk(config, folder)
         if difference is None:
             same = folder
         else:
@@ -139,6 +148,8 @@ def first_difference(recorded: Mapping[str, Any], options: Mapping[str, Any]) ->
             for option in now:
                 if was.get(option) != now[option]:
                     return MODEL_FLAGS.get(option, f"--option {option}"), was.get(option), now[option]
+        elif key == "steps" and None not in (before.get(key), now):
+            continue  # they may grow
         elif key not in _FREE and before.get(key) != now:
             return "model" if key == "model" else "--" + key.replace("_", "-"), before.get(key), now
     return None
@@ -148,14 +159,26 @@ def _shown(value: Any) -> str:
     return "not given" if value is None else one_line(value)
 
 
-def epochs_done(folder: RunFolder) -> int:
-    """Return how many epochs the run in `folder` has finished and saved."""
+def _shrunk(config: TrainConfig, folder: RunFolder) -> tuple[str, int, int] | None:
+    """Return (flag, how many the run has done, how many are asked for) where it has done more than that, or None."""
+    epochs, steps = done(folder)
+    if config.steps is not None:
+        return ("--steps", steps, config.steps) if steps > config.steps else None
+    return ("--epochs", epochs, config.epochs) if epochs > config.epochs else None
+
+
+def done(folder: RunFolder) -> tuple[int, int]:
+    """Return how many epochs and how many steps the run in `folder` has finished and saved."""
     if not folder.last.exists():
-        return 0
+        return 0, 0
     try:
         document = read_document(folder.last)
     except CheckpointError as error:
         raise CheckpointError(f"{error}\n--restart begins the run again") from error
-    if document is None or not isinstance(document.get("epoch"), int):
+    try:
+        epochs, steps = (document or {})["epoch"], (document or {})["clock"]["step"]
+    except (KeyError, TypeError):
+        epochs = steps = None
+    if not (is_count(epochs) and is_count(steps)):
         raise CheckpointError(f"{folder.last} is not what aecli train writes; --restart begins the run again")
-    return int(document["epoch"])
+    return epochs, steps

@@ -10,7 +10,7 @@ SHORT_EPOCH_SECONDS = 30.0  # epochs shorter than this are not each worth a chec
 
 
 class Saver:
-    """Saves a session when that is due; never a state whose loss or gradient was no finite number."""
+    """Saves a session when that is due, in its first process; never a state whose loss or gradient was not finite."""
 
     def __init__(self, session: Session) -> None:
         """The time runs from here."""
@@ -39,27 +39,28 @@ class Saver:
             OutputError: the folder can't be written.
         """
         self.save_best()
-        require_finite(self.session)
+        require_finite(self.session, self.session.watch.failure())
         state = self.session.state
-        checkpoints.save(self.session.folder.last, state.tensors(), {**self.session.header, **state.document()})
+        if self.session.world.is_main:
+            checkpoints.save(self.session.folder.last, state.tensors(), {**self.session.header, **state.document()})
         self._saved_at, self._has_saved = time.monotonic(), True
 
     def save_best(self) -> None:
         """Write the best weights, if they are not on the disk yet; raises OutputError."""
         session, state = self.session, self.session.state
-        if state.unsaved_best is not None:
+        if state.unsaved_best is not None and session.world.is_main:
             document = {**session.header, "epoch": state.best.epoch, "metrics": state.best.metrics}
             checkpoints.save(session.folder.model, state.unsaved_best, document)
-            state.unsaved_best = None
+        state.unsaved_best = None
 
 
-def require_finite(session: Session) -> None:
-    """Wait for the device, and see whether all losses and gradients so far are finite numbers.
+def require_finite(session: Session, failure: tuple[str, int] | None) -> None:
+    """Go on only if there was no `failure`: what was no finite number, and in which step.
 
     Raises:
-        TrainingError: one is not; the message names the step, and the checkpoint from before it.
+        TrainingError: the message names the step, and the checkpoint from before it.
     """
-    if failure := session.watch.failure():
+    if failure is not None:
         what, step = failure
         raise diverged(session, f"the {what} of step {step}, in epoch {session.state.clock.epoch + 1},")
 

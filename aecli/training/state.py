@@ -51,6 +51,7 @@ class TrainState:
         self.unsaved_best: dict[str, Tensor] | None = None  # the best weights, until they are on the disk
         self.rows: list[dict[str, float | None]] = []
         self.stopped_early = False
+        self.cursors: list[Any] | None = None  # where a stream of images stands, by lane
         self.has_kl = False  # whether the model's losses have that term, as its last batch told
         sums_dtype = torch.float32 if placement.device.type == "mps" else torch.float64
         self.sums = torch.zeros(3, dtype=sums_dtype, device=placement.device)
@@ -69,11 +70,17 @@ class TrainState:
         """The learning rate in force."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def add(self, losses: Losses) -> None:
-        """Add a batch's losses to the epoch's sums, without waiting for the device."""
+    def add(self, losses: Losses, share: float) -> None:
+        """Add the losses of that share of a batch to the epoch's sums, without waiting for the device."""
         self.has_kl = losses.kl is not None
         kl = losses.kl if losses.kl is not None else torch.zeros_like(losses.total)
-        self.sums += torch.stack([losses.total, losses.reconstruction, kl]).detach()
+        self.sums += share * torch.stack([losses.total, losses.reconstruction, kl]).detach()
+
+    def keep_cursors(self, told: list[dict[str, Any] | None]) -> None:
+        """Note where the stream of images stands, lane by lane, as each process tells of its own; None without one."""
+        lanes = {int(lane): cursor for each in told for lane, cursor in (each or {}).items()}
+        if lanes:
+            self.cursors = [lanes[lane] for lane in sorted(lanes)]
 
     def restart_epoch(self) -> None:
         """Forget how far the epoch under way is: its images have changed, and with them its order."""
@@ -109,6 +116,7 @@ class TrainState:
             "best": {**vars(self.best), "loss": _finite(self.best.loss)},
             "stopped_early": self.stopped_early,
             "has_kl": self.has_kl,
+            "cursors": self.cursors,
             "rows": self.rows,
         }
 
@@ -143,6 +151,7 @@ class TrainState:
         self.best = Best(**{**document["best"], "loss": _infinite(document["best"]["loss"])})
         self.stopped_early = document["stopped_early"]
         self.has_kl = document["has_kl"]
+        self.cursors = document.get("cursors")
         self.rows = document["rows"]
         self.sums.copy_(tensors["sums"])
 
@@ -161,9 +170,10 @@ class TrainState:
         require_scaling(document["scaler"], self.scaler.state_dict())
 
 
-def seed_step(seed: int, step: int) -> None:
-    """Seed torch's global generator for one step, so that its randomness depends on (seed, step) alone."""
-    torch.manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]))
+def seed_step(seed: int, step: int, *stream: int) -> None:
+    """Seed torch's global generator for one step, so that its randomness depends on (seed, step) and `stream` alone."""
+    sequence = np.random.SeedSequence([seed, step], spawn_key=stream)
+    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
 
 
 def _finite(value: float) -> float | None:

@@ -1,18 +1,22 @@
 """Validation, through the same functions that `aecli eval` uses."""
 
 import math
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from aecli.data.batches import iterate, quantise
 from aecli.metrics.psnr import psnr
 from aecli.metrics.ssim import MIN_SIDE, ssim
 from aecli.models.base import Autoencoder
+from aecli.progress import Stopped, StopRequest
 from aecli.runtime.device import Placement
-from aecli.training.images import ImageSet, Stopped
+from aecli.runtime.distributed import World
+from aecli.training.images import ImageSet
 
 
 @dataclass(frozen=True)
@@ -25,36 +29,54 @@ class Scores:
 
 
 def validate(
-    model: Autoencoder, data: ImageSet, batch_size: int, placement: Placement, should_stop: Callable[[], bool]
+    model: Autoencoder, data: ImageSet, batch_size: int, placement: Placement, should_stop: StopRequest, world: World
 ) -> Scores:
     """Measure `model` on `data`, its reconstructions rounded to 8 bits before PSNR and SSIM.
 
+    Processes deal the batches out among them, and all measure the first one's batch statistics.
+
     Raises:
-        Stopped: `should_stop` said so.
+        Stopped: `should_stop` said so, in one of them.
     """
+    world.spread(model.buffers())
     was_training = model.training
     model.eval()
-    losses, psnrs, ssims = [], [], []
+    mine = range(world.rank, -(-len(data) // batch_size), world.size)
+    order = np.concatenate([data.rows[:0], *(data.rows[batch * batch_size :][:batch_size] for batch in mine)])
+    measured = [np.empty((0, 4))]
+    stops = False
     try:
-        with closing(
-            iterate(data.nearest, data.rows, batch_size, placement.device, placement.channels_last)
-        ) as batches:
-            for batch in batches:
-                if should_stop():
-                    raise Stopped
-                with torch.inference_mode(), placement.autocast():
-                    batch_losses = model.loss(batch)
-                    output = model(batch) if batch_losses.output is None else batch_losses.output
-                losses.append(batch_losses.total.item() * len(batch))
-                reconstructions = quantise(output)
-                originals = quantise(batch)
-                psnrs += psnr(originals, reconstructions).tolist()
-                if min(batch.shape[-2:]) >= MIN_SIDE["gaussian"]:
-                    ssims += ssim(originals, reconstructions).tolist()
+        with closing(iterate(data.nearest, order, batch_size, placement.device, placement.channels_last)) as batches:
+            for number, batch in zip(mine, batches, strict=True):
+                if stops := should_stop():
+                    break
+                measured.append(_measure(model, batch, number, placement))
     finally:
         model.train(was_training)
-    differing = [value for value in psnrs if math.isfinite(value)]
-    return Scores(loss=sum(losses) / len(psnrs), psnr=_mean(differing), ssim=_mean(ssims))
+    if any(world.gather_json(stops)):
+        raise Stopped
+    images = np.concatenate(world.gather(np.concatenate(measured)))
+    _, losses, psnrs, ssims = images[np.argsort(images[:, 0], kind="stable")].T.tolist()
+    return Scores(
+        loss=sum(losses) / len(images),
+        psnr=_mean([value for value in psnrs if math.isfinite(value)]),
+        ssim=_mean([value for value in ssims if not math.isnan(value)]),
+    )
+
+
+def _measure(model: Autoencoder, images: Tensor, number: int, placement: Placement) -> NDArray[np.float64]:
+    """A row an image: the batch's `number`, its summed loss (in the first row, 0 in the others), PSNR, SSIM or NaN."""
+    with torch.inference_mode(), placement.autocast():
+        losses = model.loss(images)
+        output = model(images) if losses.output is None else losses.output
+    reconstructions, originals = quantise(output), quantise(images)
+    rows = np.full((len(images), 4), math.nan)
+    rows[:, 0], rows[:, 1] = number, 0.0
+    rows[0, 1] = losses.total.item() * len(images)
+    rows[:, 2] = psnr(originals, reconstructions).cpu().numpy()
+    if min(images.shape[-2:]) >= MIN_SIDE["gaussian"]:
+        rows[:, 3] = ssim(originals, reconstructions).cpu().numpy()
+    return rows
 
 
 def _mean(values: list[float]) -> float | None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from aecli.training import loop
+from aecli.training import exchange
 from tests.campaigns.runs import TRAIN, require_sound, require_tidy
 from tests.processes import begin, end
 from tests.trained import assert_same_run, write_images
@@ -42,7 +42,7 @@ class Fault:
     way: str
 
     def __call__(self) -> None:
-        loop.STEP_REPORT_SECONDS = 0.0  # each step is saved: the same changes every time
+        exchange.LOOK_SECONDS = 0.0  # each step is saved: the same changes every time
         place, count = os.getcwd() + os.sep, 0
         notes = os.open("changes.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         fsync = os.fsync

@@ -1,0 +1,213 @@
+"""The processes that share one command's work: who they are, and what they exchange. Alone, all of it does nothing.
+
+torchrun starts them, and PyTorch's own process groups (NCCL on GPUs, gloo on CPUs) carry what they exchange. In their
+store, which outlives each of them, they wait for each other without a limit, and see who failed first.
+"""
+
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+
+from aecli.errors import ConfigError, PeerError
+from aecli.progress import Stopped, StopRequest, never
+from aecli.runtime.launch import give_voice, launch
+
+TIMEOUT_VARIABLE, DEFAULT_TIMEOUT = "AECLI_PEER_TIMEOUT", 600.0  # seconds
+_MEETING_SECONDS = 60.0  # for a store that torchrun has begun to serve
+_LOOK_SECONDS = 0.05
+_GRACE_SECONDS = 2.0  # in which who failed first tells so
+_ARRIVED, _FAILED, _LEFT = "arrived", "failed", "left"
+_LOST_MESSAGE = "another of the processes that share this work ended, or can't be reached any more"
+# How gloo and NCCL say, in a bare RuntimeError, that another process is gone or silent.
+_LOST = ("closed by peer", "reset by peer", "pair closure", "Timed out waiting", "Broken pipe", "Connection refused",
+         "gloo", "NCCL", "Socket", "No route to host", "unreachable")  # fmt: skip
+
+
+class World:
+    """The processes of this command, from `with` to its end; `rank` of `size`, of which the first is `is_main`.
+
+    Every method that speaks of all processes must be called by all of them, in the same order. Raises PeerError where
+    another one is gone, or silent for `AECLI_PEER_TIMEOUT` seconds (600).
+    """
+
+    def __init__(self) -> None:
+        """Look at what torchrun said; nobody is met yet."""
+        self._launch = launch()
+        self.rank, self.size, self.attempt = self._launch.rank, self._launch.size, self._launch.attempt
+        self._store: Store | None = None
+        self._serves = self.is_main and not self._launch.is_served
+        self._owns_group = False
+        self._meetings = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one process that writes, draws and tells."""
+        return self.rank == 0
+
+    def __enter__(self) -> "World":
+        if self.size > 1:
+            with _telling_lost():
+                self._meet()
+        return self
+
+    def __exit__(self, _kind: object, error: BaseException | None, _at: object) -> None:
+        if self._store is None:
+            return
+        if isinstance(error, Exception) and not isinstance(error, Stopped):
+            lost = error if isinstance(error, PeerError) else is_lost(error)
+            give_voice(self._is_first_to_fail(bool(lost)))
+            if lost and lost is not error:
+                raise PeerError(_LOST_MESSAGE) from error
+        else:
+            self._leave()
+
+    def _meet(self) -> None:
+        limit = timedelta(seconds=peer_timeout())
+        host, port = self._launch.address
+        store: Store = TCPStore(
+            host, port, is_master=self._serves, timeout=timedelta(seconds=_MEETING_SECONDS), wait_for_workers=False
+        )
+        self._store = PrefixStore(f"aecli/{self.attempt}", store)
+        self.wait_for_all()
+        if not dist.is_initialized():
+            backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            dist.init_process_group(
+                backend, store=PrefixStore("group", self._store), rank=self.rank, world_size=self.size,
+                timeout=limit,
+            )  # fmt: skip
+            self._owns_group = True
+
+    def _leave(self) -> None:
+        """End the group; who serves the store stays until all others are done with it."""
+        if self._owns_group:
+            dist.destroy_process_group()
+        left = self._count(_LEFT, 1)
+        until = time.monotonic() + _MEETING_SECONDS
+        while self._serves and left < self.size and not self._count(_FAILED, 0) and time.monotonic() < until:
+            time.sleep(_LOOK_SECONDS)
+            left = self._count(_LEFT, 0)
+
+    def _is_first_to_fail(self, is_consequence: bool) -> bool:
+        """Note a failure; who lost another process leaves it a moment to say why.
+
+        The store may be out of reach with its host, and would be waited for without an end: then nobody can be asked.
+        """
+        found: list[int] = []
+
+        def note() -> None:
+            until = time.monotonic() + (_GRACE_SECONDS if is_consequence else 0.0)
+            with suppress(RuntimeError):
+                while time.monotonic() < until and not self._count(_FAILED, 0):
+                    time.sleep(_LOOK_SECONDS)
+                found.append(self._count(_FAILED, 1))
+
+        asking = threading.Thread(target=note, daemon=True)
+        asking.start()
+        asking.join(2 * _GRACE_SECONDS + 1.0)
+        return found in ([], [1])
+
+    def _count(self, key: str, more: int) -> int:
+        assert self._store is not None
+        return int(self._store.add(key, more))
+
+    def wait_for_all(self, should_stop: StopRequest = never) -> None:
+        """Wait until every process is here, however long that takes one that decodes images for all.
+
+        Raises:
+            Stopped: `should_stop` said so.
+            PeerError: another process has failed meanwhile.
+        """
+        if self.size == 1:
+            return
+        self._meetings += 1
+        key = f"{_ARRIVED}/{self._meetings}"
+        with _telling_lost():
+            here = self._count(key, 1)
+            while here < self.size:
+                if should_stop():
+                    raise Stopped
+                if self._count(_FAILED, 0):
+                    raise PeerError(_LOST_MESSAGE)
+                time.sleep(_LOOK_SECONDS)
+                here = self._count(key, 0)
+
+    def gather(self, values: NDArray[Any]) -> list[NDArray[Any]]:
+        """Return the arrays (n, …) of all processes, by rank; n may differ, the rest of the shape and the type not."""
+        if self.size == 1:
+            return [values]
+        with _telling_lost():
+            mine = torch.from_numpy(np.ascontiguousarray(values))
+            lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+            dist.all_gather(lengths, torch.tensor([len(mine)]))
+            counts = [int(length) for length in lengths]
+            padded = torch.zeros(max(counts), *mine.shape[1:], dtype=mine.dtype)
+            padded[: len(mine)] = mine
+            found = [torch.empty_like(padded) for _ in range(self.size)]
+            if padded.numel():
+                dist.all_gather(found, padded)
+        return [each[:count].numpy() for each, count in zip(found, counts, strict=True)]
+
+    def gather_json(self, value: Any) -> list[Any]:
+        """Return the JSON values of all processes, by rank."""
+        if self.size == 1:
+            return [value]
+        parts = self.gather(np.frombuffer(json.dumps(value).encode(), dtype=np.uint8).copy())
+        return [json.loads(part.tobytes()) for part in parts]
+
+    def share(self, value: Any) -> Any:
+        """Return the first process's JSON value; what the others give counts for nothing."""
+        return self.gather_json(value if self.is_main else None)[0]
+
+    def spread(self, tensors: Iterable[Tensor]) -> None:
+        """Give every process the first one's values of `tensors`, in place."""
+        if self.size > 1:
+            with _telling_lost():
+                for tensor in tensors:
+                    dist.broadcast(tensor, src=0)
+
+
+@contextmanager
+def _telling_lost() -> Iterator[None]:
+    """Turn what PyTorch says of a lost process into a PeerError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_lost(error):
+            raise
+        raise PeerError(_LOST_MESSAGE) from error
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether PyTorch says by `error` that another process is gone or silent."""
+    if isinstance(error, dist.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST)
+
+
+def peer_timeout() -> float:
+    """Seconds after which a silent process counts as lost: `AECLI_PEER_TIMEOUT`, or 600.
+
+    Raises:
+        ConfigError: the variable is no number above 0.
+    """
+    text = os.environ.get(TIMEOUT_VARIABLE, "").strip()
+    try:
+        seconds = float(text) if text else DEFAULT_TIMEOUT
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < 1e9:
+        raise ConfigError(f"{TIMEOUT_VARIABLE}={text}: expected a number of seconds above 0")
+    return seconds
