@@ -43,11 +43,16 @@ def is_stream(source: str) -> bool:
     return os.path.splitext(source.partition("?")[0])[1].lower() in _KINDS and not os.path.isdir(source)
 
 
+def is_pattern(source: str) -> bool:
+    """Whether a SOURCE stands for local shard files."""
+    return is_stream(source) and not source.startswith("hf:") and "://" not in source
+
+
 class Shards:
     """The shards of a source; `names` in their order, `fingerprint` 64 hex digits that change with names or sizes."""
 
     def __init__(self, source: str) -> None:
-        """Open the source, so that its shards are known; none is read but for the kinds of its columns.
+        """Open the source, so that its shards are known, and see whether the first one can be read.
 
         Raises:
             DataError: it can't be found or opened, holds no images, or the extra `hf` is not installed.
@@ -61,6 +66,7 @@ class Shards:
         self.names = files if len(files) == count else tuple(f"{source}#{number}" for number in range(count))
         sizes = [os.path.getsize(name) if os.path.isfile(name) else "" for name in self.names]
         told = "".join(f"{os.path.basename(name)}\0{size}\n" for name, size in zip(self.names, sizes, strict=True))
+        next(self.read(0), None)
         self.fingerprint = hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()
 
     def read(self, shard: int, start: int = 0) -> Iterator[tuple[int, Encoded]]:
@@ -85,7 +91,7 @@ def list_shards(source: str, is_wanted: Callable[[str], bool]) -> list[ImageRef]
     Raises:
         DataError: it can't be read, or takes more than `LISTED_BYTES`.
     """
-    if not source.startswith("hf:") and "://" not in source and source.lower().endswith(".tar"):
+    if is_pattern(source) and source.lower().endswith(".tar"):
         return list_tars(_files(source), is_wanted)
     shards = Shards(source)
     images: list[ImageRef] = []
@@ -205,6 +211,6 @@ def _telling(name: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, LookupError, EOFError, RuntimeError, tarfile.TarError, pyarrow.ArrowException,
-            DatasetsError) as error:  # fmt: skip
+    except (OSError, ImportError, ValueError, LookupError, EOFError, RuntimeError, tarfile.TarError,
+            pyarrow.ArrowException, DatasetsError) as error:  # fmt: skip
         raise DataError(f"{plain(name)} can't be read: {one_line(error)}") from error

@@ -164,8 +164,8 @@ class Stream:
                 pixels = decode_fitted(image, self._size, self._how).transpose(2, 0, 1)
             except DecodeError as error:
                 self.skipped[encoded.name] = error.reason
-                self._require_few_broken()
             else:
+                self._require_few_broken()
                 return pixels[:, :, ::-1] if block.mirrored[start] else pixels
         raise DataError(f"{self.source}: none of {len(block.images)} neighbours is readable: {name_some(self.skipped)}")
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from aecli.checkpoints import read_document
 from aecli.configs import MODEL_FLAGS, TrainConfig
+from aecli.data.shards import is_pattern
 from aecli.errors import CheckpointError, OutputError
 from aecli.files import names_in
 from aecli.models import registry
@@ -40,7 +41,7 @@ def resolved_options(config: TrainConfig, model_options: Any) -> dict[str, Any]:
     values["options"] = dataclasses.asdict(model_options)
     values["model_defaults"] = dict(config.model_defaults)
     for key in ("data", "val_data"):
-        if values[key] not in (None, "demo") and os.path.exists(values[key]):
+        if values[key] not in (None, "demo") and (os.path.exists(values[key]) or is_pattern(values[key])):
             values[key] = os.path.realpath(values[key])
     return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
 

@@ -123,6 +123,8 @@ def prepare(
         _restore(state, *saved, path=choice.folder.last)
         if "data" in changed:
             state.restart_epoch()
+        elif isinstance(found, Stream):
+            _require_place(found, state, choice.folder.last)
         if not world.is_main:
             state.sums.zero_()  # those of all processes are the first one's
     feed, val = _feed(found, val, config, placement, world, state, held)
@@ -231,11 +233,6 @@ def _feed(
     if isinstance(found, ImageSet):
         train, val = bring_to_device(found, val, placement.device)
         return SetFeed(train, config, placement, world), val
-    try:
-        if state.cursors is not None:
-            found.require_cursors(state.cursors)
-    except ValueError:  # other shards than then, which was told
-        state.cursors = None
     _, val = bring_to_device(val, val, placement.device)
     return held.enter_context(closing(StreamFeed(found, config, placement, world, state.cursors))), val
 
@@ -244,4 +241,17 @@ def _restore(state: TrainState, tensors: dict[str, torch.Tensor], document: dict
     try:
         state.restore(tensors, document)
     except ValueError as error:
-        raise CheckpointError(f"{path} does not fit this model: {error}; --restart begins the run again") from error
+        raise _misfit(path, "this model", error) from error
+
+
+def _require_place(stream: Stream, state: TrainState, path: Path) -> None:
+    """Refuse a place in the stream where it never was."""
+    try:
+        if state.cursors is not None:
+            stream.require_cursors(state.cursors)
+    except ValueError as error:
+        raise _misfit(path, "these images", error) from error
+
+
+def _misfit(path: Path, what: str, error: ValueError) -> CheckpointError:
+    return CheckpointError(f"{path} does not fit {what}: {error}; --restart begins the run again")

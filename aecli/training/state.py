@@ -85,6 +85,7 @@ class TrainState:
     def restart_epoch(self) -> None:
         """Forget how far the epoch under way is: its images have changed, and with them its order."""
         self.clock.batch, self.clock.seconds = 0, 0.0
+        self.cursors = None
         self.sums.zero_()
 
     def keep_if_best(self, loss: float, metrics: dict[str, float | None]) -> None:

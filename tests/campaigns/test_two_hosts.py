@@ -50,8 +50,9 @@ def begin(place: Path, name: str, number: int, said: Path) -> subprocess.Popen[b
     """One host's torchrun: the first host's serves as the meeting point, and either may go on alone."""
     launcher = [
         sys.executable, "-m", "torch.distributed.run", "--nnodes", "1:2", "--nproc-per-node", "1",
-        "--max-restarts", "3", "--rdzv-backend", "c10d", "--rdzv-endpoint", f"{HOSTS[0]}:29400", "--rdzv-id", "campaign", "--local-addr",
-        HOSTS[number], "--rdzv-conf", f"is_host={int(number == 0)},last_call_timeout=3,timeout=60",
+        "--max-restarts", "3", "--rdzv-backend", "c10d", "--rdzv-endpoint",
+        f"{HOSTS[0]}:29400", "--rdzv-id", "campaign", "--local-addr", HOSTS[number], "--rdzv-conf",
+        f"is_host={int(number == 0)},last_call_timeout=3,timeout=60",
     ]  # fmt: skip
     environment = {
         **os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
