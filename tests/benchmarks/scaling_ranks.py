@@ -1,0 +1,131 @@
+"""What each of several processes does for scaling.py. torchrun starts them; the first prints one JSON document."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+import torch.distributed as dist
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from aecli.configs import TrainConfig
+from aecli.progress import never
+from aecli.runtime.distributed import World
+from aecli.training.compiling import StepLoss
+from aecli.training.loop import train_epoch
+from aecli.training.pieces import draw_noise
+from aecli.training.session import Session, prepare
+from tests.benchmarks.common import in_turns, middle
+
+LOOKS = 20
+EXCHANGES = 5
+
+
+def main() -> None:
+    """Train and exchange as the JSON in the first argument says: `config` of TrainConfig, and `repeats`."""
+    asked = json.loads(sys.argv[1])
+    config = TrainConfig("vae", **{**asked["config"], "out": Path(asked["config"]["out"])})
+    with ExitStack() as held:
+        world = held.enter_context(World())
+        session = _session(config, world, held)
+        found = measure(session, asked["repeats"])
+        if world.is_main:
+            print(json.dumps(found))
+
+
+def _session(config: TrainConfig, world: World, held: ExitStack) -> Session:
+    steps = prepare(config, world, never, held)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            session: Session = end.value
+            return session
+
+
+def measure(session: Session, repeats: int) -> dict[str, Any]:
+    """Seconds of a step and of its parts, and the bytes that a step exchanges."""
+    model, device = session.state.model, session.placement.device
+    found: dict[str, Any] = {"ranks": session.world.size, "images": session.config.batch_size}
+    found["noise_s"] = _timed(session, lambda: draw_noise(model, 64, session.config.image_size)) / 64
+    _epoch(session)  # makes kernels, and DDP's buckets as they stay
+    if session.world.size == 1:
+        found["step_s"] = middle(_epoch(session) for _ in range(repeats))
+        return found
+    replica = session.compute_loss._replica
+    assert replica is not None
+    found |= _exchanged(replica)
+    together, apart = in_turns([lambda: _epoch(session), lambda: _epoch_apart(session)], repeats)
+    found |= {"step_s": middle(together), "apart_s": middle(apart)}
+    found["look_s"] = middle(_timed(session, session.exchange.look) for _ in range(LOOKS))
+    whole = [torch.zeros(size // 4, device=device) for size in found["buckets"]]
+    ways = [lambda: _all_reduce(whole), lambda: _all_reduce(whole, torch.bfloat16)]
+    times = in_turns([lambda way=way: _timed(session, way) for way in ways], EXCHANGES)
+    found |= {"all_reduce_s": middle(times[0][1:]), "all_reduce_bf16_s": middle(times[1][1:])}
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    found["broadcast_s"] = middle(_timed(session, lambda: session.world.spread(buffers)) for _ in range(EXCHANGES))
+    replica.register_comm_hook(None, bf16_compress_hook)
+    found["step_bf16_s"] = middle([_epoch(session) for _ in range(repeats + 1)][1:])
+    return found
+
+
+def _exchanged(replica: DistributedDataParallel) -> dict[str, Any]:
+    """Bytes of the gradients' buckets, in the order in which they go, and of the buffers that are broadcast."""
+    told = replica._get_ddp_logging_data()
+    sizes = told.get("rebuilt_bucket_sizes") or told["bucket_sizes"]
+    return {
+        "buckets": [int(size) for size in sizes.split(",")],
+        "buffers": sum(buffer.numel() * buffer.element_size() for buffer in replica.buffers()),
+    }
+
+
+def _epoch(session: Session) -> float:
+    """Seconds a step of an epoch's steps, by the loop that trains."""
+    session.state.clock.batch = 0
+    session.state.sums.zero_()
+
+    def steps() -> None:
+        for _ in train_epoch(session):
+            pass
+
+    return _timed(session, steps) / session.batches
+
+
+def _epoch_apart(session: Session) -> float:
+    """The same without exchanging gradients and buffers: how the processes get on beside each other."""
+
+    def alone(loss: StepLoss, _more_to_come: bool) -> AbstractContextManager[Any]:
+        return loss._replica.no_sync() if loss._replica is not None else nullcontext()
+
+    with patch.object(StepLoss, "accumulating", alone):
+        return _epoch(session)
+
+
+def _all_reduce(buckets: list[torch.Tensor], dtype: torch.dtype = torch.float32) -> None:
+    """Sum the buckets over all processes, as PyTorch's DDP and its hook for bf16 do."""
+    sent = [bucket.to(dtype) for bucket in buckets]
+    waiting = [dist.all_reduce(each, async_op=True) for each in sent]
+    for bucket, each, work in zip(buckets, sent, waiting, strict=True):
+        work.wait()
+        if each is not bucket:
+            bucket.copy_(each)
+
+
+def _timed(session: Session, work: Callable[[], Any]) -> float:
+    """Seconds from when all processes begin until this one is done."""
+    session.world.gather_json(None)
+    began = time.perf_counter()
+    work()
+    if session.placement.device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()
