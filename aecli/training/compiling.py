@@ -87,44 +87,55 @@ class StepLoss:
         """The context of a forward and backward pass; gradients wait for the other processes unless `more_to_come`."""
         return self._replica.no_sync() if self._replica is not None and more_to_come else nullcontext()
 
-    def replicate(self, device: torch.device) -> None:
-        """From here on, average gradients with those of all other processes, and begin with the first one's weights."""
+    def replicate(self, placement: Placement, count: int, image_size: int) -> None:
+        """From here on, average gradients with those of all other processes, and begin with the first one's weights.
+
+        After a first pass, PyTorch settles the order in which gradients are exchanged, and with it their rounding: that
+        pass is taken here, of `count` black images, so that a run taken up again is rounded as one never stopped.
+        """
+        device = placement.device
         self._replica = DistributedDataParallel(
             self._module,
             device_ids=[device] if device.type == "cuda" else None,
             find_unused_parameters=not registry.is_built_in(type(self._model)),
             gradient_as_bucket_view=True,
         )
+        self._try_out(placement, count, image_size)
 
-    def compile(self, placement: Placement, batch_size: int, image_size: int) -> str | None:
-        """Compile forward and backward pass for batches of one shape; returns why it couldn't be done, if it couldn't.
+    def compile(self, placement: Placement, count: int, image_size: int) -> str | None:
+        """Compile forward and backward pass for `count` images; returns why it couldn't be done, if it couldn't.
 
         Nothing of the model changes; torch's global generator moves.
         """
         if missing := missing_compiler(placement.device):
             return f"{missing} is not here"
-        batch = torch.zeros(batch_size, 3, image_size, image_size, device=placement.device)
-        buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
         # The log warns of a CUDA toolkit without a device, where no device was asked for.
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         try:
             # fallback_random: the same noise as uncompiled.
             self._module.compiled = torch.compile(self._model.loss, dynamic=False, options={"fallback_random": True})
-            self._module.size = batch_size
-            noise = draw_noise(self._model, batch_size, image_size)
-            with placement.autocast():
-                losses = self._module(batch.contiguous(memory_format=placement.memory_format), noise)
-            losses.total.backward()
+            self._module.size = count
+            self._try_out(placement, count, image_size)
         except (OSError, RuntimeError) as error:  # of the compiler; a model's own would come again, uncompiled
             if is_out_of_memory(error):
                 raise
             self.give_up_compiling()
             return f"compiling failed: {_first_line(error)}"
+        return None
+
+    def _try_out(self, placement: Placement, count: int, image_size: int) -> None:
+        """Take a step's passes, of black images, and leave the model as it was."""
+        images = torch.zeros(count, 3, image_size, image_size, device=placement.device)
+        buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+        try:
+            noise = draw_noise(self._model, count, image_size)
+            with placement.autocast():
+                losses = self(images.contiguous(memory_format=placement.memory_format), noise)
+            losses.total.backward()  # type: ignore[no-untyped-call]
         finally:
             self._model.zero_grad(set_to_none=True)
             for name, buffer in self._model.named_buffers():
                 buffer.copy_(buffers[name])
-        return None
 
     def give_up_compiling(self) -> None:
         """Take all batches as they are."""

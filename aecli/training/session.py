@@ -170,7 +170,7 @@ def _step_loss(
     if _should_compile(config, world, state, placement.device, recorded, feed):
         yield from _compile(loss, config, world, placement, feed, should_stop)
     if world.size > 1:
-        loss.replicate(placement.device)
+        loss.replicate(placement, largest_piece(config, world), config.image_size)
     return loss
 
 
