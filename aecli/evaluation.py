@@ -1,7 +1,7 @@
 """`aecli eval`: pair, check, then measure everything in one streamed pass."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 
 from aecli.configs import EvalConfig
-from aecli.data.decode import DecodeError, Pixels, decode, ordered_map, resize, worker_count
+from aecli.data.decode import DecodeError, Pixels, decode, resize
+from aecli.dealing import deal, require_same_images
 from aecli.errors import DataError
 from aecli.files import claim_file
 from aecli.metrics import BUILDERS, Loaded, Metric
@@ -23,14 +24,16 @@ from aecli.pairing import (
     Unpaired,
     check_sizes,
     describe,
+    gather_unpaired,
     mismatch_error,
     pair_sources,
     parse_predictions,
 )
-from aecli.progress import Listener, Notice, Progress, ignore
+from aecli.progress import Listener, Notice, ignore
 from aecli.runtime.device import resolve_device, telling_out_of_memory
 from aecli.runtime.device import versions as runtime_versions
-from aecli.runtime.threads import sharing_threads, taking_turns
+from aecli.runtime.distributed import World
+from aecli.runtime.threads import taking_turns
 from aecli.scores import EvalReport, Numbers, per_image_csv, sum_up
 
 __all__ = ["EvalReport", "evaluate"]
@@ -47,36 +50,48 @@ def evaluate(config: EvalConfig, listen: Listener = ignore) -> EvalReport:
     What can fail cheaply fails first: the place of the CSV, names, weights, sizes in headers; then images are decoded.
     All predictions are measured on the same images.
 
+    In processes that torchrun started, all of them must call this: they share the images, and get the same report; the
+    first one's `listen` hears of it, and it writes the CSV.
+
     Raises:
         ConfigError: the predictions can't be told apart, or the device is not here.
         DataError: images don't pair (see `--on-mismatch`), or none is left to measure.
         OutputError: the CSV can't be written.
         WeightsError: LPIPS' weights can't be had.
+        PeerError: another of several processes failed.
     """
+    with World() as world:
+        return _evaluate(config, world, listen if world.is_main else ignore)
+
+
+def _evaluate(config: EvalConfig, world: World, listen: Listener) -> EvalReport:
     predictions = parse_predictions(config.pred)
     names = [prediction.name for prediction in predictions]
     metrics = tuple(BUILDERS[name](config) for name in dict.fromkeys(config.metrics))
     device = resolve_device(config.device)
-    if config.per_image is not None:
+    if config.per_image is not None and world.is_main:
         claim_file(config.per_image, "--per-image")
     pairing = pair_sources(config.gt, predictions)
-    if config.per_image is not None:
+    if config.per_image is not None and world.is_main:
         _require_not_measured(
             config.per_image, pairing, [config.gt, *(prediction.source for prediction in predictions)]
         )
+    world.wait_for_all()
+    require_same_images([image for pair in pairing.pairs for image in pair.images], "--gt and --pred", world)
     if config.on_mismatch != "skip" and pairing.unpaired:
         raise mismatch_error(pairing.unpaired)
-    loaded = {metric.name: metric.load(device, listen) for metric in metrics}
-    pairing = _compare_sizes(config, pairing, names, metrics, listen)
-    measured = _measure(config, pairing.pairs, names, loaded, device, listen)
+    loaded = _load(metrics, device, world, listen)
+    pairing = _compare_sizes(config, pairing, names, metrics, world, listen)
+    measured = _measure(config, pairing.pairs, names, loaded, device, world, listen)
     unpaired = tuple(pairing.unpaired + measured.unreadable)
     if not measured.pairs:
         raise _nothing_left(unpaired)
     if unpaired:
         listen(Notice(f"left out, as --on-mismatch skip asks: {describe(unpaired)}"))
-    if config.per_image is not None:
+    if config.per_image is not None and world.is_main:
         content = per_image_csv([pair.name for pair in measured.pairs], names, measured.numbers)
         write_output(config.per_image, content, listen)
+    world.wait_for_all()
     results, comparisons = sum_up(metrics, names, measured.numbers)
     return EvalReport(
         n=len(measured.pairs),
@@ -90,12 +105,22 @@ def evaluate(config: EvalConfig, listen: Listener = ignore) -> EvalReport:
 
 
 def _require_not_measured(per_image: Path, pairing: Pairing, sources: Sequence[str]) -> None:
-    images = (image for pair in pairing.pairs for image in (pair.truth, *pair.predictions))
+    images = (image for pair in pairing.pairs for image in pair.images)
     require_not_read("--per-image", [per_image], images, [source for source in sources if Path(source).is_file()])
 
 
+def _load(metrics: Sequence[Metric], device: torch.device, world: World, listen: Listener) -> dict[str, Loaded]:
+    """Make the metrics ready, the first process before the others: weights may have to be downloaded."""
+    if not world.is_main:
+        world.wait_for_all()
+    loaded = {metric.name: metric.load(device, listen) for metric in metrics}
+    if world.is_main:
+        world.wait_for_all()
+    return loaded
+
+
 def _compare_sizes(
-    config: EvalConfig, pairing: Pairing, names: list[str], metrics: Sequence[Metric], listen: Listener
+    config: EvalConfig, pairing: Pairing, names: list[str], metrics: Sequence[Metric], world: World, listen: Listener
 ) -> Pairing:
     """Take out pairs whose sizes can't be measured, which is an error unless they may be skipped."""
     smallest = max(metrics, key=lambda metric: metric.min_side)
@@ -105,6 +130,7 @@ def _compare_sizes(
         (smallest.name, smallest.min_side),
         config.on_mismatch == "resize",
         config.workers,
+        world,
         listen,
     )
     if config.on_mismatch != "skip" and pairing.unpaired:
@@ -133,41 +159,39 @@ def _measure(
     names: Sequence[str],
     loaded: Mapping[str, Loaded],
     device: torch.device,
+    world: World,
     listen: Listener,
 ) -> _Measured:
     """The one pass: each worker decodes a batch of images of one size and measures it, with no wait for the others.
 
-    What is in a batch depends on the images alone, and so do the numbers.
+    What is in a batch depends on the images alone, and so do the numbers. A row an image is gathered from all
+    processes: its index, and each metric's numbers.
     """
-    numbers = {name: np.empty((len(pairs), len(names))) for name in loaded}
-    is_measured = np.zeros(len(pairs), dtype=bool)
-    unreadable: list[Unpaired] = []
+    width = len(names)
     turn = taking_turns(device)
 
-    def measure(indices: NDArray[np.intp]) -> tuple[NDArray[np.intp], dict[str, NDArray[np.float64]], list[Unpaired]]:
+    def measure(indices: NDArray[np.intp]) -> tuple[NDArray[np.float64], list[Unpaired]]:
         decoded = {index: _decode(pairs[index], names) for index in indices}
         missing = [images for images in decoded.values() if isinstance(images, Unpaired)]
         if missing and config.on_mismatch != "skip":
             raise mismatch_error(missing)
         whole = {index: images for index, images in decoded.items() if not isinstance(images, Unpaired)}
-        found = _measure_batch(list(whole.values()), loaded, device, turn) if whole else {}
-        return np.array(list(whole), dtype=np.intp), found, missing
+        numbers = _measure_batch(list(whole.values()), loaded, device, turn) if whole else {}
+        return np.column_stack([list(whole), *numbers.values()]) if whole else nothing, missing
 
-    batches = list(
-        _batches(pairs, config.batch_size, _CPU_BATCH_PIXELS if device.type == "cpu" else _DEVICE_BATCH_PIXELS)
-    )
-    workers = min(worker_count(config.workers), len(batches))
-    with sharing_threads(workers), closing(ordered_map(measure, batches, workers)) as measured:
-        for indices, found, missing in measured:
-            for name, values in found.items():
-                numbers[name][indices] = values
-            is_measured[indices] = True
-            unreadable += missing
-            listen(Progress("measuring", int(is_measured.sum()) + len(unreadable), len(pairs)))
+    nothing = np.empty((0, 1 + width * len(loaded)))
+    most_pixels = _CPU_BATCH_PIXELS if device.type == "cpu" else _DEVICE_BATCH_PIXELS
+    batches = list(_batches(pairs, config.batch_size, most_pixels))
+    dealt = deal(measure, batches, "measuring", config.workers, world, listen)
+    rows = np.concatenate(world.gather(np.concatenate([nothing, *(rows for _, (rows, _) in dealt)])))
+    rows = rows[np.argsort(rows[:, 0])]
     return _Measured(
-        [pair for pair, measured in zip(pairs, is_measured, strict=True) if measured],
-        {name: values[is_measured] for name, values in numbers.items()},
-        unreadable,
+        [pairs[int(index)] for index in rows[:, 0]],
+        {
+            name: np.ascontiguousarray(rows[:, start : start + width])
+            for start, name in zip(range(1, rows.shape[1], width), loaded, strict=True)
+        },
+        gather_unpaired(((number, missing) for number, (_, missing) in dealt), world),
     )
 
 
@@ -187,7 +211,7 @@ def _decode(pair: Pair, names: Sequence[str]) -> list[Pixels] | Unpaired:
     """The ground truth's pixels and each prediction's, all of one size; or what stands in the way."""
     images = []
     resized = (False, *pair.resized)
-    for name, image, resizes in zip((None, *names), (pair.truth, *pair.predictions), resized, strict=True):
+    for name, image, resizes in zip((None, *names), pair.images, resized, strict=True):
         try:
             pixels = decode(image)
         except DecodeError as error:

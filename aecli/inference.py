@@ -2,9 +2,9 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +14,19 @@ from PIL import Image
 from aecli import checkpoints
 from aecli.configs import ReconstructConfig
 from aecli.data.batches import normalise, quantise
-from aecli.data.decode import DecodeError, decode, decode_fitted, ordered_map, worker_count
+from aecli.data.decode import DecodeError, decode, decode_fitted, worker_count
+from aecli.data.shards import is_stream
 from aecli.data.sources import ImageRef, list_images, split_indices
+from aecli.dealing import deal, require_same_images
 from aecli.errors import ConfigError, DataError, ModelError
 from aecli.files import write_bytes
 from aecli.models.base import Autoencoder
 from aecli.outputs import claim_output_folder, require_not_read
-from aecli.progress import Listener, Progress, ignore
+from aecli.progress import Listener, ignore
 from aecli.runs import Located, RunFolder, locate
 from aecli.runtime.device import Placement, place, telling_out_of_memory
-from aecli.runtime.threads import sharing_threads, taking_turns
+from aecli.runtime.distributed import World
+from aecli.runtime.threads import taking_turns
 from aecli.words import plain
 
 _PNG_LEVEL = 3
@@ -94,11 +97,14 @@ def run_images(run: RunFolder, split: str) -> list[ImageRef]:
         DataError: the images are gone.
     """
     options = run.read_config()["options"]
-    listed = list_images(options["data"])
-    if options["val_data"] is None:
-        return select_split(listed, split, options["val_fraction"])
-    held_out = list_images(options["val_data"]) if split != "train" else []
-    return held_out if split == "val" else listed + held_out
+    data, val_data = options["data"], options["val_data"]
+    if val_data is None and is_stream(data) and split == "val":
+        raise DataError(f"{run.path} was trained on a stream and held nothing out; name some images with --data")
+    if val_data is None:
+        listed = list_images(data)
+        return listed if is_stream(data) else select_split(listed, split, options["val_fraction"])
+    trained_on = list_images(data) if split != "val" else []
+    return trained_on + (list_images(val_data) if split != "train" else [])
 
 
 def select_split(images: Sequence[ImageRef], split: str, val_fraction: float) -> list[ImageRef]:
@@ -150,19 +156,30 @@ class ReconstructResult:
 def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> ReconstructResult:
     """Write a PNG for every input image under its own relative path; unreadable ones are left out and named.
 
+    In processes that torchrun started, all of them must call this: they share the images, and get the same result; the
+    first one's `listen` hears of it.
+
     Raises:
-        AecliError: one of its kinds, for a model, images or a folder that can't be used.
+        AecliError: one of its kinds, for a model, images or a folder that can't be used; in one of several processes
+            also a PeerError, where another one failed.
     """
+    with World() as world:
+        return _reconstruct(config, world, listen if world.is_main else ignore)
+
+
+def _reconstruct(config: ReconstructConfig, world: World, listen: Listener) -> ReconstructResult:
     loaded = load_model(config.model, config.runs, config.device, config.precision)
     images = choose_images(loaded.located, config.data, config.split)
     _require_distinct_names(images)
     out = config.out or Path("reconstructions") / loaded.located.label
-    claim_output_folder(out, config.overwrite, listen)
-    require_not_read("--out", (out / f"{image.key}.png" for image in images), images)
-    unreadable: dict[str, str] = {}
+    if world.is_main:
+        claim_output_folder(out, config.overwrite, listen)
+        require_not_read("--out", (out / f"{image.key}.png" for image in images), images)
+    world.wait_for_all()
+    require_same_images(images, config.data or f"{loaded.located.label}'s run", world)
     less_memory = f"a smaller --batch-size than {config.batch_size}, --workers 1, {_LESS_MEMORY}"
     # Each worker takes a batch from file to file, and waits for no other but where they share one accelerator.
-    batches, workers, at_once = _share_out(images, config, loaded)
+    batches, most_workers, at_once = _share_out(images, config, loaded)
     turn = taking_turns(loaded.placement.device)
 
     def work(batch: Sequence[ImageRef]) -> dict[str, str]:
@@ -174,19 +191,16 @@ def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> Reconst
                 write_bytes(out / f"{key}.png", encode_png(pixels))
         return broken
 
-    done = 0
-    with sharing_threads(workers), closing(ordered_map(work, batches, workers)) as results:
-        for batch, broken in zip(batches, results, strict=True):
-            unreadable |= broken
-            done += len(batch)
-            listen(Progress("reconstructing", done, len(images)))
+    dealt = deal(work, batches, "reconstructing", min(worker_count(config.workers), most_workers), world, listen)
+    told = sorted(chain.from_iterable(world.gather_json([(number, *each.items()) for number, each in dealt])))
+    unreadable = {name: reason for _, *broken in told for name, reason in broken}
     return ReconstructResult(out, len(images) - len(unreadable), unreadable)
 
 
 def _share_out(
     images: Sequence[ImageRef], config: ReconstructConfig, loaded: LoadedModel
 ) -> tuple[list[Sequence[ImageRef]], int, int | None]:
-    """Return the batches, how many workers share them, and how many pixels one reconstructs at once (None: a batch).
+    """Return the batches, the most workers for them, and how many pixels one reconstructs at once (None: a batch).
 
     Which images are in a batch depends on `--batch-size` and on the device, but not on the workers.
     """
@@ -195,7 +209,7 @@ def _share_out(
         fitting = _NATIVE_BATCH if config.native else max(1, _WORKER_PIXELS // loaded.image_size**2)
         size, most_workers, at_once = min(size, fitting), _CPU_PIXELS // _WORKER_PIXELS, _WORKER_PIXELS
     batches = [images[start : start + size] for start in range(0, len(images), size)]
-    return batches, min(worker_count(config.workers), len(batches), most_workers), at_once
+    return batches, most_workers, at_once
 
 
 def _read(

@@ -1,17 +1,22 @@
 """Which image of a prediction belongs to which ground truth, and what stands in the way. Nothing is decoded here."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from contextlib import closing
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 
-from aecli.data.decode import DecodeError, image_size, ordered_map
+import numpy as np
+from numpy.typing import NDArray
+
+from aecli.data.decode import DecodeError, image_size
 from aecli.data.images import ImageRef
 from aecli.data.sources import list_images
+from aecli.dealing import deal
 from aecli.errors import ConfigError, DataError
-from aecli.progress import Listener, Progress
+from aecli.progress import Listener
+from aecli.runtime.distributed import World
 
 Size = tuple[int, int]  # (H, W)
 
@@ -60,6 +65,11 @@ class Pair:
     predictions: tuple[ImageRef, ...]
     size: Size = (0, 0)
     resized: tuple[bool, ...] = ()
+
+    @property
+    def images(self) -> tuple[ImageRef, ...]:
+        """The ground truth and, behind it, each prediction's."""
+        return (self.truth, *self.predictions)
 
 
 @dataclass(frozen=True)
@@ -141,9 +151,10 @@ def check_sizes(
     smallest: tuple[str, int],
     resize: bool,
     workers: int | None,
+    world: World,
     listen: Listener,
 ) -> Pairing:
-    """Read the headers of all pairs and take out those that can't be measured.
+    """Read the headers of all pairs and take out those that can't be measured; every process gets the same.
 
     Args:
         pairing: from `pair_sources`.
@@ -151,26 +162,40 @@ def check_sizes(
         smallest: the most demanding metric's name, and the shortest side that it can measure.
         resize: whether predictions of another size will be resized, which makes them no mismatch.
         workers: threads that read; None for as many as fit this machine.
+        world: the processes that share the reading.
         listen: hears of the progress.
     """
-    pairs: list[Pair] = []
-    unpaired = list(pairing.unpaired)
-    check = partial(_sized, names=names, smallest=smallest, resize=resize)
-    lots = [pairing.pairs[start : start + _LOT] for start in range(0, len(pairing.pairs), _LOT)]
+
+    def check(lot: range) -> tuple[NDArray[np.int64], dict[int, list[Unpaired]]]:
+        checked = {index: _sized(pairing.pairs[index], names, smallest, resize) for index in lot}
+        measured = [(index, *sizes) for index, sizes in checked.items() if isinstance(sizes, tuple)]
+        problems = {index: each for index, each in checked.items() if isinstance(each, list)}
+        return np.array(measured, dtype=np.int64).reshape(-1, 3 + len(names)), problems
+
+    places = range(len(pairing.pairs))
+    lots = [places[start : start + _LOT] for start in places[::_LOT]]
+    dealt = [result for _, result in deal(check, lots, "checking sizes", workers, world, listen)]
+    rows = [np.empty((0, 3 + len(names)), dtype=np.int64), *(measured for measured, _ in dealt)]
+    found = np.concatenate(world.gather(np.concatenate(rows)))
+    unpaired = gather_unpaired((each for _, problems in dealt for each in problems.items()), world)
+    return Pairing(list(_with_sizes(pairing.pairs, found)), pairing.unpaired + unpaired)
+
+
+def gather_unpaired(found: Iterable[tuple[int, Sequence[Unpaired]]], world: World) -> list[Unpaired]:
+    """Those that all processes found, in the order of the places given with them."""
+    mine = [(place, *astuple(each)) for place, unpaired in found for each in unpaired]
+    told = sorted(chain.from_iterable(world.gather_json(mine)), key=itemgetter(0))
+    return [Unpaired(*fields) for _, *fields in told]
+
+
+def _with_sizes(pairs: Sequence[Pair], rows: NDArray[np.int64]) -> Iterator[Pair]:
+    """Those of `pairs` that have a row (index, H, W, a flag a prediction: resized or not), in their order."""
     sizes: dict[Size, Size] = {}  # the same few objects for all pairs
     flags: dict[tuple[bool, ...], tuple[bool, ...]] = {}
-    done = 0
-    with closing(ordered_map(lambda lot: [check(pair) for pair in lot], lots, workers)) as checked:
-        for lot in checked:
-            for each in lot:
-                if isinstance(each, Pair):
-                    size, resized = sizes.setdefault(each.size, each.size), flags.setdefault(each.resized, each.resized)
-                    pairs.append(replace(each, size=size, resized=resized))
-                else:
-                    unpaired += each
-            done += len(lot)
-            listen(Progress("checking sizes", done, len(pairing.pairs)))
-    return Pairing(pairs, unpaired)
+    for row in rows[np.argsort(rows[:, 0])]:
+        index, height, width, *resized = row.tolist()  # not all rows at once: there are as many as images
+        size, flag = (height, width), tuple(map(bool, resized))
+        yield replace(pairs[index], size=sizes.setdefault(size, size), resized=flags.setdefault(flag, flag))
 
 
 def describe(unpaired: Sequence[Unpaired]) -> str:
@@ -222,11 +247,13 @@ def _example(images: Mapping[str, ImageRef]) -> str:
     return repr(next(iter(images.values())).name)
 
 
-def _sized(pair: Pair, names: Sequence[str], smallest: tuple[str, int], resize: bool) -> Pair | list[Unpaired]:
-    """The pair with its sizes, or why it can't be measured."""
+def _sized(
+    pair: Pair, names: Sequence[str], smallest: tuple[str, int], resize: bool
+) -> tuple[int, ...] | list[Unpaired]:
+    """The ground truth's height and width, and whether each prediction is resized to them; or why that can't be."""
     sizes: list[Size] = []
     problems: list[Unpaired] = []
-    for name, image in zip((None, *names), (pair.truth, *pair.predictions), strict=True):
+    for name, image in zip((None, *names), pair.images, strict=True):
         try:
             sizes.append(image_size(image))
         except DecodeError as error:
@@ -245,7 +272,7 @@ def _sized(pair: Pair, names: Sequence[str], smallest: tuple[str, int], resize: 
             for name, image, other in zip(names, pair.predictions, others, strict=True)
             if other != truth
         ]
-    return problems or replace(pair, size=truth, resized=resized)
+    return problems or (*truth, *resized)
 
 
 def _words(size: Size) -> str:

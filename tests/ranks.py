@@ -22,8 +22,8 @@ def begin_ranks(
 
 def _as_rank(rank: int, size: int, port: int, attempt: int, before: Callable[[], object]) -> None:
     os.environ |= {
-        "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port), "TORCHELASTIC_RESTART_COUNT": str(attempt),
+        "RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RESTART_COUNT": str(attempt),
     }  # fmt: skip
     before()
 

@@ -13,7 +13,7 @@ from aecli.training.reports import EpochReport, Finished, Interrupted, Started
 from tests.shards import write_parquet, write_tars
 from tests.test_ranks_training import assert_close_runs, train
 from tests.test_training import run
-from tests.trained import assert_same_run, rewrite, rows
+from tests.trained import assert_same_run, fails, ok_json, rewrite, rows
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
@@ -97,3 +97,12 @@ def test_a_place_that_makes_no_sense_is_refused(config, tmp_path):
     rewrite(tmp_path / "mine" / "last.safetensors", lambda document: document.update(cursors=[[0, 0, 0, 0, 10**9]] * 3))
     with pytest.raises(CheckpointError, match="does not fit.*lies behind an end.*--restart"):
         run(config)
+
+
+def test_what_is_reconstructed_of_such_a_run(config, tmp_path):
+    run(replace(config, steps=2))
+    run(replace(config, steps=2, val_data=None, out=tmp_path / "unheld"))
+    assert ok_json("reconstruct", "--model", tmp_path / "mine", "--out", tmp_path / "a")["written"] == 5
+    everything = ok_json("reconstruct", "--model", tmp_path / "mine", "--split", "all", "--out", tmp_path / "b")
+    assert everything["written"] == 30
+    assert "held nothing out" in fails(1, "reconstruct", "--model", tmp_path / "unheld", "--out", tmp_path / "c")

@@ -20,6 +20,7 @@ from aecli.cli.options import (
     complete_source,
 )  # fmt: skip
 from aecli.configs import GridConfig
+from aecli.runtime.launch import launch
 
 
 def grid(
@@ -63,6 +64,9 @@ def grid(
     config = GridConfig(
         n=n, data=data, models=tuple(model or ()), out=out, seed=seed, runs=runs, device=device, precision=precision
     )
+
+    if launch().rank:
+        return  # of several processes one draws
 
     from aecli.cli import console
     from aecli.comparison import draw_comparison

@@ -233,6 +233,11 @@ def _tell_interrupted(end: Interrupted, restarts: bool) -> None:
     if end.run is None:
         console.show_error("interrupted before the first step; nothing was begun")
         return
+    if not end.is_saved:
+        console.show_error(
+            f"interrupted; the last checkpoint in {end.run.path} is kept\nrun the same command again to go on"
+        )
+        return
     where = f"epoch {end.epoch + 1}, step {end.batch}" if end.batch else f"epoch {end.epoch}"
     console.show_error(
         f"interrupted after {where}; all of it is saved in {end.run.path}\n"

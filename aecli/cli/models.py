@@ -2,6 +2,7 @@
 
 from aecli.cli.options import Device, Json, Precision, Quiet, Runs
 from aecli.configs import ModelsConfig
+from aecli.runtime.launch import launch
 
 
 def models(
@@ -13,6 +14,9 @@ def models(
 ) -> None:
     """Show the models there are, the runs found, and how they would run on this machine."""
     config = ModelsConfig(runs=runs, device=device, precision=precision)
+
+    if launch().rank:
+        return  # of several processes one tells
 
     from aecli.catalogue import list_models
     from aecli.cli import console

@@ -29,6 +29,7 @@ from aecli.data.colour import to_rgb
 from aecli.data.images import FILE_LIMIT, ImageRef
 from aecli.data.limits import EXIF_LIMIT, PIXEL_LIMIT, Room, check_size, check_structure, check_tiles
 from aecli.errors import DataError
+from aecli.runtime.launch import launch
 from aecli.words import plain
 
 Pixels = NDArray[np.uint8]
@@ -167,12 +168,11 @@ def decode_fitted(image: ImageRef, size: int, how: str) -> Pixels:
 
 
 def worker_count(workers: int | None) -> int:
-    """`workers`, or for None the number of CPUs that this process may use, at most 16."""
+    """`workers`, or for None this process's share of the CPUs that it may use, at least 1 and at most 16."""
     if workers is not None:
         return workers
-    if hasattr(os, "sched_getaffinity"):
-        return min(16, len(os.sched_getaffinity(0)))
-    return min(16, os.cpu_count() or 1)
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(16, max(1, cpus // launch().local_size))
 
 
 def ordered_map(

@@ -9,9 +9,12 @@ import math
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from functools import cache
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -21,7 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
-from aecli.errors import ConfigError, PeerError
+from aecli.errors import AecliError, ConfigError, PeerError
 from aecli.progress import Stopped, StopRequest, never
 from aecli.runtime.launch import give_voice, launch
 
@@ -29,7 +32,8 @@ TIMEOUT_VARIABLE, DEFAULT_TIMEOUT = "AECLI_PEER_TIMEOUT", 600.0  # seconds
 _MEETING_SECONDS = 60.0  # for a store that torchrun has begun to serve
 _LOOK_SECONDS = 0.05
 _GRACE_SECONDS = 2.0  # in which who failed first tells so
-_ARRIVED, _FAILED, _LEFT = "arrived", "failed", "left"
+_ARRIVED, _FAILED, _LEFT, _COUNTED = "arrived", "failed", "left", "counted"
+_worlds = count()  # what one process enters in turn, all of them enter
 _LOST_MESSAGE = "another of the processes that share this work ended, or can't be reached any more"
 # How gloo and NCCL say, in a bare RuntimeError, that another process is gone or silent.
 _LOST = ("closed by peer", "reset by peer", "pair closure", "Timed out waiting", "Broken pipe", "Connection refused",
@@ -43,14 +47,16 @@ class World:
     another one is gone, or silent for `AECLI_PEER_TIMEOUT` seconds (600).
     """
 
-    def __init__(self) -> None:
-        """Look at what torchrun said; nobody is met yet."""
+    def __init__(self, should_stop: StopRequest = never) -> None:
+        """Look at what torchrun said; nobody is met yet. Waiting for the others ends as `should_stop` says."""
+        self._should_stop = should_stop
         self._launch = launch()
         self.rank, self.size, self.attempt = self._launch.rank, self._launch.size, self._launch.attempt
         self._store: Store | None = None
         self._serves = self.is_main and not self._launch.is_served
         self._owns_group = False
         self._meetings = 0
+        self._counted: Counter[str] = Counter()
 
     @property
     def is_main(self) -> bool:
@@ -59,7 +65,7 @@ class World:
 
     def __enter__(self) -> "World":
         if self.size > 1:
-            with _telling_lost():
+            with telling_lost():
                 self._meet()
         return self
 
@@ -69,6 +75,7 @@ class World:
         if isinstance(error, Exception) and not isinstance(error, Stopped):
             lost = error if isinstance(error, PeerError) else is_lost(error)
             give_voice(self._is_first_to_fail(bool(lost)))
+            self._outlast(_FAILED, _GRACE_SECONDS)
             if lost and lost is not error:
                 raise PeerError(_LOST_MESSAGE) from error
         else:
@@ -77,11 +84,8 @@ class World:
     def _meet(self) -> None:
         limit = timedelta(seconds=peer_timeout())
         host, port = self._launch.address
-        store: Store = TCPStore(
-            host, port, is_master=self._serves, timeout=timedelta(seconds=_MEETING_SECONDS), wait_for_workers=False
-        )
-        self._store = PrefixStore(f"aecli/{self.attempt}", store)
-        self.wait_for_all()
+        self._store = PrefixStore(f"aecli/{self.attempt}/{next(_worlds)}", _meeting_place(host, port, self._serves))
+        self._wait_for_all(limit.total_seconds())  # begun together, they are soon here
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             dist.init_process_group(
@@ -91,14 +95,19 @@ class World:
             self._owns_group = True
 
     def _leave(self) -> None:
-        """End the group; who serves the store stays until all others are done with it."""
+        """End the group."""
         if self._owns_group:
             dist.destroy_process_group()
-        left = self._count(_LEFT, 1)
-        until = time.monotonic() + _MEETING_SECONDS
-        while self._serves and left < self.size and not self._count(_FAILED, 0) and time.monotonic() < until:
+        self._count(_LEFT, 1)
+        self._outlast(_LEFT, _MEETING_SECONDS)
+
+    def _outlast(self, way: str, seconds: float) -> None:
+        """Who serves the store stays until all others have gone the same way and are done with it."""
+        until = time.monotonic() + seconds
+        while self._serves and self._count(way, 0) < self.size and time.monotonic() < until:
+            if way == _LEFT and self._count(_FAILED, 0):
+                return
             time.sleep(_LOOK_SECONDS)
-            left = self._count(_LEFT, 0)
 
     def _is_first_to_fail(self, is_consequence: bool) -> bool:
         """Note a failure; who lost another process leaves it a moment to say why.
@@ -117,38 +126,73 @@ class World:
         asking = threading.Thread(target=note, daemon=True)
         asking.start()
         asking.join(2 * _GRACE_SECONDS + 1.0)
-        return found in ([], [1])
+        if found:
+            return found[0] == 1
+        # One of those who are left: of each machine that lost the store's, or where the first process served it.
+        return self._launch.local_rank == 0 if self._launch.is_served else self.rank == 1
 
     def _count(self, key: str, more: int) -> int:
         assert self._store is not None
         return int(self._store.add(key, more))
 
-    def wait_for_all(self, should_stop: StopRequest = never) -> None:
+    def count(self, name: str, more: int) -> int:
+        """Add `more` to the number that processes share by that name, at first 0; returns what it is then."""
+        if self._store is None:
+            self._counted[name] += more
+            return self._counted[name]
+        with telling_lost():
+            return self._count(f"{_COUNTED}/{name}", more)
+
+    def settle(self, failure: tuple[int, AecliError] | None) -> None:
+        """Wait for all, and go on if none has failed at its part of the work; `failure` says where, and how.
+
+        Raises:
+            AecliError: this process's failure, if it is the first in the order of the work.
+            PeerError: another one's is.
+        """
+        places = [place for place in self.gather_json(failure and failure[0]) if place is not None]
+        if failure and failure[0] == min(places):
+            raise failure[1]
+        if places:
+            give_voice(False)
+            raise PeerError(_LOST_MESSAGE)
+
+    def abandon(self) -> None:
+        """Tell the others that this process leaves in the middle of the work, for a reason of its own."""
+        if self._store is not None:
+            with suppress(RuntimeError):
+                self._count(_FAILED, 1)
+
+    def wait_for_all(self, may_stop: bool = True) -> None:
         """Wait until every process is here, however long that takes one that decodes images for all.
 
         Raises:
-            Stopped: `should_stop` said so.
+            Stopped: the caller asked to, and `may_stop`.
             PeerError: another process has failed meanwhile.
         """
+        self._wait_for_all(math.inf, may_stop)
+
+    def _wait_for_all(self, seconds: float, may_stop: bool = True) -> None:
         if self.size == 1:
             return
         self._meetings += 1
-        key = f"{_ARRIVED}/{self._meetings}"
-        with _telling_lost():
+        key, until = f"{_ARRIVED}/{self._meetings}", time.monotonic() + seconds
+        with telling_lost():
             here = self._count(key, 1)
             while here < self.size:
-                if should_stop():
+                if may_stop and self._should_stop():
                     raise Stopped
-                if self._count(_FAILED, 0):
+                has_failed = self._count(_FAILED, 0)  # looked at first: who was here may have gone on to fail
+                here = self._count(key, 0)
+                if here < self.size and (has_failed or time.monotonic() > until):
                     raise PeerError(_LOST_MESSAGE)
                 time.sleep(_LOOK_SECONDS)
-                here = self._count(key, 0)
 
     def gather(self, values: NDArray[Any]) -> list[NDArray[Any]]:
         """Return the arrays (n, …) of all processes, by rank; n may differ, the rest of the shape and the type not."""
         if self.size == 1:
             return [values]
-        with _telling_lost():
+        with telling_lost():
             mine = torch.from_numpy(np.ascontiguousarray(values))
             lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
             dist.all_gather(lengths, torch.tensor([len(mine)]))
@@ -174,18 +218,25 @@ class World:
     def spread(self, tensors: Iterable[Tensor]) -> None:
         """Give every process the first one's values of `tensors`, in place."""
         if self.size > 1:
-            with _telling_lost():
+            with telling_lost():
                 for tensor in tensors:
                     dist.broadcast(tensor, src=0)
 
 
+@cache
+def _meeting_place(host: str, port: int, serves: bool) -> Store:
+    """The store in which this process meets the others, for as long as it lives."""
+    timeout = timedelta(seconds=_MEETING_SECONDS)
+    return TCPStore(host, port, is_master=serves, timeout=timeout, wait_for_workers=False)
+
+
 @contextmanager
-def _telling_lost() -> Iterator[None]:
-    """Turn what PyTorch says of a lost process into a PeerError."""
+def telling_lost() -> Iterator[None]:
+    """Turn what PyTorch says of a lost process into a PeerError, inside the block."""
     try:
         yield
     except RuntimeError as error:
-        if not is_lost(error):
+        if launch().size == 1 or not is_lost(error):
             raise
         raise PeerError(_LOST_MESSAGE) from error
 

@@ -12,7 +12,7 @@ _REQUIRED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class Launch:
-    """Which of how many processes this is: `rank` of `size`, the `local_rank`-th of its machine.
+    """Which of how many processes this is: `rank` of `size`, the `local_rank`-th of its machine's `local_size`.
 
     `attempt` counts from 0 how often torchrun has started them again; they meet at `address`, a host and a port, which
     torchrun itself serves where `is_served`.
@@ -21,6 +21,7 @@ class Launch:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    local_size: int = 1
     attempt: int = 0
     address: tuple[str, int] = ("", 0)
     is_served: bool = False
@@ -33,10 +34,12 @@ def launch() -> Launch:
     if not all(value.isdecimal() for name, value in found.items() if name != "MASTER_ADDR") or not found["MASTER_ADDR"]:
         return Launch()
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "")
+    local_size = os.environ.get("LOCAL_WORLD_SIZE", "")
     return Launch(
         rank=int(found["RANK"]),
         size=int(found["WORLD_SIZE"]),
         local_rank=int(found["LOCAL_RANK"]),
+        local_size=max(1, int(local_size)) if local_size.isdecimal() else 1,
         attempt=int(attempt) if attempt.isdecimal() else 0,
         address=(found["MASTER_ADDR"], int(found["MASTER_PORT"])),
         is_served=os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True",

@@ -10,10 +10,10 @@ from itertools import islice
 import torch
 
 from aecli.configs import TrainConfig
-from aecli.errors import DataError, DeviceError, OutputError, TrainingError
+from aecli.errors import DataError, DeviceError, OutputError, PeerError, TrainingError
 from aecli.progress import Notice, Stopped, StopRequest, never
 from aecli.runtime.device import telling_out_of_memory
-from aecli.runtime.distributed import World
+from aecli.runtime.distributed import World, telling_lost
 from aecli.training.pieces import cut
 from aecli.training.previews import draw, is_preview_epoch
 from aecli.training.reports import EpochReport, Finished, Interrupted, StepReport, TrainReport
@@ -41,20 +41,32 @@ def train(config: TrainConfig, should_stop: StopRequest = never) -> Iterator[Tra
             no number any more; in one of several processes also a PeerError, where another one failed.
     """
     with ExitStack() as held:
-        world = held.enter_context(World())
+        try:
+            world = held.enter_context(World(should_stop))
+        except Stopped:
+            yield Interrupted(None, 0, 0)
+            return
         if world.attempt:  # torchrun begins these processes again, not the run
             config = replace(config, restart=False)
         saver = None
         try:
-            with telling_out_of_memory(f"a smaller --batch-size than {config.batch_size}, --accumulate, or --precision "
-                                       "bf16"):  # fmt: skip
+            less = f"a smaller --batch-size than {config.batch_size}, --accumulate, or --precision bf16"
+            with telling_lost(), telling_out_of_memory(less):
                 session = yield from prepare(config, world, should_stop, held)
                 if session is None:
                     return
                 saver = Saver(session)
                 yield from _run_epochs(session, saver)
         except Stopped:
+            if saver is None:  # the others may not have been asked
+                world.abandon()
             yield _stop(saver) if saver else Interrupted(None, 0, 0)
+            return
+        except PeerError:
+            if not should_stop():
+                raise
+            world.abandon()  # another one was quicker to leave, for the same reason
+            yield Interrupted(saver.session.folder if saver else None, 0, 0, is_saved=False)
             return
         except (TrainingError, DeviceError):  # the state is spoilt, or in the middle of a step
             if saver is not None:
@@ -73,7 +85,7 @@ def _stop(saver: Saver) -> Interrupted:
     saver.save()
     if session.world.is_main:
         session.folder.write_metrics(session.state.rows)
-    session.world.wait_for_all()  # who leaves before all is saved may take the others along
+    session.world.wait_for_all(may_stop=False)  # who leaves before all is saved may take the others along
     return Interrupted(session.folder, session.state.clock.epoch, session.state.clock.batch)
 
 
@@ -112,7 +124,7 @@ def _run_epochs(session: Session, saver: Saver) -> Iterator[StepReport | EpochRe
             if session.is_done or is_preview_epoch(session.state.clock.epoch):
                 draw(session)
         saver.save_epoch()
-    session.world.wait_for_all()
+    session.world.wait_for_all(may_stop=False)
 
 
 def _new_gaps(session: Session, told: set[str]) -> Iterator[Notice]:

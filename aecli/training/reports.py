@@ -66,11 +66,15 @@ class Finished:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """Stopped on request and saved, `batch` batches after `epoch` whole epochs; no `run` if none had begun."""
+    """Stopped on request and saved, `batch` batches after `epoch` whole epochs; no `run` if none had begun.
+
+    Not `is_saved`: another process that shared the work was gone already; the last checkpoint is kept.
+    """
 
     run: RunFolder | None
     epoch: int
     batch: int
+    is_saved: bool = True
 
 
 TrainReport = Progress | Notice | Started | StepReport | EpochReport | Finished | Interrupted

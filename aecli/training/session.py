@@ -108,7 +108,7 @@ def prepare(
             return None
 
     found, val, data_record = yield from gather_images(config, should_stop)
-    world.wait_for_all(should_stop)
+    world.wait_for_all()
     recorded = world.share(choice.folder.read_config() if choice.resumes and world.is_main else None)
     if choice.notice:
         yield Notice(choice.notice)
@@ -183,7 +183,7 @@ def _compile(
     failure = loss.compile(placement, largest_piece(config, world), config.image_size)
     if should_stop():  # a terminal's Ctrl-C reaches the compiler too, whose failure then says nothing
         raise Stopped
-    world.wait_for_all(should_stop)
+    world.wait_for_all()
     failure = next((one for one in world.gather_json(failure) if one), None)
     if failure and config.compile == "on":
         raise DeviceError(f"--compile on: {failure}; use --compile off")

@@ -28,8 +28,14 @@ EXCHANGES = 5
 
 
 def main() -> None:
-    """Train and exchange as the JSON in the first argument says: `config` of TrainConfig, and `repeats`."""
+    """Do as the JSON in the first argument says: `config` of TrainConfig, and `repeats`; without them, only look."""
     asked = json.loads(sys.argv[1])
+    if "config" not in asked:
+        with World() as world:
+            looks = middle(_gathered(world) for _ in range(LOOKS))
+            if world.is_main:
+                print(json.dumps({"ranks": world.size, "look_s": looks}))
+            return
     config = TrainConfig("vae", **{**asked["config"], "out": Path(asked["config"]["out"])})
     with ExitStack() as held:
         world = held.enter_context(World())
@@ -37,6 +43,14 @@ def main() -> None:
         found = measure(session, asked["repeats"])
         if world.is_main:
             print(json.dumps(found))
+
+
+def _gathered(world: World) -> float:
+    """Seconds of what all processes tell each other in a look, without training."""
+    world.gather_json(None)
+    began = time.perf_counter()
+    world.gather_json({"stops": False, "sums": [0.123456789] * 3, "failure": None, "cursors": None, "steps": 1})
+    return time.perf_counter() - began
 
 
 def _session(config: TrainConfig, world: World, held: ExitStack) -> Session:
@@ -50,28 +64,29 @@ def _session(config: TrainConfig, world: World, held: ExitStack) -> Session:
 
 
 def measure(session: Session, repeats: int) -> dict[str, Any]:
-    """Seconds of a step and of its parts, and the bytes that a step exchanges."""
+    """Seconds of a step and of its parts, each the best of its turns, and the bytes that a step exchanges."""
     model, device = session.state.model, session.placement.device
     found: dict[str, Any] = {"ranks": session.world.size, "images": session.config.batch_size}
     found["noise_s"] = _timed(session, lambda: draw_noise(model, 64, session.config.image_size)) / 64
     _epoch(session)  # makes kernels, and DDP's buckets as they stay
     if session.world.size == 1:
-        found["step_s"] = middle(_epoch(session) for _ in range(repeats))
+        found["step_s"] = min(_epoch(session) for _ in range(repeats))
         return found
     replica = session.compute_loss._replica
     assert replica is not None
     found |= _exchanged(replica)
     together, apart = in_turns([lambda: _epoch(session), lambda: _epoch_apart(session)], repeats)
-    found |= {"step_s": middle(together), "apart_s": middle(apart)}
-    found["look_s"] = middle(_timed(session, session.exchange.look) for _ in range(LOOKS))
+    found |= {"step_s": min(together), "apart_s": min(apart)}
+    found["look_s"] = min(_timed(session, session.exchange.look) for _ in range(LOOKS))
+    found["look_bytes"] = _look_bytes(session)
     whole = [torch.zeros(size // 4, device=device) for size in found["buckets"]]
     ways = [lambda: _all_reduce(whole), lambda: _all_reduce(whole, torch.bfloat16)]
     times = in_turns([lambda way=way: _timed(session, way) for way in ways], EXCHANGES)
-    found |= {"all_reduce_s": middle(times[0][1:]), "all_reduce_bf16_s": middle(times[1][1:])}
+    found |= {"all_reduce_s": min(times[0]), "all_reduce_bf16_s": min(times[1])}
     buffers = [buffer.clone() for buffer in model.buffers()]
-    found["broadcast_s"] = middle(_timed(session, lambda: session.world.spread(buffers)) for _ in range(EXCHANGES))
+    found["broadcast_s"] = min(_timed(session, lambda: _broadcast(buffers)) for _ in range(LOOKS))
     replica.register_comm_hook(None, bf16_compress_hook)
-    found["step_bf16_s"] = middle([_epoch(session) for _ in range(repeats + 1)][1:])
+    found["step_bf16_s"] = min(_epoch(session) for _ in range(repeats))
     return found
 
 
@@ -105,6 +120,24 @@ def _epoch_apart(session: Session) -> float:
 
     with patch.object(StepLoss, "accumulating", alone):
         return _epoch(session)
+
+
+def _broadcast(buffers: list[torch.Tensor]) -> None:
+    """Send the first process's buffers to all, in as few messages as DDP does."""
+    dist._broadcast_coalesced(dist.group.WORLD, buffers, 250 * 2**20, 0)
+
+
+def _look_bytes(session: Session) -> int:
+    """Bytes of JSON that a process tells the others when all look at how training stands."""
+    told: list[Any] = []
+
+    def gather(_world: World, value: Any) -> list[Any]:
+        told.append(value)
+        return [value]
+
+    with patch.object(World, "gather_json", gather):
+        session.exchange.look()
+    return len(json.dumps(told[0]))
 
 
 def _all_reduce(buckets: list[torch.Tensor], dtype: torch.dtype = torch.float32) -> None:

@@ -62,7 +62,7 @@ def _train(
     place: Path, arguments: list[str], size: int, how: str | None = None, wait: float = 0.0, victim: int = 0
 ) -> list[int]:
     (place / "stderr.txt").unlink(missing_ok=True)
-    processes = begin_ranks(place, arguments, size)
+    processes = begin_ranks(place, arguments, size, before=_lose_patience)
     if how is not None:
         time.sleep(wait)
         number = signal.SIGKILL if how == "kill one" else signal.SIGTERM
@@ -74,6 +74,10 @@ def _train(
     assert len(said) <= 1 + (how == "stop one"), said
     assert all(line.startswith(SAID) for line in said), said
     return statuses
+
+
+def _lose_patience() -> None:
+    os.environ["AECLI_PEER_TIMEOUT"] = "10"
 
 
 @pytest.mark.soak
