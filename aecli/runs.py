@@ -132,7 +132,7 @@ def _require_parts(config: Mapping[str, Any]) -> None:
         "fit": options["fit"] in FITS,
         "epochs": is_count(options["epochs"]),
         "options": isinstance(options["options"], dict),
-        "sources": all(isinstance(each["fingerprint"], str) and _is_amount(each["images"]) for each in sources),
+        "sources": all(isinstance(each["fingerprint"], str) and _is_amount(each) for each in sources),
         "placement": isinstance(placement["device"], str) and isinstance(placement["compile"], bool),
         "began": isinstance(config["began"], str),
     }
@@ -140,9 +140,9 @@ def _require_parts(config: Mapping[str, Any]) -> None:
         raise ValueError(f"what it says of {', '.join(wrong)} makes no sense")
 
 
-def _is_amount(value: Any) -> bool:
-    """A number of images; None for a stream."""
-    return value is None or is_count(value)
+def _is_amount(source: Mapping[str, Any]) -> bool:
+    """A number of images, or of a stream its shards."""
+    return is_count(source["images"]) or (source["images"] is None and is_count(source["shards"]))
 
 
 def list_runs(runs: Path) -> list[RunFolder]:

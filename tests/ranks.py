@@ -34,3 +34,11 @@ def run_ranks(place: Path, arguments: Sequence[str], size: int, attempt: int = 0
         (place / name).unlink(missing_ok=True)
     statuses = [end(process) for process in begin_ranks(place, arguments, size, attempt)]
     return statuses, (place / "stdout.txt").read_text(), (place / "stderr.txt").read_text()
+
+
+def fail_ranks(place: Path, arguments: Sequence[str], size: int) -> str:
+    """Run `aecli` in processes that must all fail, with one message of one or two lines; returns it."""
+    statuses, stdout, stderr = run_ranks(place, arguments, size)
+    assert 0 not in statuses and stdout == ""
+    assert stderr.count("Error: ") == 1 and len(stderr.splitlines()) <= 2, stderr
+    return stderr

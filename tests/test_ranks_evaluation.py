@@ -11,7 +11,7 @@ from PIL import Image
 
 from tests.conftest import picture
 from tests.processes import end
-from tests.ranks import begin_ranks, run_ranks
+from tests.ranks import begin_ranks, fail_ranks, run_ranks
 
 
 def save(folder, name, pixels, **options):
@@ -59,16 +59,17 @@ class TestTheSameReport:
     @pytest.mark.parametrize("size", [2, 3])
     def test_without_what_can_not_be_measured(self, place, size):
         """In the order in which one process meets it, whether in names, headers or pixels."""
-        for name in ("low/09.jpg", "low/01.jpg", "high/06.jpg"):
+        for name in ("low/09.jpg", "low/01.jpg", "high/06.jpg", "low/00.jpg", "high/07.jpg", "low/03.jpg"):
             tear(place / name)
         tear(place / "gt" / "04.png")
         (place / "high" / "08.jpg").write_bytes(b"no picture")
         save(place / "high", "02.jpg", picture(20, 33))
         (place / "low" / "05.jpg").unlink()
-        alone = measure(place, 1, "--json", "--on-mismatch", "skip")
+        options = ["--json", "--on-mismatch", "skip", "--batch-size", "1", "--workers", "1"]
+        alone = measure(place, 1, *options)
         found = json.loads(alone[0])
-        assert (found["n"], len(found["unpaired"])) == (4, 7) and alone[1].count("Note: ") == 1
-        assert measure(place, size, "--json", "--on-mismatch", "skip") == alone
+        assert (found["n"], len(found["unpaired"])) == (1, 10) and alone[1].count("Note: ") == 1
+        assert measure(place, size, *options) == alone
 
     def test_with_predictions_resized(self, place):
         save(place / "high", "02.jpg", picture(20, 33))
@@ -106,11 +107,8 @@ def _evaluate_twice():
 
 
 class TestFailures:
-    def fail(self, place, size, *options, status=1):
-        statuses, stdout, stderr = run_ranks(place, [*EVAL, "--quiet", *options], size)
-        assert (set(statuses), stdout, stderr.count("Error: ")) == ({status}, "", 1), stderr
-        assert len(stderr.splitlines()) <= 2
-        return stderr
+    def fail(self, place, size, *options):
+        return fail_ranks(place, [*EVAL, "--quiet", *options], size)
 
     @pytest.mark.parametrize(
         ("options", "said"),
@@ -122,9 +120,7 @@ class TestFailures:
         ],
     )
     def test_in_what_was_asked(self, place, options, said):
-        statuses, stdout, stderr = run_ranks(place, [*EVAL, *options], 2)
-        assert 0 not in statuses and stdout == ""
-        assert stderr.count("Error: ") == 1 and said in stderr
+        assert said in self.fail(place, 2, *options)
 
     def test_in_sizes_are_those_of_one_process(self, place):
         for number in (10, 2, 7):
@@ -136,7 +132,12 @@ class TestFailures:
         """Images are measured in batches by size: the first batch that has a torn one is told, whoever has that."""
         for name in ("low/04.jpg", "high/06.jpg", "low/10.jpg"):
             tear(place / name)
-        assert self.fail(place, size) == self.fail(place, 1)
+        said = self.fail(place, 1)
+        assert "'04.jpg'" in said
+        (place / "stderr.txt").unlink()
+        processes = begin_ranks(place, [*EVAL, "--quiet", "--workers", "1"], size, before=_be_slow_with_the_first)
+        assert [end(process) for process in processes] == [1] * size
+        assert (place / "stderr.txt").read_text() == said
 
     def test_when_nothing_is_left(self, place):
         for file in (place / "low").iterdir():
@@ -163,6 +164,20 @@ class TestFailures:
         assert (statuses[killed], statuses[1 - killed]) == (-signal.SIGKILL, 1)
         assert (place / "stdout.txt").read_text() == ""
         assert (place / "stderr.txt").read_text().count("Error: another of the processes") == 1
+
+
+def _be_slow_with_the_first():
+    """Have the others meet their torn images before."""
+    from aecli import evaluation
+
+    exactly = evaluation._decode
+
+    def decode(pair, names):
+        if pair.name == "04.png":
+            time.sleep(0.5)
+        return exactly(pair, names)
+
+    evaluation._decode = decode
 
 
 def _move_the_second():

@@ -79,6 +79,7 @@ class TestReconstruct:
         assert [end(process) for process in processes] == [1, 1, 1]
         said = (place / "stderr.txt").read_text()
         assert said.startswith("Error: out/") and "the disk is full" in said and said.count("\n") == 1
+        assert len(list((place / "out").rglob("*.png"))) <= 8, "what had not been begun was left"
 
     def test_one_that_is_killed_ends_all(self, place):
         command = ["reconstruct", "--model", "vae", "--data", "images", "--batch-size", "1", "--out", "out", "--quiet"]
@@ -123,7 +124,7 @@ def _stall_the_second():
 class TestSample:
     @pytest.mark.parametrize("size", [2, 3])
     @pytest.mark.parametrize("out", [("alone", "shared"), ("alone.png", "shared.png")])
-    @pytest.mark.parametrize("n", ["70", "5"])
+    @pytest.mark.parametrize("n", ["150", "5"])
     def test_the_same_files_as_one_process(self, place, size, out, n):
         command = ["sample", "--model", "vae", "--n", n, "--seed", "4"]
         alone = run(place, 1, *command, out=out[0])

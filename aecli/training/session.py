@@ -115,11 +115,8 @@ def prepare(
     changed = (yield from tell_changes(recorded, data_record)) if recorded else []
     require_same_images(world, data_record)
 
-    torch.manual_seed(config.seed)
-    model = registry.build(config.model, model_options).to(placement.device).to(memory_format=placement.memory_format)
-    model = synchronise(model, config.sync_batchnorm, placement.device, world)
-    state = TrainState(model.train(), placement, config.lr, config.ema)
-    if saved and recorded:
+    state = _new_state(config, world, placement, model_options)
+    if saved:
         _restore(state, *saved, path=choice.folder.last)
         if "data" in changed:
             state.restart_epoch()
@@ -130,19 +127,12 @@ def prepare(
     feed, val = _feed(found, val, config, placement, world, state, held)
     if state.clock.batch > feed.batches:  # fewer images can be read than then
         state.restart_epoch()
-    require_batch_statistics(model, config, world, feed)
+    require_batch_statistics(state.model, config, world, feed)
     require_whole_epochs(config, recorded, state, feed)
     loss = yield from _step_loss(config, world, state, placement, recorded, feed, should_stop)
-    model_record = {"name": config.model, "options": options["options"]}
     described = {**placement.describe(), "compile": loss.is_compiled, "processes": world.size}
     if world.is_main:
-        if not recorded and choice.folder.exists():
-            choice.folder.clear()
-        choice.folder.write_config({
-            "schema": SCHEMA, "model": model_record, "options": options, "placement": described, **data_record,
-            "versions": versions(), "hardware": hardware(),
-            "began": recorded["began"] if recorded else time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        })  # fmt: skip
+        _write_config(choice.folder, recorded, options, {"placement": described, **data_record})
     epochs = config.epochs if config.steps is None else -(-config.steps // feed.batches)
     header = {"model": config.model, "options": options["options"], "image_size": config.image_size, "fit": config.fit}
     watch = FiniteWatch(state)
@@ -150,10 +140,30 @@ def prepare(
         config, world, choice.folder, state, loss, feed, val, placement, place(config.device, "auto"), should_stop,
         Meter(), watch, Exchange(world, state, watch, feed.cursors, should_stop), header,
     )  # fmt: skip
-    yield Started(choice.folder, config.model, sum(p.numel() for p in model.parameters()),
+    yield Started(choice.folder, config.model, sum(p.numel() for p in state.model.parameters()),
                   None if isinstance(found, Stream) else feed.images, len(val), epochs, state.clock.epoch,
                   state.clock.batch, session.batches, described)  # fmt: skip
     return session
+
+
+def _new_state(config: TrainConfig, world: World, placement: Placement, model_options: Any) -> TrainState:
+    torch.manual_seed(config.seed)
+    model = registry.build(config.model, model_options).to(placement.device).to(memory_format=placement.memory_format)
+    model = synchronise(model, config.sync_batchnorm, placement.device, world)
+    return TrainState(model.train(), placement, config.lr, config.ema)
+
+
+def _write_config(
+    folder: RunFolder, recorded: Mapping[str, Any] | None, options: Mapping[str, Any], found: Mapping[str, Any]
+) -> None:
+    """Write config.json, of a run taken up again with the time at which it began; a new one's folder is cleared."""
+    if not recorded and folder.exists():
+        folder.clear()
+    folder.write_config({
+        "schema": SCHEMA, "model": {"name": options["model"], "options": options["options"]}, "options": options,
+        **found, "versions": versions(), "hardware": hardware(),
+        "began": recorded["began"] if recorded else time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    })  # fmt: skip
 
 
 def _step_loss(

@@ -150,7 +150,7 @@ def report(
     if fitted:
         notes["fitted"] = (
             f"an all-reduce takes {fitted.latency_s * 1e3:.3g} ms a bucket and 2(N-1)/N of its bytes at "
-            f"{fitted.bytes_per_s / 1e9:.3g} GB/s; computing hides {fitted.hidden:.0%} of it"
+            f"{fitted.bytes_per_s / 1e9:.3g} GB/s; a second of it makes a step {fitted.paid:.2f} s longer"
         )
     rows = throughput(measured) + decoding.rows()
     if as_json:

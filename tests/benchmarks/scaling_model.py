@@ -179,11 +179,15 @@ def most_processes(load: Load, machines: Machines, batch: int, efficiency: float
 
 @dataclass(frozen=True)
 class Fit:
-    """Constants of all-reduces and their overlap, fitted to what was measured on one machine."""
+    """Constants of all-reduces, fitted to what was measured on one machine.
+
+    A second of an all-reduce makes a step `paid` seconds longer: 0 where computing hides it, more than 1 where
+    processes wait for each other as well.
+    """
 
     bytes_per_s: float
     latency_s: float
-    hidden: float
+    paid: float
 
     def all_reduce_s(self, count: int, buckets: Sequence[int]) -> float:
         """Seconds to sum the buckets over `count` processes."""
@@ -191,11 +195,11 @@ class Fit:
 
     def exposed_s(self, count: int, buckets: Sequence[int]) -> float:
         """Seconds by which summing them makes a step longer."""
-        return (1 - self.hidden) * self.all_reduce_s(count, buckets)
+        return self.paid * self.all_reduce_s(count, buckets)
 
 
 def fit(measured: Sequence[dict[str, float | list[int]]]) -> Fit:
-    """Fit rate and latency to the all-reduces measured alone, and then the share of them that computing hides.
+    """Fit rate and latency to the all-reduces measured alone, and then how much of them is paid for.
 
     By least squares on relative errors, so that small exchanges count as much as large ones.
     """
@@ -210,4 +214,4 @@ def fit(measured: Sequence[dict[str, float | list[int]]]) -> Fit:
     if latency < 0:
         latency, a_byte = 0.0, np.linalg.lstsq(np.array(rows)[:, :1], np.array(times), rcond=None)[0][0]
     paid = float(np.dot(lengthened, sums) / np.dot(sums, sums))
-    return Fit(1 / float(a_byte), float(latency), min(1.0, max(0.0, 1 - paid)))
+    return Fit(1 / float(a_byte), float(latency), max(0.0, paid))

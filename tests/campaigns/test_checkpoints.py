@@ -28,7 +28,7 @@ from aecli.models import registry
 from aecli.progress import ignore
 from aecli.runs import RunFolder
 from aecli.runtime.device import place
-from aecli.training import loop, run_choice, session
+from aecli.training import checks, loop, run_choice
 from aecli.training.saved_state import load_state
 from aecli.training.state import TrainState
 from tests.campaigns import hostile
@@ -107,7 +107,7 @@ def read_run(path: Path, folder: Path) -> None:
     f"{facts.best_epoch or 0:.0f} {facts.val_psnr or 0:.2f} {facts.image_size:d} {facts.epochs:d}"
     assert facts.model.isprintable() and (facts.error is None or hostile.printable_lines(facts.error))
     run_choice.first_difference(config, {"data": "x", "options": {"width": 4}})
-    list(session._tell_changes(config, {"data": {"fingerprint": "x", "source": "s", "images": 3}, "val_data": None}))
+    list(checks.tell_changes(config, {"data": {"fingerprint": "x", "source": "s", "images": 3}, "val_data": None}))
 
 
 def read_weights(path: Path, folder: Path) -> None:

@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections import Counter
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,8 @@ def disturb_and_compare(place: Path, disturbances: int, seed: int) -> Counter[st
             wait = moments.uniform(0, 2.5)
             statuses = _train(place, [*arguments, "--out", folder.name], size, how, wait, moments.randrange(size))
             done = set(statuses) == {0}
-            assert set(statuses) <= {0, 1, -signal.SIGKILL, 143, 130}, statuses
+            # A signal may come before a process has begun to listen to it.
+            assert set(statuses) <= {0, 1, 143, 130, -signal.SIGKILL, -signal.SIGTERM}, statuses
             counts[how or "undisturbed"] += not done
             now = require_sound(folder, whole)
             assert now >= step, "work was lost that had been saved"
@@ -69,11 +71,26 @@ def _train(
         for process in processes if how == "stop all" else [processes[victim]]:
             if process.is_alive():
                 os.kill(process.pid or 0, number)
+    _supervise(processes)
     statuses = [end(process) for process in processes]
     said = [line for line in (place / "stderr.txt").read_text().splitlines() if line.startswith("Error: ")]
-    assert len(said) <= 1 + (how == "stop one"), said
+    # Who was asked to stop may say so, and who lost it.
+    assert len(said) <= 2 - (how in (None, "stop all")), said
     assert all(line.startswith(SAID) for line in said), said
     return statuses
+
+
+def _supervise(processes: list[BaseProcess]) -> None:
+    """As torchrun does: where one has failed, ask the others to end after a moment."""
+    until = None
+    while any(process.is_alive() for process in processes):
+        if until is None and any(process.exitcode for process in processes):
+            until = time.monotonic() + 5
+        if until is not None and time.monotonic() > until:
+            for process in processes:
+                process.terminate()
+            return
+        time.sleep(0.02)
 
 
 def _lose_patience() -> None:
