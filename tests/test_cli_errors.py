@@ -70,7 +70,7 @@ def test_width_twice_is_refused(workplace):
 # Data
 
 
-@pytest.mark.parametrize("source", ["absent", "empty", "notes", "notes/a.txt", "hf:x/y", "torchvision:Nope"])
+@pytest.mark.parametrize("source", ["absent", "empty", "notes", "notes/a.txt", "nowhere:x/y", "torchvision:Nope"])
 @pytest.mark.parametrize("command", ["train", "reconstruct", "grid", "eval"])
 def test_a_source_without_images_is_told(trained, command, source):
     (trained / "empty").mkdir()

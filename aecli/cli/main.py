@@ -6,11 +6,14 @@ import gc
 import os
 import re
 import sys
+import time
 import warnings
 from typing import Any, NoReturn, TextIO, cast
 
 from aecli.cli.signals import StopRequest, leave
 from aecli.runtime.launch import launch, speaks
+
+_GRACE_SECONDS = 5.0  # torchrun ends all processes once one has failed: the one that tells why may be slower
 
 
 def main() -> NoReturn:
@@ -119,4 +122,6 @@ def _leave(code: str | int | None, stdout: _Stream) -> NoReturn:
         if stdout.failure.errno != errno.EPIPE:  # with that one, nobody listens any more
             print(f"Error: the result can't be written to stdout: {stdout.failure.strerror}", file=sys.stderr)
     atexit._run_exitfuncs()
+    if status in (1, 2) and launch().is_served and not speaks():
+        time.sleep(_GRACE_SECONDS)
     os._exit(status)
