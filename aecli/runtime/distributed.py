@@ -226,7 +226,7 @@ class World:
 @cache
 def _meeting_place(host: str, port: int, serves: bool) -> Store:
     """The store in which this process meets the others, for as long as it lives."""
-    timeout = timedelta(seconds=_MEETING_SECONDS)
+    timeout = timedelta(seconds=min(_MEETING_SECONDS, peer_timeout()))
     return TCPStore(host, port, is_master=serves, timeout=timeout, wait_for_workers=False)
 
 
