@@ -63,7 +63,7 @@ def disturb_and_compare(place: Path, disturbances: int, seed: int) -> Counter[st
 def _train(
     place: Path, arguments: list[str], size: int, how: str | None = None, wait: float = 0.0, victim: int = 0
 ) -> list[int]:
-    (place / "stderr.txt").unlink(missing_ok=True)
+    (place / "stderr.txt").write_text("")
     processes = begin_ranks(place, arguments, size, before=_lose_patience)
     if how is not None:
         time.sleep(wait)
