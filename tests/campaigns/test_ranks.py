@@ -19,6 +19,7 @@ from tests.ranks import begin_ranks
 from tests.shards import write_tars
 from tests.trained import assert_same_run, write_images
 
+WAYS = ("kill one", "stop one", "stop all")
 KINDS = [
     (2, ["--epochs", "3", "--checkpoint-every", "1e-6"]),
     (3, ["--epochs", "3", "--batch-size", "4", "--accumulate", "2", "--ema", "0.9", "--checkpoint-every", "1e-3"]),
@@ -42,7 +43,7 @@ def disturb_and_compare(place: Path, disturbances: int, seed: int) -> Counter[st
             assert set(statuses) == {0}, (place / "stderr.txt").read_text()
         step, done = 0, False
         while not done:
-            how = moments.choice(["kill one", "stop one", "stop all"]) if sum(counts.values()) < disturbances else None
+            how = moments.choice(WAYS) if sum(counts[way] for way in WAYS) < disturbances else None
             wait = moments.uniform(0, 2.5)
             statuses = _train(place, [*arguments, "--out", folder.name], size, how, wait, moments.randrange(size))
             done = set(statuses) == {0}
@@ -55,7 +56,7 @@ def disturb_and_compare(place: Path, disturbances: int, seed: int) -> Counter[st
         require_tidy(folder)
         assert_same_run(whole, folder)
         counts["runs finished"] += 1
-        if sum(counts[how] for how in ("kill one", "stop one", "stop all")) >= disturbances:
+        if sum(counts[way] for way in WAYS) >= disturbances:
             return counts
     raise AssertionError("too few disturbances hit")
 
@@ -102,4 +103,4 @@ def _lose_patience() -> None:
 def test_disturbed_runs_go_on_to_what_they_would_have_been(tmp_path: Path, seed: int) -> None:
     counts = disturb_and_compare(tmp_path, 60, seed)
     print(dict(counts))
-    assert min(counts[how] for how in ("kill one", "stop one", "stop all")) > 5
+    assert min(counts[way] for way in WAYS) > 5
