@@ -1,13 +1,11 @@
 """A training run's curves from the rows of its metrics.csv, as a PNG."""
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from aecli.errors import OutputError
+from aecli.figures.plotting import BLUE, GREY, INK, ORANGE, quiet_matplotlib
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +15,6 @@ Rows = Sequence[Mapping[str, float | None]]
 Points = list[tuple[float, float]]  # (epoch, value)
 Curve = tuple[str, str, Points]  # name in the legend, colour, points
 
-BLUE, ORANGE, INK, GREY = "#0072B2", "#D55E00", "#1a1a1a", "#8a8a8a"  # Okabe and Ito's: told apart by colour-blind eyes
 RATE = "Learning rate"
 LOG_PANELS = ("Loss", "Training KL divergence", RATE)
 PANELS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (  # title, then (column, name, colour) a curve
@@ -48,7 +45,7 @@ def draw_curves(rows: Rows) -> bytes:
         raise ValueError("expected at least one row with a number to draw")
     best, headline = _best(rows)
     buffer = BytesIO()
-    with _matplotlib():
+    with quiet_matplotlib():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -136,27 +133,3 @@ def _share_epochs(figure: "Figure", rows: Rows) -> None:
     for axes in figure.axes:
         axes.set_xlim(min(epochs) - pad, max(epochs) + pad)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
-
-
-@contextmanager
-def _matplotlib() -> Iterator[None]:
-    """Import matplotlib and draw the same picture on every machine, without a word on the terminal.
-
-    It would warn of a home folder that can't be written (it then uses a temporary one, which it removes when the
-    program ends) and of building its font cache. A user's own matplotlibrc (LaTeX text, another resolution) is set
-    aside.
-    """
-    logger = logging.getLogger("matplotlib")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        try:
-            import matplotlib.style
-        except OSError as error:
-            raise OutputError(
-                "matplotlib finds no folder for its cache: set MPLCONFIGDIR to one that it may write to"
-            ) from error
-        with matplotlib.style.context("default"):
-            yield
-    finally:
-        logger.setLevel(level)
