@@ -196,12 +196,17 @@ class EvalConfig:
     ssim_window: str = "gaussian"
     on_mismatch: str = "error"
     per_image: Path | None = None
+    report: Path | None = None
     batch_size: int = 16
     workers: int | None = None
     device: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse values that can't be meant, naming the flag."""
+        require(self.report is None or self.report.suffix.lower() in (".html", ".htm"), "--report", self.report,
+                "the name of a .html file")  # fmt: skip
+        require(self.report is None or self.report != self.per_image, "--report", self.report,
+                "another file than --per-image")  # fmt: skip
         require(len(self.pred) > 0, "--pred", "", "at least one [NAME=]SOURCE")
         require(len(self.metrics) > 0, "--metrics", "", f"some of {','.join(METRICS)}")
         for metric in self.metrics:

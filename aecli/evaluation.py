@@ -1,6 +1,6 @@
 """`aecli eval`: pair, check, then measure everything in one streamed pass."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from aecli.pairing import (
     mismatch_error,
     pair_sources,
     parse_predictions,
+    source_name,
 )
 from aecli.progress import Listener, Notice, ignore
 from aecli.runtime.device import resolve_device, telling_out_of_memory
@@ -35,6 +36,7 @@ from aecli.runtime.device import versions as runtime_versions
 from aecli.runtime.distributed import World
 from aecli.runtime.threads import taking_turns
 from aecli.scores import EvalReport, Numbers, per_image_csv, sum_up
+from aecli.webpage.page import Page, page_under_way
 
 __all__ = ["EvalReport", "evaluate"]
 
@@ -61,10 +63,12 @@ def evaluate(config: EvalConfig, listen: Listener = ignore) -> EvalReport:
         PeerError: another of several processes failed.
     """
     with World() as world:
-        return _evaluate(config, world, listen if world.is_main else ignore)
+        sources = [config.gt, *(prediction.source for prediction in parse_predictions(config.pred))]
+        with page_under_way(config.report, sources, world) as page:
+            return _evaluate(config, page, world, listen if world.is_main else ignore)
 
 
-def _evaluate(config: EvalConfig, world: World, listen: Listener) -> EvalReport:
+def _evaluate(config: EvalConfig, page: Page | None, world: World, listen: Listener) -> EvalReport:
     predictions = parse_predictions(config.pred)
     names = [prediction.name for prediction in predictions]
     metrics = tuple(BUILDERS[name](config) for name in dict.fromkeys(config.metrics))
@@ -72,41 +76,44 @@ def _evaluate(config: EvalConfig, world: World, listen: Listener) -> EvalReport:
     if config.per_image is not None and world.is_main:
         claim_file(config.per_image, "--per-image")
     pairing = pair_sources(config.gt, predictions)
-    if config.per_image is not None and world.is_main:
-        _require_not_measured(
-            config.per_image, pairing, [config.gt, *(prediction.source for prediction in predictions)]
-        )
+    if world.is_main:
+        _require_not_measured(config, pairing, [config.gt, *(prediction.source for prediction in predictions)])
     world.wait_for_all()
     require_same_images([image for pair in pairing.pairs for image in pair.images], "--gt and --pred", world)
     if config.on_mismatch != "skip" and pairing.unpaired:
         raise mismatch_error(pairing.unpaired)
     loaded = _load(metrics, device, world, listen)
     pairing = _compare_sizes(config, pairing, names, metrics, world, listen)
-    measured = _measure(config, pairing.pairs, names, loaded, device, world, listen)
+    measured = _measure(config, pairing.pairs, names, loaded, device, page, world, listen)
     unpaired = tuple(pairing.unpaired + measured.unreadable)
     if not measured.pairs:
         raise _nothing_left(unpaired)
     if unpaired:
         listen(Notice(f"left out, as --on-mismatch skip asks: {describe(unpaired)}"))
     if config.per_image is not None and world.is_main:
-        content = per_image_csv([pair.name for pair in measured.pairs], names, measured.numbers)
+        content = per_image_csv([pair.name for pair in measured.pairs.values()], names, measured.numbers)
         write_output(config.per_image, content, listen)
-    world.wait_for_all()
     results, comparisons = sum_up(metrics, names, measured.numbers)
-    return EvalReport(
+    report = EvalReport(
         n=len(measured.pairs),
         metrics=metrics,
         results=results,
         comparisons=comparisons,
-        definitions=_definitions(metrics, names, measured.pairs),
+        definitions=_definitions(metrics, names, measured.pairs.values()),
         unpaired=unpaired,
         versions=_versions(loaded),
     )
+    if page is not None and world.is_main:
+        page.write(source_name(config.gt), report, measured.pairs, measured.numbers, listen)
+    world.wait_for_all()
+    return report
 
 
-def _require_not_measured(per_image: Path, pairing: Pairing, sources: Sequence[str]) -> None:
-    images = (image for pair in pairing.pairs for image in pair.images)
-    require_not_read("--per-image", [per_image], images, [source for source in sources if Path(source).is_file()])
+def _require_not_measured(config: EvalConfig, pairing: Pairing, sources: Sequence[str]) -> None:
+    for flag, output in (("--per-image", config.per_image), ("--report", config.report)):
+        if output is not None:
+            images = (image for pair in pairing.pairs for image in pair.images)
+            require_not_read(flag, [output], images, [source for source in sources if Path(source).is_file()])
 
 
 def _load(metrics: Sequence[Metric], device: torch.device, world: World, listen: Listener) -> dict[str, Loaded]:
@@ -146,9 +153,9 @@ def _nothing_left(unpaired: Sequence[Unpaired]) -> DataError:
 
 @dataclass(frozen=True)
 class _Measured:
-    """The pairs measured, their numbers in that order, and the images that turned out unreadable."""
+    """The pairs measured by their index, their numbers in that order, and the images that turned out unreadable."""
 
-    pairs: list[Pair]
+    pairs: dict[int, Pair]
     numbers: Numbers
     unreadable: list[Unpaired]
 
@@ -159,6 +166,7 @@ def _measure(
     names: Sequence[str],
     loaded: Mapping[str, Loaded],
     device: torch.device,
+    page: Page | None,
     world: World,
     listen: Listener,
 ) -> _Measured:
@@ -177,6 +185,9 @@ def _measure(
             raise mismatch_error(missing)
         whole = {index: images for index, images in decoded.items() if not isinstance(images, Unpaired)}
         numbers = _measure_batch(list(whole.values()), loaded, device, turn) if whole else {}
+        if page is not None:
+            for index, images in whole.items():
+                page.add(int(index), images)
         return np.column_stack([list(whole), *numbers.values()]) if whole else nothing, missing
 
     nothing = np.empty((0, 1 + width * len(loaded)))
@@ -186,7 +197,7 @@ def _measure(
     rows = np.concatenate(world.gather(np.concatenate([nothing, *(rows for _, (rows, _) in dealt)])))
     rows = rows[np.argsort(rows[:, 0])]
     return _Measured(
-        [pairs[int(index)] for index in rows[:, 0]],
+        {int(index): pairs[int(index)] for index in rows[:, 0]},
         {
             name: np.ascontiguousarray(rows[:, start : start + width])
             for start, name in zip(range(1, rows.shape[1], width), loaded, strict=True)
@@ -246,7 +257,7 @@ def _measure_batch(
         return numbers
 
 
-def _definitions(metrics: Sequence[Metric], names: Sequence[str], pairs: list[Pair]) -> dict[str, str]:
+def _definitions(metrics: Sequence[Metric], names: Sequence[str], pairs: Collection[Pair]) -> dict[str, str]:
     """One exact sentence for everything that the numbers depend on."""
     definitions = {metric.name: metric.definition for metric in metrics}
     definitions["ci95"] = (

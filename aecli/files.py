@@ -54,6 +54,45 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Yield a new folder in `parent`, gone when the block ends; a killed process's is removed by who comes next.
+
+    Raises:
+        OutputError: it can't be made.
+    """
+    scratch = parent / f"{OWN_PREFIX}{this_process()}-scratch{_HALF_WRITTEN}"
+    try:
+        make_folder(parent)
+        _remove(scratch)
+        scratch.mkdir()
+    except OSError as error:
+        raise OutputError(f"{parent} can't be written: {error.strerror or error}") from error
+    _under_way.add(scratch)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        _under_way.discard(scratch)
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put the folder `new` in the place of `folder`, of which nothing stays.
+
+    Raises:
+        OutputError: it can't be done.
+    """
+    old = folder.with_name(f"{OWN_PREFIX}{this_process()}-old{_HALF_WRITTEN}")
+    try:
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(new, folder)
+        flush_names(folder.parent)
+        _remove(old)
+    except OSError as error:
+        raise OutputError(f"{folder} can't be written: {error.strerror or error}") from error
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically; raises OutputError like `atomic_write`."""
     with atomic_write(path) as file:

@@ -92,7 +92,7 @@ def parse_predictions(specs: Sequence[str]) -> list[Prediction]:
     for spec in specs:
         name, equals, source = spec.partition("=")
         if not equals or "/" in name or ":" in name:
-            name, source = _default_name(spec), spec
+            name, source = source_name(spec), spec
         if not name or not source:
             raise ConfigError(f"--pred {spec!r}: expected [NAME=]SOURCE")
         if name in (other.name for other in predictions):
@@ -103,7 +103,8 @@ def parse_predictions(specs: Sequence[str]) -> list[Prediction]:
     return predictions
 
 
-def _default_name(source: str) -> str:
+def source_name(source: str) -> str:
+    """The last part of a source's path, less `.zip`: what it is called if nobody says."""
     path = Path(source)
     name = path.name if path.name not in ("", "..") else path.resolve().name
     return name[:-4] if name.lower().endswith(".zip") else name

@@ -129,6 +129,14 @@ def _score(metric: Metric, values: NDArray[np.float64], ci95: Interval | None) -
     )
 
 
+def best_names(report: EvalReport, metric: Metric) -> list[str]:
+    """Names of the best predictions; one whose images are all identical has no mean, and none is better."""
+    scores = {result.name: result.scores[metric.name] for result in report.results}
+    means = {name: math.inf if score.mean is None else score.mean for name, score in scores.items()}
+    top = (max if metric.higher_is_better else min)(means.values())
+    return [name for name, mean in means.items() if mean == top]
+
+
 def per_image_csv(images: Sequence[str], predictions: Sequence[str], numbers: Numbers) -> bytes:
     """A CSV row an image and prediction: name, prediction, a column a metric (empty where not asked for)."""
     text = io.StringIO()

@@ -1,7 +1,6 @@
 """What the user sees: results on stdout, the rest on stderr. This file and live.py alone know rich."""
 
 import json
-import math
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -143,22 +142,22 @@ def _print_table(headings: Sequence[tuple[str, str]], rows: Sequence[Sequence[st
 
 def print_evaluation(report: "EvalReport") -> None:
     """Print the table of metrics, pairs of predictions compared, and the definitions that the numbers stand on."""
+    from aecli.scores import best_names
+
     console = stdout()
-    arrows = {metric.name: "↑" if metric.higher_is_better else "↓" for metric in report.metrics}
-    titles = {metric.name: f"{metric.name.upper()} {arrows[metric.name]}" for metric in report.metrics}
-    best = (
-        {name: _best(report, name, arrow == "↑") for name, arrow in arrows.items()} if len(report.results) > 1 else {}
-    )
+    titles = {metric.name: metric.title for metric in report.metrics}
+    digits = {metric.name: metric.digits for metric in report.metrics}
+    best = {metric.name: best_names(report, metric) for metric in report.metrics} if len(report.results) > 1 else {}
     rows: list[list[str | Text]] = []
     for result in report.results:
         cells = []
-        for name in arrows:
+        for name in titles:
             score = result.scores[name]
             mark = "*" if result.name in best.get(name, ()) else " "
-            mean = "identical" if score.mean is None else f"{score.mean:.{_DIGITS[name]}f}"
+            mean = "identical" if score.mean is None else f"{score.mean:.{digits[name]}f}"
             cells.append(Text(mean + mark, style="bold" if mark == "*" else ""))
         rows.append([Text(printable(result.name)), *cells])
-        intervals = [_interval(result.scores[name].ci95, _DIGITS[name]) for name in arrows]
+        intervals = [_interval(result.scores[name].ci95, digits[name]) for name in titles]
         rows.append(["", *(Text(f"{interval} ", style="dim") for interval in intervals)])
     _print_table([("", "left"), *((title, "right") for title in titles.values())], rows)
     images = f"{report.n} image{'s' if report.n != 1 else ''}"
@@ -172,25 +171,14 @@ def print_evaluation(report: "EvalReport") -> None:
         console.print()
         console.print(f"{printable(versus.a)} - {printable(versus.b)}, image by image:", soft_wrap=True)
         for name, comparison in versus.comparisons.items():
-            digits = _DIGITS[name]
-            difference = "–" if comparison.mean_difference is None else f"{comparison.mean_difference:+.{digits}f}"
+            gap, places = comparison.mean_difference, digits[name]
+            difference = "–" if gap is None else f"{gap:+.{places}f}"
             wins = f"better on {comparison.wins_a}, worse on {comparison.wins_b}, equal on {comparison.ties}"
-            interval = _interval(comparison.ci95, digits)
+            interval = _interval(comparison.ci95, places)
             console.print(f"  {titles[name]:7} {difference:>8} {interval}  {wins}", soft_wrap=True)
     console.print()
     for name, definition in report.definitions.items():
         console.print(Text(f"{name}: {printable(definition)}", style="dim"), soft_wrap=not console.is_terminal)
-
-
-_DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4}
-
-
-def _best(report: "EvalReport", metric: str, higher_is_better: bool) -> list[str]:
-    """Names of the best predictions; one whose images are all identical has no mean, and none is better."""
-    scores = {result.name: result.scores[metric] for result in report.results}
-    means = {name: math.inf if score.mean is None else score.mean for name, score in scores.items()}
-    top = (max if higher_is_better else min)(means.values())
-    return [name for name, mean in means.items() if mean == top]
 
 
 def _interval(interval: tuple[float, float] | None, digits: int) -> str:

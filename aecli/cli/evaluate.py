@@ -69,6 +69,15 @@ def evaluate(
             metavar="FILE.csv",
         ),
     ] = EvalConfig.per_image,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write a page to look at: tables, charts and every image, worst first, in one file (with a folder of "
+            "pictures beside it if there are many); one that is there is replaced.",
+            rich_help_panel=OUTPUT,
+            metavar="FILE.html",
+        ),
+    ] = EvalConfig.report,
     batch_size: Annotated[int, typer.Option(help="Images at a time.", rich_help_panel=MACHINE)] = EvalConfig.batch_size,
     workers: Workers = EvalConfig.workers,
     device: Device = EvalConfig.device,
@@ -79,15 +88,15 @@ def evaluate(
     config = EvalConfig(
         gt=gt, pred=tuple(pred), metrics=tuple(name.strip() for name in metrics.split(",")), lpips_net=lpips_net,
         lpips_weights=lpips_weights, ssim_window=ssim_window, on_mismatch=on_mismatch, per_image=per_image,
-        batch_size=batch_size, workers=workers, device=device,
+        report=report, batch_size=batch_size, workers=workers, device=device,
     )  # fmt: skip
 
     from aecli.cli import console
     from aecli.evaluation import evaluate as run
 
     with console.listener(quiet) as listen:
-        report = run(config, listen)
+        found = run(config, listen)
     if json:
-        console.print_json(report.to_json())
+        console.print_json(found.to_json())
     else:
-        console.print_evaluation(report)
+        console.print_evaluation(found)

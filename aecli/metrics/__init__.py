@@ -45,6 +45,12 @@ class Metric:
     definition: str
     load: Callable[[torch.device, Listener], Loaded]
     pool: Callable[[NDArray[np.float64]], float | None] | None = None
+    digits: int = 4  # after the point, where it is told
+
+    @property
+    def title(self) -> str:
+        """Its name as tables show it, with an arrow to the better side."""
+        return f"{self.name.upper()} {'↑' if self.higher_is_better else '↓'}"
 
 
 def _pairwise(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[torch.device, Listener], Loaded]:
@@ -58,7 +64,7 @@ def _psnr(config: EvalConfig) -> Metric:
         "mean, ci95 and comparisons leave out identical images (infinite PSNR), which are counted; "
         "median is over all images; pooled is the PSNR of the mean MSE of all images, each image weighing the same."
     )
-    return Metric("psnr", "dB", True, psnr.MIN_SIDE, definition, _pairwise(psnr.psnr), psnr.pooled_psnr)
+    return Metric("psnr", "dB", True, psnr.MIN_SIDE, definition, _pairwise(psnr.psnr), psnr.pooled_psnr, digits=2)
 
 
 def _ssim(config: EvalConfig) -> Metric:
