@@ -1,3 +1,36 @@
-"""aecli: train, reconstruct, sample, measure and draw with image autoencoders."""
+"""aecli: train, reconstruct, sample, measure and draw with image autoencoders.
+
+model = aecli.load("runs/vae")
+model.encode(images), model.decode(latents), model.reconstruct(images), model.sample(8, seed=1)
+aecli.evaluate("truth", {"vae": "reconstructions/vae"})
+for report in aecli.train(aecli.TrainConfig("vae", data="photos")): ...
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aecli.api import Model, evaluate, load, train
+    from aecli.configs import EvalConfig, TrainConfig
+    from aecli.errors import AecliError
 
 __version__ = "0.1.0"
+__all__ = ["AecliError", "EvalConfig", "Model", "TrainConfig", "__version__", "evaluate", "load", "train"]
+
+_HOMES = {
+    "AecliError": "errors", "EvalConfig": "configs", "TrainConfig": "configs",
+    "Model": "api", "evaluate": "api", "load": "api", "train": "api",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for when it is asked for: importing aecli costs no PyTorch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"aecli.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

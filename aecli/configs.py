@@ -142,6 +142,7 @@ class ReconstructConfig:
     split: str | None = None
     out: Path | None = None
     overwrite: bool = False
+    latents: Path | None = None
     native: bool = False
     batch_size: int = 16
     device: str = "auto"
@@ -151,6 +152,9 @@ class ReconstructConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that can't be meant, naming the flag."""
+        if self.latents is not None:
+            require(self.latents.suffix == ".safetensors", "--latents", self.latents, "the name of a .safetensors file")
+            require(not self.native, "--latents", self.latents, "no --native, which makes latents of differing sizes")
         if self.split is not None:
             _require_choice("--split", self.split, SPLITS)
         _require_count("--batch-size", self.batch_size)

@@ -20,6 +20,7 @@ from aecli.data.sources import ImageRef, list_images, split_indices
 from aecli.dealing import deal, require_same_images
 from aecli.errors import ConfigError, DataError, ModelError
 from aecli.files import write_bytes
+from aecli.latents import LatentStore, latents_under_way
 from aecli.models.base import Autoencoder
 from aecli.outputs import claim_output_folder, require_not_read
 from aecli.progress import Listener, ignore
@@ -27,6 +28,7 @@ from aecli.runs import Located, RunFolder, locate
 from aecli.runtime.device import Placement, place, telling_out_of_memory
 from aecli.runtime.distributed import World
 from aecli.runtime.threads import taking_turns
+from aecli.untrusted import SCHEMA
 from aecli.words import plain
 
 _PNG_LEVEL = 3
@@ -47,6 +49,7 @@ class LoadedModel:
     placement: Placement
     image_size: int
     fit: str
+    name: str  # as the registry has it
 
     @property
     def title(self) -> str:
@@ -58,21 +61,38 @@ class LoadedModel:
         height, width = images.shape[-2:]
         multiple = self.model.size_multiple
         padding = ((0, 0), (0, 0), (0, -height % multiple), (0, -width % multiple))
-        padded = torch.from_numpy(np.pad(images, padding, mode="edge")).to(self.placement.device)
-        batch = normalise(padded).contiguous(memory_format=self.placement.memory_format)
+        batch = normalise(torch.from_numpy(np.pad(images, padding, mode="edge")))
+        return self.forward(batch, less_memory=less_memory)[:, :, :height, :width].numpy()
+
+    def forward(self, batch: torch.Tensor, exact: bool = False, less_memory: str = _LESS_MEMORY) -> torch.Tensor:
+        """Return reconstructions of float32 (N, 3, H, W) in [-1, 1]: uint8, or `exact` floats like them, on the CPU."""
         with torch.inference_mode(), self.placement.autocast(), telling_out_of_memory(less_memory):
-            reconstructions = self._pictures(self.model(batch))
-        return reconstructions[:, :, :height, :width].cpu().numpy()
+            return self._pictures(self.model(self._placed(batch)), exact)
 
-    def decode(self, latents: torch.Tensor) -> np.ndarray:
-        """Return images uint8 (N, 3, H, W) of latents (N, …)."""
+    def codes(self, batch: torch.Tensor, less_memory: str = _LESS_MEMORY) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the latents float32 (N, …) of such a batch and, where the model has a posterior, log variances."""
+        with torch.inference_mode(), self.placement.autocast(), telling_out_of_memory(less_memory):
+            latents, log_variances = self.model.code(self._placed(batch))
+        return latents.float().cpu().numpy(), None if log_variances is None else log_variances.float().cpu().numpy()
+
+    def decode(self, latents: torch.Tensor, exact: bool = False) -> torch.Tensor:
+        """Return images (N, 3, H, W) of latents (N, …): uint8, or `exact` float32 in [-1, 1], on the CPU."""
         with torch.inference_mode(), self.placement.autocast(), telling_out_of_memory(_LESS_MEMORY):
-            return self._pictures(self.model.decode(latents.to(self.placement.device))).cpu().numpy()
+            return self._pictures(self.model.decode(latents.to(self.placement.device)), exact)
 
-    def _pictures(self, output: torch.Tensor) -> torch.Tensor:
+    def at_once(self, batch_size: int) -> int:
+        """How many images of `image_size` a worker takes at once, of a batch of that size."""
+        if self.placement.device.type != "cpu":
+            return batch_size
+        return min(batch_size, max(1, _WORKER_PIXELS // self.image_size**2))
+
+    def _placed(self, batch: torch.Tensor) -> torch.Tensor:
+        return batch.to(self.placement.device).contiguous(memory_format=self.placement.memory_format)
+
+    def _pictures(self, output: torch.Tensor, exact: bool) -> torch.Tensor:
         if not bool(output.isfinite().all()):
             raise ModelError(f"{self.located.checkpoint} makes no pictures of finite numbers; try --precision fp32")
-        return quantise(output)
+        return (output.float() if exact else quantise(output)).cpu()
 
 
 def load_model(model: str, runs: Path, device: str = "auto", precision: str = "auto") -> LoadedModel:
@@ -86,7 +106,8 @@ def load_model(model: str, runs: Path, device: str = "auto", precision: str = "a
     located = locate(model, runs)
     loaded, document = checkpoints.load_model(located.checkpoint, located.named)
     on_device = loaded.to(placement.device).to(memory_format=placement.memory_format)
-    return LoadedModel(on_device, located, placement, int(document["image_size"]), str(document["fit"]))
+    return LoadedModel(on_device, located, placement, int(document["image_size"]), str(document["fit"]),
+                       str(document["model"]))  # fmt: skip
 
 
 def run_images(run: RunFolder, split: str) -> list[ImageRef]:
@@ -146,11 +167,12 @@ def choose_images(located: Located, data: str | None, split: str | None) -> list
 
 @dataclass(frozen=True)
 class ReconstructResult:
-    """Where the pictures are, how many were written, and which inputs could not be read (name → reason)."""
+    """Where the pictures are, how many were written, which inputs could not be read (name → reason), the latents."""
 
     out: Path
     written: int
     unreadable: dict[str, str]
+    latents: Path | None = None
 
 
 def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> ReconstructResult:
@@ -175,6 +197,19 @@ def _reconstruct(config: ReconstructConfig, world: World, listen: Listener) -> R
     if world.is_main:
         claim_output_folder(out, config.overwrite, listen)
         require_not_read("--out", (out / f"{image.key}.png" for image in images), images)
+    with latents_under_way(config.latents, loaded.model.latent_shape(loaded.image_size), images, world) as store:
+        return _reconstruct_to(out, images, loaded, store, config, world, listen)
+
+
+def _reconstruct_to(
+    out: Path,
+    images: list[ImageRef],
+    loaded: LoadedModel,
+    store: LatentStore | None,
+    config: ReconstructConfig,
+    world: World,
+    listen: Listener,
+) -> ReconstructResult:
     world.wait_for_all()
     require_same_images(images, config.data or f"{loaded.located.label}'s run", world)
     less_memory = f"a smaller --batch-size than {config.batch_size}, --workers 1, {_LESS_MEMORY}"
@@ -187,6 +222,8 @@ def _reconstruct(config: ReconstructConfig, world: World, listen: Listener) -> R
         for keys, stack in _equal_sized(readable, at_once):
             with turn:
                 reconstructions = loaded.reconstruct(stack, less_memory)
+                if store is not None:
+                    _keep_codes(store, loaded, keys, stack, less_memory)
             for key, pixels in zip(keys, reconstructions, strict=True):
                 write_bytes(out / f"{key}.png", encode_png(pixels))
         return broken
@@ -194,7 +231,20 @@ def _reconstruct(config: ReconstructConfig, world: World, listen: Listener) -> R
     dealt = deal(work, batches, "reconstructing", min(worker_count(config.workers), most_workers), world, listen)
     told = sorted(chain.from_iterable(world.gather_json([(number, *each.items()) for number, each in dealt])))
     unreadable = {name: reason for _, *broken in told for name, reason in broken}
-    return ReconstructResult(out, len(images) - len(unreadable), unreadable)
+    if store is not None and world.is_main:
+        kept = [image for image in images if image.name not in unreadable]
+        document = {"schema": SCHEMA, "model": loaded.name, "image_size": loaded.image_size, "fit": loaded.fit}
+        store.write([image.name for image in kept], [image.key for image in kept], document, listen)
+    world.wait_for_all()
+    return ReconstructResult(out, len(images) - len(unreadable), unreadable, config.latents)
+
+
+def _keep_codes(
+    store: LatentStore, loaded: LoadedModel, keys: Sequence[str], images: np.ndarray, less_memory: str
+) -> None:
+    latents, log_variances = loaded.codes(normalise(torch.from_numpy(images)), less_memory)
+    for row, key in enumerate(keys):
+        store.add(key, mean=latents[row], log_variance=None if log_variances is None else log_variances[row])
 
 
 def _share_out(
@@ -206,8 +256,8 @@ def _share_out(
     """
     size, most_workers, at_once = config.batch_size, len(images), None
     if loaded.placement.device.type == "cpu":
-        fitting = _NATIVE_BATCH if config.native else max(1, _WORKER_PIXELS // loaded.image_size**2)
-        size, most_workers, at_once = min(size, fitting), _CPU_PIXELS // _WORKER_PIXELS, _WORKER_PIXELS
+        size = min(size, _NATIVE_BATCH) if config.native else loaded.at_once(size)
+        most_workers, at_once = _CPU_PIXELS // _WORKER_PIXELS, _WORKER_PIXELS
     batches = [images[start : start + size] for start in range(0, len(images), size)]
     return batches, most_workers, at_once
 

@@ -53,11 +53,7 @@ def _sample(config: SampleConfig, world: World, listen: Listener) -> SampleResul
     if is_sheet and config.n > MOST_DRAWN:
         raise ConfigError(f"--n {config.n}: a sheet holds {MOST_DRAWN} at the most; name a folder with --out")
     loaded = load_model(config.model, config.runs, config.device, config.precision)
-    if not loaded.model.prior_is_normal:
-        raise ModelError(
-            f"{loaded.title} can't be sampled from N(0, I): nothing in its training brings its latents near that, "
-            "so random ones decode to noise\ntrain one with a prior instead: aecli train vae"
-        )
+    require_prior(loaded)
     if world.is_main and is_sheet:
         claim_file(config.out, "--out")
     elif world.is_main:
@@ -67,11 +63,13 @@ def _sample(config: SampleConfig, world: World, listen: Listener) -> SampleResul
     batches = [every[first : first + SAMPLE_BATCH] for first in every[::SAMPLE_BATCH]]
 
     def write(indices: range) -> None:
-        for index, pixels in zip(indices, _draw(loaded, config, indices), strict=True):
+        for index, pixels in zip(indices, draw_samples(loaded, config, indices).numpy(), strict=True):
             write_bytes(config.out / f"{index:06d}.png", encode_png(pixels))
 
     if is_sheet:
-        dealt = deal(lambda indices: _draw(loaded, config, indices), batches, "sampling", 1, world, listen)
+        dealt = deal(
+            lambda indices: draw_samples(loaded, config, indices).numpy(), batches, "sampling", 1, world, listen
+        )
         images = _in_order(dealt, loaded.image_size, world)
         if world.is_main:
             write_output(config.out, png_bytes(draw_sheet([pixels.transpose(1, 2, 0) for pixels in images])), listen)
@@ -81,12 +79,21 @@ def _sample(config: SampleConfig, world: World, listen: Listener) -> SampleResul
     return SampleResult(config.out, config.n)
 
 
-def _draw(loaded: LoadedModel, config: SampleConfig, indices: range) -> NDArray[np.uint8]:
-    """Return the images of at most SAMPLE_BATCH indices, uint8 (N, 3, S, S)."""
+def require_prior(loaded: LoadedModel) -> None:
+    """Raise ModelError unless training pulled the model's latents towards N(0, I)."""
+    if not loaded.model.prior_is_normal:
+        raise ModelError(
+            f"{loaded.title} can't be sampled from N(0, I): nothing in its training brings its latents near that, "
+            "so random ones decode to noise\ntrain one with a prior instead: aecli train vae"
+        )
+
+
+def draw_samples(loaded: LoadedModel, config: SampleConfig, indices: range, exact: bool = False) -> torch.Tensor:
+    """Return the images of at most SAMPLE_BATCH indices (N, 3, S, S): uint8, or `exact` float32 in [-1, 1]."""
     shape = loaded.model.latent_shape(loaded.image_size)
     filled = range(indices.start, indices.start + SAMPLE_BATCH)
     latents = [config.temperature * sample_noise(shape, config.seed, index) for index in filled]
-    return loaded.decode(torch.stack(latents))[: len(indices)]
+    return loaded.decode(torch.stack(latents), exact)[: len(indices)]
 
 
 def _in_order(dealt: Sequence[tuple[int, NDArray[np.uint8]]], size: int, world: World) -> Iterator[NDArray[np.uint8]]:

@@ -59,6 +59,15 @@ def reconstruct(
             help="Folder to write to.", show_default="reconstructions/MODEL", rich_help_panel=OUTPUT, metavar="DIR"
         ),
     ] = ReconstructConfig.out,
+    latents: Annotated[
+        Path | None,
+        typer.Option(
+            help="Save the latents too: `mean` (N, …) and, where the model has a posterior, `log_variance`, with the "
+            "images' names in the metadata.",
+            rich_help_panel=OUTPUT,
+            metavar="FILE.safetensors",
+        ),
+    ] = ReconstructConfig.latents,
     overwrite: Overwrite = ReconstructConfig.overwrite,
     runs: Runs = ReconstructConfig.runs,
     batch_size: Annotated[
@@ -72,7 +81,8 @@ def reconstruct(
 ) -> None:
     """Write a PNG for every input image, under its own relative path."""
     config = ReconstructConfig(
-        model=model, data=data, split=split, native=native, out=out, overwrite=overwrite, runs=runs,
+        model=model, data=data, split=split, native=native, out=out, overwrite=overwrite,
+        latents=latents, runs=runs,
         batch_size=batch_size, device=device, precision=precision, workers=workers,
     )  # fmt: skip
 
@@ -84,9 +94,14 @@ def reconstruct(
     with console.listener(quiet) as listen:
         result = run(config, listen)
     if json:
-        console.print_json({"out": str(result.out), "written": result.written, "unreadable": result.unreadable})
+        console.print_json({
+            "out": str(result.out), "written": result.written, "unreadable": result.unreadable,
+            "latents": None if result.latents is None else str(result.latents),
+        })  # fmt: skip
     else:
         console.print_line(f"wrote {result.written} reconstructions to {result.out}")
+        if result.latents is not None:
+            console.print_line(f"wrote their latents to {result.latents}")
     if result.unreadable:
         count = f"{len(result.unreadable)} image{'s' if len(result.unreadable) > 1 else ''}"
         raise DataError(f"{count} could not be read, without a reconstruction now: {name_some(result.unreadable)}")

@@ -40,6 +40,10 @@ class Autoencoder(nn.Module, ABC):
     def encode(self, images: Tensor) -> Tensor:
         """Return the latent of images (N, 3, H, W); where it is a distribution, its mean."""
 
+    def code(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the latent of images (N, 3, H, W) and, where it is a Gaussian's mean, that one's log variance."""
+        return self.encode(images), None
+
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
         """Return images (N, 3, H, W) in [-1, 1] from latents."""

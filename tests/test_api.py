@@ -1,0 +1,171 @@
+"""aecli as a Python package: what a call gives is what the command line gives."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import aecli
+from aecli.errors import ConfigError, DataError, ModelError
+from tests.conftest import picture
+from tests.trained import ok
+
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Ten images of two shapes, a VAE and an AE trained on them, and what the command line makes of them."""
+    place = tmp_path_factory.mktemp("api")
+    (place / "images").mkdir()
+    for seed in range(10):
+        Image.fromarray(picture(40, 50 + 10 * (seed % 2), seed)).save(place / "images" / f"{seed}.png")
+    for model in ("vae", "ae"):
+        config = aecli.TrainConfig(
+            model, data=str(place / "images"), epochs=1, image_size=SIZE, batch_size=5, options={"width": 4},
+            device="cpu", precision="fp32", cache="off", out=place / model,
+        )  # fmt: skip
+        reports = list(aecli.train(config))
+        assert type(reports[-1]).__name__ == "Finished"
+    data = ["--data", place / "images"]
+    ok(
+        "reconstruct",
+        "--model",
+        place / "vae",
+        *data,
+        "--out",
+        place / "made",
+        "--latents",
+        place / "codes.safetensors",
+    )
+    ok("sample", "--model", place / "vae", "--n", 19, "--seed", 3, "--out", place / "drawn")
+    return place
+
+
+@pytest.fixture(scope="module")
+def vae(place):
+    return aecli.load(place / "vae")
+
+
+def pictures(place, folder="images"):
+    return [Image.open(file).convert("RGB") for file in sorted((place / folder).iterdir())]
+
+
+class TestReconstruct:
+    def test_as_the_command_writes_it(self, place, vae):
+        made = vae.reconstruct(pictures(place))
+        assert [np.array(one).tolist() for one in made] == [np.array(one).tolist() for one in pictures(place, "made")]
+
+    def test_each_kind_comes_back_as_it_came(self, place, vae):
+        image = pictures(place)[0].resize((SIZE, SIZE))
+        array = np.array(image)
+        tensor = torch.from_numpy(array).permute(2, 0, 1) / 127.5 - 1
+        as_pil, as_array, as_tensor = (vae.reconstruct(each) for each in (image, array, tensor))
+        assert isinstance(as_pil[0], Image.Image) and as_array.dtype == np.uint8
+        assert as_array.shape == (1, SIZE, SIZE, 3) and as_tensor.shape == (1, 3, SIZE, SIZE)
+        assert as_tensor.dtype == torch.float32 and as_tensor.abs().max() <= 1
+        assert np.array_equal(np.array(as_pil[0]), as_array[0])
+        rounded = ((as_tensor[0] + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        assert np.array_equal(rounded, as_array[0])
+
+    def test_a_module_by_hand_gives_the_same(self, place, vae):
+        batch = torch.rand(3, 3, 64, 32) * 2 - 1
+        with torch.no_grad():
+            expected = vae.module(batch)
+        assert torch.allclose(vae.reconstruct(batch), expected, atol=1e-5)
+
+    def test_more_images_than_go_at_once(self, vae):
+        many = np.stack([picture(SIZE, SIZE, seed) for seed in range(40)])
+        assert np.array_equal(vae.reconstruct(many)[:16], vae.reconstruct(many[:16]))
+        assert len(vae.reconstruct(many)) == 40
+
+
+class TestLatents:
+    def test_encode_then_decode_is_reconstruct(self, place, vae):
+        images = pictures(place)
+        latents = vae.encode(images)
+        assert latents.shape == (10, 64, 1, 1) and latents.dtype == torch.float32 and vae.options.width == 4
+        made = [np.array(one, dtype=int) for one in vae.reconstruct(images)]
+        again = [np.array(one, dtype=int) for one in vae.decode(latents)]
+        assert max(np.abs(one - other).max() for one, other in zip(made, again, strict=True)) <= 1
+        assert vae.decode(latents, output="array").shape == (10, SIZE, SIZE, 3)
+        assert vae.decode(latents.numpy(), output="tensor").dtype == torch.float32
+
+    def test_an_ae_has_latents_too(self, place):
+        ae = aecli.load(place / "ae")
+        assert ae.encode(pictures(place)[:2]).shape == (2, 64, 1, 1)
+        with pytest.raises(ModelError, match="can't be sampled"):
+            ae.sample(2)
+
+
+class TestSample:
+    def test_as_the_command_draws_it(self, place, vae):
+        drawn = vae.sample(19, seed=3)
+        assert [np.array(one).tolist() for one in drawn] == [np.array(one).tolist() for one in pictures(place, "drawn")]
+        assert np.array_equal(vae.sample(5, seed=3, output="array")[4], np.array(drawn[4]))
+
+    @pytest.mark.parametrize("wrong", [{"n": 0}, {"seed": -1}, {"temperature": -1}, {"output": "jpeg"}])
+    def test_what_can_not_be_meant(self, vae, wrong):
+        with pytest.raises(ConfigError):
+            vae.sample(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "photo.png", [], [1, 2], None,
+        np.zeros((4, 4, 3)), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 4, 3), np.uint8),
+        torch.zeros(3, 33, 32), torch.zeros(1, 1, 32, 32), torch.zeros(2, 3, 32, 32, dtype=torch.uint8),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_what_is_no_image_is_told(vae, wrong):
+    for call in (vae.encode, vae.reconstruct):
+        with pytest.raises(DataError, match="expected"):
+            call(wrong)
+
+
+def test_latents_of_another_model_are_told(vae):
+    for wrong in (torch.zeros(2, 3, 1, 1), torch.zeros(64, 1, 1), torch.zeros(0, 64, 1, 1)):
+        with pytest.raises(DataError, match="expected"):
+            vae.decode(wrong)
+
+
+class TestEvaluate:
+    def test_as_the_command_measures(self, place):
+        printed = json.loads(
+            ok("eval", "--gt", place / "images", "--pred", f"same={place / 'images'}",
+               "--pred", f"made={place / 'made'}", "--on-mismatch", "resize", "--metrics", "psnr,ssim", "--json").stdout
+        )  # fmt: skip
+        predictions = {"same": place / "images", "made": place / "made"}
+        report = aecli.evaluate(place / "images", predictions, on_mismatch="resize", metrics=("psnr", "ssim"))
+        assert json.loads(json.dumps(report.to_json()["results"])) == printed["results"]
+
+    def test_the_ways_to_say_it(self, place):
+        images = place / "images"
+        one, listed = (aecli.evaluate(images, pred, metrics=("psnr",)) for pred in (images, [images]))
+        config = aecli.EvalConfig(gt=str(images), pred=(str(images),))
+        asked = aecli.evaluate(config, metrics=("psnr",))
+        assert one.to_json() == listed.to_json() == asked.to_json() and one.n == 10
+
+    def test_errors_are_aeclis(self, place):
+        with pytest.raises(aecli.AecliError, match="nowhere"):
+            aecli.evaluate(place / "images", place / "nowhere")
+
+
+def test_importing_costs_no_torch_until_something_is_used():
+    code = (
+        "import sys, aecli; heavy = {'torch', 'numpy', 'PIL', 'rich', 'typer'}; "
+        "assert 'load' in dir(aecli) and not heavy & set(sys.modules), heavy & set(sys.modules); "
+        "aecli.TrainConfig('vae'); assert not heavy & set(sys.modules); aecli.load; assert 'torch' in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"\d+\.\d+", aecli.__version__)
+    with pytest.raises(AttributeError, match="nothing_like_it"):
+        _ = aecli.nothing_like_it
