@@ -1,6 +1,7 @@
 """The models there are and the runs found, with what they cost and how they would run on this machine."""
 
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any
 
 import torch
@@ -39,6 +40,7 @@ class RunFacts:
     best_epoch: int | None
     val_psnr: float | None
     val_ssim: float | None
+    touched: str  # when it was last trained, ISO 8601 with the zone of this machine
     error: str | None = None
 
 
@@ -106,5 +108,6 @@ def describe_run(run: RunFolder) -> RunFacts:
         best_epoch=best if is_count(best := document.get("epoch")) else None,
         val_psnr=psnr if is_number(psnr := figures.get("val_psnr")) else None,
         val_ssim=ssim if is_number(ssim := figures.get("val_ssim")) else None,
+        touched=datetime.fromtimestamp(run.touched()).astimezone().isoformat(timespec="seconds"),
         error=error,
     )

@@ -94,7 +94,8 @@ def finish(steps: Generator[Any, None, Result]) -> tuple[Result, list[Any]]:
 def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than tiny epochs; only what asserts on the pictures (marked `draws`) needs them."""
     if "draws" not in request.keywords:
-        monkeypatch.setattr("aecli.training.loop.draw", lambda session: None)
+        monkeypatch.setattr("aecli.training.previews.draw", lambda session: None)
+        monkeypatch.setattr("aecli.training.previews.Artist.draw_curves", lambda artist: None)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 PLAIN_SECONDS = 10.0  # without a terminal, a line of progress at most this often
 _GAP = 2  # blanks after a column
-_LEAST_BAR = 60  # columns of a terminal in which a bar and all that stands beside it have room
+LEAST_BAR = 60  # columns of a terminal in which a bar and all that stands beside it have room
 _LEAST_TEXT = 10  # columns of a terminal in which text can be read
 
 
@@ -80,7 +81,7 @@ def listener(quiet: bool) -> Iterator[Listener]:
     columns: tuple[ProgressColumn, ...] = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
     )  # fmt: skip
-    if console.width < _LEAST_BAR:
+    if console.width < LEAST_BAR:
         columns = (TextColumn("{task.completed:.0f}/{task.total:.0f} {task.description}"),)  # what is cut is at the end
     with Bars(*columns, console=console, transient=True) as bars:
         yield _BarProgress(bars)
@@ -202,10 +203,10 @@ def print_models(report: "ModelsReport") -> None:
     console.print()
     if report.runs:
         headings = [("run", "left"), ("model", "left"), ("image", "right"), ("epochs", "right"), ("best", "right"),
-                    ("PSNR ↑", "right"), ("SSIM ↑", "right")]  # fmt: skip
+                    ("PSNR ↑", "right"), ("SSIM ↑", "right"), ("touched", "right")]  # fmt: skip
         runs: list[list[str | Text]] = [
             [Text(printable(run.path)), Text(printable(run.model)), f"{run.image_size}²", str(run.epochs),
-             _number(run.best_epoch, 0), _number(run.val_psnr, 2), _number(run.val_ssim, 4)]
+             _number(run.best_epoch, 0), _number(run.val_psnr, 2), _number(run.val_ssim, 4), _ago(run.touched)]
             for run in report.runs
         ]  # fmt: skip
         _print_table(headings, runs)
@@ -217,6 +218,17 @@ def print_models(report: "ModelsReport") -> None:
         console.print(
             f"{what} here runs on {how['device']} in {how['precision']}, {how['memory_format']}", soft_wrap=True
         )
+
+
+def _ago(moment: str) -> str:
+    """How long ago an ISO 8601 moment was, or from two days on its date."""
+    then = datetime.fromisoformat(moment)
+    seconds = (datetime.now(then.tzinfo) - then).total_seconds()
+    if not 0 <= seconds < 2 * 86400:
+        return then.strftime("%Y-%m-%d")
+    if seconds < 60:
+        return "just now"
+    return f"{seconds // 60:.0f} min ago" if seconds < 2 * 3600 else f"{seconds // 3600:.0f} h ago"
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -1,14 +1,17 @@
 """Training as it is seen: two bars on a terminal, now and then a line elsewhere, a summary on stdout at the end."""
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import typer
+from rich.console import RenderableType
 from rich.progress import BarColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
+from rich.text import Text
 
 from aecli.cli import console
 from aecli.cli.signals import StopRequest
@@ -48,8 +51,20 @@ def _view(quiet: bool) -> Iterator["_Quiet | _PlainView | _BarView"]:
         yield _PlainView()
     else:
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.fields[info]}"))
-        with Bars(*columns, console=terminal, transient=True, expand=True) as bars:
+        with _Bars(*columns, console=terminal, transient=True, expand=True) as bars:
             yield _BarView(bars)
+
+
+class _Bars(Bars):
+    """Bars with a line below them."""
+
+    line = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """The bars and, once there is one, the line."""
+        yield from super().get_renderables()
+        if self.line:
+            yield Text(self.line, no_wrap=True, overflow="ellipsis")
 
 
 class _Quiet:
@@ -77,11 +92,12 @@ class _Pace:
 class _BarView:
     """Two bars: epochs with the best loss and the time left, and the steps of the epoch under way."""
 
-    def __init__(self, bars: Bars) -> None:
+    def __init__(self, bars: "_Bars") -> None:
         self._bars = bars
         self._tasks: dict[str, TaskID] = {}
         self._pace: _Pace | None = None
         self._best = ""
+        self._val_losses: list[float] = []
 
     def __call__(self, report: TrainReport) -> None:
         if isinstance(report, Notice):
@@ -95,6 +111,8 @@ class _BarView:
             self._tasks.clear()
             self._pace = _Pace(report)
             self._total = report.epochs
+            self._val_losses = list(report.val_losses)
+            self._draw_losses()
             self._update("epoch", report.epochs_done, report.epochs, "")
         elif isinstance(report, StepReport):
             assert self._pace is not None
@@ -105,6 +123,16 @@ class _BarView:
             psnr = report.best["val_psnr"]
             self._best = f"best {report.best_loss:.4f}" + (f" ({psnr:.2f} dB)" if psnr is not None else "")
             self._update("epoch", report.epoch, self._total, self._epoch_info(report.epoch, 0))
+            if (loss := report.row["val_loss"]) is not None:
+                self._val_losses.append(loss)
+                self._draw_losses()
+
+    def _draw_losses(self) -> None:
+        """A line below the bars: the validation loss from the first epoch to the last, where there is room for it."""
+        terminal = self._bars.console
+        line = sparkline(self._val_losses, SPARKS)
+        if line and terminal.width >= console.LEAST_BAR and _can_show(line, terminal.encoding):
+            self._bars.line = f"val loss {line} {self._val_losses[-1]:.4f}"
 
     def _epoch_info(self, epoch: int, batch: int) -> str:
         assert self._pace is not None
@@ -115,6 +143,36 @@ class _BarView:
             self._tasks[name] = self._bars.add_task(name, info="")
         description = f"{name:5} {done:>{len(str(total))}}/{total}"
         self._bars.update(self._tasks[name], description=description, completed=done, total=total, info=info)
+
+
+SPARKS = 40  # columns of a sparkline: with what stands beside it, it fits wherever bars do
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_LOG_RANGE = 10.0  # from here on a logarithm tells more
+
+
+def sparkline(values: Sequence[float], columns: int) -> str:
+    """Draw positive `values` in at most so many characters, each the mean of as many values; "" for fewer than two.
+
+    By their logarithms, where the largest is over ten times the smallest.
+    """
+    if len(values) < 2 or columns < 2:
+        return ""
+    count = min(columns, len(values))
+    parts = [values[i * len(values) // count : (i + 1) * len(values) // count] for i in range(count)]
+    means = [sum(part) / len(part) for part in parts]
+    if min(means) > 0 and max(means) > _LOG_RANGE * min(means):
+        means = [math.log(mean) for mean in means]
+    low, span = min(means), max(means) - min(means)
+    steps = [round((mean - low) / span * (len(_BLOCKS) - 1)) if span else 0 for mean in means]
+    return "".join(_BLOCKS[step] for step in steps)
+
+
+def _can_show(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
 
 
 class _PlainView:

@@ -58,6 +58,9 @@ def draw_curves(rows: Rows) -> bytes:
             _draw_panel(axes, title, curves)
             if best is not None:
                 axes.axvline(best, color=GREY, linewidth=1, linestyle=(0, (4, 3)), zorder=1)
+                for _, colour, points in curves:
+                    axes.plot(*zip(*(point for point in points if point[0] == best), strict=True), marker="o",
+                              markersize=6.5, markerfacecolor="white", markeredgecolor=colour, zorder=3)  # fmt: skip
         _share_epochs(figure, rows)
         figure.suptitle(headline, x=0.014, ha="left", fontsize=13, fontweight="bold", color=INK)
         canvas.print_figure(buffer, format="png")

@@ -15,7 +15,7 @@ from aecli.progress import Notice, Stopped, StopRequest, never
 from aecli.runtime.device import telling_out_of_memory
 from aecli.runtime.distributed import World, telling_lost
 from aecli.training.pieces import cut
-from aecli.training.previews import draw, is_preview_epoch
+from aecli.training.previews import Artist
 from aecli.training.reports import EpochReport, Finished, Interrupted, StepReport, TrainReport
 from aecli.training.saving import Saver, diverged, require_finite
 from aecli.training.session import Session, prepare
@@ -85,6 +85,7 @@ def _stop(saver: Saver) -> Interrupted:
     saver.save()
     if session.world.is_main:
         session.folder.write_metrics(session.state.rows)
+        Artist(session).draw_curves()
     session.world.wait_for_all(may_stop=False)  # who leaves before all is saved may take the others along
     return Interrupted(session.folder, session.state.clock.epoch, session.state.clock.batch)
 
@@ -113,6 +114,7 @@ def _end(session: Session) -> Finished:
 def _run_epochs(session: Session, saver: Saver) -> Iterator[StepReport | EpochReport | Notice]:
     """Train the epochs that are left, saving now and then. What is drawn and listed comes before what marks it done."""
     told: set[str] = set()
+    artist = Artist(session)
     while not session.is_done:
         for step_report in train_epoch(session):
             yield step_report
@@ -121,8 +123,7 @@ def _run_epochs(session: Session, saver: Saver) -> Iterator[StepReport | EpochRe
         yield from _new_gaps(session, told)
         if session.world.is_main:
             session.folder.write_metrics(session.state.rows)
-            if session.is_done or is_preview_epoch(session.state.clock.epoch):
-                draw(session)
+            artist.draw_epoch()
         saver.save_epoch()
     session.world.wait_for_all(may_stop=False)
 

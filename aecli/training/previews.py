@@ -1,5 +1,7 @@
 """What a run draws of itself: its curves, and images above their reconstructions."""
 
+import time
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,6 +13,8 @@ from aecli.figures.grid import draw_rows, png_bytes
 from aecli.files import write_bytes
 from aecli.training.session import Session
 
+CURVES_SECONDS = 15.0  # the least between two drawings of the curves, but for epochs with pictures
+CURVES_SHARE = 0.02  # of the time, the most that drawing curves takes
 PREVIEW_IMAGES = 8  # of the validation images, and as many of the training images
 
 
@@ -19,13 +23,39 @@ def is_preview_epoch(epoch: int) -> bool:
     return epoch <= 10 or epoch % (10 if epoch <= 100 else 50) == 0
 
 
+class Artist:
+    """Draws a run while it goes: pictures in the epochs that have some, curves whenever that costs little."""
+
+    def __init__(self, session: Session) -> None:
+        """The time runs from here."""
+        self._session = session
+        self._next_curves = time.monotonic()
+
+    def draw_epoch(self) -> None:
+        """Draw the finished epoch; raises OutputError."""
+        if self._session.is_done or is_preview_epoch(self._session.state.clock.epoch):
+            draw(self._session)
+            self.draw_curves()
+        elif time.monotonic() >= self._next_curves:
+            self.draw_curves()
+
+    def draw_curves(self) -> None:
+        """Draw the curves so far, and then for a while no more: drawing takes at most a small share of the time."""
+        state = self._session.state
+        if not state.rows:
+            return
+        began = time.monotonic()
+        write_bytes(self._session.folder.curves, draw_curves(state.rows))
+        ended = time.monotonic()
+        self._next_curves = ended + max(CURVES_SECONDS, (ended - began) / CURVES_SHARE)
+
+
 def draw(session: Session) -> None:
-    """Draw the curves so far, and some validation and training images above their reconstructions.
+    """Draw some validation and training images above their reconstructions.
 
     Both, because how far a model has learnt its training images by heart shows in the difference.
     """
     state, folder = session.state, session.folder
-    write_bytes(folder.curves, draw_curves(state.rows))
     title = type(state.model).__name__
     rows = []
     sets = {"Validation": session.val.spread_out(PREVIEW_IMAGES), "Training": session.feed.shown(PREVIEW_IMAGES)}

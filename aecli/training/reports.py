@@ -22,6 +22,7 @@ class Started:
     batches_done: int
     batches: int
     placement: dict[str, Any]
+    val_losses: tuple[float, ...] = ()  # of the epochs before
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,8 @@ def prepare(
     )  # fmt: skip
     yield Started(choice.folder, config.model, sum(p.numel() for p in state.model.parameters()),
                   None if isinstance(found, Stream) else feed.images, len(val), epochs, state.clock.epoch,
-                  state.clock.batch, session.batches, described)  # fmt: skip
+                  state.clock.batch, session.batches, described,
+                  tuple(row["val_loss"] for row in state.rows if row["val_loss"] is not None))  # fmt: skip
     return session
 
 
