@@ -14,6 +14,7 @@ from aecli.errors import ConfigError
 
 FITS = ("squash", "crop")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+LOGS = ("tensorboard",)
 COMPILE_MODES = ("auto", "on", "off")
 SYNC_MODES = ("auto", "on", "off")
 LARGEST_SIDE = 2**14  # of the square images that a model takes; the decoder stops at as many pixels
@@ -93,6 +94,7 @@ class TrainConfig:
     ema: float | None = None
     patience: int | None = None
     checkpoint_every: float = 10.0  # minutes
+    log: str | None = None
     seed: int = 0
     precision: str = "auto"
     compile: str = "auto"
@@ -125,6 +127,8 @@ class TrainConfig:
         _require_count("--patience", self.patience)
         require(_is_number(self.checkpoint_every) and 0 < self.checkpoint_every < float("inf"), "--checkpoint-every",
                 self.checkpoint_every, "a number of minutes above 0")  # fmt: skip
+        if self.log is not None:
+            _require_choice("--log", self.log, LOGS)
         _require_seed(self.seed)
         _require_choice("--precision", self.precision, PRECISIONS)
         _require_choice("--compile", self.compile, COMPILE_MODES)

@@ -61,6 +61,11 @@ class RunFolder:
         """The folder of previews."""
         return self.path / "previews"
 
+    @property
+    def tensorboard(self) -> Path:
+        """The folder of event files, of a run with `--log tensorboard`."""
+        return self.path / "tensorboard"
+
     def preview(self, epoch: int) -> Path:
         """Validation images and their reconstructions after that epoch."""
         return self.previews / f"epoch-{epoch:04d}.png"
@@ -109,7 +114,8 @@ class RunFolder:
     def clear(self) -> None:
         """Remove the files that a run writes but for config.json, which tells that the folder is aecli's to write."""
         previews = sorted(self.previews.glob("epoch-*.png"))
-        for file in (self.last, self.model, self.metrics, self.curves, *previews):
+        events = sorted(self.tensorboard.glob("events.out.tfevents.*"))
+        for file in (self.last, self.model, self.metrics, self.curves, *previews, *events):
             file.unlink(missing_ok=True)
 
     def touched(self) -> float:

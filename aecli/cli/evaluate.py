@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from aecli.cli.options import DATA, MACHINE, OUTPUT, SOURCE, Device, Json, Quiet, Workers, choice, complete_source
+from aecli.cli.completion import complete_prediction, complete_source
+from aecli.cli.options import DATA, MACHINE, OUTPUT, SOURCE, Device, Json, Quiet, Workers, choice
 from aecli.configs import LPIPS_NETS, METRICS, MISMATCH_ACTIONS, SSIM_WINDOWS, EvalConfig
 
 MEASURE = "Metrics"
@@ -29,6 +30,7 @@ def evaluate(
             help="Images to compare with it, of the same relative names (suffixes aside); repeatable.",
             rich_help_panel=DATA,
             metavar="[NAME=]SOURCE",
+            autocompletion=complete_prediction,
         ),
     ],
     on_mismatch: Annotated[

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from aecli.cli.completion import complete_model, complete_source
 from aecli.cli.options import (
     DATA,
     MODEL,
@@ -16,8 +17,6 @@ from aecli.cli.options import (
     Quiet,
     Runs,
     Seed,
-    complete_model,
-    complete_source,
 )  # fmt: skip
 from aecli.configs import GridConfig
 from aecli.runtime.launch import launch

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aecli.cli.completion import complete_model, starting
 from aecli.configs import PRECISIONS
 
 DATA, MODEL, RECIPE, RUN, MACHINE, OUTPUT = "Data", "Model", "Recipe", "Run", "Machine", "Output"
@@ -12,23 +13,7 @@ DATA, MODEL, RECIPE, RUN, MACHINE, OUTPUT = "Data", "Model", "Recipe", "Run", "M
 
 def choice(values: tuple[str, ...] | list[str]) -> dict[str, Any]:
     """Typer arguments of an option that takes one of `values`; the config dataclass is what checks it."""
-    return {"metavar": "|".join(values), "autocompletion": lambda incomplete: _starting(values, incomplete)}
-
-
-def complete_model(incomplete: str) -> list[str]:
-    """Registry names, for shell completion."""
-    from aecli.models import registry
-
-    return _starting(registry.names(), incomplete)
-
-
-def complete_source(incomplete: str) -> list[str]:
-    """The built-in source and prefixes, for shell completion (paths are the shell's own)."""
-    return _starting(["demo", "torchvision:", "hf:"], incomplete)
-
-
-def _starting(values: tuple[str, ...] | list[str], incomplete: str) -> list[str]:
-    return [value for value in values if value.startswith(incomplete)]
+    return {"metavar": "|".join(values), "autocompletion": lambda incomplete: starting(values, incomplete)}
 
 
 def given(context: typer.Context) -> dict[str, Any]:
@@ -46,7 +31,7 @@ Device = Annotated[
         help="Where to compute; auto picks CUDA, then MPS, then the CPU.",
         rich_help_panel=MACHINE,
         metavar="auto|cpu|cuda|cuda:N|mps",
-        autocompletion=lambda incomplete: _starting(["auto", "cpu", "cuda", "mps"], incomplete),
+        autocompletion=lambda incomplete: starting(["auto", "cpu", "cuda", "mps"], incomplete),
     ),
 ]
 Precision = Annotated[

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from aecli.cli.completion import complete_source
 from aecli.cli.options import (
     DATA,
     MACHINE,
@@ -19,7 +20,6 @@ from aecli.cli.options import (
     Runs,
     Workers,
     choice,
-    complete_source,
 )  # fmt: skip
 from aecli.configs import SPLITS, ReconstructConfig
 

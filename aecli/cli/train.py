@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from aecli.cli.completion import complete_config, complete_registered, complete_source
 from aecli.cli.options import (
     DATA,
     MACHINE,
@@ -20,18 +21,16 @@ from aecli.cli.options import (
     Seed,
     Workers,
     choice,
-    complete_model,
-    complete_source,
     given,
 )
-from aecli.configs import COMPILE_MODES, FITS, SYNC_MODES, TrainConfig
+from aecli.configs import COMPILE_MODES, FITS, LOGS, SYNC_MODES, TrainConfig
 from aecli.errors import ConfigError
 from aecli.models.options import VAEOptions
 from aecli.recipes import layer
 from aecli.recipes import names as recipe_names
 
 # Parameters of the command that are no option of the run.
-_NOT_OF_THE_RUN = ("model", "config", "json", "quiet", "option")
+_NOT_OF_THE_RUN = ("model", "config", "json", "quiet", "option", "dry_run")
 
 
 def train(
@@ -41,7 +40,7 @@ def train(
         typer.Argument(
             help="A registry name (see aecli models) or package.module:Class.",
             metavar="MODEL",
-            autocompletion=complete_model,
+            autocompletion=complete_registered,
         ),
     ],
     data: Annotated[
@@ -124,7 +123,10 @@ def train(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="Option values from a TOML file; flags win over it.", rich_help_panel=RECIPE, metavar="FILE.toml"
+            help="Option values from a TOML file, or those of a run, by its folder or config.json; flags win over it.",
+            rich_help_panel=RECIPE,
+            metavar="FILE.toml|RUN",
+            autocompletion=complete_config,
         ),
     ] = None,
     epochs: Annotated[
@@ -193,6 +195,14 @@ def train(
     restart: Annotated[
         bool, typer.Option("--restart", help="Begin the run again, dropping what it saved.", rich_help_panel=RUN)
     ] = TrainConfig.restart,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print options, size, memory, steps and time of the run, from a few timed steps, and write nothing.",
+            rich_help_panel=RUN,
+        ),
+    ] = False,
     checkpoint_every: Annotated[
         float,
         typer.Option(
@@ -201,6 +211,14 @@ def train(
             metavar="MINUTES",
         ),
     ] = TrainConfig.checkpoint_every,
+    log: Annotated[
+        str | None,
+        typer.Option(
+            help="Write numbers, pictures and options for TensorBoard into the run folder (extra: tensorboard).",
+            rich_help_panel=RUN,
+            **choice(LOGS),
+        ),
+    ] = TrainConfig.log,
     seed: Seed = TrainConfig.seed,
     deterministic: Annotated[
         bool,
@@ -228,6 +246,12 @@ def train(
     """
     flags = {key: value for key, value in given(context).items() if key not in _NOT_OF_THE_RUN}
     train_config = layer(model, {**flags, "options": _parse_options(option or [])}, config)
+
+    if dry_run:
+        from aecli.cli.dry_run import show_dry_run
+
+        show_dry_run(train_config, as_json=json, quiet=quiet)
+        return
 
     from aecli.cli.live import show_training  # after the options are known to be right: this imports torch
 

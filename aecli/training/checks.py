@@ -95,3 +95,17 @@ def tell_changes(recorded: Mapping[str, Any], data_record: Mapping[str, Any]) ->
 
 def _amount(record: Mapping[str, Any]) -> str:
     return f"{record['shards']} shards" if record.get("images") is None else str(record["images"])
+
+
+def require_log(kind: str | None) -> None:
+    """Find out, before the work, that what `--log` asks for is installed.
+
+    Raises:
+        ConfigError: it is not; the message names the extra that brings it.
+    """
+    if kind is None:
+        return
+    try:
+        import torch.utils.tensorboard.writer  # noqa: F401
+    except ImportError as error:
+        raise ConfigError(f'--log {kind} needs one more package: pip install "aecli[{kind}]"') from error

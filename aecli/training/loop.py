@@ -14,6 +14,7 @@ from aecli.errors import DataError, DeviceError, OutputError, PeerError, Trainin
 from aecli.progress import Notice, Stopped, StopRequest, never
 from aecli.runtime.device import telling_out_of_memory
 from aecli.runtime.distributed import World, telling_lost
+from aecli.training.logs import Log, log_of
 from aecli.training.pieces import cut
 from aecli.training.previews import Artist
 from aecli.training.reports import EpochReport, Finished, Interrupted, StepReport, TrainReport
@@ -56,7 +57,8 @@ def train(config: TrainConfig, should_stop: StopRequest = never) -> Iterator[Tra
                 if session is None:
                     return
                 saver = Saver(session)
-                yield from _run_epochs(session, saver)
+                with log_of(session) as log:
+                    yield from _run_epochs(session, saver, log)
         except Stopped:
             if saver is None:  # the others may not have been asked
                 world.abandon()
@@ -111,19 +113,22 @@ def _end(session: Session) -> Finished:
     return Finished(session.folder, state.clock.epoch, best.epoch, best.metrics, state.stopped_early, False, pace)
 
 
-def _run_epochs(session: Session, saver: Saver) -> Iterator[StepReport | EpochReport | Notice]:
+def _run_epochs(session: Session, saver: Saver, log: Log) -> Iterator[StepReport | EpochReport | Notice]:
     """Train the epochs that are left, saving now and then. What is drawn and listed comes before what marks it done."""
     told: set[str] = set()
     artist = Artist(session)
     while not session.is_done:
         for step_report in train_epoch(session):
             yield step_report
+            log.step(step_report)
             saver.save_if_due()
-        yield finish_epoch(session, saver)
+        report = finish_epoch(session, saver)
+        yield report
         yield from _new_gaps(session, told)
         if session.world.is_main:
             session.folder.write_metrics(session.state.rows)
             artist.draw_epoch()
+            log.epoch(report)
         saver.save_epoch()
     session.world.wait_for_all(may_stop=False)
 

@@ -22,7 +22,7 @@ from aecli.untrusted import is_count
 from aecli.words import one_line
 
 # What may differ between a run and the command that continues it: it changes where and how long, not what.
-_FREE = {"model_defaults", "epochs", "device", "workers", "cache", "checkpoint_every", "out", "runs", "restart",
+_FREE = {"model_defaults", "epochs", "device", "workers", "cache", "checkpoint_every", "log", "out", "runs", "restart",
          "accumulate", "sync_batchnorm"}  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def share_choice(choice: RunChoice | None, world: World) -> RunChoice:
 def _in_named_folder(config: TrainConfig, options: Mapping[str, Any], held: ExitStack) -> RunChoice:
     assert config.out is not None  # for the type checker; choose_run has looked
     folder = RunFolder(config.out)
-    if not folder.exists() and _is_taken(folder.path):
+    if not folder.exists() and is_taken(folder.path):
         raise OutputError(f"--out {folder.path} holds something other than a run; name a new or empty folder")
     _hold(folder, held)
     if not folder.exists():
@@ -83,8 +83,8 @@ def _in_named_folder(config: TrainConfig, options: Mapping[str, Any], held: Exit
             f"{folder.path} holds a run with {flag} {_shown(before)}, not {_shown(now)}: it can't change within a run\n"
             "give the same options, another --out, or --restart to begin it again"
         )
-    if shrunk := _shrunk(config, folder):
-        flag, before, now = shrunk
+    if less := shrunk(config, folder):
+        flag, before, now = less
         raise CheckpointError(f"{folder.path} holds a run of {before} {flag[2:]}: {flag} {now} may grow, not shrink")
     return RunChoice(folder, resumes=folder.last.exists())
 
@@ -96,7 +96,7 @@ def _under_runs(config: TrainConfig, options: Mapping[str, Any], held: ExitStack
     for number in count(1):
         folder = RunFolder(config.runs / (name if number == 1 else f"{name}-{number}"))
         if not folder.exists():
-            if _is_taken(folder.path):
+            if is_taken(folder.path):
                 continue  # somebody else's
             if same is not None:
                 break
@@ -112,7 +112,7 @@ def _under_runs(config: TrainConfig, options: Mapping[str, Any], held: ExitStack
             continue
         difference = first_difference(folder.read_config(), options)
         if difference is None and not config.restart:
-            difference = _shrunk(config, folder)
+            difference = shrunk(config, folder)
         if difference is None:
             same = folder
         else:
@@ -125,7 +125,7 @@ def _under_runs(config: TrainConfig, options: Mapping[str, Any], held: ExitStack
     return RunChoice(same, resumes=same.last.exists())
 
 
-def _is_taken(path: Path) -> bool:
+def is_taken(path: Path) -> bool:
     """Whether something that is no run stands there: a file, or a folder that holds more than a killed run's locks."""
     return path.is_file() or (path.is_dir() and bool(names_in(path)))
 
@@ -160,7 +160,7 @@ def _shown(value: Any) -> str:
     return "not given" if value is None else one_line(value)
 
 
-def _shrunk(config: TrainConfig, folder: RunFolder) -> tuple[str, int, int] | None:
+def shrunk(config: TrainConfig, folder: RunFolder) -> tuple[str, int, int] | None:
     """Return (flag, how many the run has done, how many are asked for) where it has done more than that, or None."""
     epochs, steps = done(folder)
     if config.steps is not None:

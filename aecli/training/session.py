@@ -20,6 +20,7 @@ from aecli.runtime.device import Placement, hardware, make_deterministic, place,
 from aecli.runtime.distributed import World
 from aecli.training.checks import (
     require_batch_statistics,
+    require_log,
     require_same,
     require_same_images,
     require_sense,
@@ -94,6 +95,7 @@ def prepare(
     placement = place(config.device, config.precision, training=True)
     if config.deterministic:
         make_deterministic()
+    require_log(config.log)
     if config.compile == "on":
         require_compiler(placement.device)
     model_options = registry.resolve_options(config.model, config.options, config.model_defaults)

@@ -1,0 +1,244 @@
+"""What a training run would be and cost, found out without beginning it: nothing is written."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from aecli.configs import TrainConfig
+from aecli.data.shards import Shards, is_stream
+from aecli.data.sources import list_images, split_indices
+from aecli.errors import ConfigError, DataError
+from aecli.models import registry
+from aecli.models.flops import forward_flops
+from aecli.progress import Listener, Progress
+from aecli.runs import RunFolder
+from aecli.runtime.device import Placement, place, telling_out_of_memory
+from aecli.runtime.distributed import World
+from aecli.training.checks import require_sense
+from aecli.training.pieces import cut
+from aecli.training.run_choice import done, first_difference, is_taken, resolved_options, shrunk
+from aecli.training.state import TrainState
+
+TIMED_SECONDS = 5.0  # of steps after the first one, which warms up
+MOST_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on the device while a step is taken; activations are what one backward pass was seen to keep."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    average: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        """All of it. Buffers of single operations, and the program itself, come on top."""
+        return sum(asdict(self).values())
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """What `aecli train` would do: where, with which options, how much arithmetic, memory and time.
+
+    `state` is new, resumes, finished or refused. Seconds are measured on this machine for uncompiled steps on random
+    images; reading images and drawing are not in them. Counts of images are None for a stream.
+    """
+
+    run: str
+    state: str
+    options: dict[str, Any]
+    placement: dict[str, Any]
+    parameters: int
+    latent_shape: tuple[int, ...]
+    forward_gflop: float  # an image
+    step_gflop: float
+    train_images: int | None
+    val_images: int | None
+    batches_per_epoch: int
+    steps: int
+    steps_done: int
+    memory: Memory
+    timed_steps: int
+    seconds_per_step: float
+    validation_seconds: float  # an epoch
+    seconds: float  # for the steps that are left
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {**asdict(self), "memory": {**asdict(self.memory), "total": self.memory.total}}
+
+
+def estimate(config: TrainConfig, listen: Listener) -> DryRun:
+    """Resolve, count, and take a few steps on random images.
+
+    Raises:
+        AecliError: one of its kinds, for options, data or a folder that training would refuse as well.
+    """
+    with World() as world:
+        if world.size > 1:
+            raise ConfigError("--dry-run: one process does it; start it without torchrun")
+        placement = place(config.device, config.precision, training=True)
+        model_options = registry.resolve_options(config.model, config.options, config.model_defaults)
+        require_sense(config, world, placement)
+        options = resolved_options(config, model_options)
+        folder, state, steps_done = foresee_run(config, options)
+        train_images, val_images = _count_images(config)
+        batches = config.epoch_steps if train_images is None else -(-train_images // config.batch_size)
+        steps = config.epochs * batches if config.steps is None else config.steps
+
+        torch.manual_seed(config.seed)
+        model = registry.build(config.model, model_options).to(placement.device)
+        train_state = TrainState(
+            model.to(memory_format=placement.memory_format).train(), placement, config.lr, config.ema
+        )
+        forward = forward_flops(model, config.image_size)
+        less = f"a smaller --batch-size than {config.batch_size}, --accumulate, or --precision bf16"
+        with telling_out_of_memory(less):
+            taken, seconds, activations = _time_steps(train_state, config, placement, world, listen)
+            validating = _time_validation(train_state, config, val_images or 0)
+    parameters = list(model.parameters())
+    size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+    left = max(0, steps - steps_done)
+    return DryRun(
+        run=str(folder.path),
+        state=state,
+        options=options,
+        placement=placement.describe(),
+        parameters=sum(parameter.numel() for parameter in parameters),
+        latent_shape=tuple(model.latent_shape(config.image_size)),
+        forward_gflop=forward / 1e9,
+        step_gflop=3 * forward * config.batch_size / 1e9,  # backward takes twice forward
+        train_images=train_images,
+        val_images=val_images,
+        batches_per_epoch=batches,
+        steps=steps,
+        steps_done=steps_done,
+        memory=Memory(size, size, 2 * size, size if config.ema else 0, activations),
+        timed_steps=taken,
+        seconds_per_step=seconds,
+        validation_seconds=validating,
+        seconds=left * seconds + left / batches * validating,
+    )
+
+
+def foresee_run(config: TrainConfig, options: Mapping[str, Any]) -> tuple[RunFolder, str, int]:
+    """Return the folder that training would choose, what it would do there, and the steps done: taking no lock.
+
+    Raises:
+        CheckpointError: a run there is damaged.
+    """
+    if config.out is not None:
+        folder = RunFolder(config.out)
+        if not folder.exists():
+            return folder, "refused" if is_taken(folder.path) else "new", 0
+        refused = first_difference(folder.read_config(), options) or shrunk(config, folder)
+        return (folder, "refused", 0) if refused and not config.restart else (folder, *_progress(config, folder))
+    name, same = registry.run_name(config.model), None
+    for number in count(1):
+        folder = RunFolder(config.runs / (name if number == 1 else f"{name}-{number}"))
+        if not folder.exists():
+            if is_taken(folder.path):
+                continue
+            return (same, *_progress(config, same)) if same else (folder, "new", 0)
+        if folder.is_ours() and first_difference(folder.read_config(), options) is None:
+            same = folder if config.restart or not shrunk(config, folder) else same
+    raise AssertionError("numbers have no end")
+
+
+def _progress(config: TrainConfig, folder: RunFolder) -> tuple[str, int]:
+    if config.restart:
+        return "new", 0
+    epochs, steps = done(folder)
+    is_over = epochs >= config.epochs if config.steps is None else steps >= config.steps
+    return ("finished" if is_over else "resumes" if steps else "new"), steps
+
+
+def _count_images(config: TrainConfig) -> tuple[int | None, int | None]:
+    """Return how many images would train and validate, as listed: some may turn out to be unreadable."""
+    val = len(list_images(config.val_data)) if config.val_data is not None else 0
+    if is_stream(config.data):
+        Shards(config.data)  # fails where there are none
+        return None, val
+    images = list_images(config.data)
+    if config.val_data is not None:
+        return len(images), val
+    train, held_out = split_indices(images, config.val_fraction)
+    if not train:
+        raise DataError(f"{config.data}: no image is left to train on")
+    return len(train), len(held_out)
+
+
+def _time_steps(
+    state: TrainState, config: TrainConfig, placement: Placement, world: World, listen: Listener
+) -> tuple[int, float, int]:
+    """Return how many steps were timed, the seconds of the median one, and the most bytes that a backward pass kept."""
+    shape = (config.batch_size, 3, config.image_size, config.image_size)
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(config.seed)) * 2 - 1
+    images = images.to(placement.device).contiguous(memory_format=placement.memory_format)
+    seconds: list[float] = []
+    kept = 0
+    for step in range(1 + MOST_STEPS):
+        listen(Progress("timing steps", step, 1 + MOST_STEPS))
+        began = time.monotonic()
+        for piece in cut(images, config.batch_size, step, state.model, config, world):
+            saved: dict[int, int] = {}
+            with _counting(saved, state) if step == 0 else _nothing():
+                with placement.autocast():
+                    arguments = () if piece.noise is None else (piece.noise,)
+                    losses = state.model.loss(piece.images, *arguments)
+            kept = max(kept, sum(saved.values()))
+            state.scaler.scale(losses.total * piece.share).backward()  # type: ignore[no-untyped-call]
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        if state.average is not None:
+            state.average.update_parameters(state.model)
+        losses.total.item()  # waits for the device
+        if step:
+            seconds.append(time.monotonic() - began)
+        if sum(seconds) > TIMED_SECONDS:
+            break
+    return len(seconds), sorted(seconds)[len(seconds) // 2], kept
+
+
+def _counting(saved: dict[int, int], state: TrainState) -> saved_tensors_hooks:
+    """Note the storages, each once, that are kept for the backward pass, other than the weights themselves."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in state.model.parameters()}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    return saved_tensors_hooks(pack, lambda tensor: tensor)
+
+
+def _nothing() -> saved_tensors_hooks:
+    return saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
+
+
+def _time_validation(state: TrainState, config: TrainConfig, images: int) -> float:
+    """Return the seconds that reconstructing so many images takes, in the precision that validation has."""
+    if not images:
+        return 0.0
+    placement = place(config.device, "auto")
+    count_ = min(images, config.batch_size)
+    batch = torch.zeros(count_, 3, config.image_size, config.image_size, device=placement.device)
+    batch = batch.contiguous(memory_format=placement.memory_format)
+    state.model.eval()
+    with torch.inference_mode(), placement.autocast():
+        for _ in range(2):  # the first one warms up
+            began = time.monotonic()
+            float(state.model(batch).sum())  # waits for the device
+    state.model.train()
+    return (time.monotonic() - began) / count_ * images

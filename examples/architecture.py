@@ -1,0 +1,48 @@
+"""The layers of a model as a table in Markdown: what each is, what it gives, how many parameters it has.
+
+    python examples/architecture.py vae [IMAGE_SIZE] [KEY=VALUE ...]
+"""
+
+import sys
+
+import torch
+from torch import nn
+
+from aecli.models import registry
+
+
+def layers(name, image_size=256, **options):
+    """Rows of (name, kind, output of one image, parameters), in the order of computation; nothing is allocated."""
+    rows = []
+    with torch.device("meta"):
+        model = registry.build(name, registry.resolve_options(name, options)).eval()
+        for path, layer in model.named_modules():
+            if not list(layer.children()):
+                layer.register_forward_hook(
+                    lambda layer, _, output, path=path: rows.append(
+                        (path, kind(layer), "×".join(map(str, output.shape[1:])), sum(p.numel() for p in layer.parameters()))
+                    )
+                )
+        model(torch.empty(1, 3, image_size, image_size))
+    return rows
+
+
+def kind(layer):
+    """A layer in words: its class and, of a convolution, kernel, stride and padding."""
+    name = type(layer).__name__
+    if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        return f"{name} k{layer.kernel_size[0]} s{layer.stride[0]} p{layer.padding[0]}"
+    return name
+
+
+def markdown(rows):
+    """The rows as a table, with their sum."""
+    lines = [f"| `{path}` | {what} | {shape} | {parameters:,} |" for path, what, shape, parameters in rows]
+    total = sum(row[3] for row in rows)
+    return "\n".join(["| layer | kind | output | parameters |", "|---|---|---|---|", *lines, f"| | | | **{total:,}** |"])
+
+
+if __name__ == "__main__":
+    given = [text for text in sys.argv[2:] if "=" not in text]
+    chosen = dict(text.split("=", 1) for text in sys.argv[2:] if "=" in text)
+    print(markdown(layers(sys.argv[1], int(given[0]) if given else 256, **chosen)))

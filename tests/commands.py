@@ -1,0 +1,54 @@
+"""The command reference, from the program: `python -m tests.commands > examples/COMMANDS.md`."""
+
+import sys
+
+import typer
+
+from aecli.cli.app import app
+
+HEAD = """# All commands
+
+Written by the program itself: `aecli COMMAND --help` says the same in fewer columns. What every command prints as a
+result goes to stdout, all else to stderr.
+"""
+
+
+def reference() -> str:
+    """The page, in Markdown."""
+    group = typer.main.get_command(app)
+    return "\n".join([HEAD, *(section(name, command) for name, command in group.commands.items())])
+
+
+def section(name, command) -> str:
+    arguments = [each for each in command.params if each.param_type_name == "argument"]
+    usage = " ".join(["aecli", name, *(each.metavar or each.name.upper() for each in arguments), "[OPTIONS]"])
+    panels: dict[str, list[str]] = {}
+    for parameter in command.params:
+        if parameter.param_type_name == "option" and parameter.name != "help":
+            panel = getattr(parameter, "rich_help_panel", None) or "Options"
+            panels.setdefault(panel, []).append(row(parameter))
+    lines = [f"## `{usage}`", "", *(line.strip() for line in command.help.strip().splitlines()), ""]
+    for each in arguments:
+        lines += [f"`{each.metavar or each.name.upper()}`: {each.help}", ""]
+    for panel, rows in panels.items():
+        lines += [f"| {panel} | | default |", "|---|---|---|", *rows, ""]
+    return "\n".join(lines)
+
+
+def row(parameter) -> str:
+    flags = ", ".join(f"`{flag}`" for flag in parameter.opts)
+    metavar = "" if parameter.is_flag else f" `{parameter.metavar or parameter.type.name.upper()}`"
+    if parameter.required:
+        default = "required"
+    elif isinstance(parameter.show_default, str):
+        default = parameter.show_default
+    elif parameter.is_flag or parameter.default is None or parameter.multiple:
+        default = ""
+    else:
+        default = f"`{parameter.default}`"
+    cells = (flags + metavar, parameter.help or "", default)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(reference())
