@@ -1,6 +1,6 @@
 """The layers of a model as a table in Markdown: what each is, what it gives, how many parameters it has.
 
-    python examples/architecture.py vae [IMAGE_SIZE] [KEY=VALUE ...]
+python examples/architecture.py vae [IMAGE_SIZE] [KEY=VALUE ...]
 """
 
 import sys
@@ -18,13 +18,15 @@ def layers(name, image_size=256, **options):
         model = registry.build(name, registry.resolve_options(name, options)).eval()
         for path, layer in model.named_modules():
             if not list(layer.children()):
-                layer.register_forward_hook(
-                    lambda layer, _, output, path=path: rows.append(
-                        (path, kind(layer), "×".join(map(str, output.shape[1:])), sum(p.numel() for p in layer.parameters()))
-                    )
-                )
+                layer.register_forward_hook(lambda layer, _, output, path=path: rows.append(row(path, layer, output)))
         model(torch.empty(1, 3, image_size, image_size))
     return rows
+
+
+def row(path, layer, output):
+    """What the table says of one layer."""
+    parameters = sum(parameter.numel() for parameter in layer.parameters())
+    return path, kind(layer), "×".join(map(str, output.shape[1:])), parameters
 
 
 def kind(layer):
@@ -39,7 +41,9 @@ def markdown(rows):
     """The rows as a table, with their sum."""
     lines = [f"| `{path}` | {what} | {shape} | {parameters:,} |" for path, what, shape, parameters in rows]
     total = sum(row[3] for row in rows)
-    return "\n".join(["| layer | kind | output | parameters |", "|---|---|---|---|", *lines, f"| | | | **{total:,}** |"])
+    return "\n".join(
+        ["| layer | kind | output | parameters |", "|---|---|---|---|", *lines, f"| | | | **{total:,}** |"]
+    )
 
 
 if __name__ == "__main__":

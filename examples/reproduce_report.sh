@@ -33,8 +33,39 @@ for image in run_images(run, "val"):
     Image.fromarray(fit(decode(image), options["image_size"], options["fit"])).save(file)
 PYTHON
 
-aecli eval --gt report/ground_truth --pred AE=report/reconstructions/ae --pred VAE=report/reconstructions/vae \
-    --per-image report/per_image.csv | tee report/table.txt
-aecli grid --n 10 --model report/runs/ae --model report/runs/vae --out report/figure.png
-aecli sample --model report/runs/vae --out report/samples.png
+here=$(cd "$(dirname "$0")" && pwd)
+options() { python3 -c 'import json, sys
+given = json.load(open(sys.argv[1]))["options"]
+given |= given.pop("options")
+del given["model_defaults"]
+print("\n".join(f"| {key} | {value} |" for key, value in given.items() if value is not None))' "report/runs/$1/config.json"; }
+
+# The six answers, in the report's order.
+for model in ae vae; do
+    width=$(python3 -c 'import json, sys; print(json.load(open(sys.argv[1]))["model"]["options"]["width"])' \
+        "report/runs/$model/config.json")
+    printf '# %s\n\n' "$model"
+    PYTHONPATH="$here/..${PYTHONPATH:+:$PYTHONPATH}" python3 "$here/architecture.py" "$model" "$size" "width=$width"
+    echo
+done >report/1_architecture.md
+for model in ae vae; do
+    printf '# %s\n\n| option | value |\n|---|---|\n%s\n\n' "$model" "$(options "$model")"
+done >report/2_parameters.md
 aecli models --runs report/runs | tee report/models.txt
+for model in ae vae; do cp "report/runs/$model/curves.png" "report/3_curves_$model.png"; done
+aecli grid --n 10 --model report/runs/ae --model report/runs/vae --out report/4_figure.png
+aecli eval --gt report/ground_truth --pred AE=report/reconstructions/ae --pred VAE=report/reconstructions/vae \
+    --per-image report/per_image.csv --report report/page.html | tee report/5_table.txt
+aecli sample --model report/runs/vae --out report/6_samples.png
+
+cat >report/README.md <<'PAGE'
+# The report's answers
+
+1. [Architecture](1_architecture.md)
+2. [Parameters](2_parameters.md)
+3. Curves: AE ![AE](3_curves_ae.png) VAE ![VAE](3_curves_vae.png)
+4. Figure: ![Ground truth, AE, VAE](4_figure.png)
+5. [Table](5_table.txt), every image's numbers [as a file](per_image.csv) and [as a page to look at](page.html)
+6. Samples of the VAE, from N(0, I): ![Samples](6_samples.png)
+PAGE
+echo "the report's six answers are in report/: see report/README.md"

@@ -1,7 +1,7 @@
 """One pair of folders, many numbers: what the choices behind PSNR, SSIM and LPIPS change. Prints a table in Markdown.
 
-    python examples/which_number.py            # needs no network
-    python examples/which_number.py vgg squeeze  # these networks too, whose weights do not ship
+python examples/which_number.py              # needs no network
+python examples/which_number.py vgg squeeze  # over these networks too, whose weights do not ship
 """
 
 import sys
@@ -68,20 +68,22 @@ def table(nets=("alex",)):
     def mean(function, chosen, **options):
         return np.mean([function(a, b, data_range=255, **options) for a, b in chosen])
 
+    wang, plain = mean(ssim, pairs, channel_axis=-1, **WANG), mean(ssim, pairs, channel_axis=-1)
     rows = [
         ("PSNR", "**aecli**: 8-bit RGB, mean over images", f"{mean(psnr, pairs):.2f}"),
         ("", "of the mean MSE of all images (aecli's `pooled`)", f"{10 * np.log10(255**2 / mse):.2f}"),
         ("", "Y channel (BT.601)", f"{mean(psnr, ys):.2f}"),
         ("", f"Y channel, {BORDER} pixels of border cut off", f"{mean(psnr, cut):.2f}"),
         ("", "both reduced to half first", f"{mean(psnr, small):.2f}"),
-        ("SSIM", "**aecli**: Wang et al., 11×11 Gaussian window, RGB", f"{mean(ssim, pairs, channel_axis=-1, **WANG):.4f}"),
-        ("", "scikit-image's default: 7×7 uniform (`--ssim-window uniform`)", f"{mean(ssim, pairs, channel_axis=-1):.4f}"),
+        ("SSIM", "**aecli**: Wang et al., 11×11 Gaussian window, RGB", f"{wang:.4f}"),
+        ("", "scikit-image's default: 7×7 uniform (`--ssim-window uniform`)", f"{plain:.4f}"),
         ("", "Wang et al., Y channel", f"{mean(ssim, ys, **WANG):.4f}"),
         ("", "both reduced to half first", f"{mean(ssim, small, channel_axis=-1, **WANG):.4f}"),
         ("LPIPS", "**aecli**: v0.1, AlexNet", f"{lpips_of('alex', pairs):.4f}"),
         ("", "both reduced to half first", f"{lpips_of('alex', small):.4f}"),
     ]
-    return rows + [("", f"over {net} (`--lpips-net {net}`)", f"{lpips_of(net, pairs):.4f}") for net in nets if net != "alex"]
+    others = [net for net in nets if net != "alex"]
+    return rows + [("", f"over {net} (`--lpips-net {net}`)", f"{lpips_of(net, pairs):.4f}") for net in others]
 
 
 def markdown(rows):

@@ -1,6 +1,9 @@
 """The command reference, from the program: `python -m tests.commands > examples/COMMANDS.md`."""
 
 import sys
+from pathlib import Path
+from types import NoneType
+from typing import get_args, get_type_hints
 
 import typer
 
@@ -11,22 +14,24 @@ HEAD = """# All commands
 Written by the program itself: `aecli COMMAND --help` says the same in fewer columns. What every command prints as a
 result goes to stdout, all else to stderr.
 """
+METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 
 
 def reference() -> str:
     """The page, in Markdown."""
-    group = typer.main.get_command(app)
-    return "\n".join([HEAD, *(section(name, command) for name, command in group.commands.items())])
+    commands = typer.main.get_command(app).commands
+    functions = {command.name: command.callback for command in app.registered_commands}
+    return "\n".join([HEAD, *(section(name, commands[name], get_type_hints(functions[name])) for name in functions)])
 
 
-def section(name, command) -> str:
+def section(name, command, kinds) -> str:
     arguments = [each for each in command.params if each.param_type_name == "argument"]
     usage = " ".join(["aecli", name, *(each.metavar or each.name.upper() for each in arguments), "[OPTIONS]"])
     panels: dict[str, list[str]] = {}
     for parameter in command.params:
         if parameter.param_type_name == "option" and parameter.name != "help":
             panel = getattr(parameter, "rich_help_panel", None) or "Options"
-            panels.setdefault(panel, []).append(row(parameter))
+            panels.setdefault(panel, []).append(row(parameter, kinds))
     lines = [f"## `{usage}`", "", *(line.strip() for line in command.help.strip().splitlines()), ""]
     for each in arguments:
         lines += [f"`{each.metavar or each.name.upper()}`: {each.help}", ""]
@@ -35,9 +40,10 @@ def section(name, command) -> str:
     return "\n".join(lines)
 
 
-def row(parameter) -> str:
+def row(parameter, kinds) -> str:
     flags = ", ".join(f"`{flag}`" for flag in parameter.opts)
-    metavar = "" if parameter.is_flag else f" `{parameter.metavar or parameter.type.name.upper()}`"
+    kind = next(one for one in get_args(kinds[parameter.name]) or (kinds[parameter.name],) if one is not NoneType)
+    metavar = "" if parameter.is_flag else f" `{parameter.metavar or METAVARS[kind]}`"
     if parameter.required:
         default = "required"
     elif isinstance(parameter.show_default, str):

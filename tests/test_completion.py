@@ -45,7 +45,8 @@ def make_run(folder: Path) -> None:
     (folder / "config.json").write_text(
         '{"schema": 1, "model": {"name": "vae", "options": {}}, "data": {"fingerprint": "", "images": 1}, '
         '"val_data": null, "placement": {"device": "cpu", "compile": false}, "began": "", "options": '
-        '{"data": "demo", "val_data": null, "val_fraction": 0.1, "image_size": 32, "fit": "crop", "epochs": 1, "options": {}}}'
+        '{"data": "demo", "val_data": null, "val_fraction": 0.1, "image_size": 32, '
+        '"fit": "crop", "epochs": 1, "options": {}}}'
     )
     for name in ("model", "last"):
         (folder / f"{name}.safetensors").write_bytes(b"")

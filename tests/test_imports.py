@@ -68,7 +68,7 @@ COMPLETIONS = {
     "aecli reconstruct --split t": {"train"},
     "aecli sample --model v": {"vae"},
     "aecli grid --model a": {"ae"},
-    "aecli grid --data t": {"torchvision:"},
+    "aecli grid --data t": {"torchvision:", "torchvision:CIFAR10", "torchvision:STL10"},
     "aecli eval --on-mismatch s": {"skip"},
     "aecli eval --lpips-net ": {"alex", "vgg", "squeeze"},
 }
@@ -80,14 +80,15 @@ def completion(words):
 
 
 @pytest.fixture(scope="module")
-def answers():
+def answers(tmp_path_factory):
     cases = [{"args": args, "env": {}, "heavy": HEAVY} for args in (*HELP, *WRONG)]
     cases += [completion(words) for words in COMPLETIONS]
     forcing = ("FORCE_COLOR", "PY_COLORS", "GITHUB_ACTIONS")
     environment = {key: value for key, value in os.environ.items() if key not in forcing}
     run = subprocess.run(
         [sys.executable, "-W", "error:::aecli", "-c", SCRIPT], input=json.dumps(cases), capture_output=True, text=True,
-        env={**environment, "COLUMNS": "80"}, timeout=60,
+        env={**environment, "COLUMNS": "80", "PYTHONPATH": os.getcwd()}, timeout=60,
+        cwd=tmp_path_factory.mktemp("empty"),
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     found = json.loads(run.stdout)

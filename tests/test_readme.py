@@ -23,6 +23,7 @@ from tests.ranks import run_ranks
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+YOUR_DATA = (ROOT / "examples" / "YOUR_DATA.md").read_text(encoding="utf-8")
 SMALL = {
     "ae": "--width 4 --image-size 32",
     "vae": "--width 4 --image-size 32",
@@ -99,7 +100,7 @@ def desk(tmp_path, monkeypatch):
 
 def test_the_commands_run_in_order(desk, monkeypatch):
     monkeypatch.setattr("aecli.training.previews.draw_curves", lambda rows: b"")
-    for line in commands(README):
+    for line in commands(README + YOUR_DATA):
         words = shlex.split(line)
         words = words[words.index("aecli") + 1 :]
         if words[0] == "train":

@@ -7,9 +7,12 @@ from typing import Any, get_args, get_type_hints
 
 from aecli.configs import MODEL_FLAGS, TrainConfig
 from aecli.errors import ConfigError
+from aecli.runs import RunFolder
+from aecli.words import one_line
 
 LARGEST_CONFIG = 2**20  # bytes
 
+_PLACE = ("out", "runs", "restart")  # where a run lies, and what a command did to it
 _FOLDER = Path(__file__).parent
 
 
@@ -21,13 +24,16 @@ def names() -> list[str]:
 def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> TrainConfig:
     """Make a TrainConfig: the recipe's values, over them the config file's, over them `flags` (only those given).
 
+    `config` is a TOML file, or a run's folder or config.json, whose options are taken but for where it lies.
+
     The recipe is that of the flags, else of the file, else `report`. A recipe's width, latent_dim and beta count only
     where the model has such an option.
 
     Raises:
-        ConfigError: an unknown recipe, key or value; the message names it.
+        ConfigError: an unknown recipe, key or value, or a run of another model; the message names it.
+        CheckpointError: a run's config.json that is damaged.
     """
-    from_file = _normal_form(_read(config), str(config)) if config else {}
+    from_file = _normal_form(_values_of(config, model), str(config)) if config else {}
     from_flags = _normal_form(flags, "the command line")
     recipe = {"recipe": "report", **from_file, **from_flags}["recipe"]
     from_file.pop("recipe", None)
@@ -48,6 +54,23 @@ def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> T
         from_file.pop("steps", None)
     merged = {**values, **from_file, **from_flags}
     return TrainConfig(model=model, options=options, model_defaults=defaults, **merged)
+
+
+def _values_of(config: Path, model: str) -> dict[str, Any]:
+    run = RunFolder(config if config.is_dir() else config.parent)
+    is_runs = run.exists() and config in (run.path, run.config)
+    return _run_values(run, model) if is_runs else _read(config)
+
+
+def _run_values(run: RunFolder, model: str) -> dict[str, Any]:
+    """The options that a run was begun with, but for where it lies; none of two that exclude each other."""
+    options = run.read_config()["options"]
+    if options.get("model") != model:
+        raise ConfigError(f"--config {run.path} is a run of {one_line(options.get('model'))}, not of {model}")
+    left_out = {"model", "model_defaults", *_PLACE}
+    left_out.add("val_fraction" if options.get("val_data") is not None else "val_data")
+    left_out.add("epochs" if options.get("steps") is not None else "steps")
+    return {key: value for key, value in options.items() if key not in left_out}
 
 
 def _read(file: Path) -> dict[str, Any]:
