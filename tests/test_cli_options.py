@@ -31,9 +31,12 @@ NO_IMAGES = ["absent", "images/i1.png", "absent/../images/i1.png", "/dev/null", 
 NO_FOLDER = ["images/i1.png", "images/i1.png/x", "/dev/null", "/dev/null/x", "/proc/absent", LONG]
 NO_FILE = ["images", "images/i1.png/x.png", "/dev/null/x.png", "/proc/absent/x.png", LONG]
 NAMES_A_PLACE = {"absent", "/dev/null/x", "/dev/null/x.png"}
-FLAGS = ["--overwrite", "--native", "--restart", "--flip", "--deterministic", "--json", "--quiet"]
+FLAGS = ["--overwrite", "--dry-run", "--native", "--restart", "--flip", "--deterministic", "--json", "--quiet"]
 # What else can't be meant, or in place of the above, where the type alone doesn't tell.
 SPECIAL = {
+    ("train", "--log"): ["wandb", "1"],
+    ("reconstruct", "--latents"): ["codes.pt", "codes"],
+    ("eval", "--report"): ["page.txt", "page"],
     ("train", "--data"): NO_IMAGES, ("train", "--val-data"): NO_IMAGES, ("reconstruct", "--data"): NO_IMAGES,
     ("grid", "--data"): NO_IMAGES, ("eval", "--gt"): NO_IMAGES, ("eval", "--pred"): [*NO_IMAGES, "=x", "a=", "images"],
     ("reconstruct", "--model"): NO_IMAGES, ("sample", "--model"): NO_IMAGES, ("grid", "--model"): NO_IMAGES,

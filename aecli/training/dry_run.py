@@ -6,10 +6,12 @@ from dataclasses import asdict, dataclass
 from itertools import count
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
+from aecli.checkpoints import read_document
 from aecli.configs import TrainConfig
 from aecli.data.shards import Shards, is_stream
 from aecli.data.sources import list_images, split_indices
@@ -20,7 +22,9 @@ from aecli.progress import Listener, Progress
 from aecli.runs import RunFolder
 from aecli.runtime.device import Placement, place, telling_out_of_memory
 from aecli.runtime.distributed import World
-from aecli.training.checks import require_sense
+from aecli.training.checks import require_batch_statistics, require_sense
+from aecli.training.feeds import SetFeed
+from aecli.training.images import ImageSet
 from aecli.training.pieces import cut
 from aecli.training.run_choice import done, first_difference, is_taken, resolved_options, shrunk
 from aecli.training.state import TrainState
@@ -92,6 +96,7 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
         options = resolved_options(config, model_options)
         folder, state, steps_done = foresee_run(config, options)
         train_images, val_images = _count_images(config)
+        batch = min(config.batch_size, train_images or config.batch_size)  # a small set's only batch is a short one
         batches = config.epoch_steps if train_images is None else -(-train_images // config.batch_size)
         steps = config.epochs * batches if config.steps is None else config.steps
 
@@ -100,10 +105,13 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
         train_state = TrainState(
             model.to(memory_format=placement.memory_format).train(), placement, config.lr, config.ema
         )
+        if train_images is not None:
+            listed = ImageSet(np.empty((0, 3, config.image_size, config.image_size), np.uint8), np.arange(train_images))
+            require_batch_statistics(model, config, world, SetFeed(listed, config, placement, world))
         forward = forward_flops(model, config.image_size)
         less = f"a smaller --batch-size than {config.batch_size}, --accumulate, or --precision bf16"
         with telling_out_of_memory(less):
-            taken, seconds, activations = _time_steps(train_state, config, placement, world, listen)
+            taken, seconds, activations = _time_steps(train_state, config, batch, placement, world, listen)
             validating = _time_validation(train_state, config, val_images or 0)
     parameters = list(model.parameters())
     size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
@@ -116,7 +124,7 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
         parameters=sum(parameter.numel() for parameter in parameters),
         latent_shape=tuple(model.latent_shape(config.image_size)),
         forward_gflop=forward / 1e9,
-        step_gflop=3 * forward * config.batch_size / 1e9,  # backward takes twice forward
+        step_gflop=3 * forward * batch / 1e9,  # backward takes twice forward
         train_images=train_images,
         val_images=val_images,
         batches_per_epoch=batches,
@@ -158,8 +166,9 @@ def _progress(config: TrainConfig, folder: RunFolder) -> tuple[str, int]:
     if config.restart:
         return "new", 0
     epochs, steps = done(folder)
+    document = (read_document(folder.last) if folder.last.exists() else None) or {}
     is_over = epochs >= config.epochs if config.steps is None else steps >= config.steps
-    return ("finished" if is_over else "resumes" if steps else "new"), steps
+    return ("finished" if is_over or document.get("stopped_early") is True else "resumes" if steps else "new"), steps
 
 
 def _count_images(config: TrainConfig) -> tuple[int | None, int | None]:
@@ -178,10 +187,10 @@ def _count_images(config: TrainConfig) -> tuple[int | None, int | None]:
 
 
 def _time_steps(
-    state: TrainState, config: TrainConfig, placement: Placement, world: World, listen: Listener
+    state: TrainState, config: TrainConfig, batch: int, placement: Placement, world: World, listen: Listener
 ) -> tuple[int, float, int]:
     """Return how many steps were timed, the seconds of the median one, and the most bytes that a backward pass kept."""
-    shape = (config.batch_size, 3, config.image_size, config.image_size)
+    shape = (batch, 3, config.image_size, config.image_size)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(config.seed)) * 2 - 1
     images = images.to(placement.device).contiguous(memory_format=placement.memory_format)
     seconds: list[float] = []
@@ -189,7 +198,7 @@ def _time_steps(
     for step in range(1 + MOST_STEPS):
         listen(Progress("timing steps", step, 1 + MOST_STEPS))
         began = time.monotonic()
-        for piece in cut(images, config.batch_size, step, state.model, config, world):
+        for piece in cut(images, batch, step, state.model, config, world):
             saved: dict[int, int] = {}
             with _counting(saved, state) if step == 0 else _nothing():
                 with placement.autocast():
