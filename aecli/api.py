@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from aecli.configs import EvalConfig, SampleConfig, TrainConfig
-from aecli.data.batches import normalise
-from aecli.data.decode import fit
+from aecli.data.decode import decode_fitted, fit
+from aecli.data.images import ImageRef
 from aecli.errors import ConfigError, DataError
 from aecli.evaluation import EvalReport
 from aecli.evaluation import evaluate as run_evaluation
@@ -146,10 +146,15 @@ class Model:
             pictures = [images]
         size = self._loaded.at_once(SAMPLE_BATCH)
         for start in range(0, len(pictures), size):
-            fitted = [
-                fit(_pixels(picture), self.image_size, self._loaded.fit) for picture in pictures[start : start + size]
-            ]
-            yield normalise(torch.from_numpy(np.stack(fitted)).permute(0, 3, 1, 2))
+            fitted = [self._fitted(picture) for picture in pictures[start : start + size]]
+            yield self._loaded.batch(np.stack(fitted).transpose(0, 3, 1, 2))
+
+    def _fitted(self, picture: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """uint8 (S, S, 3) of a picture; of a PIL image as if out of a file, with its alpha, 16 bits and EXIF."""
+        if isinstance(picture, Image.Image):
+            image = ImageRef("a PIL image", "", "", lambda: picture)
+            return decode_fitted(image, self.image_size, self._loaded.fit)
+        return fit(picture, self.image_size, self._loaded.fit)
 
 
 def load(model: str | Path, *, runs: str | Path = "runs", device: str = "auto", precision: str = "auto") -> Model:
@@ -210,10 +215,6 @@ def _kind_of(images: object) -> Kind:
 def _require_kind(output: str) -> None:
     if output not in ("pil", "array", "tensor"):
         raise ConfigError(f"output={output!r}: expected one of pil, array, tensor")
-
-
-def _pixels(picture: Any) -> NDArray[np.uint8]:
-    return np.array(picture.convert("RGB")) if isinstance(picture, Image.Image) else picture
 
 
 def _joined(batches: Sequence[Tensor], output: Kind) -> Any:

@@ -21,6 +21,7 @@ from aecli.outputs import require_not_read, write_output
 from aecli.pairing import (
     Pair,
     Pairing,
+    Prediction,
     Unpaired,
     check_sizes,
     describe,
@@ -63,13 +64,20 @@ def evaluate(config: EvalConfig, listen: Listener = ignore) -> EvalReport:
         PeerError: another of several processes failed.
     """
     with World() as world:
-        sources = [config.gt, *(prediction.source for prediction in parse_predictions(config.pred))]
+        predictions = parse_predictions(config.pred)
+        sources = [config.gt, *(prediction.source for prediction in predictions)]
         with page_under_way(config.report, sources, world) as page:
-            return _evaluate(config, page, world, listen if world.is_main else ignore)
+            return _evaluate(config, predictions, sources, page, world, listen if world.is_main else ignore)
 
 
-def _evaluate(config: EvalConfig, page: Page | None, world: World, listen: Listener) -> EvalReport:
-    predictions = parse_predictions(config.pred)
+def _evaluate(
+    config: EvalConfig,
+    predictions: Sequence[Prediction],
+    sources: Sequence[str],
+    page: Page | None,
+    world: World,
+    listen: Listener,
+) -> EvalReport:
     names = [prediction.name for prediction in predictions]
     metrics = tuple(BUILDERS[name](config) for name in dict.fromkeys(config.metrics))
     device = resolve_device(config.device)
@@ -77,7 +85,7 @@ def _evaluate(config: EvalConfig, page: Page | None, world: World, listen: Liste
         claim_file(config.per_image, "--per-image")
     pairing = pair_sources(config.gt, predictions)
     if world.is_main:
-        _require_not_measured(config, pairing, [config.gt, *(prediction.source for prediction in predictions)])
+        _require_not_measured(config, pairing, sources)
     world.wait_for_all()
     require_same_images([image for pair in pairing.pairs for image in pair.images], "--gt and --pred", world)
     if config.on_mismatch != "skip" and pairing.unpaired:

@@ -61,8 +61,12 @@ class LoadedModel:
         height, width = images.shape[-2:]
         multiple = self.model.size_multiple
         padding = ((0, 0), (0, 0), (0, -height % multiple), (0, -width % multiple))
-        batch = normalise(torch.from_numpy(np.pad(images, padding, mode="edge")))
+        batch = self.batch(np.pad(images, padding, mode="edge"))
         return self.forward(batch, less_memory=less_memory)[:, :, :height, :width].numpy()
+
+    def batch(self, images: np.ndarray) -> torch.Tensor:
+        """Return uint8 (N, 3, H, W) as float32 in [-1, 1] on the device; what crosses the bus is bytes."""
+        return normalise(torch.from_numpy(images).to(self.placement.device))
 
     def forward(self, batch: torch.Tensor, exact: bool = False, less_memory: str = _LESS_MEMORY) -> torch.Tensor:
         """Return reconstructions of float32 (N, 3, H, W) in [-1, 1]: uint8, or `exact` floats like them, on the CPU."""
@@ -223,7 +227,7 @@ def _reconstruct_to(
             with turn:
                 reconstructions = loaded.reconstruct(stack, less_memory)
                 if store is not None:
-                    _keep_codes(store, loaded, keys, stack, less_memory)
+                    store.add(keys, *loaded.codes(loaded.batch(stack), less_memory))
             for key, pixels in zip(keys, reconstructions, strict=True):
                 write_bytes(out / f"{key}.png", encode_png(pixels))
         return broken
@@ -234,17 +238,9 @@ def _reconstruct_to(
     if store is not None and world.is_main:
         kept = [image for image in images if image.name not in unreadable]
         document = {"schema": SCHEMA, "model": loaded.name, "image_size": loaded.image_size, "fit": loaded.fit}
-        store.write([image.name for image in kept], [image.key for image in kept], document, listen)
+        store.write(kept, document, listen)
     world.wait_for_all()
     return ReconstructResult(out, len(images) - len(unreadable), unreadable, config.latents)
-
-
-def _keep_codes(
-    store: LatentStore, loaded: LoadedModel, keys: Sequence[str], images: np.ndarray, less_memory: str
-) -> None:
-    latents, log_variances = loaded.codes(normalise(torch.from_numpy(images)), less_memory)
-    for row, key in enumerate(keys):
-        store.add(key, mean=latents[row], log_variance=None if log_variances is None else log_variances[row])
 
 
 def _share_out(

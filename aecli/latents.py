@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from aecli.data.images import ImageRef
 from aecli.errors import OutputError
-from aecli.files import atomic_write, claim_file, scratch_folder
-from aecli.outputs import require_not_read
-from aecli.progress import Listener, Notice
+from aecli.files import atomic_write, claim_file
+from aecli.outputs import require_not_read, scratch_beside, tell_replaced
+from aecli.progress import Listener
 from aecli.runtime.distributed import World
 
 _ALIGNMENT = 8  # bytes; what safetensors asks of a header's length
+_MEAN, _LOG_VARIANCE = "mean", "log_variance"  # the tensors, by the names that they have in the file
 _CHUNK = 2**22  # bytes that are copied at a time
 
 
@@ -30,21 +31,21 @@ class LatentStore:
     path: Path
     scratch: Path
     shape: tuple[int, ...]
-    rows: dict[str, int] = field(hash=False)  # an image's key -> its row
+    rows: dict[str, int]  # an image's key -> its row
 
-    def add(self, key: str, **tensors: NDArray[np.float32] | None) -> None:
-        """Take an image's tensors, each of `shape`; those that are None are not kept.
+    def add(self, keys: Sequence[str], mean: NDArray[np.float32], log_variance: NDArray[np.float32] | None) -> None:
+        """Take the latents (N, …) of the images of `keys`; log variances where the model has them.
 
         Raises:
             OutputError: the disk is full.
         """
-        for name, values in tensors.items():
+        for name, values in ((_MEAN, mean), (_LOG_VARIANCE, log_variance)):
             if values is not None:
-                content = np.ascontiguousarray(values, dtype="<f4").tobytes()
                 try:
                     with open(os.open(self.scratch / name, os.O_CREAT | os.O_WRONLY), "wb", buffering=0) as file:
-                        file.seek(self.rows[key] * self._row_bytes)
-                        file.write(content)
+                        for key, row in zip(keys, np.ascontiguousarray(values, dtype="<f4"), strict=True):
+                            file.seek(self.rows[key] * self._row_bytes)
+                            file.write(row.tobytes())
                 except OSError as error:
                     raise OutputError(f"{self.path} can't be written: {error.strerror or error}") from error
 
@@ -52,24 +53,23 @@ class LatentStore:
     def _row_bytes(self) -> int:
         return 4 * prod(self.shape)
 
-    def write(self, names: Sequence[str], keys: Sequence[str], document: dict[str, Any], listen: Listener) -> None:
-        """Put the rows of `keys`, in this order, into one file; `names` are the images', `document` says the rest.
+    def write(self, images: Sequence[ImageRef], document: dict[str, Any], listen: Listener) -> None:
+        """Put the rows of `images`, in this order, into one file, with their names; `document` says the rest.
 
         Raises:
             OutputError: it can't be written.
         """
-        kept = [self.rows[key] for key in keys]
-        tensors = [name for name in ("mean", "log_variance") if (self.scratch / name).exists()]
+        kept = [self.rows[image.key] for image in images]
+        tensors = [name for name in (_MEAN, _LOG_VARIANCE) if (self.scratch / name).exists()]
         length = len(kept) * self._row_bytes
-        told = [name.encode("utf-8", "backslashreplace").decode() for name in names]
+        told = [image.name.encode("utf-8", "backslashreplace").decode() for image in images]
         header: dict[str, Any] = {"__metadata__": {"format": "pt", "aecli": json.dumps({**document, "names": told})}}
         for place, name in enumerate(tensors):
             offsets = [place * length, (place + 1) * length]
             header[name] = {"dtype": "F32", "shape": [len(kept), *self.shape], "data_offsets": offsets}
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % _ALIGNMENT)
-        if self.path.exists():
-            listen(Notice(f"replacing {self.path}"))
+        tell_replaced(self.path, listen)
         with atomic_write(self.path) as out:
             out.write(len(text).to_bytes(8, "little") + text)
             for name in tensors:
@@ -92,12 +92,8 @@ def latents_under_way(
     if path is None:
         yield None
         return
-    rows = {image.key: row for row, image in enumerate(images)}
-    if not world.is_main:
-        yield LatentStore(path, Path(world.share(None)), shape, rows)
-        return
-    claim_file(path, "--latents")
-    require_not_read("--latents", [path], images)
-    with scratch_folder(path.parent) as scratch:
-        world.share(str(scratch))
-        yield LatentStore(path, scratch, shape, rows)
+    if world.is_main:
+        claim_file(path, "--latents")
+        require_not_read("--latents", [path], images)
+    with scratch_beside(path, world) as scratch:
+        yield LatentStore(path, scratch, shape, {image.key: row for row, image in enumerate(images)})

@@ -1,14 +1,16 @@
 """Where a command is told to write: never over what it reads, and told where it replaces something."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
 from aecli.data.images import FileRef, ImageRef
 from aecli.errors import OutputError
-from aecli.files import claim_folder, write_bytes
+from aecli.files import claim_folder, scratch_folder, write_bytes
 from aecli.progress import Listener, Notice
+from aecli.runtime.distributed import World
 
 
 def write_output(path: Path, content: bytes, listen: Listener) -> None:
@@ -17,9 +19,29 @@ def write_output(path: Path, content: bytes, listen: Listener) -> None:
     Raises:
         OutputError: it can't be written; what stood there before still stands.
     """
+    tell_replaced(path, listen)
+    write_bytes(path, content)
+
+
+def tell_replaced(path: Path, listen: Listener) -> None:
+    """Say so if a file stands where one is about to be written."""
     if path.exists():
         listen(Notice(f"replacing {path}"))
-    write_bytes(path, content)
+
+
+@contextmanager
+def scratch_beside(path: Path, world: World) -> Iterator[Path]:
+    """Yield a new folder beside `path`, in every process the same one, gone when the first process's block ends.
+
+    Raises:
+        OutputError: it can't be made.
+    """
+    if not world.is_main:
+        yield Path(world.share(None))
+        return
+    with scratch_folder(path.parent) as scratch:
+        world.share(str(scratch))
+        yield scratch
 
 
 def claim_output_folder(folder: Path, overwrite: bool, listen: Listener) -> None:

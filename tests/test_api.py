@@ -85,6 +85,34 @@ class TestReconstruct:
         assert len(vae.reconstruct(many)) == 40
 
 
+def kinds_of_picture():
+    """PIL images that RGB bytes are not: 16 bits, alpha, a palette, and turned by its EXIF note."""
+    grey = (picture(40, 48, 1)[..., 0].astype(np.uint16) << 8) + 77
+    yield "deep", Image.fromarray(grey), {}
+    alpha = Image.fromarray(picture(40, 48, 2))
+    alpha.putalpha(Image.fromarray(picture(40, 48, 3)[..., 0]))
+    yield "alpha", alpha, {}
+    yield "palette", Image.fromarray(picture(40, 48, 4)).quantize(16), {}
+    note = Image.Exif()
+    note[274] = 6
+    yield "turned", Image.fromarray(picture(40, 48, 5)), {"exif": note}
+
+
+def test_pil_images_of_all_kinds_are_what_files_of_them_are(place, vae):
+    folder = place / "kinds"
+    folder.mkdir()
+    for name, image, options in kinds_of_picture():
+        image.save(folder / f"{name}.png", **options)
+    ok("reconstruct", "--model", place / "vae", "--data", folder, "--out", place / "made_kinds")
+    opened = [Image.open(file) for file in sorted(folder.iterdir())]
+    made = vae.reconstruct(opened)
+    expected = [np.array(Image.open(file)) for file in sorted((place / "made_kinds").iterdir())]
+    assert len(made) == 4 and all(
+        np.array_equal(np.array(one), other) for one, other in zip(made, expected, strict=True)
+    )
+    assert opened[0].size == (48, 40)  # and are still open
+
+
 class TestLatents:
     def test_encode_then_decode_is_reconstruct(self, place, vae):
         images = pictures(place)

@@ -4,11 +4,9 @@ import json
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
-from tests.conftest import picture
-from tests.trained import fails, ok
+from tests.trained import fails, ok, write_images
 
 BEGUN = ["train", "vae", "--data", "images", "--image-size", "32", "--width", "2", "-o", "beta=0.001",
          "--batch-size", "4", "--epochs", "2", "--flip", "--seed", "3", "--device", "cpu", "--cache", "off",
@@ -17,9 +15,7 @@ BEGUN = ["train", "vae", "--data", "images", "--image-size", "32", "--width", "2
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    (tmp_path / "images").mkdir()
-    for seed in range(11):
-        Image.fromarray(picture(32, 32, seed)).save(tmp_path / "images" / f"{seed}.png")
+    write_images(tmp_path / "images", list("abcdefghijk"))
     monkeypatch.chdir(tmp_path)
     ok(*BEGUN)
     return tmp_path

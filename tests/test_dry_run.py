@@ -5,21 +5,17 @@ import json
 
 import pytest
 import torch
-from PIL import Image
 
 from aecli.configs import TrainConfig
 from aecli.progress import ignore
 from aecli.training import dry_run
 from aecli.training.dry_run import estimate
-from tests.conftest import picture
-from tests.trained import fails, ok, ok_json
+from tests.trained import fails, ok, ok_json, write_images
 
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    (tmp_path / "images").mkdir()
-    for seed in range(11):
-        Image.fromarray(picture(32, 32, seed)).save(tmp_path / "images" / f"{seed}.png")
+    write_images(tmp_path / "images", list("abcdefghijk"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(dry_run, "TIMED_SECONDS", 0.0)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -74,6 +70,27 @@ def test_steps_are_those_of_the_run_and_it_is_foreseen(place):
     assert (longer["run"], longer["state"], longer["steps_done"]) == ("runs/vae", "resumes", found["steps"])
     assert ok_json(*command, "--lr", 1e-2, "--dry-run")["run"] == "runs/vae-2"
     assert ok_json(*command, "--lr", 1e-2, "--out", "runs/vae", "--dry-run")["state"] == "refused"
+
+
+def test_a_run_that_stopped_early_is_finished(place):
+    command = [*SMALL, "--epochs", 9, "--patience", 1, "--lr", 1e-9, "--cache", "off"]
+    ok(*command, "--quiet")
+    assert "stopped early" in ok(*command).stdout or "was finished already" in ok(*command).stdout
+    assert ok_json(*command, "--dry-run")["state"] == "finished"
+
+
+def test_a_batch_is_no_larger_than_the_set(place):
+    """Eleven images, of which some train: 512 of them can't be taken at once."""
+    large = estimate(TrainConfig("ae", data="images", image_size=32, batch_size=512, device="cpu",
+                                 options={"width": 2}), ignore)  # fmt: skip
+    exact = estimate(TrainConfig("ae", data="images", image_size=32, batch_size=large.train_images, device="cpu",
+                                 options={"width": 2}), ignore)  # fmt: skip
+    assert large.memory == exact.memory and large.step_gflop == exact.step_gflop and large.batches_per_epoch == 1
+
+
+def test_batch_statistics_of_one_image_are_refused_as_training_does(place):
+    command = ["train", "ae", "--data", "images", "--image-size", "32", "--width", "2", "--batch-size", "1"]
+    assert fails(2, *command, "--dry-run") == fails(2, *command)
 
 
 def test_activations_are_what_autograd_keeps(place):

@@ -16,11 +16,10 @@ import pyte
 import pytest
 from PIL import Image
 
-from aecli.cli.live import SPARKS, sparkline
+from aecli.cli.sparkline import SPARKS, sparkline
 from aecli.figures.curves import ORANGE, draw_curves
 from aecli.training import previews
-from tests.conftest import picture
-from tests.trained import ok
+from tests.trained import ok, write_images
 
 
 class TestSparkline:
@@ -42,11 +41,7 @@ class TestSparkline:
 
 @pytest.fixture
 def images(tmp_path):
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for seed in range(8):
-        Image.fromarray(picture(32, 32, seed)).save(folder / f"{seed}.png")
-    return folder
+    return write_images(tmp_path / "images", list("01234567"))
 
 
 def screens(place, columns, *arguments, encoding="utf-8"):

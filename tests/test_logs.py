@@ -13,17 +13,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from aecli.configs import TrainConfig
 from aecli.training.loop import train
 from aecli.training.reports import EpochReport, Interrupted
-from tests.conftest import picture
-from tests.trained import fails, ok
+from tests.trained import fails, ok, write_images
 
 pytestmark = pytest.mark.filterwarnings("default")  # of TensorBoard's own packages
 
 
 @pytest.fixture
 def options(tmp_path):
-    (tmp_path / "images").mkdir()
-    for seed in range(10):
-        Image.fromarray(picture(32, 32, seed)).save(tmp_path / "images" / f"{seed}.png")
+    write_images(tmp_path / "images", list("0123456789"))
     return ["train", "vae", "--data", tmp_path / "images", "--image-size", 32, "--width", 2, "--batch-size", 4,
             "--device", "cpu", "--cache", "off", "--quiet"]  # fmt: skip
 

@@ -146,21 +146,18 @@ def print_evaluation(report: "EvalReport") -> None:
     from aecli.scores import best_names
 
     console = stdout()
-    titles = {metric.name: metric.title for metric in report.metrics}
-    digits = {metric.name: metric.digits for metric in report.metrics}
     best = {metric.name: best_names(report, metric) for metric in report.metrics} if len(report.results) > 1 else {}
     rows: list[list[str | Text]] = []
     for result in report.results:
-        cells = []
-        for name in titles:
-            score = result.scores[name]
-            mark = "*" if result.name in best.get(name, ()) else " "
-            mean = "identical" if score.mean is None else f"{score.mean:.{digits[name]}f}"
+        cells, intervals = [], []
+        for metric in report.metrics:
+            score = result.scores[metric.name]
+            mark = "*" if result.name in best.get(metric.name, ()) else " "
+            mean = "identical" if score.mean is None else metric.told(score.mean)
             cells.append(Text(mean + mark, style="bold" if mark == "*" else ""))
-        rows.append([Text(printable(result.name)), *cells])
-        intervals = [_interval(result.scores[name].ci95, digits[name]) for name in titles]
-        rows.append(["", *(Text(f"{interval} ", style="dim") for interval in intervals)])
-    _print_table([("", "left"), *((title, "right") for title in titles.values())], rows)
+            intervals.append(Text(f"{metric.told_interval(score.ci95)} ", style="dim"))
+        rows += [[Text(printable(result.name)), *cells], ["", *intervals]]
+    _print_table([("", "left"), *((metric.title, "right") for metric in report.metrics)], rows)
     images = f"{report.n} image{'s' if report.n != 1 else ''}"
     console.print(
         f"{images}; means with 95 % intervals below them{'; * best' if len(report.results) > 1 else ''}", soft_wrap=True
@@ -171,19 +168,15 @@ def print_evaluation(report: "EvalReport") -> None:
     for versus in report.comparisons:
         console.print()
         console.print(f"{printable(versus.a)} - {printable(versus.b)}, image by image:", soft_wrap=True)
-        for name, comparison in versus.comparisons.items():
-            gap, places = comparison.mean_difference, digits[name]
-            difference = "–" if gap is None else f"{gap:+.{places}f}"
+        for metric in report.metrics:
+            comparison = versus.comparisons[metric.name]
+            difference = metric.told_difference(comparison.mean_difference)
+            interval = metric.told_interval(comparison.ci95)
             wins = f"better on {comparison.wins_a}, worse on {comparison.wins_b}, equal on {comparison.ties}"
-            interval = _interval(comparison.ci95, places)
-            console.print(f"  {titles[name]:7} {difference:>8} {interval}  {wins}", soft_wrap=True)
+            console.print(f"  {metric.title:7} {difference:>8} {interval}  {wins}", soft_wrap=True)
     console.print()
     for name, definition in report.definitions.items():
         console.print(Text(f"{name}: {printable(definition)}", style="dim"), soft_wrap=not console.is_terminal)
-
-
-def _interval(interval: tuple[float, float] | None, digits: int) -> str:
-    return "" if interval is None else f"[{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
 
 
 def print_models(report: "ModelsReport") -> None:

@@ -1,8 +1,7 @@
 """Training as it is seen: two bars on a terminal, now and then a line elsewhere, a summary on stdout at the end."""
 
-import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -15,6 +14,7 @@ from rich.text import Text
 
 from aecli.cli import console
 from aecli.cli.signals import StopRequest
+from aecli.cli.sparkline import SPARKS, can_show, sparkline
 from aecli.configs import TrainConfig
 from aecli.progress import Notice, Progress
 from aecli.training.loop import train
@@ -131,7 +131,7 @@ class _BarView:
         """A line below the bars: the validation loss from the first epoch to the last, where there is room for it."""
         terminal = self._bars.console
         line = sparkline(self._val_losses, SPARKS)
-        if line and terminal.width >= console.LEAST_BAR and _can_show(line, terminal.encoding):
+        if line and terminal.width >= console.LEAST_BAR and can_show(line, terminal.encoding):
             self._bars.line = f"val loss {line} {self._val_losses[-1]:.4f}"
 
     def _epoch_info(self, epoch: int, batch: int) -> str:
@@ -143,36 +143,6 @@ class _BarView:
             self._tasks[name] = self._bars.add_task(name, info="")
         description = f"{name:5} {done:>{len(str(total))}}/{total}"
         self._bars.update(self._tasks[name], description=description, completed=done, total=total, info=info)
-
-
-SPARKS = 40  # columns of a sparkline: with what stands beside it, it fits wherever bars do
-_BLOCKS = "▁▂▃▄▅▆▇█"
-_LOG_RANGE = 10.0  # from here on a logarithm tells more
-
-
-def sparkline(values: Sequence[float], columns: int) -> str:
-    """Draw positive `values` in at most so many characters, each the mean of as many values; "" for fewer than two.
-
-    By their logarithms, where the largest is over ten times the smallest.
-    """
-    if len(values) < 2 or columns < 2:
-        return ""
-    count = min(columns, len(values))
-    parts = [values[i * len(values) // count : (i + 1) * len(values) // count] for i in range(count)]
-    means = [sum(part) / len(part) for part in parts]
-    if min(means) > 0 and max(means) > _LOG_RANGE * min(means):
-        means = [math.log(mean) for mean in means]
-    low, span = min(means), max(means) - min(means)
-    steps = [round((mean - low) / span * (len(_BLOCKS) - 1)) if span else 0 for mean in means]
-    return "".join(_BLOCKS[step] for step in steps)
-
-
-def _can_show(text: str, encoding: str) -> bool:
-    try:
-        text.encode(encoding)
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True
 
 
 class _PlainView:
@@ -293,7 +263,8 @@ def _tell_interrupted(end: Interrupted, restarts: bool) -> None:
         return
     if not end.is_saved:
         console.show_error(
-            f"interrupted; the last checkpoint in {end.run.path} is kept\nrun the same command again to go on"
+            "interrupted, and another of the processes that share this work ended before all was saved\n"
+            f"the last checkpoint in {end.run.path} is kept; run the same command again to go on"
         )
         return
     where = f"epoch {end.epoch + 1}, step {end.batch}" if end.batch else f"epoch {end.epoch}"

@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,12 @@ from aecli.runs import RunFolder
 from aecli.runtime.device import Placement, place, telling_out_of_memory
 from aecli.runtime.distributed import World
 from aecli.training.checks import require_batch_statistics, require_sense
+from aecli.training.compiling import StepLoss
 from aecli.training.feeds import SetFeed
 from aecli.training.images import ImageSet
 from aecli.training.pieces import cut
-from aecli.training.run_choice import done, first_difference, is_taken, resolved_options, shrunk
+from aecli.training.run_choice import choose_run, done, first_difference, is_taken, resolved_options, shrunk
+from aecli.training.session import is_over
 from aecli.training.state import TrainState
 
 TIMED_SECONDS = 5.0  # of steps after the first one, which warms up
@@ -95,7 +97,7 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
         require_sense(config, world, placement)
         options = resolved_options(config, model_options)
         folder, state, steps_done = foresee_run(config, options)
-        train_images, val_images = _count_images(config)
+        train_images, val_images = _at_onceimages(config)
         batch = min(config.batch_size, train_images or config.batch_size)  # a small set's only batch is a short one
         batches = config.epoch_steps if train_images is None else -(-train_images // config.batch_size)
         steps = config.epochs * batches if config.steps is None else config.steps
@@ -150,28 +152,21 @@ def foresee_run(config: TrainConfig, options: Mapping[str, Any]) -> tuple[RunFol
             return folder, "refused" if is_taken(folder.path) else "new", 0
         refused = first_difference(folder.read_config(), options) or shrunk(config, folder)
         return (folder, "refused", 0) if refused and not config.restart else (folder, *_progress(config, folder))
-    name, same = registry.run_name(config.model), None
-    for number in count(1):
-        folder = RunFolder(config.runs / (name if number == 1 else f"{name}-{number}"))
-        if not folder.exists():
-            if is_taken(folder.path):
-                continue
-            return (same, *_progress(config, same)) if same else (folder, "new", 0)
-        if folder.is_ours() and first_difference(folder.read_config(), options) is None:
-            same = folder if config.restart or not shrunk(config, folder) else same
-    raise AssertionError("numbers have no end")
+    folder = choose_run(config, options, held=None).folder
+    return (folder, *_progress(config, folder))
 
 
 def _progress(config: TrainConfig, folder: RunFolder) -> tuple[str, int]:
     if config.restart:
         return "new", 0
-    epochs, steps = done(folder)
+    epochs, steps = done(folder)  # 0 where nothing is saved yet
     document = (read_document(folder.last) if folder.last.exists() else None) or {}
-    is_over = epochs >= config.epochs if config.steps is None else steps >= config.steps
-    return ("finished" if is_over or document.get("stopped_early") is True else "resumes" if steps else "new"), steps
+    if is_over(config, epochs, steps, document.get("stopped_early") is True):
+        return "finished", steps
+    return "resumes" if steps else "new", steps
 
 
-def _count_images(config: TrainConfig) -> tuple[int | None, int | None]:
+def _at_onceimages(config: TrainConfig) -> tuple[int | None, int | None]:
     """Return how many images would train and validate, as listed: some may turn out to be unreadable."""
     val = len(list_images(config.val_data)) if config.val_data is not None else 0
     if is_stream(config.data):
@@ -193,6 +188,7 @@ def _time_steps(
     shape = (batch, 3, config.image_size, config.image_size)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(config.seed)) * 2 - 1
     images = images.to(placement.device).contiguous(memory_format=placement.memory_format)
+    loss = StepLoss(state.model)
     seconds: list[float] = []
     kept = 0
     for step in range(1 + MOST_STEPS):
@@ -200,10 +196,9 @@ def _time_steps(
         began = time.monotonic()
         for piece in cut(images, batch, step, state.model, config, world):
             saved: dict[int, int] = {}
-            with _counting(saved, state) if step == 0 else _nothing():
+            with _counting(saved, state) if step == 0 else nullcontext():
                 with placement.autocast():
-                    arguments = () if piece.noise is None else (piece.noise,)
-                    losses = state.model.loss(piece.images, *arguments)
+                    losses = loss(piece.images, piece.noise)
             kept = max(kept, sum(saved.values()))
             state.scaler.scale(losses.total * piece.share).backward()  # type: ignore[no-untyped-call]
         state.scaler.step(state.optimizer)
@@ -232,17 +227,13 @@ def _counting(saved: dict[int, int], state: TrainState) -> saved_tensors_hooks:
     return saved_tensors_hooks(pack, lambda tensor: tensor)
 
 
-def _nothing() -> saved_tensors_hooks:
-    return saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
-
-
 def _time_validation(state: TrainState, config: TrainConfig, images: int) -> float:
     """Return the seconds that reconstructing so many images takes, in the precision that validation has."""
     if not images:
         return 0.0
     placement = place(config.device, "auto")
-    count_ = min(images, config.batch_size)
-    batch = torch.zeros(count_, 3, config.image_size, config.image_size, device=placement.device)
+    at_once = min(images, config.batch_size)
+    batch = torch.zeros(at_once, 3, config.image_size, config.image_size, device=placement.device)
     batch = batch.contiguous(memory_format=placement.memory_format)
     state.model.eval()
     with torch.inference_mode(), placement.autocast():
@@ -250,4 +241,4 @@ def _time_validation(state: TrainState, config: TrainConfig, images: int) -> flo
             began = time.monotonic()
             float(state.model(batch).sum())  # waits for the device
     state.model.train()
-    return (time.monotonic() - began) / count_ * images
+    return (time.monotonic() - began) / at_once * images

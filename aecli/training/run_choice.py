@@ -46,8 +46,10 @@ def resolved_options(config: TrainConfig, model_options: Any) -> dict[str, Any]:
     return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
 
 
-def choose_run(config: TrainConfig, options: Mapping[str, Any], held: ExitStack) -> RunChoice:
+def choose_run(config: TrainConfig, options: Mapping[str, Any], held: ExitStack | None) -> RunChoice:
     """Choose the folder for `config`, whose resolved options are `options`; it is this process's until `held` closes.
+
+    Without `held`, nobody's: that tells what would be chosen, and writes nothing.
 
     With `--out`, that folder and no other; otherwise the last run under `--runs` that the same options began, or else
     a new folder there.
@@ -65,7 +67,7 @@ def share_choice(choice: RunChoice | None, world: World) -> RunChoice:
     return choice or RunChoice(RunFolder(Path(told[0])), told[1], told[2])
 
 
-def _in_named_folder(config: TrainConfig, options: Mapping[str, Any], held: ExitStack) -> RunChoice:
+def _in_named_folder(config: TrainConfig, options: Mapping[str, Any], held: ExitStack | None) -> RunChoice:
     assert config.out is not None  # for the type checker; choose_run has looked
     folder = RunFolder(config.out)
     if not folder.exists() and is_taken(folder.path):
@@ -89,7 +91,7 @@ def _in_named_folder(config: TrainConfig, options: Mapping[str, Any], held: Exit
     return RunChoice(folder, resumes=folder.last.exists())
 
 
-def _under_runs(config: TrainConfig, options: Mapping[str, Any], held: ExitStack) -> RunChoice:
+def _under_runs(config: TrainConfig, options: Mapping[str, Any], held: ExitStack | None) -> RunChoice:
     name = registry.run_name(config.model)
     same: RunFolder | None = None
     notice = None
@@ -100,6 +102,8 @@ def _under_runs(config: TrainConfig, options: Mapping[str, Any], held: ExitStack
                 continue  # somebody else's
             if same is not None:
                 break
+            if held is None:
+                return RunChoice(folder, resumes=False)
             claim = Claim(folder)
             if not claim.take():
                 notice = f"{claim.holder()} is beginning a run in {folder.path}"
@@ -130,8 +134,10 @@ def is_taken(path: Path) -> bool:
     return path.is_file() or (path.is_dir() and bool(names_in(path)))
 
 
-def _hold(folder: RunFolder, held: ExitStack) -> None:
-    """Take `folder` until `held` closes; OutputError where another process trains in it."""
+def _hold(folder: RunFolder, held: ExitStack | None) -> None:
+    """Take `folder` until `held` closes, if there is one; OutputError where another process trains in it."""
+    if held is None:
+        return
     claim = Claim(folder)
     if not claim.take():
         raise OutputError(

@@ -1,5 +1,6 @@
 """Charts of many images' numbers, drawn by matplotlib as SVG that takes the page's own colour for its ink."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from aecli.figures.plotting import quiet_matplotlib
+from aecli.figures.plotting import BLUE, ORANGE, quiet_matplotlib
 from aecli.metrics import Metric
 from aecli.scores import Numbers
 from aecli.words import plain
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's, those of at least 3:1 on white and on black; beyond them the marker tells predictions apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7")
 MARKERS = (("o", "●"), ("^", "▲"), ("s", "■"), ("D", "◆"), ("v", "▼"))
 MOST_POINTS = 2000  # of a chart whose points can be clicked; more are one picture within the SVG
 BINS = 40
@@ -147,6 +148,6 @@ def _svg(figure: "Figure", title: str) -> str:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
     svg = text.getvalue()[text.getvalue().index("<svg") :].replace(_INK, "currentColor")
-    own = f"c{np.frombuffer(title.encode('utf-8', 'surrogateescape'), np.uint8).sum()}-{len(title)}"
+    own = f"c{hashlib.sha256(title.encode()).hexdigest()[:12]}"
     svg = re.sub(r'(\bid="|url\(#|href="#)(?!points-)', rf"\g<1>{own}-", svg)
     return re.sub(r'\bid="points-([\d.]*)"', r'class="points" data-images="\1"', svg)

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 
 from aecli import __version__
 from aecli.data.decode import Pixels
-from aecli.files import claim_file, scratch_folder
-from aecli.metrics import Metric
-from aecli.outputs import write_output
+from aecli.files import claim_file
+from aecli.outputs import scratch_beside, write_output
 from aecli.pairing import Pair
 from aecli.progress import Listener, Notice
 from aecli.runtime.distributed import World
@@ -90,14 +89,12 @@ def page_under_way(path: Path | None, sources: Sequence[str], world: World) -> I
     """
     if path is None:
         yield None
-    elif world.is_main:
+        return
+    if world.is_main:
         claim_file(path, "--report")
         pictures.require_ours(path, sources)
-        with scratch_folder(path.parent) as scratch:
-            world.share(str(scratch))
-            yield Page(path, scratch)
-    else:
-        yield Page(path, Path(world.share(None)))
+    with scratch_beside(path, world) as scratch:
+        yield Page(path, scratch)
 
 
 def render(truth: str, report: EvalReport, numbers: Numbers, data: dict[str, Any]) -> str:
@@ -130,19 +127,8 @@ def _environment() -> "Environment":
         loader=FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
         undefined=StrictUndefined,
     )  # fmt: skip
-    environment.filters |= {"printable": printable, "figure": _figure, "interval": _interval}
+    environment.filters["printable"] = printable
     return environment
-
-
-def _figure(value: float | None, metric: Metric) -> str:
-    """A number with as many digits as its metric is told with."""
-    if value is None:
-        return "–"
-    return "∞" if math.isinf(value) else f"{value:.{metric.digits}f}"
-
-
-def _interval(interval: tuple[float, float] | None, metric: Metric) -> str:
-    return "" if interval is None else f"[{interval[0]:.{metric.digits}f}, {interval[1]:.{metric.digits}f}]"
 
 
 def _json_column(column: NDArray[np.float64]) -> list[float | None]:

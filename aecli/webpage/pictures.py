@@ -68,8 +68,6 @@ def file_name(number: int, column: int) -> str:
 
 def keep(scratch: Path, page: Path, numbers: Sequence[int], columns: int) -> list[list[str]] | None:
     """Bring pictures of pairs `numbers` out of `scratch`: as data URLs, a list a pair, or beside the page (None)."""
-    for left_out in set(names_in(scratch)) - {file_name(n, column) for n in numbers for column in range(columns)}:
-        (scratch / left_out).unlink()
     if sum(entry.stat().st_size for entry in os.scandir(scratch)) > EMBED_BYTES:
         replace_folder(scratch, folder_beside(page))
         return None

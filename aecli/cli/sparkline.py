@@ -1,0 +1,34 @@
+"""A row of numbers as one line of text."""
+
+import math
+from collections.abc import Sequence
+
+SPARKS = 40  # columns of a sparkline: with what stands beside it, it fits wherever bars do
+_BLOCKS = "▁▂▃▄▅▆▇█"
+_LOG_RANGE = 10.0  # from here on a logarithm tells more
+
+
+def sparkline(values: Sequence[float], columns: int) -> str:
+    """Draw positive `values` in at most so many characters, each the mean of as many values; "" for fewer than two.
+
+    By their logarithms, where the largest is over ten times the smallest.
+    """
+    if len(values) < 2 or columns < 2:
+        return ""
+    count = min(columns, len(values))
+    parts = [values[i * len(values) // count : (i + 1) * len(values) // count] for i in range(count)]
+    means = [sum(part) / len(part) for part in parts]
+    if min(means) > 0 and max(means) > _LOG_RANGE * min(means):
+        means = [math.log(mean) for mean in means]
+    low, span = min(means), max(means) - min(means)
+    steps = [round((mean - low) / span * (len(_BLOCKS) - 1)) if span else 0 for mean in means]
+    return "".join(_BLOCKS[step] for step in steps)
+
+
+def can_show(text: str, encoding: str) -> bool:
+    """Whether a terminal of that encoding has all of the characters."""
+    try:
+        text.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
