@@ -17,7 +17,7 @@ from aecli.data.images import ImageRef
 from aecli.errors import ConfigError, DataError
 from aecli.evaluation import EvalReport
 from aecli.evaluation import evaluate as run_evaluation
-from aecli.inference import LoadedModel, load_model
+from aecli.loaded import LoadedModel, load_model
 from aecli.sampling import SAMPLE_BATCH, draw_samples, require_prior
 from aecli.training.loop import train as run_training
 from aecli.training.reports import TrainReport

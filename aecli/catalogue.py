@@ -10,6 +10,7 @@ from aecli import checkpoints
 from aecli.configs import ModelsConfig
 from aecli.errors import AecliError, CheckpointError
 from aecli.models import registry
+from aecli.models.base import latent_shape
 from aecli.models.flops import forward_flops
 from aecli.runs import RunFolder, list_runs
 from aecli.runtime.device import place
@@ -83,7 +84,7 @@ def describe_model(name: str, target: str, image_size: int) -> ModelFacts:
     except AecliError as error:
         return ModelFacts(name, target, error=str(error))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return ModelFacts(name, target, parameters, model.latent_shape(image_size), forward_flops(model, image_size) / 1e9)
+    return ModelFacts(name, target, parameters, latent_shape(model, image_size), forward_flops(model, image_size) / 1e9)
 
 
 def describe_run(run: RunFolder) -> RunFacts:

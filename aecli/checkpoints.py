@@ -1,5 +1,6 @@
 """Tensors and one JSON document ↔ a safetensors file, written atomically. Nothing here can execute what it reads."""
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from aecli.configs import FITS, LARGEST_SIDE
 from aecli.errors import AecliError, CheckpointError
 from aecli.files import atomic_path
 from aecli.models import registry
-from aecli.models.base import Autoencoder
+from aecli.models.base import Trainable
 from aecli.tensor_files import TensorFile, open_tensors
 from aecli.untrusted import SCHEMA, NewerSchemaError, parse_json, require_known_schema, shown
 from aecli.words import one_line
@@ -53,6 +54,15 @@ def read_document(path: Path) -> dict[str, Any] | None:
         return _document(path, file)
 
 
+def fingerprint(path: Path) -> str:
+    """Return the SHA-256 of a checkpoint file; raises CheckpointError where it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} can't be read: {error.strerror or error}") from error
+
+
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors (on the CPU) and the document of a checkpoint that aecli wrote.
 
@@ -66,7 +76,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return file.read_all(), document
 
 
-def load_model(path: Path, named: str | None = None) -> tuple[Autoencoder, dict[str, Any]]:
+def load_model(path: Path, named: str | None = None) -> tuple[Trainable, dict[str, Any]]:
     """Return the model of a checkpoint, with its weights, on the CPU and in `eval()` mode, and the document.
 
     A file without aecli's document is taken for a `state_dict` of the report's architecture; its shapes tell which.
@@ -122,7 +132,7 @@ def _document(path: Path, file: TensorFile) -> dict[str, Any] | None:
         raise CheckpointError(f"{path}: its metadata is damaged: {one_line(error)}") from error
 
 
-def _build(path: Path, document: Mapping[str, Any], named: str | None) -> tuple[str, Any, Autoencoder]:
+def _build(path: Path, document: Mapping[str, Any], named: str | None) -> tuple[str, Any, Trainable]:
     """Return the model's name, its options, and the model without memory for its weights."""
     name, given = document.get("model"), document.get("options")
     if not isinstance(name, str) or not isinstance(given, dict):
@@ -142,7 +152,7 @@ def _build(path: Path, document: Mapping[str, Any], named: str | None) -> tuple[
         raise CheckpointError(f"{path}: its model {shown(name)} can't be built: {one_line(error)}") from error
 
 
-def _require_fit(path: Path, name: str, model: Autoencoder, file: TensorFile) -> None:
+def _require_fit(path: Path, name: str, model: Trainable, file: TensorFile) -> None:
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     found = {key: entry.shape for key, entry in file.entries.items()}
     if expected != found:
@@ -152,7 +162,7 @@ def _require_fit(path: Path, name: str, model: Autoencoder, file: TensorFile) ->
                               f"in the file, {_shape(expected.get(wrong))} in the model")  # fmt: skip
 
 
-def _require_sense(path: Path, document: Mapping[str, Any], model: Autoencoder) -> None:
+def _require_sense(path: Path, document: Mapping[str, Any], model: Trainable) -> None:
     size, multiple = document.get("image_size"), model.size_multiple
     if type(size) is not int or not 0 < size <= LARGEST_SIDE or size % multiple:
         raise CheckpointError(f"{path}: its image size {shown(size)} is none that its model can take")
@@ -170,7 +180,7 @@ def _as_number(path: Path, key: str, value: Tensor, like: Tensor) -> Tensor:
     return value
 
 
-def _require_variances(path: Path, model: Autoencoder) -> None:
+def _require_variances(path: Path, model: Trainable) -> None:
     for key, layer in model.named_modules():
         variance = getattr(layer, "running_var", None) if isinstance(layer, nn.modules.batchnorm._BatchNorm) else None
         if variance is not None and bool((variance < 0).any()):

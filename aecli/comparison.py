@@ -12,8 +12,10 @@ from aecli.data.images import ImageRef
 from aecli.errors import CheckpointError, ConfigError, DataError
 from aecli.figures.grid import draw_rows, png_bytes
 from aecli.files import claim_file
-from aecli.inference import LoadedModel, choose_images, load_model
+from aecli.inference import choose_images
+from aecli.loaded import LoadedModel, load_model
 from aecli.models import registry
+from aecli.models.base import Autoencoder
 from aecli.outputs import require_not_read, write_output
 from aecli.progress import Listener, Notice, Progress, ignore
 from aecli.runs import newest_run
@@ -38,7 +40,7 @@ def draw_comparison(config: GridConfig, listen: Listener = ignore) -> GridResult
     if config.out.suffix.lower() != ".png":
         raise ConfigError(f"--out {config.out}: expected the name of a .png file")
     claim_file(config.out, "--out")
-    names = config.models or tuple(name for name in registry.names() if newest_run(name, config.runs))
+    names = config.models or tuple(name for name in registry.names() if _draws(name) and newest_run(name, config.runs))
     if not names:
         raise CheckpointError(f"no registry model has a run under {config.runs}; train one first: aecli train vae")
     loaded = [load_model(name, config.runs, config.device, config.precision) for name in names]
@@ -53,6 +55,10 @@ def draw_comparison(config: GridConfig, listen: Listener = ignore) -> GridResult
         rows.append((label, [_reconstruct(each, pixels) for pixels in seen]))
     write_output(config.out, png_bytes(draw_rows(rows)), listen)
     return GridResult(config.out, [image.name for image in chosen], [label for label, _ in rows])
+
+
+def _draws(name: str) -> bool:
+    return issubclass(registry.load(name), Autoencoder)
 
 
 def _choose(

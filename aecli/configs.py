@@ -15,6 +15,7 @@ from aecli.errors import ConfigError
 FITS = ("squash", "crop")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 LOGS = ("tensorboard",)
+PRIORS = ("auto", "normal", "gaussian", "mixture", "flow")
 COMPILE_MODES = ("auto", "on", "off")
 SYNC_MODES = ("auto", "on", "off")
 LARGEST_SIDE = 2**14  # of the square images that a model takes; the decoder stops at as many pixels
@@ -75,6 +76,7 @@ class TrainConfig:
     """
 
     model: str
+    autoencoder: str | None = None  # whose latents a prior learns
     data: str = "demo"
     val_data: str | None = None
     val_fraction: float = 0.1
@@ -169,12 +171,21 @@ class ReconstructConfig:
 
 @dataclass(frozen=True)
 class SampleConfig:
-    """`aecli sample`. `out` is a `.png` sheet, or a folder of one PNG an image."""
+    """`aecli sample`. `out` is a `.png` sheet, or a folder of one PNG an image.
+
+    With `interpolate`, what lies between two images, and with `traverse`, what lies along the latents' principal
+    directions: then `out` is a `.png` sheet, or an animated `.gif` or `.webp`, `n` the number of directions, and
+    `steps` that of pictures in a row. Without, `steps` is how many a `flow` takes.
+    """
 
     model: str
-    n: int = 64
+    prior: str = "auto"
+    n: int | None = None
+    steps: int | None = None
     temperature: float = 1.0
-    out: Path = Path("samples.png")
+    interpolate: tuple[Path, Path] | None = None
+    traverse: bool = False
+    out: Path | None = None
     overwrite: bool = False
     seed: int = 0
     device: str = "auto"
@@ -183,13 +194,42 @@ class SampleConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that can't be meant, naming the flag."""
+        _require_choice("--prior", self.prior, PRIORS)
         _require_count("--n", self.n)
-        require(self.n <= MOST_SAMPLES, "--n", self.n, f"at most {MOST_SAMPLES}")
+        require(self.count <= MOST_SAMPLES, "--n", self.n, f"at most {MOST_SAMPLES}")
+        _require_count("--steps", self.steps)
+        require(self.steps is None or self.steps <= MOST_DRAWN, "--steps", self.steps, f"at most {MOST_DRAWN}")
+        if not (self.interpolate or self.traverse):
+            require(self.steps is None or self.prior in ("auto", "flow"), "--steps", self.steps,
+                    f"--prior flow, --interpolate or --traverse, which take steps; {self.prior} takes none")  # fmt: skip
+        else:
+            self._require_walk()
         require(_is_number(self.temperature) and 0 <= self.temperature <= 1e6, "--temperature",
                 self.temperature, "a number from 0 to 1e6")  # fmt: skip
         _require_seed(self.seed)
         _require_device(self.device)
         _require_choice("--precision", self.precision, PRECISIONS)
+
+    def _require_walk(self) -> None:
+        flag = "--interpolate" if self.interpolate else "--traverse"
+        require(not (self.interpolate and self.traverse), flag, "", "that or --traverse, not both")
+        require(self.prior != "flow", "--prior", self.prior, f"normal, gaussian or mixture with {flag}")
+        require(self.temperature == 1, "--temperature", self.temperature, f"none with {flag}, which draws nothing")
+        require(self.steps is None or self.steps >= 2, "--steps", self.steps, f"at least 2 with {flag}")
+        require(not (self.interpolate and self.n), "--n", self.n, f"none with {flag}, which is one row")
+        require(not (self.traverse and self.prior == "normal"), "--prior", self.prior,
+                "gaussian with --traverse: N(0, I) has no principal directions")  # fmt: skip
+
+    @property
+    def count(self) -> int:
+        """How many samples, or directions: `n`, worked out."""
+        return self.n or (8 if self.traverse else 64)
+
+    @property
+    def target(self) -> Path:
+        """Where to write: `out`, worked out."""
+        name = "interpolation" if self.interpolate else "traversal" if self.traverse else "samples"
+        return self.out or Path(f"{name}.png")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Trained models at work: load one, reconstruct images with it."""
+"""Trained models at work: which images, and their reconstructions."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -8,110 +8,30 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
-from aecli import checkpoints
+from aecli import loaded as at_work
 from aecli.configs import ReconstructConfig
-from aecli.data.batches import normalise, quantise
 from aecli.data.decode import DecodeError, decode, decode_fitted, worker_count
 from aecli.data.shards import is_stream
 from aecli.data.sources import ImageRef, list_images, split_indices
 from aecli.dealing import deal, require_same_images
-from aecli.errors import ConfigError, DataError, ModelError
+from aecli.errors import ConfigError, DataError
 from aecli.files import write_bytes
 from aecli.latents import LatentStore, latents_under_way
-from aecli.models.base import Autoencoder
+from aecli.loaded import LESS_MEMORY, LoadedModel, load_model
 from aecli.outputs import claim_output_folder, require_not_read
 from aecli.progress import Listener, ignore
-from aecli.runs import Located, RunFolder, locate
-from aecli.runtime.device import Placement, place, telling_out_of_memory
+from aecli.runs import Located, RunFolder
 from aecli.runtime.distributed import World
 from aecli.runtime.threads import taking_turns
 from aecli.untrusted import SCHEMA
 from aecli.words import plain
 
 _PNG_LEVEL = 3
-_LESS_MEMORY = "--precision bf16, or --device cpu"
-# On a CPU a worker reconstructs no more pixels at once, and all together no more than that: a fixed share, because the
-# last bits of a number depend on what else is in the batch, and that must not depend on how many workers there are.
-_WORKER_PIXELS = 2**18
+# All together the workers of a CPU reconstruct no more pixels at once: a fixed share, as what a worker takes is.
 _CPU_PIXELS = 2**21
 _NATIVE_BATCH = 8  # images whose sizes are not known before they are decoded
-
-
-@dataclass(frozen=True)
-class LoadedModel:
-    """A trained model on its device, with what its checkpoint says of the images that it was trained on."""
-
-    model: Autoencoder
-    located: Located
-    placement: Placement
-    image_size: int
-    fit: str
-    name: str  # as the registry has it
-
-    @property
-    def title(self) -> str:
-        """Its class's name, as pictures and tables show it."""
-        return type(self.model).__name__
-
-    def reconstruct(self, images: np.ndarray, less_memory: str = _LESS_MEMORY) -> np.ndarray:
-        """Return reconstructions of uint8 (N, 3, H, W), sides padded to what the model takes and cut back."""
-        height, width = images.shape[-2:]
-        multiple = self.model.size_multiple
-        padding = ((0, 0), (0, 0), (0, -height % multiple), (0, -width % multiple))
-        batch = self.batch(np.pad(images, padding, mode="edge"))
-        return self.forward(batch, less_memory=less_memory)[:, :, :height, :width].numpy()
-
-    def batch(self, images: np.ndarray) -> torch.Tensor:
-        """Return uint8 (N, 3, H, W) as float32 in [-1, 1] on the device; what crosses the bus is bytes."""
-        return normalise(torch.from_numpy(images).to(self.placement.device))
-
-    def forward(self, batch: torch.Tensor, exact: bool = False, less_memory: str = _LESS_MEMORY) -> torch.Tensor:
-        """Return reconstructions of float32 (N, 3, H, W) in [-1, 1]: uint8, or `exact` floats like them, on the CPU."""
-        with torch.inference_mode(), self.placement.autocast(), telling_out_of_memory(less_memory):
-            return self._pictures(self.model(self._placed(batch)), exact)
-
-    def codes(self, batch: torch.Tensor, less_memory: str = _LESS_MEMORY) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the latents float32 (N, …) of such a batch and, where the model has a posterior, log variances."""
-        with torch.inference_mode(), self.placement.autocast(), telling_out_of_memory(less_memory):
-            latents, log_variances = self.model.code(self._placed(batch))
-        return latents.float().cpu().numpy(), None if log_variances is None else log_variances.float().cpu().numpy()
-
-    def decode(self, latents: torch.Tensor, exact: bool = False) -> torch.Tensor:
-        """Return images (N, 3, H, W) of latents (N, …): uint8, or `exact` float32 in [-1, 1], on the CPU."""
-        with torch.inference_mode(), self.placement.autocast(), telling_out_of_memory(_LESS_MEMORY):
-            return self._pictures(self.model.decode(latents.to(self.placement.device)), exact)
-
-    def at_once(self, batch_size: int) -> int:
-        """How many images of `image_size` a worker takes at once, of a batch of that size."""
-        if self.placement.device.type != "cpu":
-            return batch_size
-        return min(batch_size, max(1, _WORKER_PIXELS // self.image_size**2))
-
-    def _placed(self, batch: torch.Tensor) -> torch.Tensor:
-        return batch.to(self.placement.device).contiguous(memory_format=self.placement.memory_format)
-
-    def _pictures(self, output: torch.Tensor, exact: bool) -> torch.Tensor:
-        if not bool(output.isfinite().all()):
-            raise ModelError(f"{self.located.checkpoint} makes no pictures of finite numbers; try --precision fp32")
-        return (output.float() if exact else quantise(output)).cpu()
-
-
-def load_model(model: str, runs: Path, device: str = "auto", precision: str = "auto") -> LoadedModel:
-    """Load what a MODEL argument means, ready to run.
-
-    Raises:
-        CheckpointError, ModelError: it can't be found, read or built.
-        ConfigError: the device or precision is not to be had.
-    """
-    placement = place(device, precision)
-    located = locate(model, runs)
-    loaded, document = checkpoints.load_model(located.checkpoint, located.named)
-    on_device = loaded.to(placement.device).to(memory_format=placement.memory_format)
-    return LoadedModel(on_device, located, placement, int(document["image_size"]), str(document["fit"]),
-                       str(document["model"]))  # fmt: skip
 
 
 def run_images(run: RunFolder, split: str) -> list[ImageRef]:
@@ -216,7 +136,7 @@ def _reconstruct_to(
 ) -> ReconstructResult:
     world.wait_for_all()
     require_same_images(images, config.data or f"{loaded.located.label}'s run", world)
-    less_memory = f"a smaller --batch-size than {config.batch_size}, --workers 1, {_LESS_MEMORY}"
+    less_memory = f"a smaller --batch-size than {config.batch_size}, --workers 1, {LESS_MEMORY}"
     # Each worker takes a batch from file to file, and waits for no other but where they share one accelerator.
     batches, most_workers, at_once = _share_out(images, config, loaded)
     turn = taking_turns(loaded.placement.device)
@@ -253,7 +173,7 @@ def _share_out(
     size, most_workers, at_once = config.batch_size, len(images), None
     if loaded.placement.device.type == "cpu":
         size = min(size, _NATIVE_BATCH) if config.native else loaded.at_once(size)
-        most_workers, at_once = _CPU_PIXELS // _WORKER_PIXELS, _WORKER_PIXELS
+        most_workers, at_once = _CPU_PIXELS // at_work.WORKER_PIXELS, at_work.WORKER_PIXELS
     batches = [images[start : start + size] for start in range(0, len(images), size)]
     return batches, most_workers, at_once
 

@@ -52,6 +52,11 @@ class RunFolder:
         return self.path / "curves.png"
 
     @property
+    def prior(self) -> Path:
+        """Priors fitted to the latents of the best weights, once they were asked for."""
+        return self.path / "prior.safetensors"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that trains here."""
         return self.path / f"{files.OWN_PREFIX}run.lock"
@@ -115,7 +120,7 @@ class RunFolder:
         """Remove the files that a run writes but for config.json, which tells that the folder is aecli's to write."""
         previews = sorted(self.previews.glob("epoch-*.png"))
         events = sorted(self.tensorboard.glob("events.out.tfevents.*"))
-        for file in (self.last, self.model, self.metrics, self.curves, *previews, *events):
+        for file in (self.last, self.model, self.prior, self.metrics, self.curves, *previews, *events):
             file.unlink(missing_ok=True)
 
     def touched(self) -> float:

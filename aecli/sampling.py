@@ -14,7 +14,8 @@ from aecli.dealing import deal
 from aecli.errors import ConfigError, ModelError
 from aecli.figures.grid import draw_sheet, png_bytes
 from aecli.files import claim_file, write_bytes
-from aecli.inference import LoadedModel, encode_png, load_model
+from aecli.inference import encode_png
+from aecli.loaded import LoadedModel, load_model
 from aecli.outputs import claim_output_folder, write_output
 from aecli.progress import Listener, ignore
 from aecli.runtime.distributed import World

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from aecli import inference
+from aecli import inference, loaded
 from aecli.configs import GridConfig, ReconstructConfig, SampleConfig
 from aecli.errors import ConfigError, DataError, ModelError, OutputError
-from aecli.inference import LoadedModel, load_model, reconstruct
+from aecli.inference import reconstruct
+from aecli.loaded import LoadedModel, load_model
 from aecli.progress import Notice, Progress
 from aecli.sampling import sample, sample_noise
 from tests.reference.report import ReportAE, ReportVAE
@@ -106,7 +107,7 @@ def mixed_sizes(folder):
 def test_neither_batch_size_nor_memory_change_a_pixel_beyond_rounding(trained, monkeypatch):
     mixed_sizes(trained / "mixed")
     for batch_size, pixels in ((1, 2**18), (2, 2**18), (16, 2 * 40 * 40)):
-        monkeypatch.setattr(inference, "_WORKER_PIXELS", pixels)
+        monkeypatch.setattr(loaded, "WORKER_PIXELS", pixels)
         config = ReconstructConfig(
             "ae", data="mixed", native=True, batch_size=batch_size, out=trained / f"{batch_size}"
         )
@@ -149,7 +150,7 @@ def test_on_a_cpu_no_more_is_reconstructed_at_once_however_many_workers_there_ar
         return result
 
     monkeypatch.setattr(LoadedModel, "reconstruct", counting)
-    monkeypatch.setattr(inference, "_WORKER_PIXELS", 2 * SIZE**2)
+    monkeypatch.setattr(loaded, "WORKER_PIXELS", 2 * SIZE**2)
     monkeypatch.setattr(inference, "_CPU_PIXELS", 6 * SIZE**2)
     reconstruct(ReconstructConfig("ae", data="images", workers=12, out=trained / "out"))
     assert max(most) == 6 * SIZE**2

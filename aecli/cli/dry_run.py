@@ -58,6 +58,8 @@ def lines(found: DryRun) -> list[str]:
 
 
 def _value(value: object) -> str:
+    if isinstance(value, dict):  # an autoencoder, with the hash of its weights
+        value = value["path"]
     return "–" if value is None else str(value)
 
 

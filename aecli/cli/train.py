@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from aecli.cli.completion import complete_config, complete_registered, complete_source
+from aecli.cli.completion import complete_config, complete_model, complete_registered, complete_source
 from aecli.cli.options import (
     DATA,
     MACHINE,
@@ -43,6 +43,16 @@ def train(
             autocompletion=complete_registered,
         ),
     ],
+    autoencoder: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            help="The autoencoder whose latents a prior learns: a registry name, a run folder or a .safetensors file.",
+            rich_help_panel=MODEL,
+            metavar="MODEL",
+            autocompletion=complete_model,
+        ),
+    ] = TrainConfig.autoencoder,
     data: Annotated[
         str,
         typer.Option(

@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +21,8 @@ Rows = NDArray[np.integer]
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
-    """uint8 (N, 3, H, W) -> float32 in [-1, 1]: x / 127.5 - 1."""
-    return images.to(torch.float32).div_(127.5).sub_(1.0)
+    """uint8 (N, 3, H, W) -> float32 in [-1, 1]: x / 127.5 - 1. What is floats already (latents) stays as it is."""
+    return images if images.is_floating_point() else images.to(torch.float32).div_(127.5).sub_(1.0)
 
 
 def quantise(images: torch.Tensor) -> torch.Tensor:
@@ -54,7 +55,7 @@ def iterate(
 
     Args:
         images: uint8 (N, 3, S, S), such as a memory-mapped pack; OnTheFly; or a tensor, which may lie on `device`
-            already. The batches are the same, bit for bit.
+            already. The batches are the same, bit for bit. Or latents float32 (N, C, h, w), which are left as they are.
         order: indices into `images`; a batch is the next `batch_size` of them, the last one what is left.
         batch_size: images in a batch.
         device: where the batches go. Bytes cross the bus; they become floats there.
@@ -99,11 +100,12 @@ def _parts(order: Rows, batch_size: int, share: tuple[int, int]) -> Iterator[Row
         yield batch[first:last]
 
 
-def _gather(images: Pixels, batches: list[Rows], flip: Flip, pinned: bool) -> Batches:
+def _gather(images: NDArray[Any], batches: list[Rows], flip: Flip, pinned: bool) -> Batches:
     images = np.asarray(images)  # rows of a memory map, without its cost for each one
+    dtype = torch.from_numpy(np.empty(0, images.dtype)).dtype
 
     def gather(chosen: Rows) -> torch.Tensor:
-        return stack((images[index] for index in chosen), chosen, images.shape[1:], flip, pinned)
+        return stack((images[index] for index in chosen), chosen, images.shape[1:], flip, pinned, dtype)
 
     return ordered_map(gather, batches, workers=1, ahead=_BATCHES_AHEAD)
 
@@ -115,13 +117,20 @@ def _decode(images: OnTheFly, batches: list[Rows], flip: Flip, pinned: bool) -> 
             yield stack(rows, chosen, images.shape[1:], flip, pinned)
 
 
-def stack(rows: Iterable[Pixels], chosen: Rows, shape: tuple[int, ...], flip: Flip, pinned: bool) -> torch.Tensor:
-    """Return a batch uint8 (n, 3, S, S) of the next of `rows`, those of the images `chosen`; of that `shape`.
+def stack(
+    rows: Iterable[Pixels],
+    chosen: Rows,
+    shape: tuple[int, ...],
+    flip: Flip,
+    pinned: bool,
+    dtype: torch.dtype = torch.uint8,
+) -> torch.Tensor:
+    """Return a batch (n, 3, S, S) of the next of `rows`, those of the images `chosen`; of that `shape`.
 
     Channels are last in memory, as packed rows are; which images to `flip` is by their index.
     """
     channels, height, width = shape
-    batch = torch.empty((len(chosen), height, width, channels), dtype=torch.uint8, pin_memory=pinned)
+    batch = torch.empty((len(chosen), height, width, channels), dtype=dtype, pin_memory=pinned)
     batch = batch.permute(0, 3, 1, 2)
     for pixels, index, row in zip(batch.numpy(), chosen, rows, strict=False):  # `rows` last: it goes on
         if flip is not None and flip[index]:

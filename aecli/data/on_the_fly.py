@@ -83,4 +83,4 @@ def require_few_broken(skipped: Mapping[str, str], total: int) -> None:
         )
 
 
-Images = Pixels | OnTheFly
+Images = Pixels | NDArray[np.float32] | OnTheFly  # the second: latents, which a prior learns from

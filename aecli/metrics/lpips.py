@@ -4,7 +4,7 @@ Zhang, Isola, Efros, Shechtman and Wang, "The unreasonable effectiveness of deep
 2018; the arithmetic is that of the lpips package 0.1.4.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -71,18 +71,28 @@ class LPIPS(nn.Module):
             ValueError: the images are not uint8 (N, 3, H, W), or a side is shorter than `MIN_SIDE[net]`.
         """
         require_images(images, MIN_SIDE[self.net])
-        values = self._normalised(images)
         maps = []
+        for values in self._activations(self._normalised(images)):
+            length = torch.linalg.vector_norm(values, dim=1, keepdim=True)
+            maps.append(values / length.add_(_EPSILON))
+        return tuple(maps)
+
+    @torch.inference_mode()
+    def deepest(self, images: Tensor) -> Tensor:
+        """What the last layer looked at makes of images (N, 3, H, W) from 0 to 255: float32 (N, C, h, w), unscaled."""
+        *_, last = self._activations(self._normalised(images))
+        return last
+
+    def _activations(self, values: Tensor) -> Iterator[Tensor]:
+        """Yield what each layer looked at makes of normalised images: float32 (N, C, h, w) a layer."""
         # TensorFloat-32 would round the convolutions to 10 bits of mantissa.
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if images.is_cuda else nullcontext()
+        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if values.is_cuda else nullcontext()
         with exact:
             instead = self._on_cpu if values.device.type == "cpu" else {}
             for index, layer in enumerate(self.backbone):
                 values = instead.get(index, layer)(values)
                 if index in self.tapped:
-                    length = torch.linalg.vector_norm(values, dim=1, keepdim=True)
-                    maps.append(values / length.add_(_EPSILON))
-        return tuple(maps)
+                    yield values
 
     @cached_property
     def _on_cpu(self) -> dict[int, nn.Module]:
@@ -90,9 +100,9 @@ class LPIPS(nn.Module):
         return {index: WinogradConv2d(layer) for index, layer in enumerate(self.backbone) if suits_winograd(layer)}
 
     def _normalised(self, images: Tensor) -> Tensor:
-        """uint8 (N, 3, H, W) -> float32 as the network was trained on, in the layout channels_last."""
+        """(N, 3, H, W) from 0 to 255 -> float32 as the network was trained on, in the layout channels_last."""
         count, _, height, width = images.shape
-        rows = images.permute(0, 2, 3, 1).reshape(count, height, width * 3).float()
+        rows = images.permute(0, 2, 3, 1).reshape(count, height, width * 3).to(torch.float32, copy=True)
         # Whole rows at once: three channels at a time would be short work for a vector unit.
         values = rows.sub_(self.shift.repeat(width)).mul_(self.scale.repeat(width))
         return values.view(count, height, width, 3).permute(0, 3, 1, 2)

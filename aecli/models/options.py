@@ -34,3 +34,31 @@ class VAEOptions(AutoencoderOptions):
         """Refuse a weight that can't be meant."""
         super().__post_init__()
         require(0 <= self.beta < float("inf"), "--beta", self.beta, "a number of at least 0")
+
+
+@dataclass(frozen=True)
+class FlowOptions:
+    """A prior's: `channels` that latents are reduced to; `width`, `depth` and `heads` of the transformer, its dropout.
+
+    `latent_channels` and `side` are those of the autoencoder's latents, and filled in from it.
+    """
+
+    channels: int = 64
+    width: int = 384
+    depth: int = 6
+    heads: int = 6
+    dropout: float = 0.0
+    latent_channels: int = 1024
+    side: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no machine can mean."""
+        sizes = {"channels": self.channels, "depth": self.depth, "heads": self.heads,
+                 "latent_channels": self.latent_channels, "side": self.side}  # fmt: skip
+        for name, size in {"width": self.width, **sizes}.items():
+            flag = "--width" if name == "width" else f"--option {name}"
+            require(1 <= size <= 65536, flag, size, "a whole number from 1 to 65536")
+        require(self.channels <= self.latent_channels, "--option channels", self.channels,
+                f"at most the autoencoder's {self.latent_channels}")  # fmt: skip
+        require(self.width % self.heads == 0, "--width", self.width, f"a multiple of the {self.heads} heads")
+        require(0 <= self.dropout < 1, "--option dropout", self.dropout, "a number from 0 up to, not including, 1")

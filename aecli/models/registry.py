@@ -18,10 +18,10 @@ from aecli.configs import MODEL_FLAGS
 from aecli.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
-    from aecli.models.base import Autoencoder
+    from aecli.models.base import Trainable
 
 ENTRY_POINT_GROUP = "aecli.models"
-_BUILT_IN = {"ae": "aecli.models.ae:AE", "vae": "aecli.models.vae:VAE"}
+_BUILT_IN = {"ae": "aecli.models.ae:AE", "vae": "aecli.models.vae:VAE", "prior": "aecli.models.flow:Flow"}
 
 
 def targets() -> dict[str, str]:
@@ -62,13 +62,13 @@ def run_name(name: str) -> str:
     return name.partition(":")[2].lower() or name
 
 
-def load(name: str) -> type["Autoencoder"]:
+def load(name: str) -> type["Trainable"]:
     """Import and return the class of a registered name or `package.module:Class`.
 
     Raises:
-        ModelError: unknown name, a module that can't be imported, or a class that is no Autoencoder.
+        ModelError: unknown name, a module that can't be imported, or a class that is no Autoencoder or Prior.
     """
-    from aecli.models.base import Autoencoder
+    from aecli.models.base import Trainable
 
     target = name if ":" in name else targets().get(name)
     if target is None or not _is_target(target):
@@ -82,9 +82,10 @@ def load(name: str) -> type["Autoencoder"]:
         found = getattr(importlib.import_module(module_name), attribute, None)
     except ImportError as error:
         raise ModelError(f"model {name!r}: {module_name} can't be imported: {error}") from error
-    if not (isinstance(found, type) and issubclass(found, Autoencoder)):
+    if not (isinstance(found, type) and issubclass(found, Trainable)):
         raise ModelError(
-            f"model {name!r}: {module_name} has no subclass of aecli.models.base.Autoencoder called {attribute!r}"
+            f"model {name!r}: {module_name} has no subclass of aecli.models.base.Autoencoder or Prior "
+            f"called {attribute!r}"
         )
     if not dataclasses.is_dataclass(getattr(found, "Options", None)):
         raise ModelError(f"model {name!r}: its `Options` must be a dataclass")
@@ -114,7 +115,7 @@ def resolve_options(name: str, given: Mapping[str, Any], defaults: Mapping[str, 
     return options_class(**{key: _convert(key, value, hints[key]) for key, value in merged.items()})
 
 
-def build(name: str, options: Any) -> "Autoencoder":
+def build(name: str, options: Any) -> "Trainable":
     """Build a model with freshly drawn weights from its options."""
     return load(name)(options)
 

@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 
 from aecli.configs import MODEL_FLAGS, TrainConfig
 from aecli.errors import ConfigError
-from aecli.runs import RunFolder
+from aecli.runs import RunFolder, locate
 from aecli.words import one_line
 
 LARGEST_CONFIG = 2**20  # bytes
@@ -26,8 +26,9 @@ def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> T
 
     `config` is a TOML file, or a run's folder or config.json, whose options are taken but for where it lies.
 
-    The recipe is that of the flags, else of the file, else `report`. A recipe's width, latent_dim and beta count only
-    where the model has such an option.
+    The recipe is that of the flags, else of the file, else the one named like the model, else `report`. A recipe's
+    width, latent_dim and beta count only where the model has such an option. A prior's images are, where nothing else
+    is said, those of the run of its autoencoder.
 
     Raises:
         ConfigError: an unknown recipe, key or value, or a run of another model; the message names it.
@@ -35,7 +36,7 @@ def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> T
     """
     from_file = _normal_form(_values_of(config, model), str(config)) if config else {}
     from_flags = _normal_form(flags, "the command line")
-    recipe = {"recipe": "report", **from_file, **from_flags}["recipe"]
+    recipe = {"recipe": model if model in names() else "report", **from_file, **from_flags}["recipe"]
     from_file.pop("recipe", None)
     from_flags.pop("recipe", None)
     if recipe not in names():
@@ -53,7 +54,24 @@ def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> T
     if "epochs" in from_flags:
         from_file.pop("steps", None)
     merged = {**values, **from_file, **from_flags}
+    if merged.get("autoencoder") is not None:
+        merged = {**values, **_images_of(merged), **from_file, **from_flags}
     return TrainConfig(model=model, options=options, model_defaults=defaults, **merged)
+
+
+def _images_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that say what images the run of `options`' autoencoder was trained on; none without a run."""
+    run = locate(options["autoencoder"], options.get("runs", TrainConfig.runs)).run
+    if run is None:
+        return {}
+    recorded = run.read_config()["options"]
+    split = "val_data" if recorded.get("val_data") is not None else "val_fraction"
+    chosen = {key: recorded[key] for key in ("data", split, "image_size", "fit")}
+    if "data" in options and options["data"] != recorded["data"]:
+        chosen.pop(split)  # other images are split as any are
+    elif "val_data" in options:
+        chosen.pop("val_fraction", None)
+    return chosen
 
 
 def _values_of(config: Path, model: str) -> dict[str, Any]:
@@ -70,7 +88,10 @@ def _run_values(run: RunFolder, model: str) -> dict[str, Any]:
     left_out = {"model", "model_defaults", *_PLACE}
     left_out.add("val_fraction" if options.get("val_data") is not None else "val_data")
     left_out.add("epochs" if options.get("steps") is not None else "steps")
-    return {key: value for key, value in options.items() if key not in left_out}
+    kept = {key: value for key, value in options.items() if key not in left_out}
+    if isinstance(kept.get("autoencoder"), Mapping):
+        kept["autoencoder"] = kept["autoencoder"].get("path")
+    return kept
 
 
 def _read(file: Path) -> dict[str, Any]:

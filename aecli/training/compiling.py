@@ -16,7 +16,7 @@ from torch.utils._triton import has_triton
 
 from aecli.errors import DeviceError
 from aecli.models import registry
-from aecli.models.base import Autoencoder, Losses
+from aecli.models.base import Losses, Trainable
 from aecli.runtime.device import Placement, is_out_of_memory
 from aecli.runtime.distributed import World
 from aecli.training.pieces import draw_noise
@@ -67,7 +67,7 @@ class StepLoss:
     An epoch's short last batch is taken as it is: another shape would have to be compiled again.
     """
 
-    def __init__(self, model: Autoencoder) -> None:
+    def __init__(self, model: Trainable) -> None:
         """Start uncompiled, and alone."""
         self._model = model
         self._module = _LossModule(model)
@@ -79,7 +79,7 @@ class StepLoss:
         return self._module.size is not None
 
     def __call__(self, images: Tensor, noise: Tensor | None = None) -> Losses:
-        """Return the losses of images (N, 3, S, S), with the model's noise for them if it draws any."""
+        """Return the losses of examples (N, …), with the model's noise for them if it draws any."""
         losses: Losses = (self._replica or self._module)(images, noise)
         return losses
 
@@ -125,7 +125,7 @@ class StepLoss:
 
     def _try_out(self, placement: Placement, count: int, image_size: int) -> None:
         """Take a step's passes, of black images, and leave the model as it was."""
-        images = torch.zeros(count, 3, image_size, image_size, device=placement.device)
+        images = torch.zeros(count, *self._model.example_shape(image_size), device=placement.device)
         buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
         try:
             noise = draw_noise(self._model, count, image_size)
@@ -145,7 +145,7 @@ class StepLoss:
 class _LossModule(nn.Module):
     """`model.loss` as a module's forward pass, which is what PyTorch watches for gradients to exchange."""
 
-    def __init__(self, model: Autoencoder) -> None:
+    def __init__(self, model: Trainable) -> None:
         super().__init__()
         self.model = model
         self.loss: Callable[..., Losses] = model.loss
@@ -157,7 +157,7 @@ class _LossModule(nn.Module):
         return loss(images) if noise is None else loss(images, noise)
 
 
-def synchronise(model: Autoencoder, mode: str, device: torch.device, world: World) -> Autoencoder:
+def synchronise(model: Trainable, mode: str, device: torch.device, world: World) -> Trainable:
     """Have batch normalisation take its statistics over all processes, where `--sync-batchnorm` is not `off`.
 
     PyTorch has that for CUDA only; elsewhere each process takes those of its part of a batch, and the first one's
@@ -165,7 +165,7 @@ def synchronise(model: Autoencoder, mode: str, device: torch.device, world: Worl
     """
     if mode == "off" or device.type != "cuda" or world.size == 1:
         return model
-    synchronised: Autoencoder = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    synchronised: Trainable = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     return synchronised
 
 

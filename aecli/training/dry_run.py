@@ -17,6 +17,7 @@ from aecli.data.shards import Shards, is_stream
 from aecli.data.sources import list_images, split_indices
 from aecli.errors import ConfigError, DataError
 from aecli.models import registry
+from aecli.models.base import latent_shape
 from aecli.models.flops import forward_flops
 from aecli.progress import Listener, Progress
 from aecli.runs import RunFolder
@@ -24,6 +25,7 @@ from aecli.runtime.device import Placement, place, telling_out_of_memory
 from aecli.runtime.distributed import World
 from aecli.training.checks import require_batch_statistics, require_sense
 from aecli.training.compiling import StepLoss
+from aecli.training.encoder import resolve_model
 from aecli.training.feeds import SetFeed
 from aecli.training.images import ImageSet
 from aecli.training.pieces import cut
@@ -93,11 +95,11 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
         if world.size > 1:
             raise ConfigError("--dry-run: one process does it; start it without torchrun")
         placement = place(config.device, config.precision, training=True)
-        model_options = registry.resolve_options(config.model, config.options, config.model_defaults)
+        model_options, encoder = resolve_model(config)
         require_sense(config, world, placement)
-        options = resolved_options(config, model_options)
+        options = resolved_options(config, model_options, encoder)
         folder, state, steps_done = foresee_run(config, options)
-        train_images, val_images = _at_onceimages(config)
+        train_images, val_images = _count_images(config)
         batch = min(config.batch_size, train_images or config.batch_size)  # a small set's only batch is a short one
         batches = config.epoch_steps if train_images is None else -(-train_images // config.batch_size)
         steps = config.epochs * batches if config.steps is None else config.steps
@@ -124,7 +126,7 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
         options=options,
         placement=placement.describe(),
         parameters=sum(parameter.numel() for parameter in parameters),
-        latent_shape=tuple(model.latent_shape(config.image_size)),
+        latent_shape=latent_shape(model, config.image_size),
         forward_gflop=forward / 1e9,
         step_gflop=3 * forward * batch / 1e9,  # backward takes twice forward
         train_images=train_images,
@@ -166,7 +168,7 @@ def _progress(config: TrainConfig, folder: RunFolder) -> tuple[str, int]:
     return "resumes" if steps else "new", steps
 
 
-def _at_onceimages(config: TrainConfig) -> tuple[int | None, int | None]:
+def _count_images(config: TrainConfig) -> tuple[int | None, int | None]:
     """Return how many images would train and validate, as listed: some may turn out to be unreadable."""
     val = len(list_images(config.val_data)) if config.val_data is not None else 0
     if is_stream(config.data):
@@ -185,7 +187,7 @@ def _time_steps(
     state: TrainState, config: TrainConfig, batch: int, placement: Placement, world: World, listen: Listener
 ) -> tuple[int, float, int]:
     """Return how many steps were timed, the seconds of the median one, and the most bytes that a backward pass kept."""
-    shape = (batch, 3, config.image_size, config.image_size)
+    shape = (batch, *state.model.example_shape(config.image_size))
     images = torch.rand(shape, generator=torch.Generator().manual_seed(config.seed)) * 2 - 1
     images = images.to(placement.device).contiguous(memory_format=placement.memory_format)
     loss = StepLoss(state.model)
@@ -233,7 +235,7 @@ def _time_validation(state: TrainState, config: TrainConfig, images: int) -> flo
         return 0.0
     placement = place(config.device, "auto")
     at_once = min(images, config.batch_size)
-    batch = torch.zeros(at_once, 3, config.image_size, config.image_size, device=placement.device)
+    batch = torch.zeros(at_once, *state.model.example_shape(config.image_size), device=placement.device)
     batch = batch.contiguous(memory_format=placement.memory_format)
     state.model.eval()
     with torch.inference_mode(), placement.autocast():

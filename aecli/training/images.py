@@ -76,13 +76,14 @@ def bring_to_device(train: ImageSet, val: ImageSet, device: torch.device) -> tup
     )
 
 
-def upload(images: Pixels, device: torch.device) -> torch.Tensor:
+def upload(images: NDArray[Any], device: torch.device) -> torch.Tensor:
     """Return uint8 (N, 3, S, S) on `device`, copied in pieces so that no second copy is made in main memory.
 
     Channels lie innermost, as in a pack and in a batch.
     """
     count, channels, height, width = images.shape
-    copy = torch.empty((count, height, width, channels), dtype=torch.uint8, device=device).permute(0, 3, 1, 2)
+    dtype = torch.from_numpy(np.empty(0, images.dtype)).dtype
+    copy = torch.empty((count, height, width, channels), dtype=dtype, device=device).permute(0, 3, 1, 2)
     at_once = max(1, _UPLOAD_BYTES // max(1, images[:1].nbytes))
     for start in range(0, len(images), at_once):
         copy[start : start + at_once] = torch.from_numpy(np.array(images[start : start + at_once]))

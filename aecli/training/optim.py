@@ -6,20 +6,20 @@ from torch.optim import Adam
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-BETAS = (0.5, 0.999)
+from aecli.models.base import Trainable
+
 PLATEAU_FACTOR = 0.5
-PLATEAU_PATIENCE = 10
 
 
-def build_optimizer(model: nn.Module, lr: float) -> Adam:
-    """Adam with the report's betas, in one fused kernel where the device has it."""
+def build_optimizer(model: Trainable, lr: float) -> Adam:
+    """Adam with the model's betas, in one fused kernel where the device has it."""
     device = next(model.parameters()).device
-    return Adam(model.parameters(), lr=lr, betas=BETAS, fused=device.type in ("cpu", "cuda"))
+    return Adam(model.parameters(), lr=lr, betas=model.betas, fused=device.type in ("cpu", "cuda"))
 
 
-def build_schedule(optimizer: Adam) -> ReduceLROnPlateau:
-    """Halve the rate when the mean train loss has not fallen for 10 epochs; step it once an epoch."""
-    return ReduceLROnPlateau(optimizer, mode="min", factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE)
+def build_schedule(optimizer: Adam, patience: int) -> ReduceLROnPlateau:
+    """Halve the rate when the mean train loss has not fallen for `patience` epochs; step it once an epoch."""
+    return ReduceLROnPlateau(optimizer, mode="min", factor=PLATEAU_FACTOR, patience=patience)
 
 
 def build_average(model: nn.Module, decay: float | None) -> AveragedModel | None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aecli.configs import TrainConfig
 from aecli.data.batches import part
-from aecli.models.base import Autoencoder
+from aecli.models.base import Trainable
 from aecli.runtime.distributed import World
 from aecli.training.state import seed_step
 
@@ -54,9 +54,7 @@ def largest_piece(config: TrainConfig, world: World) -> int:
     return -(-(last - first) // _pieces(config.batch_size, config, world.size))
 
 
-def cut(
-    images: Tensor, count: int, step: int, model: Autoencoder, config: TrainConfig, world: World
-) -> Iterator[Piece]:
+def cut(images: Tensor, count: int, step: int, model: Trainable, config: TrainConfig, world: World) -> Iterator[Piece]:
     """Yield the pieces of `images` (n, 3, S, S), this process's part of a batch of `count`, in step `step`.
 
     Torch's global generator is seeded for each: its noise is that of its places in the batch, whoever takes them; what
@@ -74,7 +72,7 @@ def cut(
 
 
 def _noise(
-    model: Autoencoder, first: int, last: int, count: int, image_size: int, seed_and_step: tuple[int, int]
+    model: Trainable, first: int, last: int, count: int, image_size: int, seed_and_step: tuple[int, int]
 ) -> Tensor | None:
     """The noise of the images from `first` up to `last` of a batch of `count`."""
     drawn = []
@@ -88,7 +86,7 @@ def _noise(
     return drawn[0] if len(drawn) == 1 else torch.cat(drawn)
 
 
-def draw_noise(model: Autoencoder, count: int, image_size: int) -> Tensor | None:
+def draw_noise(model: Trainable, count: int, image_size: int) -> Tensor | None:
     """What `model.draw_noise` returns, but None where the model's class has a `loss` of its own that takes none."""
     takes_noise = len(inspect.signature(model.loss).parameters) > 1
     return model.draw_noise(count, image_size) if takes_noise else None

@@ -9,12 +9,15 @@ from numpy.typing import NDArray
 from aecli.data.batches import normalise, quantise
 from aecli.data.decode import Pixels
 from aecli.figures.curves import draw_curves
-from aecli.figures.grid import draw_rows, png_bytes
+from aecli.figures.grid import draw_rows, draw_sheet, png_bytes
 from aecli.files import write_bytes
+from aecli.models.base import Prior
+from aecli.training.encoder import Encoder
 from aecli.training.session import Session
 
 CURVES_SECONDS = 15.0  # the least between two drawings of the curves, but for epochs with pictures
 CURVES_SHARE = 0.02  # of the time, the most that drawing curves takes
+PREVIEW_SAMPLES, PREVIEW_STEPS = 16, 50  # of a prior
 PREVIEW_IMAGES = 8  # of the validation images, and as many of the training images
 
 
@@ -51,11 +54,15 @@ class Artist:
 
 
 def draw(session: Session) -> None:
-    """Draw some validation and training images above their reconstructions.
+    """Draw some validation and training images above their reconstructions, or a prior's samples.
 
     Both, because how far a model has learnt its training images by heart shows in the difference.
     """
     state, folder = session.state, session.folder
+    if session.encoder:
+        samples = list(_sample(session, session.encoder))
+        write_bytes(folder.preview(state.clock.epoch), png_bytes(draw_sheet(samples)))
+        return
     title = type(state.model).__name__
     rows = []
     sets = {"Validation": session.val.spread_out(PREVIEW_IMAGES), "Training": session.feed.shown(PREVIEW_IMAGES)}
@@ -64,6 +71,21 @@ def draw(session: Session) -> None:
             reconstructions = _reconstruct(session, originals)
             rows += [(label, list(originals.transpose(0, 2, 3, 1))), (title, list(reconstructions))]
     write_bytes(folder.preview(state.clock.epoch), png_bytes(draw_rows(rows)))
+
+
+def _sample(session: Session, encoder: Encoder) -> NDArray[np.uint8]:
+    """Return samples (N, S, S, 3) of a prior under way, of the same noise every time."""
+    prior = session.state.evaluated_model
+    assert isinstance(prior, Prior)  # for the type checker: what has an encoder is one
+    shape = prior.example_shape(encoder.loaded.image_size)
+    noise = torch.randn(PREVIEW_SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
+    prior.eval()
+    with torch.inference_mode():
+        latents = prior.expand(prior.sample(noise.to(session.placement.device), PREVIEW_STEPS))
+    prior.train()
+    shape = encoder.loaded.model.latent_shape(encoder.loaded.image_size)
+    pictures: NDArray[np.uint8] = encoder.loaded.decode(latents.reshape(-1, *shape)).permute(0, 2, 3, 1).numpy()
+    return pictures
 
 
 def _reconstruct(session: Session, originals: Pixels) -> NDArray[np.uint8]:

@@ -18,12 +18,16 @@ from aecli.models import registry
 from aecli.runs import RunFolder
 from aecli.runtime.distributed import World
 from aecli.training.claim import Claim
+from aecli.training.encoder import Encoder
 from aecli.untrusted import is_count
 from aecli.words import one_line
 
 # What may differ between a run and the command that continues it: it changes where and how long, not what.
 _FREE = {"model_defaults", "epochs", "device", "workers", "cache", "checkpoint_every", "log", "out", "runs", "restart",
          "accumulate", "sync_batchnorm"}  # fmt: skip
+
+
+_FLAGS = {"model": "model", "autoencoder": "--model"}
 
 
 @dataclass(frozen=True)
@@ -35,11 +39,12 @@ class RunChoice:
     notice: str | None = None
 
 
-def resolved_options(config: TrainConfig, model_options: Any) -> dict[str, Any]:
-    """Return the options of `config` as JSON values: the model's worked out, paths absolute."""
+def resolved_options(config: TrainConfig, model_options: Any, encoder: Encoder | None) -> dict[str, Any]:
+    """Return the options of `config` as JSON values: the model's worked out, paths absolute, weights by their hash."""
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     values["options"] = dataclasses.asdict(model_options)
     values["model_defaults"] = dict(config.model_defaults)
+    values["autoencoder"] = encoder.record() if encoder else None
     for key in ("data", "val_data"):
         if values[key] not in (None, "demo") and (os.path.exists(values[key]) or is_pattern(values[key])):
             values[key] = os.path.realpath(values[key])
@@ -158,8 +163,13 @@ def first_difference(recorded: Mapping[str, Any], options: Mapping[str, Any]) ->
         elif key == "steps" and None not in (before.get(key), now):
             continue  # they may grow
         elif key not in _FREE and before.get(key) != now:
-            return "model" if key == "model" else "--" + key.replace("_", "-"), before.get(key), now
+            return _FLAGS.get(key) or "--" + key.replace("_", "-"), _brief(before.get(key)), _brief(now)
     return None
+
+
+def _brief(value: Any) -> Any:
+    """An autoencoder by its path and the first digits of its weights' SHA-256; anything else as it is."""
+    return f"{value.get('path')} ({str(value.get('sha256'))[:8]})" if isinstance(value, dict) else value
 
 
 def _shown(value: Any) -> str:

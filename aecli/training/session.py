@@ -13,6 +13,7 @@ from aecli.configs import TrainConfig
 from aecli.data.streams import Stream
 from aecli.errors import CheckpointError, DeviceError
 from aecli.models import registry
+from aecli.models.base import Prior
 from aecli.models.flops import forward_flops
 from aecli.progress import Notice, Stopped, StopRequest
 from aecli.runs import RunFolder
@@ -28,6 +29,7 @@ from aecli.training.checks import (
     tell_changes,
 )
 from aecli.training.compiling import StepLoss, pays, require_compiler, synchronise
+from aecli.training.encoder import Encoder, encode_sets, resolve_model
 from aecli.training.exchange import Exchange
 from aecli.training.feeds import Feed, SetFeed, StreamFeed
 from aecli.training.finite import FiniteWatch
@@ -58,6 +60,7 @@ class Session:
     meter: Meter
     watch: FiniteWatch
     exchange: Exchange
+    encoder: Encoder | None  # of a prior
     header: dict[str, Any]  # what model.safetensors says of itself, but for the epoch
 
     @property
@@ -98,9 +101,9 @@ def prepare(
     require_log(config.log)
     if config.compile == "on":
         require_compiler(placement.device)
-    model_options = registry.resolve_options(config.model, config.options, config.model_defaults)
+    model_options, encoder = resolve_model(config)
     require_sense(config, world, placement)
-    options = resolved_options(config, model_options)
+    options = resolved_options(config, model_options, encoder)
     choice = share_choice(choose_run(config, options, held) if world.is_main else None, world)
     saved = load_state(choice.folder.last) if choice.resumes else None
     if saved:
@@ -126,6 +129,9 @@ def prepare(
             _require_place(found, state, choice.folder.last)
         if not world.is_main:
             state.sums.zero_()  # those of all processes are the first one's
+    if encoder:
+        assert isinstance(state.model, Prior)  # for the type checker; resolve_model has looked
+        found, val = yield from encode_sets(found, val, encoder, state.model, bool(saved), config, world, should_stop)
     feed, val = _feed(found, val, config, placement, world, state, held)
     if state.clock.batch > feed.batches:  # fewer images can be read than then
         state.restart_epoch()
@@ -140,7 +146,7 @@ def prepare(
     watch = FiniteWatch(state)
     session = Session(
         config, world, choice.folder, state, loss, feed, val, placement, place(config.device, "auto"), should_stop,
-        Meter(), watch, Exchange(world, state, watch, feed.cursors, should_stop), header,
+        Meter(), watch, Exchange(world, state, watch, feed.cursors, should_stop), encoder, header,
     )  # fmt: skip
     yield Started(choice.folder, config.model, sum(p.numel() for p in state.model.parameters()),
                   None if isinstance(found, Stream) else feed.images, len(val), epochs, state.clock.epoch,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.amp import GradScaler
 
-from aecli.models.base import Autoencoder, Losses
+from aecli.models.base import Losses, Trainable
 from aecli.runtime.device import Placement
 from aecli.training.optim import build_average, build_optimizer, build_schedule, matching_layout
 from aecli.training.saved_state import SCHEDULE, require_fit, require_scaling, require_sense
@@ -39,11 +39,11 @@ class Best:
 class TrainState:
     """Model, optimiser, schedule, weight average, clock, sums of the epoch under way, the best so far and the rows."""
 
-    def __init__(self, model: Autoencoder, placement: Placement, lr: float, ema: float | None) -> None:
+    def __init__(self, model: Trainable, placement: Placement, lr: float, ema: float | None) -> None:
         """Start from a freshly built model that is already on its device."""
         self.model = model
         self.optimizer = build_optimizer(model, lr)
-        self.schedule = build_schedule(self.optimizer)
+        self.schedule = build_schedule(self.optimizer, model.plateau_epochs)
         self.average = build_average(model, ema)
         self.scaler = GradScaler(placement.device.type, enabled=placement.precision == "fp16")
         self.clock = Clock()
@@ -57,12 +57,12 @@ class TrainState:
         self.sums = torch.zeros(3, dtype=sums_dtype, device=placement.device)
 
     @property
-    def evaluated_model(self) -> Autoencoder:
+    def evaluated_model(self) -> Trainable:
         """The weights that count: the average where there is one."""
         if self.average is None:
             return self.model
         averaged = self.average.module
-        assert isinstance(averaged, Autoencoder)
+        assert isinstance(averaged, Trainable)
         return averaged
 
     @property

@@ -12,7 +12,7 @@ from torch import Tensor
 from aecli.data.batches import iterate, quantise
 from aecli.metrics.psnr import psnr
 from aecli.metrics.ssim import MIN_SIDE, ssim
-from aecli.models.base import Autoencoder
+from aecli.models.base import Autoencoder, Trainable
 from aecli.progress import Stopped, StopRequest
 from aecli.runtime.device import Placement
 from aecli.runtime.distributed import World
@@ -29,11 +29,12 @@ class Scores:
 
 
 def validate(
-    model: Autoencoder, data: ImageSet, batch_size: int, placement: Placement, should_stop: StopRequest, world: World
+    model: Trainable, data: ImageSet, batch_size: int, placement: Placement, should_stop: StopRequest, world: World
 ) -> Scores:
     """Measure `model` on `data`, its reconstructions rounded to 8 bits before PSNR and SSIM.
 
-    Processes deal the batches out among them, and all measure the first one's batch statistics.
+    A prior's examples are no images, and have neither. Processes deal the batches out among them, and all measure the
+    first one's batch statistics.
 
     Raises:
         Stopped: `should_stop` said so, in one of them.
@@ -64,15 +65,17 @@ def validate(
     )
 
 
-def _measure(model: Autoencoder, images: Tensor, number: int, placement: Placement) -> NDArray[np.float64]:
+def _measure(model: Trainable, images: Tensor, number: int, placement: Placement) -> NDArray[np.float64]:
     """A row an image: the batch's `number`, its summed loss (in the first row, 0 in the others), PSNR, SSIM or NaN."""
+    rows = np.full((len(images), 4), math.nan)
     with torch.inference_mode(), placement.autocast():
         losses = model.loss(images)
+        rows[:, 0], rows[:, 1] = number, 0.0
+        rows[0, 1] = losses.total.item() * len(images)
+        if not isinstance(model, Autoencoder):
+            return rows
         output = model(images) if losses.output is None else losses.output
     reconstructions, originals = quantise(output), quantise(images)
-    rows = np.full((len(images), 4), math.nan)
-    rows[:, 0], rows[:, 1] = number, 0.0
-    rows[0, 1] = losses.total.item() * len(images)
     rows[:, 2] = psnr(originals, reconstructions).cpu().numpy()
     if min(images.shape[-2:]) >= MIN_SIDE["gaussian"]:
         rows[:, 3] = ssim(originals, reconstructions).cpu().numpy()

@@ -1,0 +1,185 @@
+"""A prior over latents, learnt by rectified flow with a small transformer.
+
+Liu, Gong and Liu, "Flow straight and fast: learning to generate and transfer data with rectified flow", ICLR 2023;
+times from a logit-normal distribution as in Esser et al., "Scaling rectified flow transformers for high-resolution
+image synthesis", ICML 2024; blocks as in Peebles and Xie, "Scalable diffusion models with transformers", ICCV 2023.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from aecli.errors import ModelError
+from aecli.models.base import Losses, Prior
+from aecli.models.options import FlowOptions
+
+_TIME_FREQUENCIES = 64
+_EVALUATION_DRAWS = 8  # times and noises an example, the same in every evaluation
+_EVALUATION_SEED = 0
+
+
+class Flow(Prior):
+    """A field of velocities that carries N(0, I) to the distribution of standardised, reduced latents.
+
+    A latent's channels are reduced to principal ones, each divided by the deviation that all of them share; what the
+    transformer sees as tokens are the latent's places.
+    """
+
+    Options = FlowOptions
+    betas = (0.9, 0.99)
+    plateau_epochs = 50  # the loss is noisy: it is taken at random times
+
+    def __init__(self, options: FlowOptions) -> None:
+        """Build it so that it begins with no velocity at all, drawn from torch's global generator."""
+        super().__init__()
+        self.options = options
+        width = options.width
+        self._observed: list[tuple[Any, ...]] = []
+        self.mean = nn.Buffer(torch.zeros(options.latent_channels))
+        self.basis = nn.Buffer(torch.zeros(options.channels, options.latent_channels))
+        self.scale = nn.Buffer(torch.ones(options.channels))
+        self.time = nn.Sequential(nn.Linear(2 * _TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        self.read = nn.Linear(options.channels, width)
+        self.places = nn.Parameter(0.02 * torch.randn(options.side**2, width))
+        self.blocks = nn.ModuleList(_Block(width, options.heads, options.dropout) for _ in range(options.depth))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.shift = nn.Linear(width, 2 * width)
+        self.write = nn.Linear(width, options.channels)
+        for layer in (self.shift, self.write):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def example_shape(self, image_size: int) -> tuple[int, ...]:
+        """Return (channels, side, side), whatever the image's side."""
+        return (self.options.channels, self.options.side, self.options.side)
+
+    def draw_noise(self, count: int, image_size: int) -> Tensor:
+        """Return what `loss` takes for each of `count` examples: a number that tells the time, then noise."""
+        return torch.randn(count, 1 + math.prod(self.example_shape(image_size)), device=self.mean.device)
+
+    def loss(self, examples: Tensor, noise: Tensor | None = None) -> Losses:
+        """Return the mean squared error of the velocities of examples (N, channels, side, side) mixed with noise.
+
+        Without `noise` it is the mean over a few fixed ones.
+        """
+        if noise is None:
+            generator = torch.Generator().manual_seed(_EVALUATION_SEED)
+            draws = torch.randn(_EVALUATION_DRAWS, len(examples), 1 + examples[0].numel(), generator=generator)
+            errors = [self._error(examples, draw.to(examples.device)) for draw in draws]
+            error = torch.stack(errors).mean()
+        else:
+            error = self._error(examples, noise)
+        return Losses(total=error, reconstruction=error)
+
+    def _error(self, examples: Tensor, noise: Tensor) -> Tensor:
+        time = torch.sigmoid(noise[:, 0])
+        noise = noise[:, 1:].reshape(examples.shape)
+        weight = time[:, None, None, None]
+        velocity = self(torch.lerp(noise, examples, weight), time)
+        return functional.mse_loss(velocity.float(), examples - noise)
+
+    def forward(self, mixed: Tensor, time: Tensor | None = None) -> Tensor:
+        """Return the velocity at examples (N, channels, side, side) that are mixed with noise.
+
+        `time` (N,) goes from 0, all noise, to 1, none; halfway by default.
+        """
+        if time is None:
+            time = mixed.new_full((len(mixed),), 0.5)
+        condition = functional.silu(self.time(_waves(time)))
+        tokens = self.read(mixed.flatten(2).transpose(1, 2)) + self.places
+        for block in self.blocks:
+            tokens = block(tokens, condition)
+        shift, scale = self.shift(condition)[:, None].chunk(2, dim=-1)
+        velocity: Tensor = self.write(self.norm(tokens) * (1 + scale) + shift)
+        return velocity.transpose(1, 2).reshape(mixed.shape)
+
+    def sample(self, noise: Tensor, steps: int) -> Tensor:
+        """Return the examples that `noise` (N, channels, side, side) is carried to, in Euler's steps of one length."""
+        for step in range(steps):
+            time = noise.new_full((len(noise),), step / steps)
+            noise = noise + self(noise, time).float() / steps
+        return noise
+
+    def observe(self, latents: Tensor) -> None:
+        """Add a batch to the moments of the channels, over all places."""
+        rows = latents.movedim(1, -1).flatten(0, -2).double()
+        self._observed.append((len(rows), rows.sum(dim=0), rows.T @ rows))
+        if len(self._observed) > 1:
+            self._observed = [tuple(map(sum, zip(*self._observed, strict=True)))]
+
+    def fit(self) -> None:
+        """Find the principal channels and what they are divided by."""
+        ((count, total, products),) = self._observed
+        self._observed = []
+        mean = total / count
+        covariance = products / count - torch.outer(mean, mean)
+        values, vectors = torch.linalg.eigh(covariance)
+        values = values.flip(0)[: self.options.channels].clamp(min=0)
+        if not float(values[0]) > 0:
+            raise ModelError("all latents are the same: there is nothing for a prior to learn")
+        vectors = vectors.flip(1)[:, : self.options.channels].T
+        # An eigenvector has no sign of its own: its largest part is made positive, so that it is the same everywhere.
+        largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
+        self.mean.copy_(mean)
+        self.basis.copy_(vectors * largest.sign())
+        self.scale.copy_(_deviations(values))
+
+    def reduce(self, latents: Tensor) -> Tensor:
+        """Return the principal channels (N, channels, side, side) of latents, standardised."""
+        centred = latents - self.mean[:, None, None]
+        return torch.einsum("nchw,kc->nkhw", centred, self.basis) / self.scale[:, None, None]
+
+    def expand(self, examples: Tensor) -> Tensor:
+        """Return latents (N, latent_channels, side, side) of such channels."""
+        return (
+            torch.einsum("nkhw,kc->nchw", examples * self.scale[:, None, None], self.basis) + self.mean[:, None, None]
+        )
+
+
+class _Block(nn.Module):
+    """Attention and a perceptron, each shifted, scaled and gated by the time; at first it passes tokens on."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.condition = nn.Linear(width, 6 * width)
+        self.attend = nn.Linear(width, 3 * width)
+        self.mix = nn.Linear(width, width)
+        self.perceptron = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width)
+        )
+        nn.init.zeros_(self.condition.weight)
+        nn.init.zeros_(self.condition.bias)
+
+    def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
+        shift, scale, gate, shift_after, scale_after, gate_after = self.condition(condition)[:, None].chunk(6, dim=-1)
+        tokens = tokens + gate * self._attention(self.norm(tokens) * (1 + scale) + shift)
+        after: Tensor = self.perceptron(self.norm(tokens) * (1 + scale_after) + shift_after)
+        passed: Tensor = tokens + gate_after * after
+        return passed
+
+    def _attention(self, tokens: Tensor) -> Tensor:
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.attend(tokens).chunk(3, dim=-1)
+        )
+        dropout = self.dropout if self.training else 0.0
+        found = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        mixed: Tensor = self.mix(found.transpose(1, 2).flatten(2))
+        return mixed
+
+
+def _waves(time: Tensor) -> Tensor:
+    """Cosines and sines of times (N,), of frequencies from 1 to 1000: (N, 128)."""
+    exponents = torch.linspace(0, math.log(1000), _TIME_FREQUENCIES, device=time.device)
+    angles: Tensor = time[:, None].float() * exponents.exp()
+    return torch.cat([angles.cos(), angles.sin()], dim=1)
+
+
+def _deviations(variances: Tensor) -> Tensor:
+    """What principal channels of those variances are divided by."""
+    shared: Tensor = variances.mean().sqrt()
+    return shared.expand(len(variances))
