@@ -18,7 +18,9 @@ from aecli.errors import ConfigError, DataError
 from aecli.evaluation import EvalReport
 from aecli.evaluation import evaluate as run_evaluation
 from aecli.loaded import LoadedModel, load_model
-from aecli.sampling import SAMPLE_BATCH, draw_samples, require_prior
+from aecli.priors.choice import choose_prior
+from aecli.progress import ignore
+from aecli.sampling import SAMPLE_BATCH, draw_samples
 from aecli.training.loop import train as run_training
 from aecli.training.reports import TrainReport
 
@@ -44,9 +46,9 @@ class Model:
     Whatever comes in, latents and results lie on the CPU, and the first axis is N, also for a single image.
     """
 
-    def __init__(self, loaded: LoadedModel) -> None:
+    def __init__(self, loaded: LoadedModel, named: str, runs: Path) -> None:
         """Take a loaded model; `load` makes one."""
-        self._loaded = loaded
+        self._loaded, self._named, self._runs = loaded, named, runs
 
     @property
     def name(self) -> str:
@@ -113,20 +115,33 @@ class Model:
         results = [self._loaded.forward(batch, exact=kind == "tensor") for batch in self._batches(images, kind)]
         return _joined(results, kind)
 
-    def sample(self, n: int = 1, seed: int = 0, temperature: float = 1.0, output: Kind = "pil") -> Any:
+    def sample(
+        self,
+        n: int = 1,
+        seed: int = 0,
+        temperature: float = 1.0,
+        output: Kind = "pil",
+        prior: str = "auto",
+        steps: int | None = None,
+    ) -> Any:
         """Return `n` new images, as `aecli sample` draws them: image i depends on (seed, i) alone.
 
+        `prior` is "auto", "normal", "gaussian", "mixture" or "flow", the last in so many `steps`; the fitted ones are
+        fitted on first use, to the images of the model's run.
+
         Raises:
-            ConfigError: an `n`, seed, temperature or output that can't be meant.
-            ModelError: the model has no prior to sample (an AE).
+            ConfigError: an `n`, seed, temperature, prior or output that can't be meant.
+            ModelError: "normal" for a model that was never trained towards N(0, I) (an AE).
+            CheckpointError, DataError: a prior that isn't there, and can't be fitted.
         """
         _require_kind(output)
-        config = SampleConfig("", n=n, seed=seed, temperature=temperature)
-        require_prior(self._loaded)
+        config = SampleConfig(self._named, prior=prior, n=n, steps=steps, seed=seed, temperature=temperature,
+                              runs=self._runs)  # fmt: skip
+        chosen = choose_prior(self._loaded, config, ignore)
         starts = range(0, n, SAMPLE_BATCH)
         batches = [range(start, min(start + SAMPLE_BATCH, n)) for start in starts]
         return _joined(
-            [draw_samples(self._loaded, config, batch, exact=output == "tensor") for batch in batches], output
+            [draw_samples(self._loaded, chosen, batch, exact=output == "tensor") for batch in batches], output
         )
 
     def _batches(self, images: Pictures, kind: Kind) -> Iterator[Tensor]:
@@ -164,7 +179,7 @@ def load(model: str | Path, *, runs: str | Path = "runs", device: str = "auto", 
         CheckpointError, ModelError: it can't be found, read or built.
         ConfigError: the device or precision is not to be had.
     """
-    return Model(load_model(str(model), Path(runs), device, precision))
+    return Model(load_model(str(model), Path(runs), device, precision), str(model), Path(runs))
 
 
 def evaluate(

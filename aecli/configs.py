@@ -30,6 +30,7 @@ MODEL_FLAGS = {
 SPLITS = ("all", "train", "val")
 METRICS = ("psnr", "ssim", "lpips")
 LPIPS_NETS = ("alex", "vgg", "squeeze")
+FEATURES = ("auto", "inception", "alex")
 SSIM_WINDOWS = ("gaussian", "uniform")
 MISMATCH_ACTIONS = ("error", "skip", "resize")
 
@@ -201,7 +202,7 @@ class SampleConfig:
         require(self.steps is None or self.steps <= MOST_DRAWN, "--steps", self.steps, f"at most {MOST_DRAWN}")
         if not (self.interpolate or self.traverse):
             require(self.steps is None or self.prior in ("auto", "flow"), "--steps", self.steps,
-                    f"--prior flow, --interpolate or --traverse, which take steps; {self.prior} takes none")  # fmt: skip
+                    "--prior flow, --interpolate or --traverse, which alone take steps")  # fmt: skip
         else:
             self._require_walk()
         require(_is_number(self.temperature) and 0 <= self.temperature <= 1e6, "--temperature",
@@ -226,6 +227,11 @@ class SampleConfig:
         return self.n or (8 if self.traverse else 64)
 
     @property
+    def walk_steps(self) -> int:
+        """Pictures in a row of a walk: `steps`, worked out."""
+        return self.steps or (8 if self.interpolate else 7)
+
+    @property
     def target(self) -> Path:
         """Where to write: `out`, worked out."""
         name = "interpolation" if self.interpolate else "traversal" if self.traverse else "samples"
@@ -234,10 +240,16 @@ class SampleConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """`aecli eval`. Each of `pred` is `[NAME=]SOURCE`."""
+    """`aecli eval`. Each of `pred`, or of `samples`, is `[NAME=]SOURCE`.
+
+    `samples` are compared as sets, on `features`, and with `train` for how near they come to it; `pred` image by image.
+    """
 
     gt: str
-    pred: tuple[str, ...]
+    pred: tuple[str, ...] = ()
+    samples: tuple[str, ...] = ()
+    train: str | None = None
+    features: str = "auto"
     metrics: tuple[str, ...] = METRICS
     lpips_net: str = "alex"
     lpips_weights: Path | None = None
@@ -255,7 +267,13 @@ class EvalConfig:
                 "the name of a .html file")  # fmt: skip
         require(self.report is None or self.report != self.per_image, "--report", self.report,
                 "another file than --per-image")  # fmt: skip
-        require(len(self.pred) > 0, "--pred", "", "at least one [NAME=]SOURCE")
+        require(bool(self.pred or self.samples), "--pred", "", "at least one [NAME=]SOURCE, or one of --samples")
+        _require_choice("--features", self.features, FEATURES)
+        if self.samples:
+            self._require_sets()
+        else:
+            require(self.train is None, "--train", self.train, "--samples, whose images are compared with it")
+            require(self.features == "auto", "--features", self.features, "--samples, which are seen by them")
         require(len(self.metrics) > 0, "--metrics", "", f"some of {','.join(METRICS)}")
         for metric in self.metrics:
             _require_choice("--metrics", metric, METRICS)
@@ -267,6 +285,14 @@ class EvalConfig:
         _require_count("--batch-size", self.batch_size)
         _require_workers(self.workers)
         _require_device(self.device)
+
+    def _require_sets(self) -> None:
+        require(not self.pred, "--samples", self.samples[0], "no --pred: one compares sets, the other image by image")
+        for flag in ("per_image", "report", "lpips_weights"):
+            value = getattr(self, flag)
+            require(value is None, f"--{flag.replace('_', '-')}", value, "--pred: sets have no numbers an image")
+        require(self.metrics == METRICS, "--metrics", ",".join(self.metrics), "--pred: sets are measured otherwise")
+        require(self.on_mismatch != "resize", "--on-mismatch", self.on_mismatch, "error or skip with --samples")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""New images out of a model's prior."""
+"""New images out of a prior over a model's latents."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,16 @@ from numpy.typing import NDArray
 from aecli.configs import MOST_DRAWN, SampleConfig
 from aecli.data.sources import SUFFIXES
 from aecli.dealing import deal
-from aecli.errors import ConfigError, ModelError
+from aecli.errors import ConfigError
 from aecli.figures.grid import draw_sheet, png_bytes
 from aecli.files import claim_file, write_bytes
 from aecli.inference import encode_png
 from aecli.loaded import LoadedModel, load_model
 from aecli.outputs import claim_output_folder, write_output
+from aecli.priors.choice import LatentPrior, choose_prior
 from aecli.progress import Listener, ignore
 from aecli.runtime.distributed import World
+from aecli.walks import draw_walk
 
 # Samples are always decoded in batches of this size, the last one filled up, so that image i never depends on n.
 SAMPLE_BATCH = 16
@@ -26,75 +28,86 @@ SAMPLE_BATCH = 16
 
 @dataclass(frozen=True)
 class SampleResult:
-    """Where the samples are (a sheet or a folder), and how many."""
+    """Where the samples are (a sheet or a folder), how many, and which prior they were drawn from.
+
+    Of a walk, `n` is the pictures in a row.
+    """
 
     out: Path
     n: int
+    prior: str
 
 
 def sample(config: SampleConfig, listen: Listener = ignore) -> SampleResult:
-    """Decode draws from N(0, temperature²·I) to images; image i depends on (seed, i) alone.
+    """Decode draws from a prior to images; image i depends on (seed, i) alone. Or draw a walk (see `draw_walk`).
 
     In processes that torchrun started, all of them must call this: they share the images; the first one's `listen`
     hears of it, and it writes the sheet.
 
     Raises:
-        ModelError: the model was never trained towards that prior (an AE).
-        AecliError: one of its other kinds, for a model or an output that can't be used; in one of several processes
-            also a PeerError, where another one failed.
+        ModelError: the model was never trained towards N(0, I) (an AE), and that is what `config` asks for.
+        AecliError: one of its other kinds, for a model, a prior or an output that can't be used; in one of several
+            processes also a PeerError, where another one failed.
     """
     with World() as world:
         return _sample(config, world, listen if world.is_main else ignore)
 
 
 def _sample(config: SampleConfig, world: World, listen: Listener) -> SampleResult:
-    is_sheet = config.out.suffix.lower() == ".png"
-    if not is_sheet and config.out.suffix.lower() in (*SUFFIXES, ".gif"):
-        raise ConfigError(f"--out {config.out}: a sheet is a .png; any other name is a folder")
-    if is_sheet and config.n > MOST_DRAWN:
-        raise ConfigError(f"--n {config.n}: a sheet holds {MOST_DRAWN} at the most; name a folder with --out")
+    out, n = config.target, config.count
+    is_walk = bool(config.interpolate or config.traverse)
+    is_sheet = is_walk or out.suffix.lower() == ".png"
+    if not is_sheet and out.suffix.lower() in (*SUFFIXES, ".gif"):
+        raise ConfigError(f"--out {out}: a sheet is a .png; any other name is a folder")
+    if is_sheet and n > MOST_DRAWN:
+        raise ConfigError(f"--n {n}: a sheet holds {MOST_DRAWN} at the most; name a folder with --out")
+    if is_walk and out.suffix.lower() not in (".png", ".gif", ".webp"):
+        raise ConfigError(f"--out {out}: a walk is drawn as a .png sheet, or an animated .gif or .webp")
     loaded = load_model(config.model, config.runs, config.device, config.precision)
-    require_prior(loaded)
     if world.is_main and is_sheet:
-        claim_file(config.out, "--out")
+        claim_file(out, "--out")
     elif world.is_main:
-        claim_output_folder(config.out, config.overwrite, listen)
-    world.wait_for_all()
-    every = range(config.n)
+        claim_output_folder(out, config.overwrite, listen)
+    prior = _prior(loaded, config, world, listen)
+    if is_walk:
+        if world.is_main:
+            write_output(out, draw_walk(loaded, prior, config), listen)
+        world.wait_for_all()
+        return SampleResult(out, config.walk_steps, prior.name)
+    every = range(n)
     batches = [every[first : first + SAMPLE_BATCH] for first in every[::SAMPLE_BATCH]]
 
     def write(indices: range) -> None:
-        for index, pixels in zip(indices, draw_samples(loaded, config, indices).numpy(), strict=True):
-            write_bytes(config.out / f"{index:06d}.png", encode_png(pixels))
+        for index, pixels in zip(indices, draw_samples(loaded, prior, indices).numpy(), strict=True):
+            write_bytes(out / f"{index:06d}.png", encode_png(pixels))
 
     if is_sheet:
         dealt = deal(
-            lambda indices: draw_samples(loaded, config, indices).numpy(), batches, "sampling", 1, world, listen
+            lambda indices: draw_samples(loaded, prior, indices).numpy(), batches, "sampling", 1, world, listen
         )
         images = _in_order(dealt, loaded.image_size, world)
         if world.is_main:
-            write_output(config.out, png_bytes(draw_sheet([pixels.transpose(1, 2, 0) for pixels in images])), listen)
+            write_output(out, png_bytes(draw_sheet([pixels.transpose(1, 2, 0) for pixels in images])), listen)
     else:
         deal(write, batches, "sampling", 1, world, listen)
     world.wait_for_all()
-    return SampleResult(config.out, config.n)
+    return SampleResult(out, n, prior.name)
 
 
-def require_prior(loaded: LoadedModel) -> None:
-    """Raise ModelError unless training pulled the model's latents towards N(0, I)."""
-    if not loaded.model.prior_is_normal:
-        raise ModelError(
-            f"{loaded.title} can't be sampled from N(0, I): nothing in its training brings its latents near that, "
-            "so random ones decode to noise\ntrain one with a prior instead: aecli train vae"
-        )
+def _prior(loaded: LoadedModel, config: SampleConfig, world: World, listen: Listener) -> LatentPrior:
+    """Choose the prior, the first process before the others: it may have to be fitted."""
+    if not world.is_main:
+        world.wait_for_all()
+    prior = choose_prior(loaded, config, listen)
+    if world.is_main:
+        world.wait_for_all()
+    return prior
 
 
-def draw_samples(loaded: LoadedModel, config: SampleConfig, indices: range, exact: bool = False) -> torch.Tensor:
+def draw_samples(loaded: LoadedModel, prior: LatentPrior, indices: range, exact: bool = False) -> torch.Tensor:
     """Return the images of at most SAMPLE_BATCH indices (N, 3, S, S): uint8, or `exact` float32 in [-1, 1]."""
-    shape = loaded.model.latent_shape(loaded.image_size)
     filled = range(indices.start, indices.start + SAMPLE_BATCH)
-    latents = [config.temperature * sample_noise(shape, config.seed, index) for index in filled]
-    return loaded.decode(torch.stack(latents), exact)[: len(indices)]
+    return loaded.decode(prior.draw(filled), exact)[: len(indices)]
 
 
 def _in_order(dealt: Sequence[tuple[int, NDArray[np.uint8]]], size: int, world: World) -> Iterator[NDArray[np.uint8]]:
@@ -104,9 +117,3 @@ def _in_order(dealt: Sequence[tuple[int, NDArray[np.uint8]]], size: int, world: 
     order = np.argsort(np.concatenate(world.gather(np.concatenate(places))), kind="stable")
     gathered = np.concatenate(world.gather(np.concatenate(images)))
     return (gathered[place] for place in order)
-
-
-def sample_noise(shape: Sequence[int], seed: int, index: int) -> torch.Tensor:
-    """Return standard normal noise float32 that depends on (seed, index) alone, on whatever device it will be used."""
-    entropy = np.random.SeedSequence([seed, index])
-    return torch.from_numpy(np.random.Generator(np.random.PCG64(entropy)).standard_normal(shape, dtype=np.float32))

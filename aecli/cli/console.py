@@ -21,6 +21,7 @@ from aecli.words import printable
 if TYPE_CHECKING:
     from aecli.catalogue import ModelsReport
     from aecli.evaluation import EvalReport
+    from aecli.set_evaluation import SetReport
 
 PLAIN_SECONDS = 10.0  # without a terminal, a line of progress at most this often
 _GAP = 2  # blanks after a column
@@ -174,6 +175,31 @@ def print_evaluation(report: "EvalReport") -> None:
             interval = metric.told_interval(comparison.ci95)
             wins = f"better on {comparison.wins_a}, worse on {comparison.wins_b}, equal on {comparison.ties}"
             console.print(f"  {metric.title:7} {difference:>8} {interval}  {wins}", soft_wrap=True)
+    console.print()
+    for name, definition in report.definitions.items():
+        console.print(Text(f"{name}: {printable(definition)}", style="dim"), soft_wrap=not console.is_terminal)
+
+
+def print_sets(report: "SetReport") -> None:
+    """Print the table of distances between sets, and the definitions that the numbers stand on."""
+    console = stdout()
+    headings = [("", "left"), (f"{report.kernel_name} ↓", "right"), (f"{report.frechet_name} ↓", "right")]
+    headings += [(f"{word} ↑", "right") for word in ("prec.", "recall", "dens.", "cover.")]
+    has_train = any(result.memorised for result in report.results)
+    if has_train:
+        headings.append(("nearest", "right"))
+    rows: list[list[str | Text]] = []
+    for result in report.results:
+        found = result.manifold
+        shares = (found.precision, found.recall, found.density, found.coverage)
+        cells = [f"{result.kernel_distance:.4f}", f"{result.frechet_distance:.2f}", *(f"{each:.3f}" for each in shares)]
+        interval = f"[{result.ci95[0]:.4f}, {result.ci95[1]:.4f}]"
+        last = [_number(result.memorised.ratio if result.memorised else None, 3)] if has_train else []
+        rows.append([Text(printable(result.name)), *cells, *last])
+        rows.append(["", Text(interval, style="dim"), *[""] * (len(headings) - 2)])
+    _print_table(headings, rows)
+    counts = ", ".join(f"{printable(result.name)} {result.n:,}" for result in report.results)
+    console.print(f"{report.n:,} real images, {counts}; 95 % intervals", soft_wrap=True)
     console.print()
     for name, definition in report.definitions.items():
         console.print(Text(f"{name}: {printable(definition)}", style="dim"), soft_wrap=not console.is_terminal)

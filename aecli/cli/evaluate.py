@@ -7,7 +7,7 @@ import typer
 
 from aecli.cli.completion import complete_prediction, complete_source
 from aecli.cli.options import DATA, MACHINE, OUTPUT, SOURCE, Device, Json, Quiet, Workers, choice
-from aecli.configs import LPIPS_NETS, METRICS, MISMATCH_ACTIONS, SSIM_WINDOWS, EvalConfig
+from aecli.configs import FEATURES, LPIPS_NETS, METRICS, MISMATCH_ACTIONS, SSIM_WINDOWS, EvalConfig
 
 MEASURE = "Metrics"
 
@@ -24,7 +24,7 @@ def evaluate(
         ),
     ],
     pred: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option(
             "--pred",
             help="Images to compare with it, of the same relative names (suffixes aside); repeatable.",
@@ -32,7 +32,26 @@ def evaluate(
             metavar="[NAME=]SOURCE",
             autocompletion=complete_prediction,
         ),
-    ],
+    ] = None,
+    samples: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--samples",
+            help="New images, compared with the ground truth as sets, whatever their names; repeatable.",
+            rich_help_panel=DATA,
+            metavar="[NAME=]SOURCE",
+            autocompletion=complete_prediction,
+        ),
+    ] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(
+            help="With --samples: the images trained on; tells whether samples are copies of them.",
+            rich_help_panel=DATA,
+            metavar="SOURCE",
+            autocompletion=complete_source,
+        ),
+    ] = EvalConfig.train,
     on_mismatch: Annotated[
         str,
         typer.Option(
@@ -63,6 +82,14 @@ def evaluate(
             **choice(SSIM_WINDOWS),
         ),
     ] = EvalConfig.ssim_window,
+    features: Annotated[
+        str,
+        typer.Option(
+            help="With --samples: what sees them; auto is inception (extra: fid) where its weights are, else alex.",
+            rich_help_panel=MEASURE,
+            **choice(FEATURES),
+        ),
+    ] = EvalConfig.features,
     per_image: Annotated[
         Path | None,
         typer.Option(
@@ -86,14 +113,27 @@ def evaluate(
     json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Compare folders of images with a ground-truth folder: PSNR, SSIM and LPIPS, in one table."""
+    """Compare folders of images with a ground-truth folder: PSNR, SSIM and LPIPS, or new images with it as sets."""
     config = EvalConfig(
-        gt=gt, pred=tuple(pred), metrics=tuple(name.strip() for name in metrics.split(",")), lpips_net=lpips_net,
+        gt=gt, pred=tuple(pred or ()), samples=tuple(samples or ()), train=train, features=features,
+        metrics=tuple(name.strip() for name in metrics.split(",")), lpips_net=lpips_net,
         lpips_weights=lpips_weights, ssim_window=ssim_window, on_mismatch=on_mismatch, per_image=per_image,
         report=report, batch_size=batch_size, workers=workers, device=device,
     )  # fmt: skip
 
     from aecli.cli import console
+
+    if config.samples:
+        from aecli.set_evaluation import evaluate_sets
+
+        with console.listener(quiet) as listen:
+            sets = evaluate_sets(config, listen)
+        if json:
+            console.print_json(sets.to_json())
+        else:
+            console.print_sets(sets)
+        return
+
     from aecli.evaluation import evaluate as run
 
     with console.listener(quiet) as listen:

@@ -20,13 +20,16 @@ ELLIPSIS = "…"
 MOST_LETTERS = 1000  # more than any label column shows, and less than fonts refuse to measure
 
 
-def draw_rows(rows: Sequence[tuple[str, Sequence[np.ndarray]]], tile: int | None = None) -> Image.Image:
-    """Draw one row of images for each (label, images), the label to its left.
+def draw_rows(
+    rows: Sequence[tuple[str, Sequence[np.ndarray]]], tile: int | None = None, heads: Sequence[str] = ()
+) -> Image.Image:
+    """Draw one row of images for each (label, images), the label to its left, and `heads` above the columns.
 
     Args:
         rows: labels, which may hold any text, and images, each uint8 (H, W, 3); sizes may differ.
         tile: the longer side, in pixels, at which every image is drawn. By default the longest side among the images,
             times the least whole number that makes it 128 pixels, and at most 512.
+        heads: a line a column, cut where it is wider than the column.
 
     Raises:
         ValueError: no image at all, or one that is not uint8 (H, W, 3).
@@ -35,7 +38,7 @@ def draw_rows(rows: Sequence[tuple[str, Sequence[np.ndarray]]], tile: int | None
     tile, cell_height, cell_width = _cell([image for _, images in rows for image in images], tile)
     gap, margin = _gap(tile), _margin(tile)
     font_size = max(13, round(0.14 * tile))
-    font = _font(font_size, [label for label, _ in rows])
+    font = _font(font_size, [*(label for label, _ in rows), *heads])
     line_height = sum(font.getmetrics())
     lines = [_wrap(label, font, 10 * font_size, max(1, cell_height // line_height)) for label, _ in rows]
     widest = ceil(max((font.getlength(line) for label in lines for line in label), default=0.0))
@@ -43,11 +46,16 @@ def draw_rows(rows: Sequence[tuple[str, Sequence[np.ndarray]]], tile: int | None
     columns = max(len(images) for _, images in rows)
     # A tile can be lower than a line of text; the row then grows, for no label is ever clipped.
     row_height = max(cell_height, line_height if widest else 0)
-    size = (left + columns * (cell_width + gap) - gap + margin, 2 * margin + len(rows) * (row_height + gap) - gap)
+    under = margin + (line_height + gap if heads else 0)
+    size = (left + columns * (cell_width + gap) - gap + margin, under + margin + len(rows) * (row_height + gap) - gap)
     picture = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(picture)
+    for column, head in enumerate(heads):
+        middle = left + column * (cell_width + gap) + cell_width // 2
+        text = (_wrap(head, font, cell_width, 1) or [""])[0]
+        draw.text((middle, margin), text, fill=INK, font=font, anchor="ma")
     for row, (_, images) in enumerate(rows):
-        top = margin + row * (row_height + gap)
+        top = under + row * (row_height + gap)
         _write(draw, lines[row], font, right=left - margin, middle=top + row_height / 2)
         for column, image in enumerate(images):
             cell = (left + column * (cell_width + gap), top, cell_width, row_height)

@@ -1,25 +1,54 @@
 """What networks see in an image as a whole: a vector an image, by which sets of images are compared."""
 
+import hashlib
+import importlib.util
+import os
+import pickle
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from aecli.errors import WeightsError
 from aecli.metrics.lpips import LPIPS
-from aecli.progress import Listener, ignore
+from aecli.metrics.lpips_weights import FOLDER_VARIABLE
+from aecli.progress import Listener
+from aecli.words import one_line
 
 ALEX_SIDE = 224  # that AlexNet was trained on
+INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
+
+
+class SetFeatures(Protocol):
+    """A network on its device: uint8 (N, 3, H, W) → float32 (N, D)."""
+
+    name: str
+    kernel_name: str  # what the kernel and the Fréchet distance over these features are called
+    frechet_name: str
+    definition: str
+    weights_sha256: str
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the features (N, D) of uint8 images (N, 3, H, W) on the device."""
 
 
 class AlexFeatures:
-    """The fifth convolution of AlexNet, rectified, its mean over all places: 256 numbers an image.
+    """The fifth convolution of AlexNet, rectified, its mean over all places: 256 numbers an image."""
 
-    Images are brought to 224×224 first (bilinear, antialiased where that is smaller). Its weights ship with aecli.
-    """
+    name = "alex"
+    kernel_name, frechet_name = "kd-alex", "fd-alex"
+    definition = (
+        "AlexNet's fifth convolution, rectified, mean over places (256 numbers), of images brought to 224×224 "
+        "(bilinear, antialiased where that is smaller); not the Inception features of FID and KID."
+    )
 
-    side = ALEX_SIDE
-
-    def __init__(self, device: torch.device, listen: Listener = ignore) -> None:
-        """Load the weights; raises WeightsError where they can't be had."""
+    def __init__(self, device: torch.device, listen: Listener) -> None:
+        """Load the weights, which ship with aecli; raises WeightsError where they are damaged."""
         self._net = LPIPS.from_net("alex", listen=listen).to(device)
         self.weights_sha256 = self._net.weights_sha256
 
@@ -29,3 +58,76 @@ class AlexFeatures:
         size = (ALEX_SIDE, ALEX_SIDE)
         resized = functional.interpolate(images.float(), size, mode="bilinear", antialias=True, align_corners=False)
         return self._net.deepest(resized).mean(dim=(2, 3))
+
+
+class InceptionFeatures:
+    """The pooled features of FID's Inception network, as torch-fidelity computes them: 2048 numbers an image."""
+
+    name = "inception"
+    kernel_name, frechet_name = "kid", "fid"
+    definition = (
+        "The 2048 pooled features of FID's Inception network (weights of 2015-12-05), of images brought to 299×299 as "
+        "TensorFlow 1 does, by torch-fidelity."
+    )
+
+    def __init__(self, device: torch.device, _listen: Listener) -> None:
+        """Load the weights; raises WeightsError where the package or the file isn't there."""
+        if importlib.util.find_spec("torch_fidelity") is None:
+            raise WeightsError('--features inception needs torch-fidelity: pip install "aecli[fid]"')
+        path = inception_file()
+        if path is None:
+            raise WeightsError(
+                f"--features inception needs {INCEPTION_FILE}, which is not here\n"
+                f"fetch {INCEPTION_URL} and put it into {_folders()[0]}"
+            )
+        self.weights_sha256 = _checked(path)
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        self._net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(path)).to(device)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return the features float32 (N, 2048) of uint8 (N, 3, H, W) on the device."""
+        features: Tensor = self._net(images)[0]
+        return features.float()
+
+
+_BUILDERS: dict[str, Callable[[torch.device, Listener], Any]] = {"alex": AlexFeatures, "inception": InceptionFeatures}
+
+
+def load_features(name: str, device: torch.device, listen: Listener) -> SetFeatures:
+    """Return the network called `name`: alex, inception, or auto, which is inception where all of it is here.
+
+    Raises:
+        WeightsError: it can't be had, or its file is damaged.
+    """
+    if name == "auto":
+        has_inception = importlib.util.find_spec("torch_fidelity") is not None and inception_file() is not None
+        name = "inception" if has_inception else "alex"
+    features: SetFeatures = _BUILDERS[name](device, listen)
+    return features
+
+
+def inception_file() -> Path | None:
+    """Where the Inception network's weights lie: in `$AECLI_WEIGHTS`, or in torch hub's cache; None if nowhere."""
+    return next((folder / INCEPTION_FILE for folder in _folders() if (folder / INCEPTION_FILE).is_file()), None)
+
+
+def _folders() -> list[Path]:
+    named = os.environ.get(FOLDER_VARIABLE)
+    return [*([Path(named).expanduser()] if named else []), Path(torch.hub.get_dir()) / "checkpoints"]
+
+
+def _checked(path: Path) -> str:
+    """Return a file's SHA-256; raises WeightsError unless it begins as its name says, and holds tensors alone."""
+    damaged = f"{path} is damaged; delete it and fetch {INCEPTION_URL} anew"
+    try:
+        with open(path, "rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        expected = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
+        if expected and not sha256.startswith(expected[1]):
+            raise WeightsError(damaged)
+        torch.load(path, map_location="meta", weights_only=True)  # torch-fidelity's own reading would run what is in it
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        raise WeightsError(f"{damaged} ({one_line(error)})") from error
+    return sha256

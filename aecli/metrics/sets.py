@@ -67,7 +67,7 @@ def frechet_distance(real: Vectors, fake: Vectors) -> float:
         ValueError: fewer than 2 vectors in a set.
     """
     _require(real, fake, 2)
-    one, other = np.cov(real, rowvar=False, ndmin=2), np.cov(fake, rowvar=False, ndmin=2)
+    one, other = _covariance(real), _covariance(fake)
     values, vectors = np.linalg.eigh(one)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
     # Σ₁ Σ₂ has the eigenvalues of the symmetric root · Σ₂ · root, which rounding leaves real.
@@ -112,7 +112,8 @@ def nearest_distances(vectors: Vectors, among: Vectors) -> NDArray[np.float64]:
     _require(vectors, among, 1)
     nearest = [distances.argmin(axis=1) for _, distances in _distances(vectors, among)]
     # Taken once more by subtraction: that of two vectors far from the origin has lost its digits.
-    return np.linalg.norm(vectors - among[np.concatenate(nearest)], axis=1)
+    distances: Vectors = np.sqrt(((vectors - among[np.concatenate(nearest)]) ** 2).sum(axis=1))
+    return distances
 
 
 def _require(one: Vectors, other: Vectors, least: int) -> None:
@@ -120,9 +121,14 @@ def _require(one: Vectors, other: Vectors, least: int) -> None:
         raise ValueError(f"expected at least {least} vectors in each set, got {len(one)} and {len(other)}")
 
 
-def _kernel(products: NDArray[np.float64], numbers: int) -> NDArray[np.float64]:
-    cubed: NDArray[np.float64] = (products / numbers + 1) ** 3
-    return cubed
+def _covariance(vectors: Vectors) -> Vectors:
+    centred = vectors - vectors.mean(axis=0)
+    covariance: Vectors = centred.T @ centred / (len(vectors) - 1)
+    return covariance
+
+
+def _kernel(products: Vectors, numbers: int) -> Vectors:
+    return (products / numbers + 1) ** 3
 
 
 def _row_sums(one: Vectors, other: Vectors) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aecli import checkpoints
 from aecli.configs import SampleConfig
-from aecli.errors import AecliError, CheckpointError, DataError, ModelError
+from aecli.errors import AecliError, CheckpointError, ConfigError, DataError, ModelError
 from aecli.loaded import LoadedModel
 from aecli.models.base import Prior
 from aecli.priors.files import fitted_prior, weights_of
@@ -69,7 +69,7 @@ def choose_prior(loaded: LoadedModel, config: SampleConfig, listen: Listener) ->
             "so random ones decode to noise\nuse --prior gaussian, mixture or, after aecli train prior, flow"
         )
     sha256 = weights_of(loaded)
-    if config.prior in ("auto", "flow"):
+    if config.prior in ("auto", "flow") and not (config.interpolate or config.traverse):
         run = find_flow(loaded, config, sha256)
         if run is not None:
             flow = _load_flow(run, loaded)
@@ -81,6 +81,8 @@ def choose_prior(loaded: LoadedModel, config: SampleConfig, listen: Listener) ->
                 f"no prior was trained on the weights in {loaded.located.checkpoint}; train one with: "
                 f"aecli train prior --model {config.model}"
             )
+        if config.steps is not None:
+            raise ConfigError(f"--steps {config.steps}: only a flow takes steps, and none was trained on these weights")
     try:
         fitted = fitted_prior(loaded, sha256, listen)
     except DataError as error:
@@ -104,9 +106,7 @@ def warning(fitted: FittedPrior) -> str:
     """Say how far latents are from N(0, I), and what does better."""
     spread = fitted.spread
     if spread.posterior is None:
-        figure = (
-            f"their standard deviation is {spread.means:.2f} and {spread.divergence:.1f} nats a number tell them apart"
-        )
+        figure = f"by {spread.divergence:.1f} nats a number, with a standard deviation of {spread.means:.2f}"
     else:
         figure = f"the posterior's standard deviation is {spread.posterior:.2f} in place of 1"
     return f"the latents are far from N(0, I) ({figure}): such samples are noise; --prior mixture does better"

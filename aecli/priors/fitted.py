@@ -62,11 +62,11 @@ class FittedPrior:
 
     def expand(self, scores: Floats) -> Floats:
         """Return latents (N, D) of standardised scores (N, K)."""
-        return self.mean + (scores * self.deviations) @ self.components
+        return np.asarray(self.mean + (scores * self.deviations) @ self.components, dtype=np.float32)
 
     def project(self, latents: Floats) -> Floats:
         """Return the standardised scores (N, K) of latents (N, D)."""
-        return ((latents - self.mean) @ self.components.T) / self.deviations
+        return np.asarray(((latents - self.mean) @ self.components.T) / self.deviations, dtype=np.float32)
 
     def draw(self, kind: str, temperature: float, seed: int, index: int) -> Floats:
         """Return the standardised scores (K,) of a `gaussian` or `mixture` sample that depends on (seed, index) alone.

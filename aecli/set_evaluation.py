@@ -1,0 +1,259 @@
+"""`aecli eval --samples`: how far sets of images are from a set of real ones, without pairing."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from aecli.configs import EvalConfig
+from aecli.data.decode import DecodeError, decode, image_size, resize
+from aecli.data.images import ImageRef
+from aecli.data.sources import list_images
+from aecli.dealing import deal, require_same_images
+from aecli.errors import ConfigError, DataError
+from aecli.metrics.set_features import SetFeatures, load_features
+from aecli.metrics.sets import NEIGHBOURS, Manifold, frechet_distance, kernel_distance, manifold, nearest_distances
+from aecli.pairing import Prediction, parse_predictions, source_name
+from aecli.progress import Listener, Notice, ignore
+from aecli.runtime.device import resolve_device, telling_out_of_memory, versions
+from aecli.runtime.distributed import World
+from aecli.runtime.threads import taking_turns
+from aecli.words import name_some, plain
+
+LEAST_IMAGES = NEIGHBOURS + 1  # of each set
+_AT_ONCE = 32  # images that a worker takes
+
+Features = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Memorised:
+    """Median distances to the nearest training image: of the samples, of held-out photographs, and their ratio.
+
+    A ratio well below 1 says that the samples are nearer to the training images than new photographs are.
+    """
+
+    samples: float
+    held_out: float
+    ratio: float | None
+
+
+@dataclass(frozen=True)
+class SetResult:
+    """What one set of `n` samples was measured to be."""
+
+    name: str
+    n: int
+    kernel_distance: float
+    ci95: tuple[float, float]
+    frechet_distance: float
+    manifold: Manifold
+    memorised: Memorised | None
+
+
+@dataclass(frozen=True)
+class SetReport:
+    """What `aecli eval --samples` found against `n` real images, all of them `size` (height, width)."""
+
+    n: int
+    size: tuple[int, int]
+    features: str
+    kernel_name: str
+    frechet_name: str
+    results: tuple[SetResult, ...]
+    definitions: dict[str, str]
+    unreadable: dict[str, str]
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as strict JSON values."""
+        return {
+            "n": self.n,
+            "size": list(self.size),
+            "features": self.features,
+            "results": [
+                {
+                    "name": result.name,
+                    "n": result.n,
+                    self.kernel_name: {"value": result.kernel_distance, "ci95": list(result.ci95)},
+                    self.frechet_name: result.frechet_distance,
+                    **asdict(result.manifold),
+                    "memorised": asdict(result.memorised) if result.memorised else None,
+                }
+                for result in self.results
+            ],
+            "definitions": self.definitions,
+            "unreadable": self.unreadable,
+            "versions": self.versions,
+        }
+
+
+@dataclass(frozen=True)
+class _Set:
+    """A listed source: what it is called, and its images."""
+
+    source: str
+    images: Sequence[ImageRef]
+
+
+def evaluate_sets(config: EvalConfig, listen: Listener = ignore) -> SetReport:
+    """Measure each set of samples against the ground truth, on features of a network.
+
+    All images are seen at the samples' size: real ones are brought to it as training does.
+
+    In processes that torchrun started, all of them must call this: they share the images, and get the same report; the
+    first one's `listen` hears of it.
+
+    Raises:
+        ConfigError: the sets can't be told apart, or the device is not here.
+        DataError: an image can't be read (unless `--on-mismatch skip`), samples differ in size, or there are too few.
+        WeightsError: the network's weights can't be had.
+        PeerError: another of several processes failed.
+    """
+    with World() as world:
+        return _evaluate(config, world, listen if world.is_main else ignore)
+
+
+def _evaluate(config: EvalConfig, world: World, listen: Listener) -> SetReport:
+    samples = _parse(config.samples)
+    device = resolve_device(config.device)
+    sources = {config.gt: "--gt", **({config.train: "--train"} if config.train else {})}
+    real = [_list(source, flag) for source, flag in sources.items()]
+    drawn = [_list(each.source, "--samples") for each in samples]
+    require_same_images([image for each in (*real, *drawn) for image in each.images], "--gt and --samples", world)
+    size = _common_size(drawn)
+    if not world.is_main:
+        world.wait_for_all()
+    network = load_features(config.features, device, listen)
+    if world.is_main:
+        world.wait_for_all()
+    unreadable: dict[str, str] = {}
+    found = _features([*real, *drawn], size, network, device, config, unreadable, world, listen)
+    if unreadable:
+        listen(Notice(f"left out, as --on-mismatch skip asks: {name_some(unreadable)}"))
+    truth, train = found[0], found[1] if config.train else None
+    held_out = None if train is None else float(np.median(nearest_distances(truth, train)))
+    if held_out == 0:
+        listen(Notice("half of --gt is in --train: name images held out, else how near samples may be isn't known"))
+    results = []
+    for each, features in zip(samples, found[len(real) :], strict=True):
+        distance, interval = kernel_distance(truth, features)
+        memorised = None
+        if train is not None and held_out is not None:
+            nearest = float(np.median(nearest_distances(features, train)))
+            memorised = Memorised(nearest, held_out, nearest / held_out if held_out else None)
+        results.append(
+            SetResult(each.name, len(features), distance, interval, frechet_distance(truth, features),
+                      manifold(truth, features), memorised)
+        )  # fmt: skip
+    return SetReport(len(truth), size, network.name, network.kernel_name, network.frechet_name, tuple(results),
+                     _definitions(network, size, config), unreadable,
+                     versions() | {f"{network.name} weights sha256": network.weights_sha256})  # fmt: skip
+
+
+def _parse(specs: Sequence[str]) -> list[Prediction]:
+    try:
+        return parse_predictions(specs)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("--pred", "--samples")) from error
+
+
+def _list(source: str, flag: str) -> _Set:
+    images = list_images(source)
+    if len(images) < LEAST_IMAGES:
+        raise DataError(f"{flag} {source}: {len(images)} images are too few; a set needs {LEAST_IMAGES}")
+    return _Set(source, images)
+
+
+def _common_size(drawn: Sequence[_Set]) -> tuple[int, int]:
+    """The (height, width) that all samples have, by their headers; an unreadable one is told when it is decoded."""
+    seen: dict[tuple[int, int], str] = {}
+    for each in drawn:
+        for image in each.images:
+            try:
+                seen.setdefault(image_size(image), f"{each.source}/{image.name}")
+            except DecodeError:
+                continue
+    if len(seen) > 1:
+        told = " and ".join(f"{plain(name)} is {width}x{height}" for (height, width), name in list(seen.items())[:2])
+        raise DataError(f"--samples: {told}; images of different sizes can't be compared as sets")
+    if not seen:
+        raise DataError(f"--samples {drawn[0].source}: no image can be read")
+    return next(iter(seen))
+
+
+def _features(
+    sets: Sequence[_Set],
+    size: tuple[int, int],
+    network: SetFeatures,
+    device: torch.device,
+    config: EvalConfig,
+    unreadable: dict[str, str],
+    world: World,
+    listen: Listener,
+) -> list[Features]:
+    """The features of each set, in the order of its images; `unreadable` ones, of all, are left out and noted."""
+    turn = taking_turns(device)
+    at_once = min(config.batch_size, _AT_ONCE)
+    batches = [
+        [(number, image) for image in each.images[start : start + at_once]]
+        for number, each in enumerate(sets)
+        for start in range(0, len(each.images), at_once)
+    ]
+
+    def measure(batch: Sequence[tuple[int, ImageRef]]) -> tuple[Features | None, dict[str, str]]:
+        stack, broken = [], {}
+        for number, image in batch:
+            try:
+                stack.append(resize(decode(image), *size))
+            except DecodeError as error:
+                if config.on_mismatch != "skip":
+                    raise DataError(f"{sets[number].source}/{error}; --on-mismatch skip leaves it out") from error
+                broken[f"{sets[number].source}/{image.name}"] = error.reason
+        if not stack:
+            return None, broken
+        with turn, telling_out_of_memory("a smaller --batch-size"):
+            images = torch.from_numpy(np.stack(stack)).to(device).permute(0, 3, 1, 2)
+            features = network(images).double().cpu().numpy()
+        return np.column_stack([np.full(len(features), batch[0][0]), features]), broken
+
+    dealt = deal(measure, batches, "measuring", config.workers, world, listen)
+    width = next((rows.shape[1] for _, (rows, _) in dealt if rows is not None), 1)
+    width = max(world.gather_json(width))
+    mine = [np.empty((0, width + 1))]
+    mine += [np.column_stack([np.full(len(rows), number), rows]) for number, (rows, _) in dealt if rows is not None]
+    rows = np.concatenate(world.gather(np.concatenate(mine)))
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    for told in world.gather_json([broken for _, (_, broken) in dealt]):
+        for broken in told:
+            unreadable |= broken
+    found = [np.ascontiguousarray(rows[rows[:, 1] == number, 2:]) for number in range(len(sets))]
+    for each, features in zip(sets, found, strict=True):
+        if len(features) < LEAST_IMAGES:
+            raise DataError(f"{each.source}: {len(features)} images can be read, too few; a set needs {LEAST_IMAGES}")
+    return found
+
+
+def _definitions(network: SetFeatures, size: tuple[int, int], config: EvalConfig) -> dict[str, str]:
+    """One exact sentence for everything that the numbers depend on."""
+    height, width = size
+    definitions = {
+        "features": network.definition,
+        "size": f"Real images of another size are brought to {width}x{height} first, both sides at once (bilinear, "
+        "antialiased), as training does.",
+        network.kernel_name: "Unbiased squared MMD under (x·y/D + 1)³ over the whole sets, as KID's formula has it, "
+        "with a normal 95 % interval of jackknife variance.",
+        network.frechet_name: "|μ₁-μ₂|² + tr(Σ₁ + Σ₂ - 2(Σ₁Σ₂)^½), sample covariances; biased upwards for small sets, "
+        "so only sets of one size compare.",
+        "precision, recall, density, coverage": f"Balls to the {NEIGHBOURS}th neighbour (Kynkäänniemi et al. 2019; "
+        "Naeem et al. 2020).",
+    }
+    if config.train:
+        definitions["nearest"] = (
+            f"Median distance of samples to their nearest image of {source_name(config.train)}, over that of the "
+            "ground truth; well below 1 means memorised."
+        )
+    return definitions
