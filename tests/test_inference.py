@@ -14,8 +14,9 @@ from aecli.configs import GridConfig, ReconstructConfig, SampleConfig
 from aecli.errors import ConfigError, DataError, ModelError, OutputError
 from aecli.inference import reconstruct
 from aecli.loaded import LoadedModel, load_model
+from aecli.priors.choice import sample_noise
 from aecli.progress import Notice, Progress
-from aecli.sampling import sample, sample_noise
+from aecli.sampling import sample
 from tests.reference.report import ReportAE, ReportVAE
 from tests.trained import NAMES, SIZE, TINY, TRAIN, VAL, ok, png, pngs, trained, write_images
 

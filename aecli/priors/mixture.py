@@ -38,12 +38,14 @@ def fit_mixture(scores: NDArray[np.float32]) -> Iterator[tuple[int, int] | Mixtu
     is_held_out = np.arange(len(scores)) % _HELD_OUT == _HELD_OUT - 1
     seen, held_out = scores[~is_held_out].astype(np.float64), scores[is_held_out].astype(np.float64)
     candidates = [(d, size) for d in DIMENSIONS if d <= scores.shape[1] for size in SIZES if size * d < len(seen)]
-    candidates = candidates or [(min(scores.shape[1], 1), 1)]
+    if not candidates:  # a few vectors show no more than that they are standardised
+        yield Mixture(np.ones(1), np.zeros((1, 1)), np.ones((1, 1, 1)))
+        return
     best: tuple[float, int, int] | None = None
     for done, (d, size) in enumerate(candidates):
         yield done, len(candidates) + 1
         model = GaussianMixture(size, reg_covar=_REGULARISATION, random_state=_SEED).fit(seen[:, :d])
-        rest = 0.5 * (held_out[:, d:] ** 2 + np.log(2 * np.pi)).sum(axis=1).mean() if len(held_out) else 0.0
+        rest = 0.5 * (held_out[:, d:] ** 2 + np.log(2 * np.pi)).sum(axis=1).mean()
         likelihood = float(model.score(held_out[:, :d]) - rest)
         if best is None or likelihood > best[0]:
             best = likelihood, d, size
