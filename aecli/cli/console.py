@@ -184,7 +184,7 @@ def print_sets(report: "SetReport") -> None:
     """Print the table of distances between sets, and the definitions that the numbers stand on."""
     console = stdout()
     headings = [("", "left"), (f"{report.kernel_name} ↓", "right"), (f"{report.frechet_name} ↓", "right")]
-    headings += [(f"{word} ↑", "right") for word in ("prec.", "recall", "dens.", "cover.")]
+    headings += [(word, "right") for word in ("prec.", "recall", "dens.", "cover.")]
     has_train = any(result.memorised for result in report.results)
     if has_train:
         headings.append(("nearest", "right"))
