@@ -128,7 +128,8 @@ class TestLatents:
         ae = aecli.load(place / "ae")
         assert ae.encode(pictures(place)[:2]).shape == (2, 64, 1, 1)
         with pytest.raises(ModelError, match="can't be sampled"):
-            ae.sample(2)
+            ae.sample(2, prior="normal")
+        assert len(ae.sample(2, prior="gaussian")) == 2
 
 
 class TestSample:

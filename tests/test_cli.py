@@ -178,7 +178,9 @@ def test_models_shows_the_reports_figures_and_the_runs(trained):
 def test_models_json(trained):
     document = ok_json("models", "--runs", "runs")
     figures = {model["name"]: (model["parameters"], model["latent_shape"]) for model in document["models"]}
+    prior = figures.pop("prior")
     assert figures == {"ae": (39_076_163, [1024, 8, 8]), "vae": (57_952_579, [1024, 8, 8])}
+    assert prior[1] == [64, 8, 8]
     run = next(run for run in document["runs"] if run["model"] == "vae")
     best = [json.loads((trained / "runs/vae/config.json").read_text())["model"]["options"], SIZE, EPOCHS]
     assert [run["options"], run["image_size"], run["epochs"]] == best

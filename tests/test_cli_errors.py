@@ -142,8 +142,8 @@ def test_without_a_run_the_command_that_makes_one_is_named(workplace, command):
 
 
 def test_an_ae_is_not_sampled_and_the_reason_is_told(trained):
-    message = fails(1, "sample", "--model", "ae")
-    assert "N(0, I)" in message and "aecli train vae" in message
+    message = fails(1, "sample", "--model", "ae", "--prior", "normal")
+    assert "N(0, I)" in message and "--prior gaussian" in message
     assert not (trained / "samples.png").exists()
 
 

@@ -23,6 +23,13 @@ TAKES = {  # each command with what it cannot do without
     "eval": ["eval", "--gt", "images", "--pred", "images"],
     "models": ["models"],
 }
+SETS = ["eval", "--gt", "images", "--samples", "images"]
+TAKES_OF = {  # options that go with others
+    ("train", "--model"): ["train", "prior", "--out", "new"],
+    ("eval", "--samples"): SETS[:3], ("eval", "--train"): SETS, ("eval", "--features"): SETS,
+    ("sample", "--steps"): ["sample", "--model", "vae", "--traverse"],
+    ("sample", "--interpolate"): ["sample", "--model", "vae"],
+}  # fmt: skip
 LONG = "x" * 5000
 NO_COUNT = ["many", "1.5", "1e3", "nan", "inf", "0x10", "\N{SUPERSCRIPT TWO}", "9" * 5000, "-1"]
 NO_NUMBER = ["many", "0x10", "\N{VULGAR FRACTION ONE HALF}", "nan", "inf", "-inf", "1e400", "-1"]
@@ -31,10 +38,22 @@ NO_IMAGES = ["absent", "images/i1.png", "absent/../images/i1.png", "/dev/null", 
 NO_FOLDER = ["images/i1.png", "images/i1.png/x", "/dev/null", "/dev/null/x", "/proc/absent", LONG]
 NO_FILE = ["images", "images/i1.png/x.png", "/dev/null/x.png", "/proc/absent/x.png", LONG]
 NAMES_A_PLACE = {"absent", "/dev/null/x", "/dev/null/x.png"}
-FLAGS = ["--overwrite", "--dry-run", "--native", "--restart", "--flip", "--deterministic", "--json", "--quiet"]
+FLAGS = [
+    "--overwrite",
+    "--traverse",
+    "--dry-run",
+    "--native",
+    "--restart",
+    "--flip",
+    "--deterministic",
+    "--json",
+    "--quiet",
+]
 # What else can't be meant, or in place of the above, where the type alone doesn't tell.
 SPECIAL = {
     ("train", "--log"): ["wandb", "1"],
+    ("train", "--model"): NO_IMAGES, ("eval", "--train"): NO_IMAGES, ("eval", "--samples"): [*NO_IMAGES, "=x", "a="],
+    ("sample", "--interpolate"): ["absent", "images/i1.png"], ("sample", "--steps"): [*NO_COUNT, "0", "1", "2000"],
     ("reconstruct", "--latents"): ["codes.pt", "codes"],
     ("eval", "--report"): ["page.txt", "page"],
     ("train", "--data"): NO_IMAGES, ("train", "--val-data"): NO_IMAGES, ("reconstruct", "--data"): NO_IMAGES,
@@ -68,7 +87,8 @@ def options() -> dict[tuple[str, str], tuple[Any, OptionInfo]]:
             kind, *infos = get_args(hints[name])
             if isinstance(infos[0], OptionInfo):
                 kinds = [each for each in get_args(kind) if each is not type(None)]
-                flags = [flag for flag in infos[0].param_decls or () if flag.startswith("--")]
+                said = [infos[0].default, *(infos[0].param_decls or ())]  # Typer takes the first for what it is later
+                flags = [flag for flag in said if isinstance(flag, str) and flag.startswith("--")]
                 flag = flags[0] if flags else f"--{name.replace('_', '-')}"
                 found[command.name, flag] = (kinds[0] if kinds else kind, infos[0])
     return found
@@ -114,7 +134,11 @@ def test_values_that_cannot_be_meant_are_refused_by_name_and_leave_nothing_behin
     command, flag = key
     before = listing(trained)
     for value in unmeant(key):
-        arguments = [*TAKES[command][: -2 if key == ("train", "--runs") else None], flag, value]  # --out hides it
+        arguments = [
+            *TAKES_OF.get(key, TAKES[command])[: -2 if key == ("train", "--runs") else None],
+            flag,
+            value,
+        ]  # --out hides it
         # A value of no meaning is wrong usage; one that means something that isn't there is a failure.
         message = said(*arguments, status=(1, 2) if NAMES_A_PLACE & set(unmeant(key)) else (2,))
         named = value if len(value) < 100 else value[:100]
@@ -128,7 +152,7 @@ def test_values_that_cannot_be_meant_are_refused_by_name_and_leave_nothing_behin
 def test_an_empty_value_is_told_as_what_it_mostly_is(trained, key, spelled):
     """`--out "$OUT"` without OUT would else write into the folder that the command runs in."""
     command, flag = key
-    message = fails(2, *TAKES[command], *(part.format(flag=flag) for part in spelled))
+    message = fails(2, *TAKES_OF.get(key, TAKES[command]), *(part.format(flag=flag) for part in spelled))
     assert f"{flag} ''" in message and "variable of the shell" in message
     assert sorted(path.name for path in trained.iterdir()) == ["images", "runs"]
 

@@ -56,7 +56,7 @@ WRONG = [
 COMPLETIONS = {
     "aecli ": set(COMMANDS),
     "aecli rec": {"reconstruct"},
-    "aecli train ": {"ae", "vae"},
+    "aecli train ": {"ae", "vae", "prior"},
     "aecli train v": {"vae"},
     "aecli train vae --val-": {"--val-data", "--val-fraction"},
     "aecli train vae --fit ": {"squash", "crop"},

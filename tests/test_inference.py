@@ -244,12 +244,12 @@ def test_a_model_is_a_name_a_folder_or_a_file(trained, model):
 
 def test_image_i_depends_on_seed_and_i_alone(trained):
     for n, out in ((3, "three"), (20, "twenty")):
-        assert ok("sample", "--model", "vae", "--n", str(n), "--seed", "5", "--out", out).exit_code == 0
+        ok("sample", "--model", "vae", "--prior", "normal", "--n", n, "--seed", "5", "--out", out)
     assert pngs(trained / "twenty") == [f"{index:06d}" for index in range(20)]
     assert pngs(trained / "three") == pngs(trained / "twenty")[:3]
     for name in pngs(trained / "three"):
         assert (trained / f"three/{name}.png").read_bytes() == (trained / f"twenty/{name}.png").read_bytes()
-    sample(SampleConfig("vae", n=3, seed=6, out=trained / "other"))
+    sample(SampleConfig("vae", prior="normal", n=3, seed=6, out=trained / "other"))
     distinct = {
         (trained / f"{out}/{name}.png").read_bytes() for out in ("twenty", "other") for name in pngs(trained / out)
     }
@@ -257,7 +257,7 @@ def test_image_i_depends_on_seed_and_i_alone(trained):
 
 
 def test_samples_are_decoded_noise(trained):
-    sample(SampleConfig("vae", n=2, seed=3, temperature=0.7, out=trained / "out"))
+    sample(SampleConfig("vae", prior="normal", n=2, seed=3, temperature=0.7, out=trained / "out"))
     noise = torch.stack([0.7 * sample_noise((LATENT, 1, 1), 3, index) for index in range(16)])
     with torch.no_grad():
         decoded = reference("vae").decoder(noise).permute(0, 2, 3, 1).numpy()
@@ -280,8 +280,8 @@ def test_temperature_zero_gives_one_image(trained):
 
 
 def test_a_sheet_shows_the_folders_images_in_order(trained):
-    sample(SampleConfig("vae", n=5, out=trained / "folder"))
-    sample(SampleConfig("vae", n=5, out=trained / "sheet.png"))
+    sample(SampleConfig("vae", prior="normal", n=5, out=trained / "folder"))
+    sample(SampleConfig("vae", prior="normal", n=5, out=trained / "sheet.png"))
     sheet = png(trained / "sheet.png")
     found = []
     for index in range(5):
@@ -295,8 +295,8 @@ def test_a_sheet_shows_the_folders_images_in_order(trained):
 
 
 def test_an_ae_cannot_be_sampled_and_the_reason_is_told(trained):
-    with pytest.raises(ModelError, match=r"AE can't be sampled from N\(0, I\).*(?s:.*)aecli train vae"):
-        sample(SampleConfig("ae"))
+    with pytest.raises(ModelError, match=r"AE can't be sampled from N\(0, I\).*(?s:.*)gaussian, mixture"):
+        sample(SampleConfig("ae", prior="normal"))
     assert not (trained / "samples.png").exists()
 
 

@@ -34,7 +34,7 @@ def complete_registered(incomplete: str) -> list[str]:
 
 
 def complete_model(context: typer.Context, incomplete: str) -> list[str]:
-    """Trained models: registry names, run folders under `--runs`, and any run folder or `.safetensors` file."""
+    """Trained autoencoders: registry names, run folders under `--runs`, and any run folder or `.safetensors` file."""
     from aecli.models import registry
     from aecli.runs import RunFolder, list_runs
 
@@ -48,7 +48,8 @@ def complete_model(context: typer.Context, incomplete: str) -> list[str]:
         for path in (_paths(incomplete, _WEIGHTS) if incomplete else [])
         if not (known and path == f"{runs}/")  # its runs are offered in its place
     ]
-    return _offered([*registry.names(), *known, *paths], incomplete)
+    names = [name for name in registry.names() if name not in registry.PRIORS]
+    return _offered([*names, *known, *paths], incomplete)
 
 
 def complete_source(incomplete: str) -> list[str]:

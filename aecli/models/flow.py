@@ -44,7 +44,9 @@ class Flow(Prior):
         self.time = nn.Sequential(nn.Linear(2 * _TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         self.read = nn.Linear(options.channels, width)
         self.places = nn.Parameter(0.02 * torch.randn(options.side**2, width))
-        self.blocks = nn.ModuleList(_Block(width, options.heads, options.dropout) for _ in range(options.depth))
+        self.blocks = nn.ModuleList(
+            _Block(width, options.attention_heads, options.dropout) for _ in range(options.depth)
+        )
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.shift = nn.Linear(width, 2 * width)
         self.write = nn.Linear(width, options.channels)

@@ -40,25 +40,32 @@ class VAEOptions(AutoencoderOptions):
 class FlowOptions:
     """A prior's: `channels` that latents are reduced to; `width`, `depth` and `heads` of the transformer, its dropout.
 
-    `latent_channels` and `side` are those of the autoencoder's latents, and filled in from it.
+    By default a head has 64 of the width's numbers, where that parts it evenly; else there is one. `latent_channels`
+    and `side` are those of the autoencoder's latents, and filled in from it.
     """
 
     channels: int = 64
     width: int = 384
     depth: int = 6
-    heads: int = 6
+    heads: int | None = None
     dropout: float = 0.0
     latent_channels: int = 1024
     side: int = 8
 
     def __post_init__(self) -> None:
         """Refuse sizes that no machine can mean."""
-        sizes = {"channels": self.channels, "depth": self.depth, "heads": self.heads,
-                 "latent_channels": self.latent_channels, "side": self.side}  # fmt: skip
+        sizes = {"channels": self.channels, "depth": self.depth, "latent_channels": self.latent_channels,
+                 "side": self.side, "heads": self.attention_heads}  # fmt: skip
         for name, size in {"width": self.width, **sizes}.items():
             flag = "--width" if name == "width" else f"--option {name}"
             require(1 <= size <= 65536, flag, size, "a whole number from 1 to 65536")
         require(self.channels <= self.latent_channels, "--option channels", self.channels,
                 f"at most the autoencoder's {self.latent_channels}")  # fmt: skip
-        require(self.width % self.heads == 0, "--width", self.width, f"a multiple of the {self.heads} heads")
+        require(self.width % self.attention_heads == 0, "--width", self.width,
+                f"a multiple of the {self.attention_heads} heads")  # fmt: skip
         require(0 <= self.dropout < 1, "--option dropout", self.dropout, "a number from 0 up to, not including, 1")
+
+    @property
+    def attention_heads(self) -> int:
+        """`heads`, worked out."""
+        return self.heads if self.heads is not None else self.width // 64 if self.width % 64 == 0 else 1

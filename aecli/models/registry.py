@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "aecli.models"
 _BUILT_IN = {"ae": "aecli.models.ae:AE", "vae": "aecli.models.vae:VAE", "prior": "aecli.models.flow:Flow"}
+PRIORS = ("prior",)  # of these the names that are no autoencoder's, told without importing them
 
 
 def targets() -> dict[str, str]:
