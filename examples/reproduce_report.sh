@@ -56,7 +56,7 @@ for model in ae vae; do cp "report/runs/$model/curves.png" "report/3_curves_$mod
 aecli grid --n 10 --model report/runs/ae --model report/runs/vae --out report/4_figure.png
 aecli eval --gt report/ground_truth --pred AE=report/reconstructions/ae --pred VAE=report/reconstructions/vae \
     --per-image report/per_image.csv --report report/page.html | tee report/5_table.txt
-aecli sample --model report/runs/vae --out report/6_samples.png
+aecli sample --model report/runs/vae --prior normal --out report/6_samples.png
 
 cat >report/README.md <<'PAGE'
 # The report's answers

@@ -5,8 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.commands import reference
+from tests.trained import ok, write_images
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -42,3 +44,17 @@ def test_the_reports_architecture(model, total, rows):
     assert shapes["encoder.12"] == "1024×8×8" and layers[-1][2] == "3×256×256"
     if model == "vae":
         assert shapes["encoder.15"] == "2048×8×8"
+
+
+def test_the_table_and_sheet_of_priors(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "photos", [f"p{number}" for number in range(14)])
+    write_images(tmp_path / "real", [f"r{number}" for number in range(8)])
+    ok("train", "vae", "--data", "photos", "--val-data", "real", "--width", "4", "--image-size", "32", "--epochs", "1",
+       "--batch-size", "4", "--quiet")  # fmt: skip
+    told = script("priors").show("runs/vae", "real", "photos", tmp_path / "out", 8)
+    rows = [line.split(" | ")[0].strip("| ") for line in told.splitlines()]
+    assert rows == ["prior", "---|---|---|---|---|---|---", "normal", "gaussian", "mixture", "reconstructions"]
+    assert len(list((tmp_path / "out/gaussian").iterdir())) == 8
+    with Image.open(tmp_path / "out/priors.png") as sheet:
+        assert sheet.width > 8 * 128

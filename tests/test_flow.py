@@ -211,6 +211,21 @@ def test_the_same_prior_repeated_from_its_folder(own):
     assert_same_run(own / "runs/prior", own / "again")
 
 
+def test_its_images_are_those_of_the_autoencoders_run_unless_told_otherwise(own):
+    from aecli.recipes import layer
+
+    recorded = config_of(own / "runs/vae")["options"]
+    config = layer("prior", {"autoencoder": "vae"})
+    assert (config.data, config.val_fraction, config.image_size) == (recorded["data"], 0.3, SIZE)
+    assert (config.batch_size, config.ema) == (128, 0.999), "of the recipe that is called like the model"
+    assert layer("prior", {"autoencoder": "vae", "val_fraction": 0.5}).val_fraction == 0.5
+    validated = layer("prior", {"autoencoder": "vae", "val_data": "demo"})
+    assert (validated.val_data, validated.val_fraction) == ("demo", TrainConfig.val_fraction)
+    assert layer("prior", {"autoencoder": "vae", "data": "images"}).val_fraction == 0.3, "by another path the same"
+    assert layer("prior", {"autoencoder": "vae", "data": "demo"}).val_fraction == TrainConfig.val_fraction
+    assert layer("prior", {"autoencoder": "vae", "recipe": "quick"}).batch_size == 8
+
+
 def test_mirror_images_double_the_set(own):
     reports = list(train(TrainConfig(
         "prior", autoencoder="vae", data="images", val_fraction=0.3, image_size=SIZE, epochs=1, batch_size=3, flip=True,

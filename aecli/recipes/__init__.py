@@ -1,5 +1,6 @@
 """Recipes: bundled files of option values, and how they are layered under a user's own."""
 
+import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,7 +56,7 @@ def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> T
         from_file.pop("steps", None)
     merged = {**values, **from_file, **from_flags}
     if merged.get("autoencoder") is not None:
-        merged = {**values, **_images_of(merged), **from_file, **from_flags}
+        merged = {**values, **_images_of({**from_file, **from_flags}), **from_file, **from_flags}
     return TrainConfig(model=model, options=options, model_defaults=defaults, **merged)
 
 
@@ -65,12 +66,11 @@ def _images_of(options: Mapping[str, Any]) -> dict[str, Any]:
     if run is None:
         return {}
     recorded = run.read_config()["options"]
-    split = "val_data" if recorded.get("val_data") is not None else "val_fraction"
-    chosen = {key: recorded[key] for key in ("data", split, "image_size", "fit")}
-    if "data" in options and options["data"] != recorded["data"]:
-        chosen.pop(split)  # other images are split as any are
-    elif "val_data" in options:
-        chosen.pop("val_fraction", None)
+    chosen = {key: recorded[key] for key in ("data", "image_size", "fit")}
+    is_same = "data" not in options or os.path.realpath(options["data"]) == os.path.realpath(recorded["data"])
+    if is_same and not options.keys() & {"val_data", "val_fraction"}:  # other images are split as any are
+        split = "val_data" if recorded.get("val_data") is not None else "val_fraction"
+        chosen[split] = recorded[split]
     return chosen
 
 

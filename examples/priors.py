@@ -1,0 +1,79 @@
+"""Samples of one model from every prior that it has: a table of what they are worth, and a sheet to look at.
+
+    python examples/priors.py MODEL REAL TRAIN OUT [N]
+
+MODEL is a run folder; where a flow is to be shown, `aecli train prior --model MODEL` comes first. REAL are photographs
+that nothing was trained on, TRAIN those that the model was. N samples of each prior (1000) are written under OUT, and
+beside them what the model makes of REAL itself, which no sample of it can be much better than.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+import aecli
+from aecli.configs import EvalConfig
+from aecli.errors import AecliError
+from aecli.figures.grid import draw_rows
+from aecli.inference import ReconstructConfig, reconstruct
+from aecli.set_evaluation import evaluate_sets
+
+PRIORS = ("normal", "gaussian", "mixture", "flow")
+SHOWN = 10
+
+
+def draw(model: "aecli.Model", prior: str, out: Path, n: int) -> float | None:
+    """Write `n` samples to a folder; returns the seconds an image, or None where the model has no such prior."""
+    try:
+        model.sample(1, prior=prior)  # fits what has to be fitted
+        began = time.monotonic()
+        samples = model.sample(n, prior=prior)
+    except AecliError as error:
+        print(f"no {prior}: {str(error).splitlines()[0]}", file=sys.stderr)
+        return None
+    seconds = (time.monotonic() - began) / n
+    out.mkdir(parents=True, exist_ok=True)
+    for index, picture in enumerate(samples):
+        picture.save(out / f"{index:06d}.png")
+    return seconds
+
+
+def show(model_path: str, real: str, train: str, out: Path, n: int) -> str:
+    """Draw, measure, and return the table as Markdown; the sheet is OUT/priors.png."""
+    model = aecli.load(model_path)
+    seconds = {prior: draw(model, prior, out / prior, n) for prior in PRIORS}
+    there = [prior for prior in PRIORS if seconds[prior] is not None]
+    reconstruct(ReconstructConfig(model_path, data=real, out=out / "reconstructions", overwrite=True))
+    named = tuple(f"{name}={out / name}" for name in (*there, "reconstructions"))
+    report = evaluate_sets(EvalConfig(gt=real, samples=named, train=train))
+    heads = ["prior", f"{report.kernel_name} ↓", f"{report.frechet_name} ↓", "precision", "coverage ↑", "nearest",
+             "s/image"]  # fmt: skip
+    rows = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for result in report.results:
+        low, high = result.ci95
+        took = seconds.get(result.name)
+        cells = [
+            result.name,
+            f"{result.kernel_distance:.4f} [{low:.4f}, {high:.4f}]",
+            f"{result.frechet_distance:.2f}",
+            f"{result.manifold.precision:.3f}",
+            f"{result.manifold.coverage:.3f}",
+            f"{result.memorised.ratio:.2f}" if result.memorised and result.memorised.ratio else "–",
+            f"{took:.4f}" if took is not None else "–",
+        ]
+        rows.append("| " + " | ".join(cells) + " |")
+    sheet = []
+    for name in (*there, "reconstructions"):
+        files = sorted((out / name).rglob("*.png"))[:SHOWN]
+        sheet.append((name, [np.asarray(Image.open(file).convert("RGB")) for file in files]))
+    draw_rows(sheet).save(out / "priors.png")
+    return "\n".join(rows)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (5, 6):
+        sys.exit(__doc__)
+    print(show(*sys.argv[1:4], Path(sys.argv[4]), int(sys.argv[5]) if len(sys.argv) > 5 else 1000))
