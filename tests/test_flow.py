@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +18,13 @@ from aecli.progress import Notice
 from aecli.training.encoder import as_places
 from aecli.training.loop import train
 from aecli.training.reports import EpochReport, Finished, Interrupted
+from tests.ranks import run_ranks
 from tests.shards import write_tars
 from tests.trained import NAMES, SIZE, VAL, assert_same_run, fails, invoke, ok, ok_json, png, pngs, rows, trained
 
 __all__ = ["trained"]  # a fixture
 
+ROOT = Path(__file__).parent.parent
 SMALL = {"channels": 4, "width": 32, "depth": 2, "heads": 2}
 OPTIONS = [part for key, value in SMALL.items() if key != "width" for part in ("-o", f"{key}={value}")]
 PRIOR = ["train", "prior", "--model", "vae", "--width", "32", *OPTIONS, "--epochs", "3", "--batch-size", "4",
@@ -203,6 +206,17 @@ def test_stopped_anywhere_it_ends_as_if_never_stopped(own):
         assert len(ends) < 40
     assert sum(isinstance(end, Interrupted) for end in ends) >= 3
     assert_same_run(own / "whole", own / "pieces")
+
+
+def test_two_processes_take_the_steps_of_one(own, monkeypatch):
+    ok(*PRIOR, "--precision", "fp32", "--out", "one")
+    monkeypatch.chdir(ROOT)
+    statuses, _, said = run_ranks(own, [*PRIOR, "--precision", "fp32", "--out", "two"], 2)
+    assert statuses == [0, 0], said
+    one, two = (rows(own / name) for name in ("one", "two"))
+    assert len(one) == len(two) == 3
+    for key in ("train_loss", "val_loss"):
+        assert [float(row[key]) for row in two] == pytest.approx([float(row[key]) for row in one], rel=1e-4)
 
 
 def test_the_same_prior_repeated_from_its_folder(own):

@@ -32,9 +32,7 @@ def test_kernel_distance_is_its_definitions(real, fake):
 
 def test_kernel_distance_is_torch_fidelitys(real, fake):
     fidelity = pytest.importorskip("torch_fidelity.metric_kid")
-    of_one_size = fidelity.kernel_mmd(
-        real[:24], fake, kid_kernel="poly", kid_kernel_poly_degree=3, kid_kernel_poly_coef0=1
-    )
+    of_one_size = fidelity.polynomial_mmd(real[:24], fake, 3, None, 1)
     assert kernel_distance(real[:24], fake)[0] == pytest.approx(of_one_size, rel=1e-9)
 
 
