@@ -17,7 +17,7 @@ from aecli.files import claim_file, write_bytes
 from aecli.inference import encode_png
 from aecli.loaded import LoadedModel, load_model
 from aecli.outputs import claim_output_folder, write_output
-from aecli.priors.choice import LatentPrior, choose_prior
+from aecli.priors.choice import LatentPrior, choose_prior, require_prior
 from aecli.progress import Listener, ignore
 from aecli.runtime.distributed import World
 from aecli.walks import draw_walk
@@ -64,6 +64,7 @@ def _sample(config: SampleConfig, world: World, listen: Listener) -> SampleResul
     if is_walk and out.suffix.lower() not in (".png", ".gif", ".webp"):
         raise ConfigError(f"--out {out}: a walk is drawn as a .png sheet, or an animated .gif or .webp")
     loaded = load_model(config.model, config.runs, config.device, config.precision)
+    require_prior(loaded, config.prior)
     if world.is_main and is_sheet:
         claim_file(out, "--out")
     elif world.is_main:

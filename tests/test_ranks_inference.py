@@ -126,18 +126,20 @@ class TestSample:
     @pytest.mark.parametrize("out", [("alone", "shared"), ("alone.png", "shared.png")])
     @pytest.mark.parametrize("n", ["150", "5"])
     def test_the_same_files_as_one_process(self, place, size, out, n):
-        command = ["sample", "--model", "vae", "--n", n, "--seed", "4"]
+        command = ["sample", "--model", "vae", "--prior", "gaussian", "--n", n, "--seed", "4"]
         alone = run(place, 1, *command, out=out[0])
         assert alone[:3] == (0, f"wrote {n} samples to OUT\n", "") and len(alone[3]) in (1, int(n))
         assert run(place, size, *command, out=out[1]) == alone
 
     def test_what_is_replaced_is_said_once(self, place):
         (place / "sheet.png").write_bytes(b"old")
-        statuses, _, stderr = run_ranks(place, ["sample", "--model", "vae", "--n", "3", "--out", "sheet.png"], 2)
+        statuses, _, stderr = run_ranks(
+            place, ["sample", "--model", "vae", "--n", "3", "--prior", "mixture", "--out", "sheet.png"], 2
+        )
         assert (statuses, stderr) == ([0, 0], "Note: replacing sheet.png\n")
 
     def test_a_model_without_a_prior_is_refused_once(self, place):
-        statuses, stdout, stderr = run_ranks(place, ["sample", "--model", "ae", "--out", "out"], 2)
+        statuses, stdout, stderr = run_ranks(place, ["sample", "--model", "ae", "--prior", "normal", "--out", "out"], 2)
         assert (statuses, stdout, stderr.count("Error: ")) == ([1, 1], "", 1)
         assert not (place / "out").exists()
 

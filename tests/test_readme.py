@@ -28,6 +28,7 @@ SMALL = {
     "ae": "--width 4 --image-size 32",
     "vae": "--width 4 --image-size 32",
     "examples": "--image-size 16",
+    "prior": "--width 32 -o depth=1",
 }
 
 

@@ -53,6 +53,15 @@ def sample_noise(shape: Sequence[int], seed: int, index: int) -> Tensor:
     return torch.from_numpy(np.random.Generator(np.random.PCG64(entropy)).standard_normal(shape, dtype=np.float32))
 
 
+def require_prior(loaded: LoadedModel, prior: str) -> None:
+    """Raise ModelError where N(0, I) is asked for, of a model that was never trained towards it."""
+    if prior == "normal" and not loaded.model.prior_is_normal:
+        raise ModelError(
+            f"{loaded.title} can't be sampled from N(0, I): nothing in its training brings its latents near that, "
+            "so random ones decode to noise\nuse --prior gaussian, mixture or, after aecli train prior, flow"
+        )
+
+
 def choose_prior(loaded: LoadedModel, config: SampleConfig, listen: Listener) -> LatentPrior:
     """Return the prior that `config` names; of `auto`, the best that is there, and say which.
 
@@ -63,11 +72,7 @@ def choose_prior(loaded: LoadedModel, config: SampleConfig, listen: Listener) ->
     """
     shape = loaded.model.latent_shape(loaded.image_size)
     drawn = (shape, config.temperature, config.seed)
-    if config.prior == "normal" and not loaded.model.prior_is_normal:
-        raise ModelError(
-            f"{loaded.title} can't be sampled from N(0, I): nothing in its training brings its latents near that, "
-            "so random ones decode to noise\nuse --prior gaussian, mixture or, after aecli train prior, flow"
-        )
+    require_prior(loaded, config.prior)
     sha256 = weights_of(loaded)
     if config.prior in ("auto", "flow") and not (config.interpolate or config.traverse):
         run = find_flow(loaded, config, sha256)
