@@ -1,7 +1,6 @@
 """A prior that is trained: the flow itself, and `aecli train prior` through the engine, to samples."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,9 @@ from aecli.training.loop import train
 from aecli.training.reports import EpochReport, Finished, Interrupted
 from tests.ranks import run_ranks
 from tests.shards import write_tars
-from tests.trained import NAMES, SIZE, VAL, assert_same_run, fails, invoke, ok, ok_json, png, pngs, rows, trained
+from tests.trained import NAMES, SIZE, VAL, assert_same_run, fails, invoke, ok, ok_json, own, png, pngs, rows, trained
 
-__all__ = ["trained"]  # a fixture
+__all__ = ["own", "trained"]  # fixtures
 
 ROOT = Path(__file__).parent.parent
 SMALL = {"channels": 4, "width": 32, "depth": 2, "heads": 2}
@@ -148,15 +147,6 @@ def test_options_that_cannot_be_meant(wrong, flag):
 
 
 # aecli train prior
-
-
-@pytest.fixture
-def own(trained):
-    """The shared autoencoders in a folder that runs of priors may be written to."""
-    (trained / "runs").unlink()
-    root = (trained / "images").resolve().parent
-    shutil.copytree(root / "runs", trained / "runs", ignore=shutil.ignore_patterns("prior*"))
-    return trained
 
 
 def config_of(run):

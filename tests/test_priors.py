@@ -19,9 +19,9 @@ from aecli.priors.mixture import Mixture, fit_mixture
 from aecli.priors.pca import StreamingPCA
 from aecli.progress import Notice
 from aecli.sampling import sample
-from tests.trained import NAMES, SIZE, TINY, TRAIN, VAL, fails, invoke, ok, ok_json, png, pngs, trained
+from tests.trained import NAMES, SIZE, TINY, TRAIN, VAL, fails, invoke, ok, ok_json, own, png, pngs, trained
 
-__all__ = ["trained"]  # a fixture
+__all__ = ["own", "trained"]  # fixtures
 
 
 def vectors(seed, count, rank, numbers):
@@ -224,15 +224,6 @@ def test_damage_is_told(tmp_path, damage):
 
 
 # aecli sample
-
-
-@pytest.fixture
-def own(trained):
-    """Copies of the shared runs, whose folders may be written to."""
-    (trained / "runs").unlink()
-    root = (trained / "images").resolve().parent
-    shutil.copytree(root / "runs", trained / "runs", ignore=shutil.ignore_patterns("prior.safetensors"))
-    return trained
 
 
 def notices(*args):

@@ -12,18 +12,10 @@ from aecli.figures.grid import draw_rows
 from aecli.loaded import load_model
 from aecli.priors.fitted import load_fitted
 from aecli.walks import slerp
-from tests.trained import fails, ok, ok_json, trained
+from tests.trained import fails, ok, ok_json, own, trained
 
-__all__ = ["trained"]  # a fixture
+__all__ = ["own", "trained"]  # fixtures
 ENDS = ["--interpolate", "images/i1.png", "images/i2.png"]
-
-
-@pytest.fixture
-def own(trained):
-    (trained / "runs").unlink()
-    root = (trained / "images").resolve().parent
-    shutil.copytree(root / "runs", trained / "runs", ignore=shutil.ignore_patterns("prior*"))
-    return trained
 
 
 @pytest.fixture

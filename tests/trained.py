@@ -136,6 +136,15 @@ def trained(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatc
 
 
 @pytest.fixture
+def own(trained: Path) -> Path:
+    """As `trained`, with copies of the runs, which may be written to and have no priors yet."""
+    shutil.copytree(trained / "runs", trained / "copied", ignore=shutil.ignore_patterns("prior*"))
+    (trained / "runs").unlink()
+    (trained / "copied").rename(trained / "runs")
+    return trained
+
+
+@pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working folder with `images` of its own."""
     write_images(tmp_path / "images")
