@@ -77,7 +77,6 @@ class TrainConfig:
     """
 
     model: str
-    autoencoder: str | None = None  # whose latents a prior learns
     data: str = "demo"
     val_data: str | None = None
     val_fraction: float = 0.1
@@ -108,6 +107,7 @@ class TrainConfig:
     out: Path | None = None
     runs: Path = Path("runs")
     restart: bool = False
+    autoencoder: str | None = None  # whose latents a prior learns
 
     def __post_init__(self) -> None:
         """Refuse values that can't be meant, naming the flag."""
@@ -180,18 +180,18 @@ class SampleConfig:
     """
 
     model: str
-    prior: str = "auto"
     n: int | None = None
-    steps: int | None = None
     temperature: float = 1.0
-    interpolate: tuple[Path, Path] | None = None
-    traverse: bool = False
     out: Path | None = None
     overwrite: bool = False
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
     runs: Path = Path("runs")
+    prior: str = "auto"
+    steps: int | None = None
+    interpolate: tuple[Path, Path] | None = None
+    traverse: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that can't be meant, naming the flag."""
@@ -247,9 +247,6 @@ class EvalConfig:
 
     gt: str
     pred: tuple[str, ...] = ()
-    samples: tuple[str, ...] = ()
-    train: str | None = None
-    features: str = "auto"
     metrics: tuple[str, ...] = METRICS
     lpips_net: str = "alex"
     lpips_weights: Path | None = None
@@ -260,6 +257,9 @@ class EvalConfig:
     batch_size: int = 16
     workers: int | None = None
     device: str = "auto"
+    samples: tuple[str, ...] = ()
+    train: str | None = None
+    features: str = "auto"
 
     def __post_init__(self) -> None:
         """Refuse values that can't be meant, naming the flag."""
