@@ -98,10 +98,7 @@ class Model:
         if codes.ndim != 1 + len(channels) or codes.shape[1] != channels[0] or len(codes) == 0:
             expected = ", ".join(["N", *map(str, channels)])
             raise DataError(f"latents of shape {tuple(codes.shape)}: expected ({expected}), or another size of image")
-        size = self._loaded.at_once(SAMPLE_BATCH)
-        return _joined(
-            [self._loaded.decode(part, exact=output == "tensor") for part in torch.split(codes, size)], output
-        )
+        return _joined([self._loaded.decode_all(codes, exact=output == "tensor")], output)
 
     def reconstruct(self, images: Pictures) -> Any:
         """Return reconstructions, of the kind that came in: a list of PIL images, uint8 (N, H, W, 3) or float32.

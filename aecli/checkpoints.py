@@ -1,6 +1,5 @@
 """Tensors and one JSON document ↔ a safetensors file, written atomically. Nothing here can execute what it reads."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from aecli.configs import FITS, LARGEST_SIDE
 from aecli.errors import AecliError, CheckpointError
-from aecli.files import atomic_path
+from aecli.files import atomic_path, sha256_of
 from aecli.models import registry
 from aecli.models.base import Trainable
 from aecli.tensor_files import TensorFile, open_tensors
@@ -57,8 +56,7 @@ def read_document(path: Path) -> dict[str, Any] | None:
 def fingerprint(path: Path) -> str:
     """Return the SHA-256 of a checkpoint file; raises CheckpointError where it can't be read."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error.strerror or error}") from error
 

@@ -90,7 +90,7 @@ def _evaluate(
     require_same_images([image for pair in pairing.pairs for image in pair.images], "--gt and --pred", world)
     if config.on_mismatch != "skip" and pairing.unpaired:
         raise mismatch_error(pairing.unpaired)
-    loaded = _load(metrics, device, world, listen)
+    loaded = world.in_turn(lambda: {metric.name: metric.load(device, listen) for metric in metrics})
     pairing = _compare_sizes(config, pairing, names, metrics, world, listen)
     measured = _measure(config, pairing.pairs, names, loaded, device, page, world, listen)
     unpaired = tuple(pairing.unpaired + measured.unreadable)
@@ -122,16 +122,6 @@ def _require_not_measured(config: EvalConfig, pairing: Pairing, sources: Sequenc
         if output is not None:
             images = (image for pair in pairing.pairs for image in pair.images)
             require_not_read(flag, [output], images, [source for source in sources if Path(source).is_file()])
-
-
-def _load(metrics: Sequence[Metric], device: torch.device, world: World, listen: Listener) -> dict[str, Loaded]:
-    """Make the metrics ready, the first process before the others: weights may have to be downloaded."""
-    if not world.is_main:
-        world.wait_for_all()
-    loaded = {metric.name: metric.load(device, listen) for metric in metrics}
-    if world.is_main:
-        world.wait_for_all()
-    return loaded
 
 
 def _compare_sizes(

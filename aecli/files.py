@@ -1,5 +1,6 @@
 """Writing files so that, whenever the power goes, the old file or the new one is there, whole."""
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -97,6 +98,12 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically; raises OutputError like `atomic_write`."""
     with atomic_write(path) as file:
         file.write(content)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal; raises OSError."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_folder(folder: Path) -> list[Path]:

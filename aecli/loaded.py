@@ -1,6 +1,7 @@
 """A trained model, loaded and on its device: images to latents, latents to images."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ LESS_MEMORY = "--precision bf16, or --device cpu"
 # On a CPU a worker reconstructs no more pixels at once: a fixed share, because the last bits of a number depend on what
 # else is in the batch, and that must not depend on how many workers there are.
 WORKER_PIXELS = 2**18
+_DECODED_AT_ONCE = 16  # latents
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,11 @@ class LoadedModel:
     image_size: int
     fit: str
     name: str  # as the registry has it
+
+    @cached_property
+    def sha256(self) -> str:
+        """That of its file, which tells priors of these weights from those of others; asked for once, and kept."""
+        return checkpoints.fingerprint(self.located.checkpoint)
 
     @property
     def title(self) -> str:
@@ -62,6 +69,11 @@ class LoadedModel:
         """Return images (N, 3, H, W) of latents (N, …): uint8, or `exact` float32 in [-1, 1], on the CPU."""
         with torch.inference_mode(), self.placement.autocast(), telling_out_of_memory(LESS_MEMORY):
             return self._pictures(self.model.decode(latents.to(self.placement.device)), exact)
+
+    def decode_all(self, latents: torch.Tensor, exact: bool = False) -> torch.Tensor:
+        """Return the images of any number of latents, as `decode` does, a batch at a time."""
+        parts = torch.split(latents, self.at_once(_DECODED_AT_ONCE))
+        return torch.cat([self.decode(part, exact) for part in parts])
 
     def at_once(self, batch_size: int) -> int:
         """How many images of `image_size` a worker takes at once, of a batch of that size."""

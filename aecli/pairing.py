@@ -80,7 +80,7 @@ class Pairing:
     unpaired: list[Unpaired]
 
 
-def parse_predictions(specs: Sequence[str]) -> list[Prediction]:
+def parse_predictions(specs: Sequence[str], flag: str = "--pred") -> list[Prediction]:
     """Read `[NAME=]SOURCE`; without a name, the last part of the source's path, less `.zip`.
 
     A `=` parts a name from a source if no `/` and no `:` stands before it; so `./a=b` is a folder's path.
@@ -94,10 +94,10 @@ def parse_predictions(specs: Sequence[str]) -> list[Prediction]:
         if not equals or "/" in name or ":" in name:
             name, source = source_name(spec), spec
         if not name or not source:
-            raise ConfigError(f"--pred {spec!r}: expected [NAME=]SOURCE")
+            raise ConfigError(f"{flag} {spec!r}: expected [NAME=]SOURCE")
         if name in (other.name for other in predictions):
             raise ConfigError(
-                f"--pred {spec!r}: {name!r} is taken by another --pred; name them apart, --pred NAME=SOURCE"
+                f"{flag} {spec!r}: {name!r} is taken by another {flag}; name them apart, {flag} NAME=SOURCE"
             )
         predictions.append(Prediction(name, source))
     return predictions

@@ -69,7 +69,7 @@ def _sample(config: SampleConfig, world: World, listen: Listener) -> SampleResul
         claim_file(out, "--out")
     elif world.is_main:
         claim_output_folder(out, config.overwrite, listen)
-    prior = _prior(loaded, config, world, listen)
+    prior = world.in_turn(lambda: choose_prior(loaded, config, listen))
     if is_walk:
         if world.is_main:
             write_output(out, draw_walk(loaded, prior, config), listen)
@@ -93,16 +93,6 @@ def _sample(config: SampleConfig, world: World, listen: Listener) -> SampleResul
         deal(write, batches, "sampling", 1, world, listen)
     world.wait_for_all()
     return SampleResult(out, n, prior.name)
-
-
-def _prior(loaded: LoadedModel, config: SampleConfig, world: World, listen: Listener) -> LatentPrior:
-    """Choose the prior, the first process before the others: it may have to be fitted."""
-    if not world.is_main:
-        world.wait_for_all()
-    prior = choose_prior(loaded, config, listen)
-    if world.is_main:
-        world.wait_for_all()
-    return prior
 
 
 def draw_samples(loaded: LoadedModel, prior: LatentPrior, indices: range, exact: bool = False) -> torch.Tensor:

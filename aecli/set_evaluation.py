@@ -13,10 +13,10 @@ from aecli.data.decode import DecodeError, decode, image_size, resize
 from aecli.data.images import ImageRef
 from aecli.data.sources import list_images
 from aecli.dealing import deal, require_same_images
-from aecli.errors import ConfigError, DataError
+from aecli.errors import DataError
 from aecli.metrics.set_features import SetFeatures, load_features
 from aecli.metrics.sets import NEIGHBOURS, Manifold, frechet_distance, kernel_distance, manifold, nearest_distances
-from aecli.pairing import Prediction, parse_predictions, source_name
+from aecli.pairing import parse_predictions, source_name
 from aecli.progress import Listener, Notice, ignore
 from aecli.runtime.device import resolve_device, telling_out_of_memory, versions
 from aecli.runtime.distributed import World
@@ -119,19 +119,14 @@ def evaluate_sets(config: EvalConfig, listen: Listener = ignore) -> SetReport:
 
 
 def _evaluate(config: EvalConfig, world: World, listen: Listener) -> SetReport:
-    samples = _parse(config.samples)
+    samples = parse_predictions(config.samples, "--samples")
     device = resolve_device(config.device)
     real = [_list(config.gt, "--gt"), *([_list(config.train, "--train")] if config.train else [])]
     drawn = [_list(each.source, "--samples") for each in samples]
     require_same_images([image for each in (*real, *drawn) for image in each.images], "--gt and --samples", world)
     size = _common_size(drawn)
-    if not world.is_main:
-        world.wait_for_all()
-    network = load_features(config.features, device, listen)
-    if world.is_main:
-        world.wait_for_all()
-    unreadable: dict[str, str] = {}
-    found = _features([*real, *drawn], size, network, device, config, unreadable, world, listen)
+    network = world.in_turn(lambda: load_features(config.features, device, listen))
+    found, unreadable = _features([*real, *drawn], size, network, device, config, world, listen)
     if unreadable:
         listen(Notice(f"left out, as --on-mismatch skip asks: {name_some(unreadable)}"))
     truth, train = found[0], found[1] if config.train else None
@@ -154,13 +149,6 @@ def _evaluate(config: EvalConfig, world: World, listen: Listener) -> SetReport:
     return SetReport(len(truth), size, network.name, network.kernel_name, network.frechet_name, tuple(results),
                      _definitions(network, size, config), unreadable,
                      versions() | {f"{network.name} weights sha256": network.weights_sha256})  # fmt: skip
-
-
-def _parse(specs: Sequence[str]) -> list[Prediction]:
-    try:
-        return parse_predictions(specs)
-    except ConfigError as error:
-        raise ConfigError(str(error).replace("--pred", "--samples")) from error
 
 
 def _list(source: str, flag: str) -> _Set:
@@ -193,50 +181,47 @@ def _features(
     network: SetFeatures,
     device: torch.device,
     config: EvalConfig,
-    unreadable: dict[str, str],
     world: World,
     listen: Listener,
-) -> list[Features]:
-    """The features of each set, in the order of its images; `unreadable` ones, of all, are left out and noted."""
-    turn = taking_turns(device)
-    at_once = min(config.batch_size, _AT_ONCE)
-    batches = [
-        [(number, image) for image in each.images[start : start + at_once]]
-        for number, each in enumerate(sets)
-        for start in range(0, len(each.images), at_once)
-    ]
+) -> tuple[list[Features], dict[str, str]]:
+    """The features of each set, in the order of its images, and the unreadable ones of all, which are left out.
 
-    def measure(batch: Sequence[tuple[int, ImageRef]]) -> tuple[Features | None, dict[str, str]]:
-        stack, broken = [], {}
-        for number, image in batch:
+    A row an image is gathered from all processes: its place among the images of all sets, and its features.
+    """
+    turn = taking_turns(device)
+    images = [(each.source, image) for each in sets for image in each.images]
+    places = range(len(images))
+    at_once = min(config.batch_size, _AT_ONCE)
+
+    def measure(batch: range) -> tuple[Features, dict[str, str]]:
+        readable, broken = {}, {}
+        for place in batch:
+            source, image = images[place]
             try:
-                stack.append(resize(decode(image), *size))
+                readable[place] = resize(decode(image), *size)
             except DecodeError as error:
                 if config.on_mismatch != "skip":
-                    raise DataError(f"{sets[number].source}/{error}; --on-mismatch skip leaves it out") from error
-                broken[f"{sets[number].source}/{image.name}"] = error.reason
-        if not stack:
-            return None, broken
+                    raise DataError(f"{source}/{error}; --on-mismatch skip leaves it out") from error
+                broken[f"{source}/{image.name}"] = error.reason
+        if not readable:
+            return nothing, broken
         with turn, telling_out_of_memory("a smaller --batch-size"):
-            images = torch.from_numpy(np.stack(stack)).to(device).permute(0, 3, 1, 2)
-            features = network(images).double().cpu().numpy()
-        return np.column_stack([np.full(len(features), batch[0][0]), features]), broken
+            pixels = torch.from_numpy(np.stack(list(readable.values()))).to(device).permute(0, 3, 1, 2)
+            features = network(pixels).double().cpu().numpy()
+        return np.column_stack([list(readable), features]), broken
 
-    dealt = deal(measure, batches, "measuring", config.workers, world, listen)
-    width = next((rows.shape[1] for _, (rows, _) in dealt if rows is not None), 1)
-    width = max(world.gather_json(width))
-    mine = [np.empty((0, width + 1))]
-    mine += [np.column_stack([np.full(len(rows), number), rows]) for number, (rows, _) in dealt if rows is not None]
-    rows = np.concatenate(world.gather(np.concatenate(mine)))
-    rows = rows[np.argsort(rows[:, 0], kind="stable")]
-    for told in world.gather_json([broken for _, (_, broken) in dealt]):
-        for broken in told:
-            unreadable |= broken
-    found = [np.ascontiguousarray(rows[rows[:, 1] == number, 2:]) for number in range(len(sets))]
+    nothing = np.empty((0, 1 + network.numbers))
+    batches = [places[start : start + at_once] for start in places[::at_once]]
+    dealt = [result for _, result in deal(measure, batches, "measuring", config.workers, world, listen)]
+    rows = np.concatenate(world.gather(np.concatenate([nothing, *(rows for rows, _ in dealt)])))
+    rows = rows[np.argsort(rows[:, 0])]
+    ends = np.searchsorted(rows[:, 0], np.cumsum([len(each.images) for each in sets]))
+    found = [np.ascontiguousarray(part[:, 1:]) for part in np.split(rows, ends[:-1])]
     for each, features in zip(sets, found, strict=True):
         if len(features) < LEAST_IMAGES:
             raise DataError(f"{each.source}: {len(features)} images can be read, too few; a set needs {LEAST_IMAGES}")
-    return found
+    told = world.gather_json([item for _, broken in dealt for item in broken.items()])
+    return found, dict(sorted(item for each in told for item in each))
 
 
 def _definitions(network: SetFeatures, size: tuple[int, int], config: EvalConfig) -> dict[str, str]:

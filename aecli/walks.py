@@ -109,6 +109,5 @@ def _read(path: Path, loaded: LoadedModel) -> Pixels:
 def _decode(loaded: LoadedModel, latents: Floats) -> list[Pixels]:
     """The images uint8 (S, S, 3) of latents (N, D)."""
     shape = loaded.model.latent_shape(loaded.image_size)
-    size = loaded.at_once(16)
-    parts = torch.split(torch.from_numpy(np.ascontiguousarray(latents)).reshape(-1, *shape), size)
-    return [pixels for part in parts for pixels in loaded.decode(part).permute(0, 2, 3, 1).numpy()]
+    pictures = loaded.decode_all(torch.from_numpy(np.ascontiguousarray(latents)).reshape(-1, *shape))
+    return list(pictures.permute(0, 2, 3, 1).numpy())

@@ -9,6 +9,8 @@ import torch
 
 from aecli.checkpoints import fingerprint, load_model, read_document
 from aecli.configs import SampleConfig, TrainConfig
+from aecli.data.decode import decode_fitted
+from aecli.data.sources import list_images
 from aecli.errors import CheckpointError, ConfigError, DataError, ModelError
 from aecli.loaded import load_model as load_autoencoder
 from aecli.models import registry
@@ -19,7 +21,22 @@ from aecli.training.loop import train
 from aecli.training.reports import EpochReport, Finished, Interrupted
 from tests.ranks import run_ranks
 from tests.shards import write_tars
-from tests.trained import NAMES, SIZE, VAL, assert_same_run, fails, invoke, ok, ok_json, own, png, pngs, rows, trained
+from tests.trained import (
+    NAMES,
+    SIZE,
+    TRAIN,
+    VAL,
+    assert_same_run,
+    fails,
+    invoke,
+    ok,
+    ok_json,
+    own,
+    png,
+    pngs,
+    rows,
+    trained,
+)
 
 __all__ = ["own", "trained"]  # fixtures
 
@@ -236,6 +253,36 @@ def test_mirror_images_double_the_set(own):
         options=SMALL, device="cpu", out=own / "flipped")))  # fmt: skip
     epoch = next(report for report in reports if isinstance(report, EpochReport))
     assert int(epoch.row["step"]) == 2 * (len(NAMES) - len(VAL)) // 3
+
+
+def test_mirror_images_are_encoded_and_latents_never_mirrored(own):
+    ok("train", "vae", *TRAIN, "--image-size", "64", "--epochs", "1", "--out", "larger", "--quiet")
+    config = TrainConfig(
+        "prior", autoencoder="larger", data="images", val_fraction=0.3, image_size=64, epochs=2, batch_size=4, lr=1e-9,
+        flip=True, options=SMALL, device="cpu", precision="fp32", out=own / "flipped",
+    )  # fmt: skip
+    seen = []
+    loss = registry.load("prior").loss
+
+    def noting(self, examples, *noise):
+        if self.training and noise:
+            seen.extend(examples.clone())
+        return loss(self, examples, *noise)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry.load("prior"), "loss", noting)
+        list(train(config))
+    flow, _ = load_model(own / "flipped/model.safetensors")
+    images = [image for image in list_images("images") if image.key not in VAL]
+    pixels = np.stack([decode_fitted(image, 64, "squash") for image in images]).transpose(0, 3, 1, 2)
+    loaded = load_autoencoder("larger", own / "runs")
+    both = [loaded.codes(loaded.batch(np.ascontiguousarray(each)))[0] for each in (pixels, pixels[..., ::-1])]
+    expected = flow.reduce(torch.from_numpy(np.concatenate(both))).flatten(1)
+    taken = torch.stack(seen).flatten(1)
+    assert taken.shape == (2 * len(expected), expected.shape[1]) and expected.shape[1] == 16
+    distances = torch.cdist(taken.double(), expected.double())
+    assert float(distances.min(dim=1).values.max()) < 1e-4
+    assert sorted(distances.argmin(dim=1).tolist()) == sorted(2 * list(range(len(expected))))
 
 
 def test_the_loss_falls(own):

@@ -321,6 +321,17 @@ def test_the_images_of_normal_are_decoded_noise(own):
     assert np.abs(png(own / "out/000000.png").astype(int) - by_hand).max() <= 1
 
 
+def test_what_is_kept_does_not_depend_on_the_precision_asked_for_first(own):
+    kept = []
+    for precision in ("bf16", "fp32"):
+        ok("sample", "--model", "vae", "--n", "1", "--precision", precision, "--quiet")
+        kept.append(load(own / "runs/vae/prior.safetensors"))
+        (own / "runs/vae/prior.safetensors").unlink()
+    (one, of_one), (other, of_other) = kept
+    assert of_one == of_other and one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_other_weights_are_fitted_anew(own):
     ok("sample", "--model", "vae", "--n", "1", "--quiet")
     before = (own / "runs/vae/prior.safetensors").read_bytes()

@@ -30,6 +30,11 @@ def quantise(images: torch.Tensor) -> torch.Tensor:
     return images.to(torch.float32).clamp(-1.0, 1.0).add(1.0).mul_(127.5).round_().to(torch.uint8)
 
 
+def spread_out(n: int, most: int) -> NDArray[np.int64]:
+    """At most so many of `n` places, evenly from the first to the last."""
+    return np.linspace(0, n - 1, min(n, most)).round().astype(np.int64)
+
+
 def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """The order of `n` images in an epoch: a permutation that depends on (n, seed, epoch) alone."""
     return np.random.default_rng(np.random.SeedSequence([seed, epoch])).permutation(n)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from aecli.errors import OutputError, WeightsError
-from aecli.files import atomic_write
+from aecli.files import atomic_write, sha256_of
 from aecli.progress import Listener, Notice, Progress
 from aecli.tensor_files import open_tensors
 from aecli.untrusted import shown
@@ -33,7 +33,7 @@ _CHUNK = 2**20  # bytes
 _USED = ("features.", "lin")  # of a network's tensors; others (a classifier's) are left
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # What is raised for a file that is damaged, or that is no file of weights: torch.load leaves what it stumbled over.
-_DAMAGE = (pickle.UnpicklingError, zipfile.BadZipFile, struct.error, RuntimeError, ValueError, TypeError, LookupError,
+DAMAGE = (pickle.UnpicklingError, zipfile.BadZipFile, struct.error, RuntimeError, ValueError, TypeError, LookupError,
            ArithmeticError, AttributeError, AssertionError, MemoryError, OSError, EOFError)  # fmt: skip
 
 
@@ -81,16 +81,31 @@ def backbone_weights(net: str, given: Path | None, listen: Listener) -> Weights:
         WeightsError: they can't be had, or the file is damaged.
     """
     path = _find(net, given, listen)
-    try:
-        sha256 = _sha256(path)
-    except OSError as error:
-        raise WeightsError(f"{path}: the weights of LPIPS {net} can't be read: {error.strerror or error}") from error
-    expected = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
-    if path.name == BACKBONES[net].torchvision and expected and not sha256.startswith(expected[1]):
-        raise WeightsError(
-            f"{path} is damaged (its SHA-256 is {sha256}); delete it and fetch {BACKBONES[net].url} anew"
-        )
+    url = BACKBONES[net].url if path.name == BACKBONES[net].torchvision else None
+    sha256 = checked_sha256(path, f"the weights of LPIPS {net}", url)
     return Weights(_read(path, net), path, sha256)
+
+
+def checked_sha256(path: Path, what: str, url: str | None) -> str:
+    """Return the SHA-256 of a file of weights, which must begin as its name says where it is what `url` gives.
+
+    Raises:
+        WeightsError: it doesn't, or can't be read; `what` says what it is.
+    """
+    try:
+        sha256 = sha256_of(path)
+    except OSError as error:
+        raise WeightsError(f"{path}: {what} can't be read: {error.strerror or error}") from error
+    expected = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
+    if url and expected and not sha256.startswith(expected[1]):
+        raise WeightsError(f"{path} is damaged (its SHA-256 is {sha256}); delete it and fetch {url} anew")
+    return sha256
+
+
+def weight_folders() -> list[Path]:
+    """Where weights that don't ship are looked for: `$AECLI_WEIGHTS`, then torch hub's cache."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    return [*([Path(named).expanduser()] if named else []), Path(torch.hub.get_dir()) / "checkpoints"]
 
 
 def head_weights(net: str) -> dict[str, Tensor]:
@@ -113,9 +128,9 @@ def _find(net: str, given: Path | None, listen: Listener) -> Path:
     if net in SHIPPED:
         return SHIPPED[net]
     backbone = BACKBONES[net]
-    cache = Path(torch.hub.get_dir()) / "checkpoints"
-    folders = [Path(named).expanduser()] if (named := os.environ.get(FOLDER_VARIABLE)) else []
-    for folder in [*folders, cache]:
+    folders = weight_folders()
+    cache = folders[-1]
+    for folder in folders:
         for name in (backbone.features, backbone.torchvision):
             if (folder / name).is_file():
                 return folder / name
@@ -155,11 +170,6 @@ def _chunks(response: HTTPResponse) -> Iterator[bytes]:
         raise WeightsError(str(error) or type(error).__name__) from error
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _read(path: Path, net: str) -> dict[str, Tensor]:
     """Return what LPIPS uses of a file of weights: float32 tensors by name, all finite."""
     try:
@@ -167,12 +177,12 @@ def _read(path: Path, net: str) -> dict[str, Tensor]:
             with open_tensors(path) as file:
                 return {name: _plain(name, file.read(name)) for name in file.entries if name.startswith(_USED)}
         return {name: _plain(name, value) for name, value in _unpickled(path).items()}
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise WeightsError(f"{path} can't be read as weights of LPIPS {net}: {one_line(error)}") from error
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:
-    """Read a `.pth`, whose pickle may make nothing but tensors; raises one of `_DAMAGE`."""
+    """Read a `.pth`, whose pickle may make nothing but tensors; raises one of `DAMAGE`."""
     size = path.stat().st_size
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:

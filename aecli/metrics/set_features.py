@@ -1,10 +1,6 @@
 """What networks see in an image as a whole: a vector an image, by which sets of images are compared."""
 
-import hashlib
 import importlib.util
-import os
-import pickle
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +11,7 @@ from torch.nn import functional
 
 from aecli.errors import WeightsError
 from aecli.metrics.lpips import LPIPS
-from aecli.metrics.lpips_weights import FOLDER_VARIABLE
+from aecli.metrics.lpips_weights import DAMAGE, checked_sha256, weight_folders
 from aecli.progress import Listener
 from aecli.words import one_line
 
@@ -31,6 +27,7 @@ class SetFeatures(Protocol):
     kernel_name: str  # what the kernel and the Fréchet distance over these features are called
     frechet_name: str
     definition: str
+    numbers: int  # of an image
     weights_sha256: str
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -42,6 +39,7 @@ class AlexFeatures:
 
     name = "alex"
     kernel_name, frechet_name = "kd-alex", "fd-alex"
+    numbers = 256
     definition = (
         "AlexNet's fifth convolution, rectified, mean over places (256 numbers), of images brought to 224×224 "
         "(bilinear, antialiased where that is smaller); not the Inception features of FID and KID."
@@ -65,6 +63,7 @@ class InceptionFeatures:
 
     name = "inception"
     kernel_name, frechet_name = "kid", "fid"
+    numbers = 2048
     definition = (
         "The 2048 pooled features of FID's Inception network (weights of 2015-12-05), of images brought to 299×299 as "
         "TensorFlow 1 does, by torch-fidelity."
@@ -78,7 +77,7 @@ class InceptionFeatures:
         if path is None:
             raise WeightsError(
                 f"--features inception needs {INCEPTION_FILE}, which is not here\n"
-                f"fetch {INCEPTION_URL} and put it into {_folders()[0]}"
+                f"fetch {INCEPTION_URL} and put it into {weight_folders()[0]}"
             )
         self.weights_sha256 = _checked(path)
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -110,24 +109,16 @@ def load_features(name: str, device: torch.device, listen: Listener) -> SetFeatu
 
 def inception_file() -> Path | None:
     """Where the Inception network's weights lie: in `$AECLI_WEIGHTS`, or in torch hub's cache; None if nowhere."""
-    return next((folder / INCEPTION_FILE for folder in _folders() if (folder / INCEPTION_FILE).is_file()), None)
-
-
-def _folders() -> list[Path]:
-    named = os.environ.get(FOLDER_VARIABLE)
-    return [*([Path(named).expanduser()] if named else []), Path(torch.hub.get_dir()) / "checkpoints"]
+    return next((path for folder in weight_folders() if (path := folder / INCEPTION_FILE).is_file()), None)
 
 
 def _checked(path: Path) -> str:
     """Return a file's SHA-256; raises WeightsError unless it begins as its name says, and holds tensors alone."""
-    damaged = f"{path} is damaged; delete it and fetch {INCEPTION_URL} anew"
+    sha256 = checked_sha256(path, "the Inception network's weights", INCEPTION_URL)
     try:
-        with open(path, "rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        expected = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
-        if expected and not sha256.startswith(expected[1]):
-            raise WeightsError(damaged)
         torch.load(path, map_location="meta", weights_only=True)  # torch-fidelity's own reading would run what is in it
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
-        raise WeightsError(f"{damaged} ({one_line(error)})") from error
+    except DAMAGE as error:
+        raise WeightsError(
+            f"{path} is damaged; delete it and fetch {INCEPTION_URL} anew ({one_line(error)})"
+        ) from error
     return sha256

@@ -39,10 +39,10 @@ def kernel_distance(real: Vectors, fake: Vectors) -> tuple[float, tuple[float, f
     """
     _require(real, fake, 3)
     n, m = len(real), len(fake)
-    within_real, within_fake = _row_sums(real, real), _row_sums(fake, fake)
+    (within_real, _), (within_fake, _) = _kernel_sums(real, real), _kernel_sums(fake, fake)
     within_real -= _kernel(np.einsum("nd,nd->n", real, real), real.shape[1])
     within_fake -= _kernel(np.einsum("nd,nd->n", fake, fake), fake.shape[1])
-    across_real, across_fake = _row_sums(real, fake), _row_sums(fake, real)
+    across_real, across_fake = _kernel_sums(real, fake)
     a, b, c = within_real.sum(), within_fake.sum(), across_real.sum()
     value = a / (n * (n - 1)) + b / (m * (m - 1)) - 2 * c / (n * m)
     # Each value without one vector: its row leaves the sums within its set twice, the sum across once.
@@ -131,10 +131,14 @@ def _kernel(products: Vectors, numbers: int) -> Vectors:
     return (products / numbers + 1) ** 3
 
 
-def _row_sums(one: Vectors, other: Vectors) -> NDArray[np.float64]:
-    """What the kernel of each of `one` with all of `other` sums to, (N,)."""
-    starts = range(0, len(one), _BLOCK)
-    return np.concatenate([_kernel(one[s : s + _BLOCK] @ other.T, one.shape[1]).sum(axis=1) for s in starts])
+def _kernel_sums(one: Vectors, other: Vectors) -> tuple[Vectors, Vectors]:
+    """What the kernel of each of `one` with all of `other` sums to, (N,), and of each of `other` with all of `one`."""
+    rows, columns = [], np.zeros(len(other))
+    for start in range(0, len(one), _BLOCK):
+        values = _kernel(one[start : start + _BLOCK] @ other.T, one.shape[1])
+        rows.append(values.sum(axis=1))
+        columns += values.sum(axis=0)
+    return np.concatenate(rows), columns
 
 
 def _distances(one: Vectors, other: Vectors) -> Iterator[tuple[slice, NDArray[np.float64]]]:

@@ -101,7 +101,7 @@ class Prior(Trainable):
 
     @abstractmethod
     def observe(self, latents: Tensor) -> None:
-        """Take note of a batch (N, latent_channels, side, side), before training begins."""
+        """Take note of a batch (N, latent_channels, side, side) on the CPU, before training begins."""
 
     @abstractmethod
     def fit(self) -> None:

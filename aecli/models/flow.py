@@ -6,7 +6,6 @@ image synthesis", ICML 2024; blocks as in Peebles and Xie, "Scalable diffusion m
 """
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,10 +36,10 @@ class Flow(Prior):
         super().__init__()
         self.options = options
         width = options.width
-        self._observed: list[tuple[Any, ...]] = []
+        self._moments: tuple[Tensor, ...] = ()
         self.mean = nn.Buffer(torch.zeros(options.latent_channels))
         self.basis = nn.Buffer(torch.zeros(options.channels, options.latent_channels))
-        self.scale = nn.Buffer(torch.ones(options.channels))
+        self.scale = nn.Buffer(torch.ones(()))
         self.time = nn.Sequential(nn.Linear(2 * _TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         self.read = nn.Linear(options.channels, width)
         self.places = nn.Parameter(0.02 * torch.randn(options.side**2, width))
@@ -106,16 +105,15 @@ class Flow(Prior):
         return noise
 
     def observe(self, latents: Tensor) -> None:
-        """Add a batch to the moments of the channels, over all places."""
+        """Add a batch, on the CPU, to the moments of the channels over all places."""
         rows = latents.movedim(1, -1).flatten(0, -2).double()
-        self._observed.append((len(rows), rows.sum(dim=0), rows.T @ rows))
-        if len(self._observed) > 1:
-            self._observed = [tuple(map(sum, zip(*self._observed, strict=True)))]
+        moments = (torch.tensor(len(rows)), rows.sum(dim=0), rows.T @ rows)
+        before = self._moments or tuple(map(torch.zeros_like, moments))
+        self._moments = tuple(one + other for one, other in zip(before, moments, strict=True))
 
     def fit(self) -> None:
         """Find the principal channels and what they are divided by."""
-        ((count, total, products),) = self._observed
-        self._observed = []
+        (count, total, products), self._moments = self._moments, ()
         mean = total / count
         covariance = products / count - torch.outer(mean, mean)
         values, vectors = torch.linalg.eigh(covariance)
@@ -127,18 +125,16 @@ class Flow(Prior):
         largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
         self.mean.copy_(mean)
         self.basis.copy_(vectors * largest.sign())
-        self.scale.copy_(_deviations(values))
+        self.scale.copy_(values.mean().sqrt())
 
     def reduce(self, latents: Tensor) -> Tensor:
         """Return the principal channels (N, channels, side, side) of latents, standardised."""
         centred = latents - self.mean[:, None, None]
-        return torch.einsum("nchw,kc->nkhw", centred, self.basis) / self.scale[:, None, None]
+        return torch.einsum("nchw,kc->nkhw", centred, self.basis) / self.scale
 
     def expand(self, examples: Tensor) -> Tensor:
         """Return latents (N, latent_channels, side, side) of such channels."""
-        return (
-            torch.einsum("nkhw,kc->nchw", examples * self.scale[:, None, None], self.basis) + self.mean[:, None, None]
-        )
+        return torch.einsum("nkhw,kc->nchw", examples * self.scale, self.basis) + self.mean[:, None, None]
 
 
 class _Block(nn.Module):
@@ -179,9 +175,3 @@ def _waves(time: Tensor) -> Tensor:
     exponents = torch.linspace(0, math.log(1000), _TIME_FREQUENCIES, device=time.device)
     angles: Tensor = time[:, None].float() * exponents.exp()
     return torch.cat([angles.cos(), angles.sin()], dim=1)
-
-
-def _deviations(variances: Tensor) -> Tensor:
-    """What principal channels of those variances are divided by."""
-    shared: Tensor = variances.mean().sqrt()
-    return shared.expand(len(variances))

@@ -12,7 +12,7 @@ from aecli.configs import SampleConfig
 from aecli.errors import AecliError, CheckpointError, ConfigError, DataError, ModelError
 from aecli.loaded import LoadedModel
 from aecli.models.base import Prior
-from aecli.priors.files import fitted_prior, weights_of
+from aecli.priors.files import fitted_prior
 from aecli.priors.fitted import FittedPrior
 from aecli.progress import Listener, Notice
 from aecli.runs import RunFolder, list_runs
@@ -73,9 +73,8 @@ def choose_prior(loaded: LoadedModel, config: SampleConfig, listen: Listener) ->
     shape = loaded.model.latent_shape(loaded.image_size)
     drawn = (shape, config.temperature, config.seed)
     require_prior(loaded, config.prior)
-    sha256 = weights_of(loaded)
     if config.prior in ("auto", "flow") and not (config.interpolate or config.traverse):
-        run = find_flow(loaded, config, sha256)
+        run = find_flow(loaded, config)
         if run is not None:
             flow = _load_flow(run, loaded)
             if config.prior == "auto":
@@ -89,7 +88,7 @@ def choose_prior(loaded: LoadedModel, config: SampleConfig, listen: Listener) ->
         if config.steps is not None:
             raise ConfigError(f"--steps {config.steps}: only a flow takes steps, and none was trained on these weights")
     try:
-        fitted = fitted_prior(loaded, sha256, listen)
+        fitted = fitted_prior(loaded, listen)
     except DataError as error:
         if config.prior in ("gaussian", "mixture") or not loaded.model.prior_is_normal:
             raise
@@ -117,10 +116,12 @@ def warning(fitted: FittedPrior) -> str:
     return f"the latents are far from N(0, I) ({figure}): such samples are noise; --prior mixture does better"
 
 
-def find_flow(loaded: LoadedModel, config: SampleConfig, sha256: str) -> RunFolder | None:
+def find_flow(loaded: LoadedModel, config: SampleConfig) -> RunFolder | None:
     """Return the newest run of a prior that was trained on those weights: under `--runs`, or beside the model's run."""
     places = [config.runs, *([loaded.located.run.path.resolve().parent] if loaded.located.run else [])]
-    found = [run for place in places for run in list_runs(place) if run.model.exists() and _weights(run) == sha256]
+    found = [
+        run for place in places for run in list_runs(place) if run.model.exists() and _weights(run) == loaded.sha256
+    ]
     return max(found, key=RunFolder.touched, default=None)
 
 

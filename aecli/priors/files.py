@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 
-from aecli.checkpoints import fingerprint
 from aecli.data.decode import DecodeError, Pixels, decode_fitted, ordered_map
 from aecli.data.images import ImageRef
 from aecli.errors import CheckpointError, DataError, OutputError
@@ -13,13 +13,14 @@ from aecli.inference import run_images
 from aecli.loaded import LoadedModel
 from aecli.priors.fitted import FittedPrior, PriorFit, load_fitted
 from aecli.progress import Listener, Notice, Progress
+from aecli.runtime.device import place
 from aecli.words import name_some
 
 TASK = "fitting a prior"
 _AT_ONCE = 256  # latents taken in at a time, and few enough that they fit in memory at any size
 
 
-def fitted_prior(loaded: LoadedModel, sha256: str, listen: Listener) -> FittedPrior:
+def fitted_prior(loaded: LoadedModel, listen: Listener) -> FittedPrior:
     """Return the priors fitted to a model's latents of the images that its run trained on.
 
     They are read from the run's folder; where they aren't there, or of other weights, they are fitted and kept there.
@@ -34,21 +35,19 @@ def fitted_prior(loaded: LoadedModel, sha256: str, listen: Listener) -> FittedPr
     if run.prior.exists():
         try:
             found, document = load_fitted(run.prior, numbers)
-            if document.get("autoencoder") == sha256:
+            if document.get("autoencoder") == loaded.sha256:
                 return found
         except CheckpointError as error:
             listen(Notice(f"{error}: fitting it again"))
-    prior = _fit(loaded, run_images(run, "train"), listen)
+    exact = replace(
+        loaded, placement=place(str(loaded.placement.device), "fp32")
+    )  # it is kept for other precisions too
+    prior = _fit(exact, run_images(run, "train"), listen)
     try:
-        prior.save(run.prior, {"autoencoder": sha256})
+        prior.save(run.prior, {"autoencoder": loaded.sha256})
     except OutputError as error:
         listen(Notice(f"the prior is not kept for the next time: {error}"))
     return prior
-
-
-def weights_of(loaded: LoadedModel) -> str:
-    """Return the SHA-256 of a model's file."""
-    return fingerprint(loaded.located.checkpoint)
 
 
 def _fit(loaded: LoadedModel, images: Sequence[ImageRef], listen: Listener) -> FittedPrior:

@@ -54,10 +54,9 @@ def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> T
         from_file.pop("val_data", None)
     if "epochs" in from_flags:
         from_file.pop("steps", None)
-    merged = {**values, **from_file, **from_flags}
-    if merged.get("autoencoder") is not None:
-        merged = {**values, **_images_of({**from_file, **from_flags}), **from_file, **from_flags}
-    return TrainConfig(model=model, options=options, model_defaults=defaults, **merged)
+    given = {**from_file, **from_flags}
+    images = _images_of(given) if given.get("autoencoder") is not None else {}
+    return TrainConfig(model=model, options=options, model_defaults=defaults, **{**values, **images, **given})
 
 
 def _images_of(options: Mapping[str, Any]) -> dict[str, Any]:

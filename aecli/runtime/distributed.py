@@ -10,12 +10,12 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +27,8 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 from aecli.errors import AecliError, ConfigError, PeerError
 from aecli.progress import Stopped, StopRequest, never
 from aecli.runtime.launch import give_voice, launch
+
+Result = TypeVar("Result")
 
 TIMEOUT_VARIABLE, DEFAULT_TIMEOUT = "AECLI_PEER_TIMEOUT", 600.0  # seconds
 _MEETING_SECONDS = 60.0  # for a store that torchrun has begun to serve
@@ -187,6 +189,15 @@ class World:
                 if here < self.size and (has_failed or time.monotonic() > until):
                     raise PeerError(_LOST_MESSAGE)
                 time.sleep(_LOOK_SECONDS)
+
+    def in_turn(self, work: Callable[[], Result]) -> Result:
+        """Return what `work` gives: called in the first process, which may download or write what the others find."""
+        if not self.is_main:
+            self.wait_for_all()
+        found = work()
+        if self.is_main:
+            self.wait_for_all()
+        return found
 
     def gather(self, values: NDArray[Any]) -> list[NDArray[Any]]:
         """Return the arrays (n, …) of all processes, by rank; n may differ, the rest of the shape and the type not."""

@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from aecli.checkpoints import fingerprint
 from aecli.configs import TrainConfig
-from aecli.data.batches import iterate
+from aecli.data.batches import iterate, spread_out
 from aecli.data.streams import Stream
 from aecli.errors import ConfigError, DataError, ModelError
 from aecli.loaded import LoadedModel, load_model
 from aecli.models import registry
 from aecli.models.base import Prior
+from aecli.models.options import FlowOptions
 from aecli.progress import Progress, Stopped, StopRequest
 from aecli.runtime.distributed import World
 from aecli.training.images import ImageSet
@@ -30,11 +30,9 @@ _MOST_FITTED = 4096  # images, spread over all, that show how latents are best r
 
 @dataclass(frozen=True)
 class Encoder:
-    """A trained autoencoder: where its weights lie, and which they are."""
+    """A trained autoencoder whose latents a prior learns."""
 
     loaded: LoadedModel
-    path: str
-    sha256: str
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -42,13 +40,13 @@ class Encoder:
         return as_places(self.loaded.model.latent_shape(self.loaded.image_size))
 
     def latents(self, images: Tensor) -> Tensor:
-        """Return the latents float32 (N, channels, side, side) of images float32 (N, 3, S, S), on their device."""
+        """Return the latents float32 (N, channels, side, side) of images float32 (N, 3, S, S), on the CPU."""
         latents, _ = self.loaded.codes(images)
-        return torch.from_numpy(latents).to(images.device).reshape(-1, *self.shape)
+        return torch.from_numpy(latents).reshape(-1, *self.shape)
 
     def record(self) -> dict[str, str]:
-        """What config.json says of it."""
-        return {"path": self.path, "sha256": self.sha256}
+        """What config.json says of it: where its weights lie, and which they are."""
+        return {"path": os.path.realpath(self.loaded.located.checkpoint), "sha256": self.loaded.sha256}
 
 
 def as_places(shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -84,12 +82,12 @@ def resolve_model(config: TrainConfig) -> tuple[Any, Encoder | None]:
     for flag, given, its in (("--image-size", config.image_size, loaded.image_size), ("--fit", config.fit, loaded.fit)):
         if given != its:
             raise ConfigError(f"{flag} {given}: {path} was trained with {its}")
-    encoder = Encoder(loaded, os.path.realpath(path), fingerprint(path))
+    encoder = Encoder(loaded)
     channels, side, _ = encoder.shape
     filled_in = {"latent_channels": channels, "side": side}
     if wrong := [key for key, value in filled_in.items() if str(config.options.get(key, value)) != str(value)]:
         raise ConfigError(f"--option {wrong[0]}={config.options[wrong[0]]}: {path} has {filled_in[wrong[0]]}")
-    defaults = {"channels": 64, **config.model_defaults}
+    defaults = {"channels": FlowOptions.channels, **config.model_defaults}
     defaults = {**defaults, "channels": min(defaults["channels"], channels), **filled_in}
     return registry.resolve_options(config.model, config.options, defaults), encoder
 
@@ -115,11 +113,11 @@ def encode_sets(
     """
     if isinstance(train, Stream):
         raise DataError(f"--data {config.data}: a stream has no end; a prior learns a set of images, so name one")
-    chosen = np.linspace(0, len(train) - 1, min(len(train), _MOST_FITTED)).round().astype(int)
+    chosen = spread_out(len(train), _MOST_FITTED)
     views = [(train, train.rows, mirrored) for mirrored in ((False, True) if config.flip else (False,))]
     views.append((val, val.rows, False))
     total = (0 if is_fitted else len(chosen)) + sum(len(rows) for _, rows, _ in views)
-    done = 0
+    done, device = 0, next(prior.buffers()).device
     if not is_fitted:
         for latents in _encode(train, train.rows[chosen], False, encoder, should_stop) if world.is_main else ():
             prior.observe(latents)
@@ -135,7 +133,7 @@ def encode_sets(
         first, last = len(rows) * world.rank // world.size, len(rows) * (world.rank + 1) // world.size
         mine = [np.empty((0, *prior.example_shape(config.image_size)), np.float32)]
         for latents in _encode(images, rows[first:last], mirrored, encoder, should_stop):
-            mine.append(prior.reduce(latents).cpu().numpy())
+            mine.append(prior.reduce(latents.to(device)).cpu().numpy())
             yield Progress("encoding", done + world.size * sum(map(len, mine)), total)
         sets.append(np.concatenate(world.gather(np.concatenate(mine))))
         done += len(rows)

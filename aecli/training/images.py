@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from aecli.configs import TrainConfig
+from aecli.data.batches import spread_out
 from aecli.data.decode import Pixels
 from aecli.data.images import data_fingerprint
 from aecli.data.on_the_fly import Images, OnTheFly
@@ -50,7 +51,7 @@ class ImageSet:
 
     def spread_out(self, count: int) -> Pixels:
         """At most `count` of the images, uint8 (n, 3, S, S), evenly from the first to the last."""
-        return self.images[self.rows[np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int)]]
+        return self.images[self.rows[spread_out(len(self), count)]]
 
     @property
     def nearest(self) -> Images | torch.Tensor:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -132,7 +132,8 @@ def prepare(
     if encoder:
         assert isinstance(state.model, Prior)  # for the type checker; resolve_model has looked
         found, val = yield from encode_sets(found, val, encoder, state.model, bool(saved), config, world, should_stop)
-    feed, val = _feed(found, val, config, placement, world, state, held)
+    # Of a prior, mirror images have latents of their own, in the set: those of others mean nothing mirrored.
+    feed, val = _feed(found, val, replace(config, flip=config.flip and not encoder), placement, world, state, held)
     if state.clock.batch > feed.batches:  # fewer images can be read than then
         state.restart_epoch()
     require_batch_statistics(state.model, config, world, feed)
