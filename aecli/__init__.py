@@ -9,12 +9,13 @@ for report in aecli.train(aecli.TrainConfig("vae", data="photos")): ...
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from aecli._version import __version__
+
 if TYPE_CHECKING:
     from aecli.api import Model, evaluate, load, train
     from aecli.configs import EvalConfig, TrainConfig
     from aecli.errors import AecliError
 
-__version__ = "0.1.0"
 __all__ = ["AecliError", "EvalConfig", "Model", "TrainConfig", "__version__", "evaluate", "load", "train"]
 
 _HOMES = {

@@ -12,17 +12,17 @@ from PIL import Image
 from torch import Tensor
 
 from aecli.configs import EvalConfig, SampleConfig, TrainConfig
-from aecli.data.decode import decode_fitted, fit
-from aecli.data.images import ImageRef
+from aecli.data.decoding.decode import decode_fitted, fit
+from aecli.data.image_ref import ImageRef
 from aecli.errors import ConfigError, DataError
-from aecli.evaluation import EvalReport
-from aecli.evaluation import evaluate as run_evaluation
-from aecli.loaded import LoadedModel, load_model
-from aecli.priors.choice import choose_prior
+from aecli.evaluation.paired import EvalReport
+from aecli.evaluation.paired import evaluate as run_evaluation
+from aecli.inference.loaded_model import LoadedModel, load_model
 from aecli.progress import ignore
-from aecli.sampling import SAMPLE_BATCH, draw_samples
+from aecli.sampling.prior_choice import choose_prior
+from aecli.sampling.sample import SAMPLE_BATCH, draw_samples
+from aecli.training.events import TrainReport
 from aecli.training.loop import train as run_training
-from aecli.training.reports import TrainReport
 
 Kind = Literal["pil", "array", "tensor"]
 Pictures = Image.Image | Sequence[Image.Image] | NDArray[np.uint8] | Tensor
@@ -190,7 +190,7 @@ def evaluate(
         options: the other fields of EvalConfig.
 
     Raises:
-        AecliError: one of its kinds, as `aecli.evaluation.evaluate`.
+        AecliError: one of its kinds, as `aecli.evaluation.paired.evaluate`.
     """
     if isinstance(gt, EvalConfig):
         return run_evaluation(replace(gt, **options))

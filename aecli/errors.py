@@ -1,5 +1,7 @@
 """The failures that the program understands. A message says what is wrong, where, and the mend, in one or two lines."""
 
+from collections.abc import Mapping
+
 
 class AecliError(Exception):
     """A failure with a message for the user; the command line prints it and leaves with `exit_status`."""
@@ -43,3 +45,35 @@ class DeviceError(AecliError):
 
 class PeerError(AecliError):
     """Another of the processes that share a command's work is lost; why, it has told itself, if it could."""
+
+
+LONGEST = 200  # characters of one name or error in a message
+
+
+_NAMED = 5
+
+
+def printable(text: str, line_ends: bool = False) -> str:
+    """Return `text` with what can't be printed spelled out; `line_ends` stay where asked for."""
+    return "".join(
+        char
+        if char.isprintable() or (line_ends and char == "\n")
+        else char.encode("unicode_escape", "surrogatepass").decode()
+        for char in text
+    )
+
+
+def plain(text: str) -> str:
+    """Return `text` in one printable line, and of what is long the end left out, so that no name fills a terminal."""
+    return printable(text[:LONGEST]) + ("…" if len(text) > LONGEST else "")
+
+
+def one_line(said: object) -> str:
+    """Return what an error or a value says, as `plain` does, its line ends and tabs as blanks."""
+    return plain(" ".join(str(said)[: 2 * LONGEST].split()) or type(said).__name__)
+
+
+def name_some(reasons: Mapping[str, str]) -> str:
+    """Return the first few of `reasons` (name -> reason) in words, and how many more there are."""
+    named = "; ".join(f"{plain(name)}: {reason}" for name, reason in list(reasons.items())[:_NAMED])
+    return named + (f"; and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else "")

@@ -17,9 +17,9 @@ from PIL import Image
 import aecli
 from aecli.configs import EvalConfig
 from aecli.errors import AecliError
+from aecli.evaluation.sets import evaluate_sets
 from aecli.figures.grid import draw_rows
-from aecli.inference import ReconstructConfig, reconstruct
-from aecli.set_evaluation import evaluate_sets
+from aecli.inference.reconstruct import ReconstructConfig, reconstruct
 
 PRIORS = ("normal", "gaussian", "mixture", "flow")
 SHOWN = 10

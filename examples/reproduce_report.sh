@@ -21,9 +21,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from aecli.data.decode import decode, fit
-from aecli.inference import run_images
-from aecli.runs import RunFolder
+from aecli.data.decoding.decode import decode, fit
+from aecli.inference.reconstruct import run_images
+from aecli.runs.folder import RunFolder
 
 run = RunFolder(Path("report/runs/ae"))
 options = run.read_config()["options"]

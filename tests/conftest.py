@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aecli.data.decode import DecodeError, decode
-from aecli.data.images import ImageRef
-from aecli.data.sources import list_images
+from aecli.data.decoding.decode import DecodeError, decode
+from aecli.data.image_ref import ImageRef
+from aecli.data.sources.registry import list_images
 from aecli.errors import DataError
 
-pytest.register_assert_rewrite("tests.campaigns.runs", "tests.processes", "tests.trained")
+pytest.register_assert_rewrite("tests.soak.runs", "tests.support.processes", "tests.support.trained")
 
 Result = TypeVar("Result")
 
@@ -94,8 +94,8 @@ def finish(steps: Generator[Any, None, Result]) -> tuple[Result, list[Any]]:
 def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than tiny epochs; only what asserts on the pictures (marked `draws`) needs them."""
     if "draws" not in request.keywords:
-        monkeypatch.setattr("aecli.training.previews.draw", lambda session: None)
-        monkeypatch.setattr("aecli.training.previews.Artist.draw_curves", lambda artist: None)
+        monkeypatch.setattr("aecli.training.observers.previews.draw", lambda session: None)
+        monkeypatch.setattr("aecli.training.observers.previews.Artist.draw_curves", lambda artist: None)
 
 
 @pytest.fixture

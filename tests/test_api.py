@@ -13,7 +13,7 @@ from PIL import Image
 import aecli
 from aecli.errors import ConfigError, DataError, ModelError
 from tests.conftest import picture
-from tests.trained import ok
+from tests.support.trained import ok
 
 SIZE = 32
 
@@ -195,6 +195,6 @@ def test_importing_costs_no_torch_until_something_is_used():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert re.match(r"\d+\.\d+", aecli.__version__)
+    assert re.match(r"\d+\.\d+", aecli._version.__version__)
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = aecli.nothing_like_it

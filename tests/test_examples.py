@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.commands import reference
-from tests.trained import ok, write_images
+from tests.support.commands import reference
+from tests.support.trained import ok, write_images
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -22,7 +22,7 @@ def script(name):
 
 def test_the_command_reference_is_the_programs():
     page = (EXAMPLES / "COMMANDS.md").read_text(encoding="utf-8")
-    assert page == reference(), "write it anew: python -m tests.commands > examples/COMMANDS.md"
+    assert page == reference(), "write it anew: python -m tests.support.commands > examples/COMMANDS.md"
 
 
 def test_the_table_of_numbers_is_what_the_script_prints():

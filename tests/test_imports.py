@@ -147,7 +147,7 @@ def test_every_command_takes_json_quiet_and_device(answers, command):
 
 
 def test_the_version_is_the_packages(answers):
-    from aecli import __version__
+    from aecli._version import __version__
 
     assert answer_to(answers, ["--version"])["out"] == f"aecli {__version__}\n"
 

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from aecli.cli.app import app
 from tests.conftest import encoded, picture
-from tests.ranks import run_ranks
+from tests.support.ranks import run_ranks
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -100,7 +100,7 @@ def desk(tmp_path, monkeypatch):
 
 
 def test_the_commands_run_in_order(desk, monkeypatch):
-    monkeypatch.setattr("aecli.training.previews.draw_curves", lambda rows: b"")
+    monkeypatch.setattr("aecli.training.observers.previews.draw_curves", lambda rows: b"")
     for line in commands(README + YOUR_DATA):
         words = shlex.split(line)
         words = words[words.index("aecli") + 1 :]

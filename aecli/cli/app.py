@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from aecli import __version__
+from aecli._version import __version__
 from aecli.cli import evaluate, grid, models, reconstruct, sample, train
 from aecli.errors import AecliError, ConfigError
 

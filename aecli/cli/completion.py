@@ -36,7 +36,7 @@ def complete_registered(incomplete: str) -> list[str]:
 def complete_model(context: typer.Context, incomplete: str) -> list[str]:
     """Trained autoencoders: registry names, run folders under `--runs`, and any run folder or `.safetensors` file."""
     from aecli.models import registry
-    from aecli.runs import RunFolder, list_runs
+    from aecli.runs.folder import RunFolder, list_runs
 
     runs = Path(context.params.get("runs") or ReconstructConfig.runs)
     try:

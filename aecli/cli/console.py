@@ -15,13 +15,13 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from aecli.errors import printable
 from aecli.progress import Listener, Notice, Progress, ignore
-from aecli.words import printable
 
 if TYPE_CHECKING:
-    from aecli.catalogue import ModelsReport
-    from aecli.evaluation import EvalReport
-    from aecli.set_evaluation import SetReport
+    from aecli.evaluation.paired import EvalReport
+    from aecli.evaluation.sets import SetReport
+    from aecli.runs.catalogue import ModelsReport
 
 PLAIN_SECONDS = 10.0  # without a terminal, a line of progress at most this often
 _GAP = 2  # blanks after a column
@@ -144,7 +144,7 @@ def _print_table(headings: Sequence[tuple[str, str]], rows: Sequence[Sequence[st
 
 def print_evaluation(report: "EvalReport") -> None:
     """Print the table of metrics, pairs of predictions compared, and the definitions that the numbers stand on."""
-    from aecli.scores import best_names
+    from aecli.evaluation.report import best_names
 
     console = stdout()
     best = {metric.name: best_names(report, metric) for metric in report.metrics} if len(report.results) > 1 else {}

@@ -124,7 +124,7 @@ def evaluate(
     from aecli.cli import console
 
     if config.samples:
-        from aecli.set_evaluation import evaluate_sets
+        from aecli.evaluation.sets import evaluate_sets
 
         with console.listener(quiet) as listen:
             sets = evaluate_sets(config, listen)
@@ -134,7 +134,7 @@ def evaluate(
             console.print_sets(sets)
         return
 
-    from aecli.evaluation import evaluate as run
+    from aecli.evaluation.paired import evaluate as run
 
     with console.listener(quiet) as listen:
         found = run(config, listen)

@@ -68,7 +68,7 @@ def grid(
         return  # of several processes one draws
 
     from aecli.cli import console
-    from aecli.comparison import draw_comparison
+    from aecli.inference.comparison_grid import draw_comparison
 
     with console.listener(quiet) as listen:
         result = draw_comparison(config, listen)

@@ -16,11 +16,10 @@ from aecli.cli import console
 from aecli.cli.signals import StopRequest
 from aecli.cli.sparkline import SPARKS, can_show, sparkline
 from aecli.configs import TrainConfig
+from aecli.errors import printable
 from aecli.progress import Notice, Progress
+from aecli.training.events import EpochReport, Finished, Interrupted, Pace, Started, StepReport, TrainReport
 from aecli.training.loop import train
-from aecli.training.meter import Pace
-from aecli.training.reports import EpochReport, Finished, Interrupted, Started, StepReport, TrainReport
-from aecli.words import printable
 
 
 def show_training(config: TrainConfig, as_json: bool, quiet: bool) -> None:

@@ -105,7 +105,8 @@ class _Interruption(StopRequest):
     """
 
     def _arrived(self, number: int) -> None:
-        drop = getattr(sys.modules.get("aecli.files"), "drop_under_way", None)  # which may be half imported
+        atomic_files = sys.modules.get("aecli.storage.atomic_files")  # which may be half imported
+        drop = getattr(atomic_files, "drop_under_way", None)
         if drop is not None:
             drop()
         leave(128 + number, "interrupted")

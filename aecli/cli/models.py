@@ -18,8 +18,8 @@ def models(
     if launch().rank:
         return  # of several processes one tells
 
-    from aecli.catalogue import list_models
     from aecli.cli import console
+    from aecli.runs.catalogue import list_models
 
     report = list_models(config)
     if json:

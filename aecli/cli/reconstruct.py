@@ -87,9 +87,8 @@ def reconstruct(
     )  # fmt: skip
 
     from aecli.cli import console
-    from aecli.errors import DataError
-    from aecli.inference import reconstruct as run
-    from aecli.words import name_some
+    from aecli.errors import DataError, name_some
+    from aecli.inference.reconstruct import reconstruct as run
 
     with console.listener(quiet) as listen:
         result = run(config, listen)

@@ -97,7 +97,7 @@ def sample(
     )
 
     from aecli.cli import console
-    from aecli.sampling import sample as run
+    from aecli.sampling.sample import sample as run
 
     with console.listener(quiet) as listen:
         result = run(config, listen)

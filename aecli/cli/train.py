@@ -26,8 +26,8 @@ from aecli.cli.options import (
 from aecli.configs import COMPILE_MODES, FITS, LOGS, SYNC_MODES, TrainConfig
 from aecli.errors import ConfigError
 from aecli.models.options import VAEOptions
-from aecli.recipes import layer
-from aecli.recipes import names as recipe_names
+from aecli.recipes.layering import layer
+from aecli.recipes.layering import names as recipe_names
 
 # Parameters of the command that are no option of the run.
 _NOT_OF_THE_RUN = ("model", "config", "json", "quiet", "option", "dry_run")

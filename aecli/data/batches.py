@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aecli.data.decode import Pixels, ordered_map
-from aecli.data.on_the_fly import Images, OnTheFly
+from aecli.data.decoding.decode import Pixels
+from aecli.data.packs.on_the_fly import Images, OnTheFly
+from aecli.runtime.threads import ordered_map
 
 _BATCHES_AHEAD = 2
 _FLIP_STREAM = (1,)  # the order takes the parent stream

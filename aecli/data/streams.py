@@ -18,13 +18,13 @@ import numpy as np
 import torch
 
 from aecli.data.batches import stack
-from aecli.data.decode import DecodeError, Pixels, decode_fitted, ordered_map
-from aecli.data.images import ImageRef
-from aecli.data.on_the_fly import BROKEN_LIMIT
-from aecli.data.shards import Encoded, Shards, is_stream
-from aecli.errors import DataError
-from aecli.untrusted import is_count
-from aecli.words import name_some, plain
+from aecli.data.decoding.decode import DecodeError, Pixels, decode_fitted
+from aecli.data.image_ref import ImageRef
+from aecli.data.packs.on_the_fly import BROKEN_LIMIT
+from aecli.data.sources.shards import Encoded, Shards, is_stream
+from aecli.errors import DataError, name_some, plain
+from aecli.runtime.threads import ordered_map
+from aecli.storage.strict_json import is_count
 
 __all__ = ["Cursor", "Stream", "StreamBatch", "is_stream"]
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from importlib.util import find_spec
-from io import BytesIO
 from math import ceil, isqrt
 from pathlib import Path
 
@@ -79,13 +78,6 @@ def draw_sheet(images: Sequence[np.ndarray], tile: int | None = None) -> Image.I
         cell = (margin + column * (cell_width + gap), margin + row * (cell_height + gap), cell_width, cell_height)
         _paste(picture, image, tile, cell)
     return picture
-
-
-def png_bytes(image: Image.Image) -> bytes:
-    """The picture as the bytes of a PNG file."""
-    buffer = BytesIO()
-    image.save(buffer, format="PNG")
-    return buffer.getvalue()
 
 
 def _gap(tile: int) -> int:

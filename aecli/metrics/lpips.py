@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from aecli.errors import WeightsError
-from aecli.metrics.lpips_weights import Weights, backbone_weights, head_weights
+from aecli.metrics.network_weights import Weights, backbone_weights, head_weights
 from aecli.metrics.pairs import require_images, require_pairs
 from aecli.metrics.winograd import WinogradConv2d, suits_winograd
 from aecli.progress import Listener, ignore

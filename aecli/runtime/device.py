@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from aecli import __version__
+from aecli._version import __version__
 from aecli.errors import DeviceError
 from aecli.runtime.launch import launch
 from aecli.runtime.memory import keep_freed_memory

@@ -11,11 +11,11 @@ from aecli.data.streams import is_stream
 from aecli.errors import CheckpointError, ConfigError, DataError, DeviceError
 from aecli.models import registry
 from aecli.progress import Notice
-from aecli.runs import RunFolder
+from aecli.runs.folder import RunFolder
 from aecli.runtime.device import Placement
 from aecli.runtime.distributed import World
-from aecli.training.feeds import Feed
-from aecli.training.pieces import smallest_piece
+from aecli.training.inputs.loaders import Feed
+from aecli.training.inputs.micro_batches import smallest_piece
 from aecli.training.state import TrainState
 
 

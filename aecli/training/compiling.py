@@ -19,7 +19,7 @@ from aecli.models import registry
 from aecli.models.base import Losses, Trainable
 from aecli.runtime.device import Placement, is_out_of_memory
 from aecli.runtime.distributed import World
-from aecli.training.pieces import draw_noise
+from aecli.training.inputs.micro_batches import draw_noise
 
 
 @dataclass(frozen=True)

@@ -11,26 +11,26 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from aecli.checkpoints import read_document
 from aecli.configs import TrainConfig
-from aecli.data.shards import Shards, is_stream
-from aecli.data.sources import list_images, split_indices
+from aecli.data.sources.registry import list_images, split_indices
+from aecli.data.sources.shards import Shards, is_stream
 from aecli.errors import ConfigError, DataError
 from aecli.models import registry
 from aecli.models.base import latent_shape
 from aecli.models.flops import forward_flops
 from aecli.progress import Listener, Progress
-from aecli.runs import RunFolder
+from aecli.runs.checkpoints import read_document
+from aecli.runs.folder import RunFolder
 from aecli.runtime.device import Placement, place, telling_out_of_memory
 from aecli.runtime.distributed import World
 from aecli.training.checks import require_batch_statistics, require_sense
 from aecli.training.compiling import StepLoss
-from aecli.training.encoder import resolve_model
-from aecli.training.feeds import SetFeed
-from aecli.training.images import ImageSet
-from aecli.training.pieces import cut
+from aecli.training.inputs.image_sets import ImageSet
+from aecli.training.inputs.latent_sets import resolve_model
+from aecli.training.inputs.loaders import SetFeed
+from aecli.training.inputs.micro_batches import cut
 from aecli.training.run_choice import choose_run, done, first_difference, is_taken, resolved_options, shrunk
-from aecli.training.session import is_over
+from aecli.training.setup import is_over
 from aecli.training.state import TrainState
 
 TIMED_SECONDS = 5.0  # of steps after the first one, which warms up

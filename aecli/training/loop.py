@@ -10,18 +10,17 @@ from itertools import islice
 import torch
 
 from aecli.configs import TrainConfig
-from aecli.errors import DataError, DeviceError, OutputError, PeerError, TrainingError
+from aecli.errors import DataError, DeviceError, OutputError, PeerError, TrainingError, name_some
 from aecli.progress import Notice, Stopped, StopRequest, never
 from aecli.runtime.device import telling_out_of_memory
 from aecli.runtime.distributed import World, telling_lost
-from aecli.training.logs import Log, log_of
-from aecli.training.pieces import cut
-from aecli.training.previews import Artist
-from aecli.training.reports import EpochReport, Finished, Interrupted, StepReport, TrainReport
-from aecli.training.saving import Saver, diverged, require_finite
-from aecli.training.session import Session, prepare
+from aecli.training.checkpointing import Saver, diverged, require_finite
+from aecli.training.events import EpochReport, Finished, Interrupted, StepReport, TrainReport
+from aecli.training.inputs.micro_batches import cut
+from aecli.training.observers.previews import Artist
+from aecli.training.observers.tensorboard import Log, log_of
+from aecli.training.setup import Session, prepare
 from aecli.training.validation import validate
-from aecli.words import name_some
 
 _TICK = 1e-3  # seconds: a coarse clock can say that an epoch took none
 

@@ -9,18 +9,18 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from aecli.checkpoints import read_document
 from aecli.configs import MODEL_FLAGS, TrainConfig
-from aecli.data.shards import is_pattern
-from aecli.errors import CheckpointError, OutputError
-from aecli.files import names_in
+from aecli.data.sources.shards import is_pattern
+from aecli.errors import CheckpointError, OutputError, one_line
 from aecli.models import registry
-from aecli.runs import RunFolder
+from aecli.runs.checkpoints import read_document
+from aecli.runs.folder import RunFolder
 from aecli.runtime.distributed import World
-from aecli.training.claim import Claim
-from aecli.training.encoder import Encoder
-from aecli.untrusted import is_count
-from aecli.words import one_line
+from aecli.storage import atomic_files
+from aecli.storage.atomic_files import names_in
+from aecli.storage.locks import Lock
+from aecli.storage.strict_json import is_count
+from aecli.training.inputs.latent_sets import Encoder
 
 # What may differ between a run and the command that continues it: it changes where and how long, not what.
 _FREE = {"model_defaults", "epochs", "device", "workers", "cache", "checkpoint_every", "log", "out", "runs", "restart",
@@ -199,3 +199,40 @@ def done(folder: RunFolder) -> tuple[int, int]:
     if not (is_count(epochs) and is_count(steps)):
         raise CheckpointError(f"{folder.last} is not what aecli train writes; --restart begins the run again")
     return epochs, steps
+
+
+class Claim:
+    """The right to write a run folder; nobody else gets it before `close`, or before this process ends, however."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        """Name the folder; nothing is made yet."""
+        self.folder = folder
+        self._lock = Lock(folder.lock, by_name=True)
+        self._made: list[Path] = []
+
+    def take(self) -> bool:
+        """Make the folder and take it, tidied of what a killed process left half written; False where another has it.
+
+        Raises:
+            OutputError: the folder can't be made.
+        """
+        try:
+            self._made = atomic_files.make_folder(self.folder.path)
+            if not self._lock.take():
+                return False
+            for each in (self.folder.path, self.folder.previews):  # other processes may be writing further below
+                atomic_files.remove_half_written(each, by_anyone=self._lock.excludes)
+        except OSError as error:
+            self.close()
+            raise OutputError(f"{self.folder.path} can't be written: {error.strerror or error}") from error
+        return True
+
+    def holder(self) -> str:
+        """Who has it: `process 4242 on host-a`."""
+        return self._lock.holder()
+
+    def close(self) -> None:
+        """Give it up; a folder made for a run that never began goes again."""
+        self._lock.close()
+        if not self.folder.exists():
+            atomic_files.remove_empty(self._made)

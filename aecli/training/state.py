@@ -12,7 +12,7 @@ from torch.amp import GradScaler
 from aecli.models.base import Losses, Trainable
 from aecli.runtime.device import Placement
 from aecli.training.optim import build_average, build_optimizer, build_schedule, matching_layout
-from aecli.training.saved_state import SCHEDULE, require_fit, require_scaling, require_sense
+from aecli.training.state_schema import SCHEDULE, require_fit, require_scaling, require_sense
 
 _OPTIMIZER_QUANTITIES = ("step", "exp_avg", "exp_avg_sq")
 

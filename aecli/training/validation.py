@@ -16,7 +16,7 @@ from aecli.models.base import Autoencoder, Trainable
 from aecli.progress import Stopped, StopRequest
 from aecli.runtime.device import Placement
 from aecli.runtime.distributed import World
-from aecli.training.images import ImageSet
+from aecli.training.inputs.image_sets import ImageSet
 
 
 @dataclass(frozen=True)

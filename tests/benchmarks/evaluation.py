@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 from skimage import data
 
-from aecli.metrics.lpips_weights import SHIPPED
+from aecli.metrics.network_weights import SHIPPED
 from tests.benchmarks.common import Row, arguments, in_turns, matmul_peak, middle, run, show
 
 SIDE = 256
@@ -116,7 +116,7 @@ def measure(folder: Path, script: Path, pairs: int, repeats: int, device: str) -
     ways = [partial(_seconds, command, cpu[name]) for name, command in commands.items()]
     figures = dict(zip(commands, in_turns(ways, repeats), strict=True))
     times = {name: middle(found) for name, found in figures.items()}
-    starting = middle([_seconds([sys.executable, "-c", "import aecli.evaluation"]) for _ in range(repeats)])
+    starting = middle([_seconds([sys.executable, "-c", "import aecli.evaluation.paired"]) for _ in range(repeats)])
     decoding = _decode_seconds(folder)
     arithmetic = 2 * pairs * ALEX_FLOPS / matmul_peak("fp32", side=2048)
     limit_two = starting + decoding

@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from aecli import checkpoints
 from aecli.models import registry
+from aecli.runs import checkpoints
 from tests.benchmarks.common import Row, arguments, in_turns, matmul_peak, middle, run, show
 from tests.benchmarks.pictures import write_photographs
 

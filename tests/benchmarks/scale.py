@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from aecli.data import cache as caches
 from aecli.data.batches import epoch_order, iterate
-from aecli.data.decode import worker_count
-from aecli.data.on_the_fly import OnTheFly
-from aecli.data.pack import Pack, describe, pack_images, pack_key
-from aecli.data.sources import list_images
+from aecli.data.packs import cache_folder as caches
+from aecli.data.packs.on_the_fly import OnTheFly
+from aecli.data.packs.pack import Pack, describe, pack_images, pack_key
+from aecli.data.sources.registry import list_images
+from aecli.runtime.threads import worker_count
 from tests.benchmarks.common import Row, arguments, in_turns, middle, run, show
 from tests.benchmarks.pictures import write_photographs
 

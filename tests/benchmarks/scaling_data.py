@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 
 from aecli.data.batches import epoch_order, iterate
-from aecli.data.decode import decode_fitted
-from aecli.data.pack import Pack, pack_images
-from aecli.data.sources import list_images
+from aecli.data.decoding.decode import decode_fitted
+from aecli.data.packs.pack import Pack, pack_images
+from aecli.data.sources.registry import list_images
 from aecli.data.streams import MOST_LANES, Stream
 from tests.benchmarks.common import Row, in_turns, middle
 from tests.benchmarks.pictures import write_photographs
 from tests.benchmarks.scaling_predictions import COUNTS, LINKS, Table, gpu_step
-from tests.shards import write_tar
+from tests.support.shards import write_tar
 
 SIDE = 256
 PIXELS = 3 * SIDE * SIDE  # bytes an image in a pack

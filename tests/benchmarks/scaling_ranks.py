@@ -18,9 +18,9 @@ from aecli.configs import TrainConfig
 from aecli.progress import never
 from aecli.runtime.distributed import World
 from aecli.training.compiling import StepLoss
+from aecli.training.inputs.micro_batches import draw_noise
 from aecli.training.loop import train_epoch
-from aecli.training.pieces import draw_noise
-from aecli.training.session import Session, prepare
+from aecli.training.setup import Session, prepare
 from tests.benchmarks.common import in_turns, middle
 
 LOOKS = 20

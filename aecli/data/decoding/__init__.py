@@ -1,0 +1,1 @@
+"""From an encoded image to 8-bit RGB pixels, within bounds."""

@@ -1,0 +1,168 @@
+"""What is known of an image before it is read, and which side of a split it stands on."""
+
+import hashlib
+import os
+import posixpath
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+from PIL import Image
+
+from aecli.errors import DataError
+from aecli.runtime.distributed import World
+
+FILE_LIMIT = 2**31  # bytes of an encoded image: what PIXEL_LIMIT pixels take in 16-bit RGBA without compression
+
+_CHUNK = 4096  # images whose text is joined before it is hashed
+
+
+class ImageRef:
+    """One image of a source, not yet read; equal to another of the same name, group and fingerprint.
+
+    `name` is its relative path with `/` and suffix, unique in its source. Images of one `group` stay on one side of a
+    split. `fingerprint` changes when the content changes; `revision` also tells apart two files on this machine that
+    agree in name, size and modification time (a cache needs that, an identity of the data does not).
+    """
+
+    # There are millions of them: no dictionary each, and one string for what is asked for once a run.
+    __slots__ = ("_load", "_versions", "group", "name")
+
+    def __init__(
+        self, name: str, group: str, fingerprint: str, load: Callable[[], bytes | Image.Image], revision: str = ""
+    ) -> None:
+        """Take what is known, and what `load()` calls."""
+        self.name = name
+        self.group = group
+        self._versions = f"{fingerprint}\0{revision}"
+        self._load = load
+
+    @property
+    def fingerprint(self) -> str:
+        """Text that changes when the content changes."""
+        return self._versions.partition("\0")[0]
+
+    @property
+    def revision(self) -> str:
+        """Text that also changes when a file is replaced by one of the same size and modification time."""
+        return self._versions.partition("\0")[2]
+
+    @property
+    def encoded_bytes(self) -> int:
+        """How many bytes it takes, if its fingerprint begins with that, as those of files do; otherwise 0."""
+        text = self._versions.partition(":")[0]
+        return int(text) if text.isdecimal() else 0
+
+    @property
+    def key(self) -> str:
+        """The name without its suffix: what pairs it with an image of another source."""
+        return posixpath.splitext(self.name)[0]
+
+    def load(self) -> bytes | Image.Image:
+        """The encoded bytes or a Pillow image; may be called from several threads."""
+        return self._load()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ImageRef) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self.name!r}, group={self.group!r}, fingerprint={self.fingerprint!r})"
+
+    def _identity(self) -> tuple[str, str, str]:
+        return self.name, self.group, self.fingerprint
+
+
+class FileRef(ImageRef):
+    """An image file called `name` in the folder `root`, alone in its group; what `stat` said of it are its versions.
+
+    Its fingerprint is `size:mtime_ns`, its revision `ctime_ns`; a file that couldn't be looked at is "unreadable".
+    """
+
+    __slots__ = ("root",)
+
+    def __init__(self, name: str, root: str, status: os.stat_result | None) -> None:
+        """Keep no more than names it: the path is put together when the file is read."""
+        self.name = self.group = name
+        self.root = root
+        self._versions = f"{status.st_size}:{status.st_mtime_ns}\0{status.st_ctime_ns}" if status else "unreadable\0"
+
+    def load(self) -> bytes:
+        """The file's bytes; raises OSError, also where it has become something else since it was listed."""
+        with open(os.path.join(self.root, self.name), "rb", opener=_open_without_waiting) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError("it is no file but a pipe, a socket or a device")
+            if status.st_size > FILE_LIMIT:
+                raise OSError(f"its {status.st_size} bytes are more than {FILE_LIMIT}")
+            return file.read(status.st_size)
+
+
+def file_paths(images: Iterable[ImageRef]) -> Iterator[str]:
+    """Yield the paths of those `images` that are files of their own."""
+    return (os.path.join(image.root, image.name) for image in images if isinstance(image, FileRef))
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """Open a file; a pipe too, which would otherwise wait for somebody to write to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def content_key(images: Sequence[ImageRef], *what: object) -> str:
+    """SHA-256 of the names, fingerprints and revisions of `images`, and of the text of `what`, as 64 hex digits."""
+    digest = hashlib.sha256(repr(what).encode())
+    for texts in _chunks(images, lambda image: f"\0{len(image.name)}:{image.name}{image._versions}"):
+        digest.update(texts)
+    return digest.hexdigest()
+
+
+def data_fingerprint(images: Sequence[ImageRef]) -> str:
+    """SHA-256 of the names and sizes of `images`, as 64 hex digits: a copy of a folder is the same data."""
+    digest = hashlib.sha256()
+    for texts in _chunks(images, lambda image: f"{image.name}\0{image.fingerprint.partition(':')[0]}\n"):
+        digest.update(texts)
+    return digest.hexdigest()
+
+
+def _chunks(images: Sequence[ImageRef], text: Callable[[ImageRef], str]) -> Iterator[bytes]:
+    for start in range(0, len(images), _CHUNK):
+        joined = "".join([text(image) for image in images[start : start + _CHUNK]])
+        yield joined.encode("utf-8", "surrogateescape")
+
+
+def split_indices(images: Sequence[ImageRef], val_fraction: float) -> tuple[list[int], list[int]]:
+    """Indices of the training and of the validation images, both ascending.
+
+    A group is held out if and only if the hash of its name, read as a number in [0, 1), is below `val_fraction`: so
+    an image keeps its side when others are added or removed, and the share held out is `val_fraction` on average
+    only. Where that rule leaves a side empty, one group crosses over: the one of the smallest hash is held out, or
+    the one of the largest trains; such a group can go back when groups are added. One group alone always trains.
+    """
+    if not images:
+        return [], []
+    hashes = _unit_hashes([image.group for image in images])
+    held_out = hashes < val_fraction
+    if hashes.min() < hashes.max() and val_fraction > 0 and not held_out.any():
+        held_out = hashes == hashes.min()
+    if held_out.all():
+        held_out = hashes < hashes.max()
+    return np.flatnonzero(~held_out).tolist(), np.flatnonzero(held_out).tolist()
+
+
+def _unit_hashes(texts: Sequence[str]) -> np.ndarray:
+    """The first 8 bytes of each text's SHA-256 as a number in [0, 1), float64 (N,)."""
+    sha256 = hashlib.sha256
+    digests = b"".join([sha256(text.encode("utf-8", "surrogateescape")).digest()[:8] for text in texts])
+    return np.frombuffer(digests, dtype=">u8") / 2.0**64
+
+
+def require_same_images(images: Sequence[ImageRef], source: str, world: World) -> None:
+    """Refuse to share work on images that are not the same for all processes.
+
+    Raises:
+        DataError: machines see different images.
+    """
+    if world.size > 1 and len(set(world.gather_json(data_fingerprint(images)))) > 1:
+        raise DataError(f"the images of {source} are not the same on all machines")

@@ -1,0 +1,1 @@
+"""Where images come from: folders, zips, shards, data sets by name."""

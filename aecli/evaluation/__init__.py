@@ -1,0 +1,1 @@
+"""Predictions measured against ground truth, image by image and as sets."""

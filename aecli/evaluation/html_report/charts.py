@@ -1,0 +1,153 @@
+"""Charts of many images' numbers, drawn by matplotlib as SVG that takes the page's own colour for its ink."""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import StringIO
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aecli.errors import plain
+from aecli.evaluation.report import Numbers
+from aecli.figures.plotting import BLUE, ORANGE, quiet_matplotlib
+from aecli.metrics.registry import Metric
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's, those of at least 3:1 on white and on black; beyond them the marker tells predictions apart.
+COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7")
+MARKERS = (("o", "●"), ("^", "▲"), ("s", "■"), ("D", "◆"), ("v", "▼"))
+MOST_POINTS = 2000  # of a chart whose points can be clicked; more are one picture within the SVG
+BINS = 40
+_INK = "#010203"  # a colour that nothing else has, to be found again in the SVG
+
+
+@dataclass(frozen=True)
+class Chart:
+    """An SVG with the words that stand for it; `overlays` whether it shows all predictions in one frame."""
+
+    title: str
+    svg: str
+    overlays: bool = False
+
+
+def colour(column: int) -> str:
+    """Of the prediction in that column, in every chart."""
+    return COLOURS[column % len(COLOURS)]
+
+
+def marker(column: int) -> str:
+    """The character that looks like that prediction's points."""
+    return MARKERS[column % len(MARKERS)][1]
+
+
+def draw_histograms(metrics: Sequence[Metric], names: Sequence[str], numbers: Numbers) -> list[Chart]:
+    """Draw, for each metric, a histogram a prediction (N, P), one below the other over the same bins."""
+    return [_histogram(metric, names, numbers[metric.name]) for metric in metrics]
+
+
+def draw_scatters(metrics: Sequence[Metric], names: Sequence[str], numbers: Numbers) -> list[Chart]:
+    """Draw every two metrics against each other, all predictions in one frame, and every two predictions by metric."""
+    charts = [_metrics_scatter(y, x, numbers) for x, y in combinations(metrics, 2)]
+    for metric in metrics:
+        for a, b in combinations(range(len(names)), 2):
+            charts.append(_predictions_scatter(metric, names, (a, b), numbers[metric.name]))
+    return charts
+
+
+def _histogram(metric: Metric, names: Sequence[str], values: NDArray[np.float64]) -> Chart:
+    finite = values[np.isfinite(values)]
+    edges = np.histogram_bin_edges(finite, BINS) if len(finite) else np.linspace(0, 1, BINS + 1)
+    title = f"Histogram of {metric.title}"
+    with quiet_matplotlib():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5.4, 0.7 + 1.15 * len(names)), layout="constrained")
+        panels = np.ravel(figure.subplots(len(names), sharex=True))
+        for column, (axes, name) in enumerate(zip(panels, names, strict=True)):
+            kept = values[np.isfinite(values[:, column]), column]
+            axes.hist(kept, bins=edges, color=colour(column))
+            if len(kept):
+                axes.axvline(kept.mean(), color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+            axes.set_title(plain(name)[:60], loc="left", fontsize=9, color=_INK, parse_math=False)
+            _plain_axes(axes)
+        axes.set_xlabel(f"{metric.title}, images by value; the dashed line is the mean", color=_INK)
+        return Chart(title, _svg(figure, title))
+
+
+def _metrics_scatter(y: Metric, x: Metric, numbers: Numbers) -> Chart:
+    series = [
+        (column, numbers[x.name][:, column], numbers[y.name][:, column]) for column in range(numbers[x.name].shape[1])
+    ]
+    return _scatter(f"{y.title} against {x.title}", x.title, y.title, series, is_square=False, overlays=True)
+
+
+def _predictions_scatter(
+    metric: Metric, names: Sequence[str], columns: tuple[int, int], values: NDArray[np.float64]
+) -> Chart:
+    a, b = columns
+    x_label, y_label = (f"{metric.title} of {plain(names[column])[:60]}" for column in (b, a))
+    title = f"{metric.title}: {plain(names[a])} against {plain(names[b])}"
+    return _scatter(title, x_label, y_label, [(a, values[:, b], values[:, a])], is_square=True, overlays=False)
+
+
+def _scatter(
+    title: str,
+    x_label: str,
+    y_label: str,
+    series: Sequence[tuple[int, NDArray[np.float64], NDArray[np.float64]]],
+    is_square: bool,
+    overlays: bool,
+) -> Chart:
+    """Draw points; those of each series stand in a group whose gid tells which images they are, in order."""
+    with quiet_matplotlib():
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5.4, 5.0 if is_square else 3.9), dpi=150, layout="constrained")
+        axes = figure.subplots()
+        many = sum(len(x) for _, x, _ in series) > MOST_POINTS
+        for column, x, y in series:
+            images = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
+            shape = MARKERS[column % len(MARKERS)][0]
+            points = axes.scatter(x[images], y[images], s=4 if many else 14, marker=shape, color=colour(column),
+                                  alpha=0.45 if many else 0.7, linewidths=0, rasterized=many)  # fmt: skip
+            if not many:
+                points.set_gid("points-" + ".".join(map(str, images)))
+        if is_square:
+            low, high = min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])
+            axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+            axes.axline((low, low), (high, high), color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+        axes.set_xlabel(x_label, color=_INK, parse_math=False)
+        axes.set_ylabel(y_label, color=_INK, parse_math=False)
+        _plain_axes(axes)
+        return Chart(title, _svg(figure, title), overlays)
+
+
+def _plain_axes(axes: "Axes") -> None:
+    axes.tick_params(colors=_INK, labelsize=8)
+    axes.xaxis.label.set_fontsize(9)
+    axes.yaxis.label.set_fontsize(9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_INK)
+    axes.patch.set_alpha(0)
+
+
+def _svg(figure: "Figure", title: str) -> str:
+    """The figure as an <svg> to stand in a page among others: the page's ink, text as text, names of its own."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
+    figure.patch.set_alpha(0)
+    text = StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
+    svg = text.getvalue()[text.getvalue().index("<svg") :].replace(_INK, "currentColor")
+    own = f"c{hashlib.sha256(title.encode()).hexdigest()[:12]}"
+    svg = re.sub(r'(\bid="|url\(#|href="#)(?!points-)', rf"\g<1>{own}-", svg)
+    return re.sub(r'\bid="points-([\d.]*)"', r'class="points" data-images="\1"', svg)

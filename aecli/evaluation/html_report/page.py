@@ -1,0 +1,144 @@
+"""One page of what `aecli eval` found: a jinja2 template filled in, and the pictures that go with it."""
+
+import base64
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aecli._version import __version__
+from aecli.data.decoding.decode import Pixels
+from aecli.errors import printable
+from aecli.evaluation.html_report import charts, pictures
+from aecli.evaluation.pairing import Pair
+from aecli.evaluation.report import EvalReport, Numbers, best_names
+from aecli.progress import Listener, Notice
+from aecli.runtime.distributed import World
+from aecli.storage.atomic_files import claim_file
+from aecli.storage.outputs import scratch_beside, write_output
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_HEAT_STEPS = 33  # of the colour map, between which the browser goes straight
+
+
+class Page:
+    """A page under way: pictures are added as images are measured, and the first process writes it."""
+
+    def __init__(self, path: Path, scratch: Path) -> None:
+        """Keep pictures in `scratch` for the time being."""
+        self.path = path
+        self._scratch = scratch
+
+    def add(self, number: int, images: Sequence[Pixels]) -> None:
+        """Take the ground truth and the predictions of a pair, uint8 (H, W, 3); may be called from several threads."""
+        pictures.store(self._scratch, number, images)
+
+    def write(
+        self, truth: str, report: EvalReport, measured: Mapping[int, Pair], numbers: Numbers, listen: Listener
+    ) -> None:
+        """Write the page.
+
+        Args:
+            truth: what to call the ground truth.
+            report: what was found.
+            measured: the pairs that it is about by the numbers that they were added with, in the order of `numbers`.
+            numbers: each metric's (images, predictions).
+            listen: hears of a page that is replaced, and of a folder of pictures beside it.
+
+        Raises:
+            OutputError: it can't be written.
+        """
+        names = [result.name for result in report.results]
+        embedded = pictures.keep(self._scratch, self.path, list(measured), 1 + len(names))
+        folder = pictures.folder_beside(self.path)
+        if embedded is None:
+            listen(Notice(f"the page's pictures are in {folder}: keep them together"))
+        data = {
+            "names": [printable(pair.name) for pair in measured.values()],
+            "sizes": [list(pair.size) for pair in measured.values()],
+            "predictions": [printable(name) for name in names],
+            "metrics": [
+                {"name": m.name, "title": m.name.upper(), "digits": m.digits, "higher": m.higher_is_better}
+                for m in report.metrics
+            ],
+            "numbers": {m.name: [_json_column(column) for column in numbers[m.name].T] for m in report.metrics},
+            "embedded": embedded,
+            "folder": None if embedded else quote(folder.name, errors="surrogateescape"),
+            "files": [str(number) for number in measured],
+            "view_side": pictures.VIEW_SIDE,
+        }
+        content = render(truth, report, numbers, data)
+        write_output(self.path, content.encode("utf-8", "backslashreplace"), listen)
+
+
+@contextmanager
+def page_under_way(path: Path | None, sources: Sequence[str], world: World) -> Iterator[Page | None]:
+    """Yield a page to fill, in every process the same one, or None without a path; what is left over is removed.
+
+    Raises:
+        OutputError: it can't be written there.
+    """
+    if path is None:
+        yield None
+        return
+    if world.is_main:
+        claim_file(path, "--report")
+        pictures.require_ours(path, sources)
+    with scratch_beside(path, world.is_main, world.share) as scratch:
+        yield Page(path, scratch)
+
+
+def render(truth: str, report: EvalReport, numbers: Numbers, data: dict[str, Any]) -> str:
+    """Fill in the template: every string escaped, nothing fetched from anywhere, one script and no other allowed."""
+    names = [result.name for result in report.results]
+    script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
+    several = len(names) > 1
+    return _environment().get_template("report.html.j2").render(
+        truth=truth,
+        report=report,
+        names=names,
+        best={metric.name: best_names(report, metric) if several else [] for metric in report.metrics},
+        histograms=charts.draw_histograms(report.metrics, names, numbers),
+        scatters=charts.draw_scatters(report.metrics, names, numbers),
+        colours=[charts.colour(column) for column in range(len(names))],
+        markers=[charts.marker(column) for column in range(len(names))],
+        heat=_heat_tables(),
+        data=data,
+        style=(_TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        version=__version__,
+    )  # fmt: skip
+
+
+def _environment() -> "Environment":
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )  # fmt: skip
+    environment.filters["printable"] = printable
+    return environment
+
+
+def _json_column(column: NDArray[np.float64]) -> list[float | None]:
+    """Numbers to six decimals; None where identical images have an infinite one."""
+    return [round(value, 6) if math.isfinite(value) else None for value in column.tolist()]
+
+
+def _heat_tables() -> list[str]:
+    """Red, green and blue of the colour map `inferno`, each as an SVG filter's table."""
+    from matplotlib import colormaps
+
+    colours = colormaps["inferno"](np.linspace(0, 1, _HEAT_STEPS))
+    return [" ".join(f"{value:.4f}" for value in colours[:, channel]) for channel in range(3)]

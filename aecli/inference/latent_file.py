@@ -1,0 +1,99 @@
+"""Latents of many images in one safetensors file, written as they come, in memory for a few of them only."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aecli.data.image_ref import ImageRef, file_paths
+from aecli.errors import OutputError
+from aecli.progress import Listener
+from aecli.runtime.distributed import World
+from aecli.storage.atomic_files import atomic_write, claim_file
+from aecli.storage.outputs import require_not_read, scratch_beside, tell_replaced
+
+_ALIGNMENT = 8  # bytes; what safetensors asks of a header's length
+_MEAN, _LOG_VARIANCE = "mean", "log_variance"  # the tensors, by the names that they have in the file
+_CHUNK = 2**22  # bytes that are copied at a time
+
+
+@dataclass(frozen=True)
+class LatentStore:
+    """A file of rows, one an image, for each tensor; any process and thread may write any row."""
+
+    path: Path
+    scratch: Path
+    shape: tuple[int, ...]
+    rows: dict[str, int]  # an image's key -> its row
+
+    def add(self, keys: Sequence[str], mean: NDArray[np.float32], log_variance: NDArray[np.float32] | None) -> None:
+        """Take the latents (N, …) of the images of `keys`; log variances where the model has them.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        for name, values in ((_MEAN, mean), (_LOG_VARIANCE, log_variance)):
+            if values is not None:
+                try:
+                    with open(os.open(self.scratch / name, os.O_CREAT | os.O_WRONLY), "wb", buffering=0) as file:
+                        for key, row in zip(keys, np.ascontiguousarray(values, dtype="<f4"), strict=True):
+                            file.seek(self.rows[key] * self._row_bytes)
+                            file.write(row.tobytes())
+                except OSError as error:
+                    raise OutputError(f"{self.path} can't be written: {error.strerror or error}") from error
+
+    @property
+    def _row_bytes(self) -> int:
+        return 4 * prod(self.shape)
+
+    def write(self, images: Sequence[ImageRef], document: dict[str, Any], listen: Listener) -> None:
+        """Put the rows of `images`, in this order, into one file, with their names; `document` says the rest.
+
+        Raises:
+            OutputError: it can't be written.
+        """
+        kept = [self.rows[image.key] for image in images]
+        tensors = [name for name in (_MEAN, _LOG_VARIANCE) if (self.scratch / name).exists()]
+        length = len(kept) * self._row_bytes
+        told = [image.name.encode("utf-8", "backslashreplace").decode() for image in images]
+        header: dict[str, Any] = {"__metadata__": {"format": "pt", "aecli": json.dumps({**document, "names": told})}}
+        for place, name in enumerate(tensors):
+            offsets = [place * length, (place + 1) * length]
+            header[name] = {"dtype": "F32", "shape": [len(kept), *self.shape], "data_offsets": offsets}
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % _ALIGNMENT)
+        tell_replaced(self.path, listen)
+        with atomic_write(self.path) as out:
+            out.write(len(text).to_bytes(8, "little") + text)
+            for name in tensors:
+                with open(self.scratch / name, "rb") as file:
+                    for row in kept:
+                        file.seek(row * self._row_bytes)
+                        for start in range(0, self._row_bytes, _CHUNK):
+                            out.write(file.read(min(_CHUNK, self._row_bytes - start)))
+
+
+@contextmanager
+def latents_under_way(
+    path: Path | None, shape: tuple[int, ...], images: Sequence[ImageRef], world: World
+) -> Iterator[LatentStore | None]:
+    """Yield a store for the latents of `images`, in every process the same one, or None without a path.
+
+    Raises:
+        OutputError: it can't be written there, or is one of the images.
+    """
+    if path is None:
+        yield None
+        return
+    if world.is_main:
+        claim_file(path, "--latents")
+        require_not_read("--latents", [path], file_paths(images))
+    with scratch_beside(path, world.is_main, world.share) as scratch:
+        yield LatentStore(path, scratch, shape, {image.key: row for row, image in enumerate(images)})

@@ -1,0 +1,1 @@
+"""Run folders and checkpoints: what a run holds, and how a MODEL argument finds one."""

@@ -1,0 +1,114 @@
+"""The models there are and the runs found, with what they cost and how they would run on this machine."""
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+import torch
+
+from aecli.configs import ModelsConfig
+from aecli.errors import AecliError, CheckpointError
+from aecli.models import registry
+from aecli.models.base import latent_shape
+from aecli.models.flops import forward_flops
+from aecli.runs import checkpoints
+from aecli.runs.folder import RunFolder, list_runs
+from aecli.runtime.device import place
+from aecli.storage.strict_json import is_count, is_number
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """One registered model at its default options; `error` in place of figures where it can't be loaded."""
+
+    name: str
+    target: str
+    parameters: int | None = None
+    latent_shape: tuple[int, ...] | None = None
+    gflop: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """One run folder; figures are those of its best epoch, None before there is one; `error` says what is damaged."""
+
+    path: str
+    model: str
+    options: dict[str, Any]
+    image_size: int
+    epochs: int
+    best_epoch: int | None
+    val_psnr: float | None
+    val_ssim: float | None
+    touched: str  # when it was last trained, ISO 8601 with the zone of this machine
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelsReport:
+    """Figures for images of side `image_size`; `training` and `inference` say how a model would run here."""
+
+    image_size: int
+    models: list[ModelFacts]
+    runs: list[RunFacts]
+    training: dict[str, str]
+    inference: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return asdict(self)
+
+
+def list_models(config: ModelsConfig) -> ModelsReport:
+    """Gather the registry, the runs under `config.runs`, and how this machine would run them.
+
+    Raises:
+        ConfigError: the device or precision is not to be had.
+    """
+    return ModelsReport(
+        image_size=config.image_size,
+        models=[describe_model(name, target, config.image_size) for name, target in registry.targets().items()],
+        runs=[describe_run(run) for run in reversed(list_runs(config.runs))],
+        training=place(config.device, config.precision, training=True).describe(),
+        inference=place(config.device, config.precision).describe(),
+    )
+
+
+def describe_model(name: str, target: str, image_size: int) -> ModelFacts:
+    """Build a registered model without allocating it, and count."""
+    try:
+        options = registry.resolve_options(name, {})
+        with torch.device("meta"):
+            model = registry.build(name, options)
+    except AecliError as error:
+        return ModelFacts(name, target, error=str(error))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return ModelFacts(name, target, parameters, latent_shape(model, image_size), forward_flops(model, image_size) / 1e9)
+
+
+def describe_run(run: RunFolder) -> RunFacts:
+    """Read a run's config and, where it has one, its best checkpoint's document."""
+    config = run.read_config()
+    error = None
+    document: dict[str, Any] = {}
+    last: dict[str, Any] = {}
+    try:
+        document = (checkpoints.read_document(run.model) if run.model.exists() else None) or {}
+        last = (checkpoints.read_document(run.last) if run.last.exists() else None) or {}
+    except CheckpointError as damage:
+        error = str(damage)
+    figures = document.get("metrics")
+    figures = figures if isinstance(figures, dict) else {}
+    return RunFacts(
+        path=str(run.path),
+        model=config["model"]["name"],
+        options=config["model"]["options"],
+        image_size=config["options"]["image_size"],
+        epochs=epochs if is_count(epochs := last.get("epoch")) else 0,
+        best_epoch=best if is_count(best := document.get("epoch")) else None,
+        val_psnr=psnr if is_number(psnr := figures.get("val_psnr")) else None,
+        val_ssim=ssim if is_number(ssim := figures.get("val_ssim")) else None,
+        touched=datetime.fromtimestamp(run.touched()).astimezone().isoformat(timespec="seconds"),
+        error=error,
+    )

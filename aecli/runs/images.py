@@ -1,0 +1,64 @@
+"""The images that a run was trained on, or that are given in their place."""
+
+from collections.abc import Sequence
+
+from aecli.data.image_ref import ImageRef, split_indices
+from aecli.data.sources.registry import list_images
+from aecli.data.sources.shards import is_stream
+from aecli.errors import ConfigError, DataError
+from aecli.runs.folder import Located, RunFolder
+
+
+def run_images(run: RunFolder, split: str) -> list[ImageRef]:
+    """List the images that a run trained on, validated on, or both (`train`, `val`, `all`).
+
+    Raises:
+        CheckpointError: the run's config.json is damaged.
+        DataError: the images are gone.
+    """
+    options = run.read_config()["options"]
+    data, val_data = options["data"], options["val_data"]
+    if val_data is None and is_stream(data) and split == "val":
+        raise DataError(f"{run.path} was trained on a stream and held nothing out; name some images with --data")
+    if val_data is None:
+        listed = list_images(data)
+        return listed if is_stream(data) else select_split(listed, split, options["val_fraction"])
+    trained_on = list_images(data) if split != "val" else []
+    return trained_on + (list_images(val_data) if split != "train" else [])
+
+
+def select_split(images: Sequence[ImageRef], split: str, val_fraction: float) -> list[ImageRef]:
+    """Return the images of `split` by the rule that training splits by."""
+    if split == "all":
+        return list(images)
+    train, val = split_indices(images, val_fraction)
+    return [images[index] for index in (train if split == "train" else val)]
+
+
+def choose_images(located: Located, data: str | None, split: str | None) -> list[ImageRef]:
+    """List the images of `data`, or of the run where it is None: its validation images unless `split` says otherwise.
+
+    Raises:
+        ConfigError: no data was given, and there is no run to take them from.
+        DataError: the images can't be had, or none is in that split.
+    """
+    if data is None and located.run is None:
+        raise ConfigError(f"--data: {located.checkpoint} lies in no run folder, so name the images")
+    if data is None:
+        assert located.run is not None
+        images = run_images(located.run, split or "val")
+        if not images:
+            raise DataError(f"{located.run.path} has no {split or 'validation'} images; name some with --data")
+        return images
+    options = located.run.read_config()["options"] if located.run else {"val_fraction": None, "val_data": None}
+    fraction = options["val_fraction"]
+    if split in ("train", "val") and options["val_data"] is not None:
+        raise ConfigError(f"--split {split}: the run validated on {options['val_data']}, so it parted no other images")
+    if split in ("train", "val") and fraction is None:
+        raise ConfigError(
+            f"--split {split}: {located.checkpoint} lies in no run folder, so how it was split isn't known"
+        )
+    images = select_split(list_images(data), split or "all", fraction or 0.0)
+    if not images:
+        raise DataError(f"{data}: no image is in the split {split!r}")
+    return images

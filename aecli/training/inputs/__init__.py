@@ -1,0 +1,1 @@
+"""What training reads: image sets, loaders, micro-batches."""

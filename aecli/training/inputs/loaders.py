@@ -1,0 +1,126 @@
+"""Where an epoch's batches come from: a set of images in an order of its own, or a stream that has no end."""
+
+from collections.abc import Generator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from aecli.configs import TrainConfig
+from aecli.data.batches import epoch_order, flips, iterate, normalise, part
+from aecli.data.decoding.decode import Pixels
+from aecli.data.streams import Stream
+from aecli.runtime.device import Placement
+from aecli.runtime.distributed import World
+from aecli.training.inputs.image_sets import ImageSet
+from aecli.training.state import Clock
+
+Batches = Generator[torch.Tensor, None, None]
+
+
+class Feed(Protocol):
+    """Batches of a run, of which each process gets its part."""
+
+    batches: int  # an epoch; the last may be short
+    images: int  # an epoch
+
+    def count(self, batch: int) -> int:
+        """How many images, over all processes, are in the epoch's batch of that number."""
+
+    def epoch(self, clock: Clock) -> Batches:
+        """Yield parts of the batches left in the epoch, float32 (n, 3, S, S) in [-1, 1] on the device."""
+
+    def cursors(self) -> Mapping[int, Any] | None:
+        """Where the stream stands after the last batch yielded, by lane; None for a set."""
+
+    def shown(self, count: int) -> Pixels:
+        """At most `count` of the images, uint8 (n, 3, S, S), to draw."""
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Images that turned out to be unreadable meanwhile (name → reason)."""
+
+
+class SetFeed:
+    """A set of images: epochs in an order that follows from (seed, epoch) alone."""
+
+    def __init__(self, images: ImageSet, config: TrainConfig, placement: Placement, world: World) -> None:
+        """Take what decides on the batches."""
+        self._set, self._config, self._placement = images, config, placement
+        self._share = (world.rank, world.size)
+        self.images = len(images)
+        self.batches = -(-len(images) // config.batch_size)
+
+    def count(self, batch: int) -> int:
+        """How many images, over all processes, are in the epoch's batch of that number."""
+        return min(self._config.batch_size, self.images - batch * self._config.batch_size)
+
+    def epoch(self, clock: Clock) -> Batches:
+        """Yield this process's parts of the batches left in the epoch."""
+        config, placement = self._config, self._placement
+        order = self._set.rows[epoch_order(self.images, config.seed, clock.epoch)]
+        flip = flips(len(self._set.images), config.seed, clock.epoch) if config.flip else None
+        return iterate(
+            self._set.nearest, order, config.batch_size, placement.device, placement.channels_last, flip, clock.batch,
+            self._share,
+        )  # fmt: skip
+
+    def cursors(self) -> None:
+        """Nothing: the clock tells where a set stands."""
+        return
+
+    def shown(self, count: int) -> Pixels:
+        """Images from all over the set."""
+        return self._set.spread_out(count)
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Images that decoding on the fly could not read."""
+        return self._set.skipped
+
+
+class StreamFeed:
+    """A stream of images: an epoch is as many steps as the options say, and the next one goes on where it ended."""
+
+    def __init__(
+        self, stream: Stream, config: TrainConfig, placement: Placement, world: World, cursors: list[Any] | None
+    ) -> None:
+        """Take what decides on the batches; the stream begins where the `cursors` stand."""
+        self._stream, self._placement = stream, placement
+        on_cuda = placement.device.type == "cuda"
+        self._coming = stream.batches(part(config.batch_size, world.rank, world.size), cursors, on_cuda)
+        self._batch_size = config.batch_size
+        self._cursors: Mapping[int, Any] | None = None
+        self._latest = np.empty((0, 3, config.image_size, config.image_size), dtype=np.uint8)
+        self.batches = config.epoch_steps
+        self.images = config.epoch_steps * config.batch_size
+
+    def count(self, _batch: int) -> int:
+        """How many images, over all processes, are in every batch."""
+        return self._batch_size
+
+    def epoch(self, _clock: Clock) -> Batches:
+        """Yield parts of the batches to come, without an end; what was read ahead stays for the next call."""
+        placement = self._placement
+        for batch in self._coming:
+            self._cursors, self._latest = batch.cursors, batch.pixels.numpy()
+            images = batch.pixels.to(placement.device, non_blocking=placement.device.type == "cuda")
+            yield normalise(images.contiguous(memory_format=placement.memory_format))
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._coming.close()
+
+    def cursors(self) -> Mapping[int, Any] | None:
+        """Where the stream stands, in the lanes that are this process's to tell of."""
+        return self._cursors
+
+    def shown(self, count: int) -> Pixels:
+        """Images of the latest batch."""
+        return self._latest[:count]
+
+    @property
+    def skipped(self) -> Mapping[str, str]:
+        """Images of the stream that could not be read."""
+        skipped: Mapping[str, str] = self._stream.skipped
+        return skipped

@@ -1,0 +1,101 @@
+"""What a run draws of itself: its curves, and images above their reconstructions."""
+
+import time
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from aecli.data.batches import normalise, quantise
+from aecli.data.decoding.decode import Pixels
+from aecli.figures.curves import draw_curves
+from aecli.figures.grid import draw_rows, draw_sheet
+from aecli.figures.png import png_bytes
+from aecli.models.base import Prior
+from aecli.storage.atomic_files import write_bytes
+from aecli.training.inputs.latent_sets import Encoder
+from aecli.training.setup import Session
+
+CURVES_SECONDS = 15.0  # the least between two drawings of the curves, but for epochs with pictures
+CURVES_SHARE = 0.02  # of the time, the most that drawing curves takes
+PREVIEW_SAMPLES, PREVIEW_STEPS = 16, 50  # of a prior
+PREVIEW_IMAGES = 8  # of the validation images, and as many of the training images
+
+
+def is_preview_epoch(epoch: int) -> bool:
+    """The first ten epochs, then every tenth to a hundred, then every fiftieth: close to even on a log scale."""
+    return epoch <= 10 or epoch % (10 if epoch <= 100 else 50) == 0
+
+
+class Artist:
+    """Draws a run while it goes: pictures in the epochs that have some, curves whenever that costs little."""
+
+    def __init__(self, session: Session) -> None:
+        """The time runs from here."""
+        self._session = session
+        self._next_curves = time.monotonic()
+
+    def draw_epoch(self) -> None:
+        """Draw the finished epoch; raises OutputError."""
+        if self._session.is_done or is_preview_epoch(self._session.state.clock.epoch):
+            draw(self._session)
+            self.draw_curves()
+        elif time.monotonic() >= self._next_curves:
+            self.draw_curves()
+
+    def draw_curves(self) -> None:
+        """Draw the curves so far, and then for a while no more: drawing takes at most a small share of the time."""
+        state = self._session.state
+        if not state.rows:
+            return
+        began = time.monotonic()
+        write_bytes(self._session.folder.curves, draw_curves(state.rows))
+        ended = time.monotonic()
+        self._next_curves = ended + max(CURVES_SECONDS, (ended - began) / CURVES_SHARE)
+
+
+def draw(session: Session) -> None:
+    """Draw some validation and training images above their reconstructions, or a prior's samples.
+
+    Both, because how far a model has learnt its training images by heart shows in the difference.
+    """
+    state, folder = session.state, session.folder
+    if session.encoder:
+        samples = list(_sample(session, session.encoder))
+        write_bytes(folder.preview(state.clock.epoch), png_bytes(draw_sheet(samples)))
+        return
+    title = type(state.model).__name__
+    rows = []
+    sets = {"Validation": session.val.spread_out(PREVIEW_IMAGES), "Training": session.feed.shown(PREVIEW_IMAGES)}
+    for label, originals in sets.items():
+        if len(originals):
+            reconstructions = _reconstruct(session, originals)
+            rows += [(label, list(originals.transpose(0, 2, 3, 1))), (title, list(reconstructions))]
+    write_bytes(folder.preview(state.clock.epoch), png_bytes(draw_rows(rows)))
+
+
+def _sample(session: Session, encoder: Encoder) -> NDArray[np.uint8]:
+    """Return samples (N, S, S, 3) of a prior under way, of the same noise every time."""
+    prior = session.state.evaluated_model
+    assert isinstance(prior, Prior)  # for the type checker: what has an encoder is one
+    shape = prior.example_shape(encoder.loaded.image_size)
+    noise = torch.randn(PREVIEW_SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
+    prior.eval()
+    with torch.inference_mode():
+        latents = prior.expand(prior.sample(noise.to(session.placement.device), PREVIEW_STEPS))
+    prior.train()
+    shape = encoder.loaded.model.latent_shape(encoder.loaded.image_size)
+    pictures: NDArray[np.uint8] = encoder.loaded.decode(latents.reshape(-1, *shape)).permute(0, 2, 3, 1).numpy()
+    return pictures
+
+
+def _reconstruct(session: Session, originals: Pixels) -> NDArray[np.uint8]:
+    """Return the reconstructions (N, S, S, 3) of uint8 (N, 3, S, S)."""
+    placement, model = session.validation_placement, session.state.evaluated_model
+    batch = normalise(torch.from_numpy(originals).to(placement.device))
+    model.eval()
+    with torch.inference_mode(), placement.autocast():
+        reconstructions = quantise(model(batch.contiguous(memory_format=placement.memory_format)))
+    model.train()
+    found: NDArray[np.uint8] = reconstructions.permute(0, 2, 3, 1).cpu().numpy()
+    return found

@@ -1,0 +1,307 @@
+"""Every option of every command, taken from the app itself: what can't be meant is refused in a line that names it."""
+
+import inspect
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import pytest
+from typer.models import OptionInfo
+
+from aecli.cli.app import app
+from tests.support.trained import TRAIN, fails, invoke, ok, ok_json, pngs, trained, workplace, write_images
+
+__all__ = ["trained", "workplace"]  # fixtures
+
+TAKES = {  # each command with what it cannot do without
+    "train": ["train", "vae", *TRAIN, "--out", "new"],
+    "reconstruct": ["reconstruct", "--model", "vae"],
+    "sample": ["sample", "--model", "vae", "--n", "2"],
+    "grid": ["grid"],
+    "eval": ["eval", "--gt", "images", "--pred", "images"],
+    "models": ["models"],
+}
+SETS = ["eval", "--gt", "images", "--samples", "images"]
+TAKES_OF = {  # options that go with others
+    ("train", "--model"): ["train", "prior", "--out", "new"],
+    ("eval", "--samples"): SETS[:3], ("eval", "--train"): SETS, ("eval", "--features"): SETS,
+    ("sample", "--steps"): ["sample", "--model", "vae", "--traverse"],
+    ("sample", "--interpolate"): ["sample", "--model", "vae"],
+}  # fmt: skip
+LONG = "x" * 5000
+NO_COUNT = ["many", "1.5", "1e3", "nan", "inf", "0x10", "\N{SUPERSCRIPT TWO}", "9" * 5000, "-1"]
+NO_NUMBER = ["many", "0x10", "\N{VULGAR FRACTION ONE HALF}", "nan", "inf", "-inf", "1e400", "-1"]
+NO_CHOICE = ["other", "AUTO", "auto,cpu", "-1", LONG]
+NO_IMAGES = ["absent", "images/i1.png", "absent/../images/i1.png", "/dev/null", "a\x1b[31mb", "\udcff", "~", LONG]
+NO_FOLDER = ["images/i1.png", "images/i1.png/x", "/dev/null", "/dev/null/x", "/proc/absent", LONG]
+NO_FILE = ["images", "images/i1.png/x.png", "/dev/null/x.png", "/proc/absent/x.png", LONG]
+NAMES_A_PLACE = {"absent", "/dev/null/x", "/dev/null/x.png"}
+FLAGS = [
+    "--overwrite",
+    "--traverse",
+    "--dry-run",
+    "--native",
+    "--restart",
+    "--flip",
+    "--deterministic",
+    "--json",
+    "--quiet",
+]
+# What else can't be meant, or in place of the above, where the type alone doesn't tell.
+SPECIAL = {
+    ("train", "--log"): ["wandb", "1"],
+    ("train", "--model"): NO_IMAGES, ("eval", "--train"): NO_IMAGES, ("eval", "--samples"): [*NO_IMAGES, "=x", "a="],
+    ("sample", "--interpolate"): ["absent", "images/i1.png"], ("sample", "--steps"): [*NO_COUNT, "0", "1", "2000"],
+    ("reconstruct", "--latents"): ["codes.pt", "codes"],
+    ("eval", "--report"): ["page.txt", "page"],
+    ("train", "--data"): NO_IMAGES, ("train", "--val-data"): NO_IMAGES, ("reconstruct", "--data"): NO_IMAGES,
+    ("grid", "--data"): NO_IMAGES, ("eval", "--gt"): NO_IMAGES, ("eval", "--pred"): [*NO_IMAGES, "=x", "a=", "images"],
+    ("reconstruct", "--model"): NO_IMAGES, ("sample", "--model"): NO_IMAGES, ("grid", "--model"): NO_IMAGES,
+    ("train", "--cache"): NO_FOLDER, ("train", "--out"): [*NO_FOLDER, "images"], ("train", "--runs"): NO_FOLDER,
+    ("reconstruct", "--out"): [*NO_FOLDER, "images", "."], ("sample", "--out"): [*NO_FOLDER[1:], "images", "a.jpg"],
+    ("grid", "--out"): [*NO_FILE, "a.jpg", "images/i7.png"], ("eval", "--per-image"): [*NO_FILE, "images/i7.png"],
+    ("eval", "--lpips-weights"): NO_FILE,
+    ("train", "--config"): ["absent", "images", "images/i1.png", "/dev/zero", "/dev/null/x", LONG],
+    ("train", "--option"): ["width", "=4", "nope=1", "beta=x", "latent_dim=4.5", LONG],
+    ("eval", "--metrics"): [*NO_CHOICE, "psnr,", ",", "psnr;ssim"],
+    ("train", "--val-fraction"): [*NO_NUMBER, "1"], ("train", "--ema"): [*NO_NUMBER, "0", "1"],
+    ("train", "--lr"): [*NO_NUMBER, "0"], ("train", "--checkpoint-every"): [*NO_NUMBER, "0"],
+    ("train", "--image-size"): [*NO_COUNT, "0", "33", "100000"], ("train", "--width"): [*NO_COUNT, "0", "5000"],
+    ("sample", "--n"): [*NO_COUNT, "0", "1025", "99999999"], ("grid", "--n"): [*NO_COUNT, "0", "1025"],
+    ("sample", "--temperature"): [*NO_NUMBER, "1e7"],
+}  # fmt: skip
+# Where runs are looked for, any folder will do: without runs in it, that is what is said.
+ANY_FOLDER = [("reconstruct", "--runs"), ("sample", "--runs"), ("grid", "--runs"), ("models", "--runs")]
+
+
+def options() -> dict[tuple[str, str], tuple[Any, OptionInfo]]:
+    """(command, flag) -> the type of its values, without None, and what Typer knows of it."""
+    found = {}
+    for command in app.registered_commands:
+        hints = get_type_hints(command.callback, include_extras=True)
+        for name in inspect.signature(command.callback).parameters:
+            if get_origin(hints[name]) is None:
+                continue  # Typer's context
+            kind, *infos = get_args(hints[name])
+            if isinstance(infos[0], OptionInfo):
+                kinds = [each for each in get_args(kind) if each is not type(None)]
+                said = [infos[0].default, *(infos[0].param_decls or ())]  # Typer takes the first for what it is later
+                flags = [flag for flag in said if isinstance(flag, str) and flag.startswith("--")]
+                flag = flags[0] if flags else f"--{name.replace('_', '-')}"
+                found[command.name, flag] = (kinds[0] if kinds else kind, infos[0])
+    return found
+
+
+OPTIONS = options()
+
+
+def unmeant(key: tuple[str, str]) -> list[str]:
+    kind, info = OPTIONS[key]
+    if key in SPECIAL:
+        return SPECIAL[key]
+    if kind is int:
+        return [*NO_COUNT, str(2**64)] if key[1] == "--seed" else [*NO_COUNT, "0"]
+    if kind is float:
+        return NO_NUMBER
+    if kind is str and "|" in (info.metavar or ""):
+        return NO_CHOICE
+    raise AssertionError(f"say in SPECIAL what values {key} can't have")
+
+
+def said(*args: str, status: tuple[int, ...] = (2,)) -> str:
+    """Run `aecli`, which must refuse; returns what it said as plain text in one line."""
+    result = invoke(*args)
+    assert result.exit_code in status, (args, result.output)
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("Note: ")]
+    assert lines[0].startswith(("Usage: ", "╭─ Error ", "Error: "))
+    assert len(lines) <= 2 or not lines[0].startswith("Error: ")
+    assert [char for char in result.stderr if not (char.isprintable() or char == "\n")] == []
+    return " ".join(re.sub(r"[│╭╮╰╯─]", "", "\n".join(lines)).split())
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(str(path) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "key", [key for key, (kind, _) in OPTIONS.items() if kind is not bool and key not in ANY_FOLDER]
+)
+def test_values_that_cannot_be_meant_are_refused_by_name_and_leave_nothing_behind(trained, key):
+    command, flag = key
+    before = listing(trained)
+    for value in unmeant(key):
+        arguments = [
+            *TAKES_OF.get(key, TAKES[command])[: -2 if key == ("train", "--runs") else None],
+            flag,
+            value,
+        ]  # --out hides it
+        # A value of no meaning is wrong usage; one that means something that isn't there is a failure.
+        message = said(*arguments, status=(1, 2) if NAMES_A_PLACE & set(unmeant(key)) else (2,))
+        named = value if len(value) < 100 else value[:100]
+        assert flag in message or named.encode("unicode_escape", "surrogatepass").decode() in message, value
+        assert len(message) < 1500, "nobody reads that"
+        assert listing(trained) == before, value
+
+
+@pytest.mark.parametrize("key", [key for key, (kind, _) in OPTIONS.items() if kind is not bool], ids=" ".join)
+@pytest.mark.parametrize("spelled", [["{flag}", ""], ["{flag}="]], ids=["apart", "together"])
+def test_an_empty_value_is_told_as_what_it_mostly_is(trained, key, spelled):
+    """`--out "$OUT"` without OUT would else write into the folder that the command runs in."""
+    command, flag = key
+    message = fails(2, *TAKES_OF.get(key, TAKES[command]), *(part.format(flag=flag) for part in spelled))
+    assert f"{flag} ''" in message and "variable of the shell" in message
+    assert sorted(path.name for path in trained.iterdir()) == ["images", "runs"]
+
+
+def test_an_empty_model_to_train_is_told_likewise(trained):
+    assert "variable of the shell" in fails(2, "train", "", *TRAIN)
+
+
+@pytest.mark.parametrize("key", [key for key, (kind, _) in OPTIONS.items() if kind is bool], ids=" ".join)
+def test_a_flag_takes_no_value(trained, key):
+    assert key[1] in FLAGS
+    assert key[1] in said(*TAKES[key[0]], f"{key[1]}=yes")
+
+
+@pytest.mark.parametrize("command", TAKES)
+@pytest.mark.parametrize("extra", [["--nope"], ["--nope", "3"], ["stray"], ["-x"], ["--", "a", "b"]], ids=" ".join)
+def test_what_is_no_option_is_refused(trained, command, extra):
+    assert re.search("--nope|stray|-x|a b", said(*TAKES[command], *extra))
+
+
+def test_of_an_option_given_twice_the_last_one_counts(trained):
+    """As everywhere: so that a wrapper's options can be overridden."""
+    assert ok_json("grid", "--n", "3", "--n", "1", "--out", "g.png")["images"] != []
+    assert len(ok_json("grid", "--n", "3", "--n", "1", "--out", "g.png")["images"]) == 1
+    assert fails(2, "sample", "--model", "vae", "--n", "1", "--n", "0").startswith("Error: --n 0")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["train", "vae", *TRAIN, "--val-data", "images"],
+        ["train", "vae", *TRAIN, "-o", "width=8"],
+        ["eval", "--gt", "images", "--pred", "images", "--metrics", "psnr", "--lpips-weights", "w.pth"],
+        ["eval", "--gt", "images", "--pred", "images", "--pred", "images"],
+        ["sample", "--model", "vae", "--n", "1025", "--out", "sheet.png"],
+    ],
+    ids=["val-data", "width", "lpips-weights", "pred", "sheet"],
+)
+def test_options_that_contradict_each_other_are_refused(trained, args):
+    fails(2, *args)
+    assert sorted(path.name for path in trained.iterdir()) == ["images", "runs"]
+
+
+@pytest.mark.parametrize("size", ["1", "13", str(10**20)])
+def test_a_batch_may_be_larger_than_all_there_is(trained, size):
+    ok("reconstruct", "--model", "ae", "--split", "all", "--batch-size", size, "--out", "out")
+    assert len(pngs(trained / "out")) == 12
+    assert ok_json("eval", "--gt", "images", "--pred", "images", "--metrics", "psnr", "--batch-size", size)["n"] == 12
+    if size != "1":
+        assert ok_json("train", "ae", *TRAIN, "--batch-size", size, "--epochs", "1", "--out", "run")["epochs"] == 1
+
+
+def test_more_workers_than_there_is_work_are_as_many_as_there_is_work(trained):
+    ok("reconstruct", "--model", "ae", "--workers", "1024", "--out", "out")
+    assert ok_json("eval", "--gt", "images", "--pred", "images", "--metrics", "psnr", "--workers", "1024")["n"] == 12
+
+
+# What stands where output is to go. The README says the same.
+
+
+@pytest.fixture
+def taken(trained):
+    """A working folder whose outputs are there already."""
+    for name in ("grid.png", "samples.png", "numbers.csv", "notes.txt"):
+        (trained / name).write_text("mine")
+    write_images(trained / "full", ["i7", "other"])
+    return trained
+
+
+EVAL = ["eval", "--gt", "images", "--pred", "images", "--metrics", "psnr"]
+FILES = [(["grid", "--out"], "grid.png"), (["sample", "--model", "vae", "--n", "2", "--out"], "samples.png"),
+         ([*EVAL, "--per-image"], "numbers.csv")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("args", "name"), FILES, ids=["grid", "sample", "eval"])
+def test_a_file_that_is_named_is_replaced_and_that_is_said(taken, args, name):
+    assert f"Note: replacing {name}\n" in ok(*args, name).stderr
+    assert (taken / name).read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize(("args", "name"), FILES, ids=["grid", "sample", "eval"])
+def test_of_a_link_that_is_named_the_link_is_replaced(taken, args, name):
+    (taken / name).unlink()
+    (taken / name).symlink_to("notes.txt")
+    ok(*args, name)
+    assert (taken / "notes.txt").read_text() == "mine" and not (taken / name).is_symlink()
+
+
+@pytest.mark.parametrize(("args", "name"), FILES, ids=["grid", "sample", "eval"])
+@pytest.mark.parametrize("kind", ["pipe", "link to nowhere", "device", "folder"])
+def test_what_is_no_file_is_never_replaced(taken, args, name, kind):
+    """Root could: that would be the end of /dev/null."""
+    place = taken / f"x-{name}"
+    {"pipe": lambda: os.mkfifo(place), "link to nowhere": lambda: place.symlink_to("nowhere"),
+     "device": lambda: place.symlink_to("/dev/null"), "folder": place.mkdir}[kind]()  # fmt: skip
+    before = os.lstat(place)
+    assert place.name in fails(1, *args, place.name)
+    after = os.lstat(place)
+    assert (after.st_mode, after.st_ino, after.st_mtime_ns) == (before.st_mode, before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("args", [["reconstruct", "--model", "ae"], ["sample", "--model", "vae", "--n", "2"]],
+                         ids=["reconstruct", "sample"])  # fmt: skip
+def test_a_folder_that_holds_something_takes_overwrite_which_is_said(taken, args):
+    before = (taken / "full/i7.png").read_bytes()
+    assert "--overwrite" in fails(1, *args, "--out", "full")
+    assert (taken / "full/i7.png").read_bytes() == before
+    result = ok(*args, "--out", "full", "--overwrite")
+    assert "Note: full already holds 2 files or folders: writing over those of the same name\n" in result.stderr
+    assert ((taken / "full/i7.png").read_bytes() == before) == (args[0] == "sample")
+    assert (taken / "full/other.png").exists()
+
+
+# Never over what is read
+
+
+@pytest.mark.parametrize("out", ["images", "./images/../images", "link"])
+def test_reconstructions_never_take_the_place_of_what_they_are_made_of(workplace_with_run, out):
+    (workplace_with_run / "link").symlink_to("images")
+    before = {path: path.read_bytes() for path in (workplace_with_run / "images").rglob("*.png")}
+    for data in (["--data", "images"], []):
+        message = fails(1, "reconstruct", "--model", "ae", *data, "--out", out, "--overwrite")
+        assert "--out" in message and "are read" in message
+    assert {path: path.read_bytes() for path in (workplace_with_run / "images").rglob("*.png")} == before
+
+
+def test_reconstructions_among_their_images_are_not_reconstructed_over_themselves(workplace_with_run):
+    args = ["reconstruct", "--model", "ae", "--data", "images", "--out", "images/out"]
+    ok(*args)
+    before = {path: path.read_bytes() for path in (workplace_with_run / "images").rglob("*.png")}
+    assert "are read" in fails(1, *args, "--overwrite")  # images/out/i1.png is one of the images now
+    assert {path: path.read_bytes() for path in (workplace_with_run / "images").rglob("*.png")} == before
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["grid", "--data", "images", "--out", "images/i1.png"], [*EVAL, "--per-image", "images/i1.png"],
+     [*EVAL[:-2], "--metrics", "psnr", "--pred", "more.zip", "--per-image", "more.zip"]],
+    ids=["grid", "eval", "zip"],
+)  # fmt: skip
+def test_no_output_takes_the_place_of_an_input(workplace_with_run, args):
+    shutil.make_archive("more", "zip", "images")
+    target = workplace_with_run / args[-1]
+    before = target.read_bytes()
+    assert "are read" in fails(1, *args)
+    assert target.read_bytes() == before
+
+
+@pytest.fixture
+def workplace_with_run(workplace):
+    ok("train", "ae", *TRAIN, "--epochs", "1", "--quiet")
+    return workplace

@@ -1,0 +1,116 @@
+"""Signals to training: the first saves, the second leaves at once, a terminal that goes away costs nothing."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from aecli.storage.atomic_files import names_in
+from tests.support.trained import TRAIN, workplace
+
+__all__ = ["workplace"]  # fixtures
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+LONG = ["train", "vae", *TRAIN, "--epochs", "100000", "--compile", "off", "--cache", "cache", "--runs", "runs"]
+SHORT = [*LONG, "--epochs", "3"]
+
+
+def start(*arguments, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "aecli", *arguments]
+    return subprocess.Popen(command, env=environment, text=True, **options)
+
+
+def wait_for(path: Path):
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, f"no {path}"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_and_says_how_to_go_on(workplace, number, status):
+    process = start(*LONG, stderr=subprocess.PIPE)
+    wait_for(workplace / "runs/vae/last.safetensors")
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == status
+    assert "all of it is saved in runs/vae\nrun the same command again to go on from there" in said
+    assert not [path for path in (workplace / "runs/vae").iterdir() if path.name.startswith(".")]
+
+
+def test_a_second_signal_leaves_at_once(workplace):
+    """A step that never ends, and that Python's own handlers would wait for: a lock taken twice, in C."""
+    (workplace / "slow.py").write_text(
+        "import ctypes\n"
+        "from aecli.models.vae import VAE\n\n\n"
+        "class Slow(VAE):\n"
+        "    def loss(self, images):\n"
+        "        open('stepping', 'w').close()\n"
+        "        library, lock = ctypes.CDLL(None), ctypes.create_string_buffer(256)\n"
+        "        while True:\n"
+        "            library.pthread_mutex_lock(lock)\n"
+    )
+    process = start("train", "slow:Slow", *LONG[2:], stderr=subprocess.PIPE)
+    wait_for(workplace / "stepping")
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)  # an echo of the first, as parents and terminals send it, is none
+    time.sleep(0.8)
+    assert process.poll() is None
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.endswith("Error: interrupted at once; what was saved before that is kept\n")
+    assert time.monotonic() - began < 10
+
+
+def test_what_is_started_to_ignore_hangups_ignores_them(workplace):
+    process = start(*LONG, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    wait_for(workplace / "runs/vae/last.safetensors")
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+
+
+def test_training_goes_on_when_nobody_reads_its_messages(workplace):
+    process = start(*SHORT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stderr.close()
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert "runs/vae finished: 3 epochs" in said
+
+
+def test_a_terminal_that_is_closed_leaves_a_run_saved(workplace):
+    ours, theirs = pty.openpty()
+    process = start(*LONG, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    os.close(theirs)
+    wait_for(workplace / "runs/vae/last.safetensors")
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)  # what the system sends to the terminal's own session
+    process.wait(timeout=60)
+    assert process.returncode == 129
+    assert "last.safetensors" in names_in(workplace / "runs/vae")
+
+
+def test_a_forked_child_dies_by_its_own_signal_and_holds_nobody_up():
+    """As a data loader's workers do; their parent is not asked to stop."""
+    script = """if True:
+        import os, signal, time
+        from aecli.cli.signals import StopRequest
+        with StopRequest() as request:
+            killed, left = ((os.fork() or time.sleep(60)) for _ in range(2))
+            time.sleep(0.3)
+            os.kill(killed, signal.SIGTERM)
+            assert os.waitpid(killed, 0)[1] == signal.SIGTERM
+            assert not request.stop()
+        os.kill(left, signal.SIGKILL)
+    """
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)

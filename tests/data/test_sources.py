@@ -1,0 +1,225 @@
+import os
+import zipfile
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from aecli.data.sources import registry
+from aecli.data.sources.registry import ImageRef, list_images, split_indices
+from aecli.errors import DataError
+from tests.conftest import encoded, fail_to_list, picture
+
+
+def names(source):
+    return [image.name for image in list_images(str(source))]
+
+
+# Folders
+
+
+def test_folder_lists_images_of_every_suffix_recursively_and_sorted(image_folder):
+    wanted = ["B.PNG", "a.jpeg", "a.png", "deep/er/x.TIFF", "deep/y.tif", "e.webp", "f.bmp", "g [1]\n.jpg"]
+    folder = image_folder(*wanted)
+    for unwanted in ("notes.txt", "c.gif", ".hidden.png", ".git/h.png", "__MACOSX/i.png", "deep/.x/j.png", "png"):
+        path = folder / unwanted
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    (folder / "folder.png").mkdir()
+    listed = list_images(str(folder))
+    assert [image.name for image in listed] == sorted(wanted)
+    assert all(image.load() == (folder / image.name).read_bytes() for image in listed)
+    assert all(image.group == image.name for image in listed)
+    assert next(image.key for image in listed if image.name == "deep/er/x.TIFF") == "deep/er/x"
+
+
+def test_key_drops_one_suffix_only():
+    assert ImageRef("a.b/c.tar.png", "", "", bytes).key == "a.b/c.tar"
+
+
+def test_folder_follows_links_and_survives_loops(image_folder, tmp_path):
+    folder = image_folder("a.png", "sub/b.png")
+    elsewhere = image_folder("c.png", folder="elsewhere")
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "sub" / "up").symlink_to(folder)
+    (folder / "self").symlink_to(folder / "self")
+    (folder / "file.png").symlink_to(folder / "a.png")
+    assert names(folder) == ["a.png", "file.png", "linked/c.png", "sub/b.png"]
+
+
+def test_dangling_link_is_listed_and_fails_to_load(image_folder, tmp_path):
+    folder = image_folder("a.png")
+    (folder / "gone.png").symlink_to(tmp_path / "nowhere")
+    listed = list_images(str(folder))
+    assert [image.name for image in listed] == ["a.png", "gone.png"]
+    with pytest.raises(FileNotFoundError):
+        listed[1].load()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+def test_fifo_is_never_opened(image_folder, tmp_path):
+    folder = image_folder("a.png")
+    os.mkfifo(folder / "pipe.png")
+    os.mkfifo(tmp_path / "pipe")
+    assert names(folder) == ["a.png"]
+    fail_to_list(tmp_path / "pipe", "neither a folder nor a .zip")
+
+
+def test_file_name_that_is_not_unicode(image_folder):
+    folder = image_folder("a.png")
+    try:
+        os.rename(folder / "a.png", os.fsencode(folder) + b"/\xff.png")
+    except OSError:
+        pytest.skip("this file system takes Unicode names only")
+    (image,) = list_images(str(folder))
+    assert os.fsencode(image.name) == b"\xff.png"
+    assert image.load().startswith(b"\x89PNG")
+    assert split_indices([image], 0.5) == ([0], [])
+
+
+def test_fingerprint_follows_content_and_revision_tells_twins_apart(image_folder):
+    folder = image_folder("a.png", "b.png")
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(b"same size " + name.encode())
+        os.utime(folder / name, ns=(10**18, 10**18))
+    a, b = list_images(str(folder))
+    assert a.fingerprint == b.fingerprint == "15:1000000000000000000"
+    assert a.revision != b.revision
+    (folder / "a.png").write_bytes(b"longer than before")
+    assert list_images(str(folder))[0].fingerprint != a.fingerprint
+
+
+def test_folder_that_can_not_be_read(image_folder, monkeypatch):
+    folder = image_folder("a.png", "sub/b.png")
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError, match=r"sub can't be read: Permission denied"):
+        list_images(str(folder))
+
+
+def test_missing_empty_and_imageless_sources(tmp_path):
+    fail_to_list(tmp_path / "nowhere", "no such folder")
+    fail_to_list(tmp_path / ("x" * 5000), "no such folder")
+    fail_to_list("", "''", "no such folder")
+    fail_to_list("a\0b", "no such folder")
+    (tmp_path / "empty").mkdir()
+    fail_to_list(tmp_path / "empty", "holds no images", "png, jpg, jpeg, webp, bmp, tif, tiff")
+    (tmp_path / "notes.txt").write_text("no image")
+    fail_to_list(tmp_path, "holds no images")
+    fail_to_list(tmp_path / "notes.txt", "no zip", "folder")
+
+
+def test_unknown_prefix_names_what_exists():
+    message = fail_to_list("nowhere:some/set", "nowhere:", "hf:", "torchvision:", "demo", ".zip")
+    assert message.count("nowhere:") >= 2
+
+
+def test_existing_folder_beats_a_prefix_and_dot_demo_is_a_folder(image_folder, tmp_path, monkeypatch):
+    image_folder("a.png", folder="torchvision:FakeData")
+    image_folder("b.png", folder="demo")
+    monkeypatch.chdir(tmp_path)
+    assert names("torchvision:FakeData") == ["a.png"]
+    assert names("./demo") == ["b.png"]
+    assert "b.png" not in names("demo")
+
+
+def test_a_new_source_is_one_function(monkeypatch):
+    image = ImageRef("one.png", "one.png", "", lambda: b"")
+    monkeypatch.setitem(registry.PREFIXES, "mine", lambda text: [image] if text == "a:b" else [])
+    assert list_images("mine:a:b") == [image]
+    fail_to_list("mine:none", "holds no images")
+
+
+# Zip files
+
+
+def make_zip(path, members, **options):
+    with zipfile.ZipFile(path, "w", **options) as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    return path
+
+
+def test_zip_is_the_folder_it_holds(image_folder, tmp_path):
+    folder = image_folder("a.png", "sub/B.PNG", "sub/c.png")
+    members = [(name, (folder / name).read_bytes()) for name in ("sub/c.png", "a.png", "sub/B.PNG")]
+    extra = [("notes.txt", b"x"), ("__MACOSX/a.png", b"x"), (".x/a.png", b"x"), ("sub/.y.png", b"x"), ("d.png/", b"")]
+    path = make_zip(tmp_path / "images.ZIP", members + extra, compression=zipfile.ZIP_DEFLATED)
+    listed = list_images(str(path))
+    assert [image.name for image in listed] == names(folder)
+    with ThreadPoolExecutor(8) as pool:
+        contents = list(pool.map(lambda image: image.load(), listed * 50))
+    assert contents == [(folder / image.name).read_bytes() for image in listed] * 50
+
+
+def test_zip_names_are_normalised(tmp_path):
+    path = make_zip(tmp_path / "a.zip", [("./b/a.png", b"x"), ("b\\c.png", b"y"), ("./.d/a.png", b"z")])
+    assert names(path) == ["b/a.png", "b/c.png"]
+
+
+def test_zip_fingerprint_is_size_and_crc(tmp_path):
+    data = encoded(picture())
+    (image,) = list_images(str(make_zip(tmp_path / "a.zip", [("a.png", data)])))
+    assert image.fingerprint == f"{len(data)}:{zlib.crc32(data):08x}"
+
+
+@pytest.mark.parametrize("name", ["../a.png", "a/../../b.png", "/a.png", "C:\\a.png", "..\\a.png"])
+def test_zip_that_leads_out_of_itself(tmp_path, name):
+    fail_to_list(make_zip(tmp_path / "a.zip", [(name, b"x")]), "leads out")
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_zip_with_a_name_twice(tmp_path):
+    fail_to_list(make_zip(tmp_path / "a.zip", [("a.png", b"x"), ("a.png", b"y")]), "a.png twice")
+    fail_to_list(make_zip(tmp_path / "b.zip", [("b/a.png", b"x"), ("b//a.png", b"y")]), "b/a.png twice")
+
+
+def test_zip_with_encrypted_or_enormous_members(tmp_path):
+    path = make_zip(tmp_path / "a.zip", [("a.png", b"x" * 100)])
+    data = bytearray(path.read_bytes())
+    central = data.index(b"PK\x01\x02")
+    for start, offset in ((0, 6), (central, 8)):
+        data[start + offset] |= 1
+    path.write_bytes(data)
+    fail_to_list(path, "encrypted", "a.png")
+    data[6], data[central + 8] = 0, 0
+    data[central + 24 : central + 28] = (2**31 + 1).to_bytes(4, "little")
+    path.write_bytes(data)
+    fail_to_list(path, "a.png", str(2**31 + 1))
+
+
+def test_zip_reads_no_more_than_declared(tmp_path):
+    path = make_zip(tmp_path / "a.zip", [("a.png", b"x" * 10**6)], compression=zipfile.ZIP_DEFLATED)
+    data = bytearray(path.read_bytes())
+    central = data.index(b"PK\x01\x02")
+    data[central + 24 : central + 28] = (10).to_bytes(4, "little")
+    path.write_bytes(data)
+    (image,) = list_images(str(path))
+    try:
+        assert len(image.load()) <= 10
+    except zipfile.BadZipFile:
+        pass  # the checksum of ten bytes is another one
+
+
+def test_corrupt_zip(tmp_path):
+    path = make_zip(tmp_path / "a.zip", [("a.png", encoded(picture()))])
+    path.write_bytes(path.read_bytes()[:-30])
+    fail_to_list(path, "damaged")
+
+
+@pytest.mark.parametrize(
+    ("top", "names"), [("photos/", ["a.png", "b/c.png"]), ("other/", ["other/a.png", "other/b/c.png"])]
+)
+def test_a_zip_called_after_the_folder_in_it_has_the_folders_names(tmp_path, top, names):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for name in ("a.png", "b/c.png"):
+            archive.writestr(top + name, encoded(picture()))
+    images = list_images(str(tmp_path / "photos.zip"))
+    assert [image.name for image in images] == [image.group for image in images] == names
+    assert images[0].load() == encoded(picture())

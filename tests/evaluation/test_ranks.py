@@ -1,0 +1,254 @@
+"""Several processes measure images: the same report and CSV as one process, to the last byte; failures told once."""
+
+import json
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import picture
+from tests.support.processes import end
+from tests.support.ranks import begin_ranks, fail_ranks, run_ranks
+
+
+def save(folder, name, pixels, **options):
+    folder.mkdir(exist_ok=True)
+    Image.fromarray(pixels).save(folder / name, **options)
+
+
+def tear(file):
+    """Leave the header and half of the rest."""
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Eleven images of three sizes, and two predictions of them."""
+    for seed in range(11):
+        pixels = picture(*[(40, 44), (36, 52), (33, 33)][seed % 3], seed)
+        save(tmp_path / "gt", f"{seed:02}.png", pixels)
+        save(tmp_path / "low", f"{seed:02}.jpg", pixels, quality=10)
+        save(tmp_path / "high", f"{seed:02}.jpg", pixels, quality=70)
+    save(tmp_path / "low", "03.jpg", picture(40, 44, 3), quality=20)
+    return tmp_path
+
+
+EVAL = ["eval", "--gt", "gt", "--pred", "low", "--pred", "high", "--batch-size", "2", "--workers", "2"]
+
+
+def measure(place, size, *options):
+    """What is printed, on stdout and as notes, and what is in the CSV."""
+    (place / "each.csv").unlink(missing_ok=True)
+    statuses, stdout, stderr = run_ranks(place, [*EVAL, "--per-image", "each.csv", *options], size)
+    assert statuses == [0] * size, stderr
+    return stdout, stderr, (place / "each.csv").read_bytes()
+
+
+class TestTheSameReport:
+    @pytest.mark.parametrize("size", [2, 3])
+    @pytest.mark.parametrize("options", [["--json"], ["--metrics", "ssim,psnr", "--batch-size", "64"]])
+    def test_as_of_one_process(self, place, size, options):
+        alone = measure(place, 1, *options)
+        assert len(alone[2].splitlines()) == 1 + 2 * 11
+        assert measure(place, size, *options) == alone
+
+    @pytest.mark.parametrize("size", [2, 3])
+    def test_without_what_can_not_be_measured(self, place, size):
+        """In the order in which one process meets it, whether in names, headers or pixels."""
+        for name in ("low/09.jpg", "low/01.jpg", "high/06.jpg", "low/00.jpg", "high/07.jpg", "low/03.jpg"):
+            tear(place / name)
+        tear(place / "gt" / "04.png")
+        (place / "high" / "08.jpg").write_bytes(b"no picture")
+        save(place / "high", "02.jpg", picture(20, 33))
+        (place / "low" / "05.jpg").unlink()
+        options = ["--json", "--on-mismatch", "skip", "--batch-size", "1", "--workers", "1"]
+        alone = measure(place, 1, *options)
+        found = json.loads(alone[0])
+        assert (found["n"], len(found["unpaired"])) == (1, 10) and alone[1].count("Note: ") == 1
+        assert measure(place, size, *options) == alone
+
+    def test_with_predictions_resized(self, place):
+        save(place / "high", "02.jpg", picture(20, 33))
+        alone = measure(place, 1, "--json", "--on-mismatch", "resize")
+        assert "1 of 11 of high" in alone[0]
+        assert measure(place, 2, "--json", "--on-mismatch", "resize") == alone
+
+    def test_of_fewer_images_than_processes(self, place):
+        for folder in ("gt", "low", "high"):
+            for file in sorted((place / folder).iterdir())[1:]:
+                file.unlink()
+        assert measure(place, 3, "--json") == measure(place, 1, "--json")
+
+    def test_told_to_all_of_them(self, place):
+        """Who calls the library gets the report in every process, also when it calls twice."""
+        processes = begin_ranks(place, ["--version"], 2, before=_evaluate_twice)
+        assert [end(process) for process in processes] == [0, 0]
+        first, second = ((place / f"report-{rank}.json").read_bytes() for rank in range(2))
+        assert first == second and json.loads(first)["n"] == 11
+        assert [(place / f"heard-{rank}.txt").read_text() for rank in range(2)] == ["measuring 11", ""]
+
+
+def _evaluate_twice():
+    from aecli.configs import EvalConfig
+    from aecli.evaluation.paired import evaluate
+
+    rank, heard = os.environ["RANK"], []
+    config = EvalConfig(gt="gt", pred=("low",), metrics=("psnr",), batch_size=2)
+    once, report = evaluate(config), evaluate(config, heard.append)
+    assert once.to_json() == report.to_json()
+    with open(f"report-{rank}.json", "w") as file:
+        json.dump(report.to_json(), file)
+    with open(f"heard-{rank}.txt", "w") as file:
+        file.write(f"{heard[-1].task} {heard[-1].total}" if heard else "")
+
+
+class TestFailures:
+    def fail(self, place, size, *options):
+        return fail_ranks(place, [*EVAL, "--quiet", *options], size)
+
+    @pytest.mark.parametrize(
+        ("options", "said"),
+        [
+            (["--pred", "nowhere"], "nowhere"),
+            (["--pred", "low=high"], "taken"),
+            (["--per-image", "gt"], "--per-image gt is a folder"),
+            (["--per-image", "low/00.jpg"], "is one of the files that are read"),
+        ],
+    )
+    def test_in_what_was_asked(self, place, options, said):
+        assert said in self.fail(place, 2, *options)
+
+    def test_in_sizes_are_those_of_one_process(self, place):
+        for number in (10, 2, 7):
+            save(place / "high", f"{number:02}.jpg", picture(20, 33))
+        assert self.fail(place, 3) == self.fail(place, 1)
+
+    @pytest.mark.parametrize("size", [2, 3])
+    def test_in_pixels_are_those_of_one_process(self, place, size):
+        """Images are measured in batches by size: the first batch that has a torn one is told, whoever has that."""
+        for name in ("low/04.jpg", "high/06.jpg", "low/10.jpg"):
+            tear(place / name)
+        said = self.fail(place, 1)
+        assert "'04.jpg'" in said
+        (place / "stderr.txt").unlink()
+        processes = begin_ranks(place, [*EVAL, "--quiet", "--workers", "1"], size, before=_be_slow_with_the_first)
+        assert [end(process) for process in processes] == [1] * size
+        assert (place / "stderr.txt").read_text() == said
+
+    def test_when_nothing_is_left(self, place):
+        for file in (place / "low").iterdir():
+            tear(file)
+        options = ["--on-mismatch", "skip", "--per-image", "each.csv"]
+        assert self.fail(place, 2, *options) == self.fail(place, 1, *options)
+        assert not (place / "each.csv").exists()
+
+    def test_machines_that_see_different_images(self, place):
+        (place / "elsewhere").mkdir()
+        for folder in ("gt", "low", "high"):
+            save(place / "elsewhere" / folder, f"00.{'png' if folder == 'gt' else 'jpg'}", picture(40, 44))
+        processes = begin_ranks(place, EVAL, 2, before=_move_the_second)
+        assert [end(process) for process in processes] == [1, 1]
+        said = (place / "stderr.txt").read_text()
+        assert said == "Error: the images of --gt and --pred are not the same on all machines\n"
+
+    @pytest.mark.parametrize("killed", [0, 1])
+    def test_one_that_is_killed_ends_all(self, place, killed):
+        processes = begin_ranks(place, [*EVAL, "--json"], 2, before=[_stall_the_first, _stall_the_second][killed])
+        wait_for(place / "stalled")
+        os.kill(processes[killed].pid, signal.SIGKILL)
+        statuses = [end(process) for process in processes]
+        assert (statuses[killed], statuses[1 - killed]) == (-signal.SIGKILL, 1)
+        assert (place / "stdout.txt").read_text() == ""
+        assert (place / "stderr.txt").read_text().count("Error: another of the processes") == 1
+
+
+def _be_slow_with_the_first():
+    """Have the others meet their torn images before."""
+    from aecli.evaluation import paired
+
+    exactly = paired._decode
+
+    def decode(pair, names):
+        if pair.name == "04.png":
+            time.sleep(0.5)
+        return exactly(pair, names)
+
+    paired._decode = decode
+
+
+def _move_the_second():
+    if os.environ["RANK"] == "1":
+        os.chdir("elsewhere")
+
+
+def _stall_the_first():
+    _stall("0")
+
+
+def _stall_the_second():
+    _stall("1")
+
+
+def _stall(rank):
+    """Have that process never come back from measuring, and the others let it begin."""
+    from aecli.evaluation import paired
+
+    exactly = paired._measure_batch
+
+    def measure(*arguments):
+        if os.environ["RANK"] == rank:
+            open("stalled", "w").close()
+            time.sleep(60)
+        while not os.path.exists("stalled"):
+            time.sleep(0.02)
+        return exactly(*arguments)
+
+    paired._measure_batch = measure
+
+
+def wait_for(file):
+    for _ in range(1200):
+        if file.exists():
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"no {file}")
+
+
+def test_workers_are_shared_by_the_processes_of_a_machine(tmp_path):
+    processes = begin_ranks(tmp_path, ["--version"], 3, before=_count_workers)
+    assert [end(process) for process in processes] == [0] * 3
+
+
+def _count_workers():
+    from aecli.runtime.threads import worker_count
+
+    os.sched_getaffinity = lambda pid: set(range(7))
+    assert (worker_count(None), worker_count(5)) == (2, 5)
+    os.sched_getaffinity = lambda pid: {0}
+    assert worker_count(None) == 1
+
+
+def test_what_is_gathered_is_measured_by_all(place):
+    """That the report is the same would be no wonder if one process did it all."""
+    processes = begin_ranks(place, [*EVAL, "--quiet"], 2, before=_note_batches)
+    assert [end(process) for process in processes] == [0, 0]
+    measured = [len((place / f"measured-{rank}").read_text()) for rank in range(2)]
+    assert min(measured) >= 1 and sum(measured) == len(np.unique(np.arange(11) % 3)) * 2
+
+
+def _note_batches():
+    from aecli.evaluation import paired
+
+    exactly = paired._measure_batch
+
+    def measure(*arguments):
+        with open(f"measured-{os.environ['RANK']}", "a") as file:
+            file.write("x")
+        time.sleep(0.2)
+        return exactly(*arguments)
+
+    paired._measure_batch = measure

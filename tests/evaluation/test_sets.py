@@ -1,0 +1,269 @@
+"""`aecli eval --samples`: against features and formulas worked by hand, and what is refused."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from aecli.configs import EvalConfig
+from aecli.errors import ConfigError, DataError, WeightsError
+from aecli.evaluation.sets import evaluate_sets
+from aecli.metrics import feature_networks
+from aecli.metrics.distribution_distances import frechet_distance, kernel_distance, manifold, nearest_distances
+from aecli.metrics.feature_networks import AlexFeatures, load_features
+from aecli.progress import ignore
+from tests.support.ranks import run_ranks
+from tests.support.trained import fails, invoke, ok, ok_json
+
+ROOT = Path(__file__).parent.parent.parent
+SIDE = 64
+CPU = torch.device("cpu")
+
+
+def pictures(folder, count, seed, side=SIDE, blur=8):
+    """Blots of colour, larger ones for a larger blur: sets that differ in kind."""
+    folder.mkdir()
+    generator = np.random.default_rng(seed)
+    for number in range(count):
+        small = generator.integers(0, 255, (side // blur, side // blur, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{number:03d}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    place = tmp_path_factory.mktemp("sets")
+    pictures(place / "real", 24, 1)
+    pictures(place / "alike", 30, 2)
+    pictures(place / "other", 18, 3, blur=32)
+    pictures(place / "train", 40, 4)
+    (place / "copies").mkdir()
+    for number in range(20):
+        shutil.copy(place / f"train/{number:03d}.png", place / "copies")
+    return place
+
+
+@pytest.fixture(autouse=True)
+def there(sets, monkeypatch):
+    monkeypatch.chdir(sets)
+    monkeypatch.setenv("AECLI_WEIGHTS", str(sets / "no-weights"))
+    return sets
+
+
+def there_folder(name):
+    return Path.cwd() / name
+
+
+def features(folder):
+    files = sorted(folder.glob("*.png"))
+    stack = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
+    return AlexFeatures(CPU, ignore)(torch.from_numpy(stack).permute(0, 3, 1, 2)).double().numpy()
+
+
+def test_features_are_alexnets_own():
+    from torchvision.models import alexnet as torchvisions
+
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (3, 3, SIDE, SIDE), dtype=torch.uint8)
+    ours = AlexFeatures(CPU, ignore)
+    theirs = torchvisions(weights=None).features[:12].eval()
+    theirs.load_state_dict(ours._net.backbone.state_dict())
+    # LPIPS' constants for images in [-1, 1] are ImageNet's mean and deviation, rounded.
+    scaled = torch.nn.functional.interpolate(images / 127.5 - 1, (224, 224), mode="bilinear", antialias=True)
+    shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
+    with torch.no_grad():
+        by_hand = theirs((scaled - shift[:, None, None]) / scale[:, None, None]).mean(dim=(2, 3))
+    torch.testing.assert_close(ours(images), by_hand, rtol=1e-3, atol=1e-4)
+    assert ours(images).shape == (3, 256)
+
+
+def test_figures_are_those_by_hand():
+    found = ok_json("eval", "--gt", "real", "--samples", "alike", "--samples", "far=other", "--train", "train")
+    assert (found["features"], found["n"], found["size"]) == ("alex", 24, [SIDE, SIDE])
+    truth, train = features(there_folder("real")), features(there_folder("train"))
+    for result, folder in zip(found["results"], ("alike", "other"), strict=True):
+        drawn = features(there_folder(folder))
+        value, interval = kernel_distance(truth, drawn)
+        assert result["n"] == len(drawn)
+        assert result["kd-alex"]["value"] == pytest.approx(value, abs=1e-5)
+        assert result["kd-alex"]["ci95"] == pytest.approx(interval, abs=1e-5)
+        assert result["fd-alex"] == pytest.approx(frechet_distance(truth, drawn), rel=1e-3)
+        shares = vars(manifold(truth, drawn))
+        assert {name: result[name] for name in shares} == pytest.approx(shares, abs=0.05)
+        nearest, held_out = (float(np.median(nearest_distances(each, train))) for each in (drawn, truth))
+        assert result["memorised"] == pytest.approx(
+            {"samples": nearest, "held_out": held_out, "ratio": nearest / held_out}, rel=1e-3
+        )
+    alike, far = found["results"]
+    assert [alike["name"], far["name"]] == ["alike", "far"]
+    assert far["kd-alex"]["value"] > 5 * abs(alike["kd-alex"]["value"])
+    assert far["fd-alex"] > alike["fd-alex"] and far["coverage"] < alike["coverage"]
+    assert "not the Inception" in found["definitions"]["features"]
+
+
+def test_copies_of_the_training_images_show():
+    found = ok_json("eval", "--gt", "real", "--samples", "copies", "--samples", "alike", "--train", "train")
+    copies, alike = (result["memorised"]["ratio"] for result in found["results"])
+    assert copies < 0.01
+    assert 0.7 < alike < 1.4
+
+
+def test_without_training_images_nothing_is_said_of_memorising():
+    (result,) = ok_json("eval", "--gt", "real", "--samples", "alike")["results"]
+    assert result["memorised"] is None
+    assert "nearest" not in ok("eval", "--gt", "real", "--samples", "alike").stdout
+
+
+def test_ground_truth_that_was_trained_on_is_told():
+    result = invoke("eval", "--gt", "train", "--samples", "alike", "--train", "train")
+    assert result.exit_code == 0, result.output
+    assert "half of --gt is in --train" in result.stderr
+    found = ok_json("eval", "--gt", "train", "--samples", "alike", "--train", "train")
+    assert found["results"][0]["memorised"]["ratio"] is None
+
+
+def test_the_table_fits_eighty_columns():
+    shown = ok("eval", "--gt", "real", "--samples", "alike", "--samples", "other", "--train", "train").stdout
+    table = shown.split("\n\n")[0].splitlines()
+    assert max(map(len, table)) <= 80
+    assert "kd-alex" in table[0] and "nearest" in table[0]
+    assert [line.split()[0] for line in table[1::2]][:2] == ["alike", "other"]
+
+
+def test_batches_workers_and_processes_change_nothing(there, monkeypatch):
+    def figures(found):
+        return [(each["kd-alex"]["value"], each["fd-alex"], each["coverage"]) for each in found["results"]]
+
+    args = ["eval", "--gt", "real", "--samples", "alike", "--samples", "other"]
+    whole = figures(ok_json(*args))
+    for options in (["--batch-size", "5", "--workers", "1"], ["--batch-size", "32", "--workers", "3"]):
+        for one, other in zip(figures(ok_json(*args, *options)), whole, strict=True):
+            assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
+    monkeypatch.chdir(ROOT)  # whence processes import what they run
+    statuses, told, _ = run_ranks(there, [*args, "--json"], 2)
+    assert statuses == [0, 0]
+    for one, other in zip(figures(json.loads(told)), whole, strict=True):
+        assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
+
+
+def test_real_images_are_brought_to_the_samples_size(tmp_path):
+    pictures(tmp_path / "large", 10, 5, side=96)
+    (tmp_path / "small").mkdir()
+    for file in (tmp_path / "large").glob("*.png"):
+        with Image.open(file) as opened:
+            opened.resize((SIDE, SIDE), Image.Resampling.BILINEAR).save(tmp_path / "small" / file.name)
+    of_large = ok_json("eval", "--gt", tmp_path / "large", "--samples", "alike")["results"][0]
+    of_small = ok_json("eval", "--gt", tmp_path / "small", "--samples", "alike")["results"][0]
+    assert of_large["kd-alex"]["value"] == pytest.approx(of_small["kd-alex"]["value"], abs=1e-6)
+
+
+def test_any_source_serves(tmp_path):
+    with zipfile.ZipFile(tmp_path / "alike.zip", "w") as archive:
+        for file in there_folder("alike").glob("*.png"):
+            archive.write(file, file.name)
+    of_zip = ok_json("eval", "--gt", "real", "--samples", tmp_path / "alike.zip")["results"]
+    assert of_zip == ok_json("eval", "--gt", "real", "--samples", "alike")["results"]
+
+
+def test_samples_of_differing_sizes_are_refused(tmp_path):
+    pictures(tmp_path / "large", 8, 5, side=96)
+    message = fails(1, "eval", "--gt", "real", "--samples", "alike", "--samples", tmp_path / "large")
+    assert "64x64" in message and "96x96" in message
+
+
+def test_unreadable_images_are_told_or_left_out(tmp_path):
+    shutil.copytree("alike", tmp_path / "some")
+    (tmp_path / "some/003.png").write_bytes(b"no image")
+    assert "003.png" in fails(1, "eval", "--gt", "real", "--samples", tmp_path / "some")
+    result = invoke("eval", "--gt", "real", "--samples", tmp_path / "some", "--on-mismatch", "skip", "--json")
+    assert result.exit_code == 0 and "003.png" in result.stderr
+    found = json.loads(result.stdout)
+    assert found["results"][0]["n"] == 29 and list(found["unreadable"])[0].endswith("some/003.png")
+
+
+def test_too_few_images_are_told(tmp_path):
+    pictures(tmp_path / "few", 5, 5)
+    assert "5 images are too few" in fails(1, "eval", "--gt", "real", "--samples", tmp_path / "few")
+    for file in list(pictures(tmp_path / "six", 6, 5).iterdir())[:1]:
+        file.write_bytes(b"no image")
+    assert "too few" in fails(1, "eval", "--gt", "real", "--samples", tmp_path / "six", "--on-mismatch", "skip")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--samples", "alike", "--pred", "alike"],
+        ["--samples", "alike", "--per-image", "x.csv"],
+        ["--samples", "alike", "--report", "x.html"],
+        ["--samples", "alike", "--metrics", "psnr"],
+        ["--samples", "alike", "--on-mismatch", "resize"],
+        ["--samples", "alike", "--features", "vgg"],
+        ["--samples", "a=alike", "--samples", "a=other"],
+        ["--pred", "alike", "--train", "train"],
+        ["--pred", "alike", "--features", "alex"],
+        [],
+    ],
+)
+def test_wrong_use(wrong):
+    fails(2, "eval", "--gt", "real", *wrong)
+
+
+# Inception
+
+
+def test_auto_takes_inception_only_where_all_of_it_is_here(tmp_path, monkeypatch):
+    monkeypatch.setenv("AECLI_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
+    assert load_features("auto", CPU, ignore).name == "alex"
+    with pytest.raises(WeightsError, match=r"weights-inception-2015-12-05-6726825d\.pth.*\n.*fetch https"):
+        load_features("inception", CPU, ignore)
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch):
+    monkeypatch.setattr(feature_networks.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(WeightsError, match=r"aecli\[fid\]"):
+        load_features("inception", CPU, ignore)
+
+
+def test_inception_features_are_torch_fidelitys(tmp_path, monkeypatch):
+    inception = pytest.importorskip("torch_fidelity.feature_extractor_inceptionv3")
+    name = "weights.pth"  # of a name that promises no hash
+    monkeypatch.setattr(feature_networks, "INCEPTION_FILE", name)
+    monkeypatch.setenv("AECLI_WEIGHTS", str(tmp_path))
+    torch.manual_seed(0)
+    monkeypatch.setattr(inception, "load_state_dict_from_url", lambda *args, **options: {})
+    monkeypatch.setattr(inception.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+    theirs = inception.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+    monkeypatch.undo()
+    monkeypatch.setattr(feature_networks, "INCEPTION_FILE", name)
+    monkeypatch.setenv("AECLI_WEIGHTS", str(tmp_path))
+    torch.save(theirs.state_dict(), tmp_path / name)
+    ours = load_features("auto", CPU, ignore)
+    assert (ours.name, ours.kernel_name, ours.frechet_name) == ("inception", "kid", "fid")
+    images = torch.randint(0, 256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
+    assert torch.equal(ours(images), theirs(images)[0])
+    (tmp_path / name).write_bytes(b"damaged")
+    with pytest.raises(WeightsError, match="damaged"):
+        load_features("inception", CPU, ignore)
+
+
+def test_a_file_that_is_not_what_its_name_promises_is_refused(tmp_path, monkeypatch):
+    pytest.importorskip("torch_fidelity")
+    monkeypatch.setenv("AECLI_WEIGHTS", str(tmp_path))
+    torch.save({}, tmp_path / feature_networks.INCEPTION_FILE)
+    with pytest.raises(WeightsError, match="damaged"):
+        load_features("inception", CPU, ignore)
+
+
+def test_the_python_call_gives_the_same(there):
+    found = evaluate_sets(EvalConfig(gt="real", samples=("alike",)))
+    assert found.to_json()["results"] == ok_json("eval", "--gt", "real", "--samples", "alike")["results"]
+    with pytest.raises(ConfigError):
+        EvalConfig(gt="real")
+    with pytest.raises(DataError):
+        evaluate_sets(EvalConfig(gt="nowhere", samples=("alike",)))

@@ -1,0 +1,64 @@
+"""`train --config RUN`: a run repeated from its folder."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.support.trained import fails, ok, write_images
+
+BEGUN = ["train", "vae", "--data", "images", "--image-size", "32", "--width", "2", "-o", "beta=0.001",
+         "--batch-size", "4", "--epochs", "2", "--flip", "--seed", "3", "--device", "cpu", "--cache", "off",
+         "--quiet"]  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    write_images(tmp_path / "images", list("abcdefghijk"))
+    monkeypatch.chdir(tmp_path)
+    ok(*BEGUN)
+    return tmp_path
+
+
+def options(run):
+    return json.loads((run / "config.json").read_text())["options"]
+
+
+@pytest.mark.parametrize("config", ["runs/vae", "runs/vae/config.json"])
+def test_the_same_run_elsewhere(place, config):
+    ok("train", "vae", "--config", config, "--out", "again", "--quiet")
+    one, other = (load_file(place / run / "model.safetensors") for run in ("runs/vae", "again"))
+    assert all(torch.equal(one[key], other[key]) for key in one) and len(one) > 10
+    before, after = options(place / "runs" / "vae"), options(place / "again")
+    differing = {key for key in before if before[key] != after[key]}
+    assert differing <= {"out", "model_defaults"}
+
+
+def test_where_it_lies_it_is_finished_and_flags_win(place):
+    assert "was finished already" in ok("train", "vae", "--config", "runs/vae").stdout
+    ok("train", "vae", "--config", "runs/vae", "--lr", "0.002", "--beta", "0.1", "--quiet")
+    changed = options(place / "runs" / "vae-2")
+    assert (changed["lr"], changed["options"]["beta"], changed["seed"]) == (0.002, 0.1, 3)
+
+
+def test_steps_and_validation_images_of_its_own(place):
+    ok("train", "ae", "--data", "images", "--val-data", "images", "--steps", "3", *BEGUN[4:8], *BEGUN[10:12],
+       "--device", "cpu", "--cache", "off", "--quiet")  # fmt: skip
+    ok("train", "ae", "--config", "runs/ae", "--out", "again", "--quiet")
+    assert options(place / "again")["steps"] == 3 and options(place / "again")["val_data"] == str(place / "images")
+
+
+def test_what_can_not_be_repeated_is_told(place):
+    assert "a run of vae, not of ae" in fails(2, "train", "ae", "--config", "runs/vae")
+    assert "--config images" in fails(2, "train", "vae", "--config", "images")
+    file = place / "runs" / "vae" / "config.json"
+    whole = file.read_text()
+    file.write_text(whole[:-100])
+    assert "damaged" in fails(1, "train", "vae", "--config", "runs/vae")
+    file.write_text(whole.replace('"schema": 1', '"schema": 99'))
+    assert "config.json" in fails(1, "train", "vae", "--config", "runs/vae")
+    file.write_text(whole.replace('"lr": 0.0001', '"lr": "fast"'))
+    assert "--lr 'fast'" in fails(2, "train", "vae", "--config", "runs/vae/config.json")
+    file.write_text(whole.replace('"lr": ', '"rate": '))
+    assert "no option is called 'rate'" in fails(2, "train", "vae", "--config", "runs/vae/config.json")

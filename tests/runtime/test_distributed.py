@@ -1,0 +1,171 @@
+"""Who a process is among others, what they exchange, and what stands for it where there is one alone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from aecli.errors import ConfigError, DeviceError
+from aecli.models import registry
+from aecli.runtime import device, distributed
+from aecli.runtime.distributed import World, is_lost, peer_timeout
+from aecli.runtime.launch import Launch, launch
+from aecli.training.compiling import synchronise
+from tests.support.processes import end
+from tests.support.ranks import begin_ranks
+
+ROOT = Path(__file__).parent.parent.parent
+TOLD = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "host", "MASTER_PORT": "1234"}
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    launch.cache_clear()
+    yield
+    launch.cache_clear()
+
+
+def tell(monkeypatch, **changes):
+    for name, value in {**TOLD, **changes}.items():
+        monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
+
+
+class TestLaunch:
+    def test_as_torchrun_tells(self, monkeypatch):
+        tell(monkeypatch, TORCHELASTIC_RESTART_COUNT="2", TORCHELASTIC_USE_AGENT_STORE="True")
+        told = launch()
+        assert (told.rank, told.size, told.local_rank, told.attempt) == (3, 8, 1, 2)
+        assert told.address == ("host", 1234) and told.is_served
+
+    @pytest.mark.parametrize("missing", [*TOLD])
+    def test_alone_where_something_is_missing(self, monkeypatch, missing):
+        tell(monkeypatch, **{missing: None})
+        assert launch() == Launch()
+
+    @pytest.mark.parametrize("changes", [{"RANK": "x"}, {"WORLD_SIZE": "-1"}, {"MASTER_PORT": ""}])
+    def test_alone_where_it_makes_no_sense(self, monkeypatch, changes):
+        tell(monkeypatch, **changes)
+        assert launch() == Launch()
+
+
+class TestDevices:
+    def test_each_process_has_its_own(self, monkeypatch):
+        tell(monkeypatch)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        chosen = []
+        monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+        assert device.resolve_device("auto") == device.resolve_device("cuda") == torch.device("cuda:1")
+        assert chosen == [torch.device("cuda:1")] * 2
+        for wanted in ("cuda:0", "mps"):
+            with pytest.raises(DeviceError, match=f"--device {wanted}: torchrun's processes can't share one"):
+                device.resolve_device(wanted)
+        tell(monkeypatch, LOCAL_RANK="2")
+        launch.cache_clear()
+        with pytest.raises(DeviceError, match="has CUDA devices 0 to 1"):
+            device.resolve_device("auto")
+
+
+class TestAlone:
+    def test_there_is_nobody_to_wait_for(self):
+        tensor = torch.ones(2)
+        with World() as world:
+            assert (world.rank, world.size, world.is_main) == (0, 1, True)
+            world.wait_for_all()
+            world.spread([tensor])
+            assert world.share({"a": 1}) == {"a": 1}
+            assert world.gather_json([1]) == [[1]]
+            assert [each.tolist() for each in world.gather(np.arange(3))] == [[0, 1, 2]]
+
+
+class TestTogether:
+    def test_what_is_exchanged_comes_in_the_order_of_ranks(self, tmp_path):
+        processes = begin_ranks(tmp_path, ["--version"], 3, before=_exchange)
+        assert [end(process) for process in processes] == [0, 0, 0]
+        assert sorted(path.name for path in tmp_path.glob("met-*")) == ["met-0", "met-1", "met-2"]
+
+    def test_one_of_them_speaks(self, tmp_path):
+        processes = begin_ranks(tmp_path, ["--version"], 3)
+        assert [end(process) for process in processes] == [0, 0, 0]
+        assert (tmp_path / "stdout.txt").read_text().count("aecli ") == 1
+
+
+def _exchange():
+    with World() as world:
+        arrays = world.gather(np.full((world.rank, 2), world.rank, dtype=np.float64))
+        assert [array.tolist() for array in arrays] == [[], [[1.0, 1.0]], [[2.0, 2.0]] * 2]
+        assert [each.shape for each in world.gather(np.zeros((0, 2)))] == [(0, 2)] * 3
+        assert world.gather_json({"rank": world.rank, "words": "x" * world.rank}) == [
+            {"rank": rank, "words": "x" * rank} for rank in range(3)
+        ]
+        assert world.share(world.rank) == 0
+        tensors = [torch.full((2,), world.rank), torch.tensor(float(world.rank))]
+        world.spread(tensors)
+        assert [tensor.sum().item() for tensor in tensors] == [0, 0]
+        Path(f"met-{world.rank}").touch()
+
+
+class TestTrouble:
+    @pytest.mark.parametrize("text", ["0", "-1", "soon", "nan", "1e12"])
+    def test_a_time_that_is_none_is_refused(self, monkeypatch, text):
+        monkeypatch.setenv(distributed.TIMEOUT_VARIABLE, text)
+        with pytest.raises(ConfigError, match=f"{distributed.TIMEOUT_VARIABLE}={text}"):
+            peer_timeout()
+
+    def test_the_time_is_ten_minutes_or_what_is_said(self, monkeypatch):
+        assert peer_timeout() == 600
+        monkeypatch.setenv(distributed.TIMEOUT_VARIABLE, "12.5")
+        assert peer_timeout() == 12.5
+
+    @pytest.mark.parametrize(
+        ("error", "expected"),
+        [
+            (RuntimeError("[x.cc:538] Connection closed by peer [::1]:1"), True),
+            (RuntimeError("Application timeout caused pair closure"), True),
+            (torch.distributed.DistNetworkError("gone"), True),
+            (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+            (ValueError("Connection closed by peer"), False),
+        ],
+    )
+    def test_of_others_is_told_from_ones_own(self, error, expected):
+        assert is_lost(error) == expected
+
+
+class TestBatchStatistics:
+    class Two:
+        size = 2
+
+    class One:
+        size = 1
+
+    @pytest.mark.parametrize(
+        ("mode", "kind", "world", "expected"),
+        [
+            ("auto", "cuda", Two, True),
+            ("on", "cuda", Two, True),
+            ("off", "cuda", Two, False),
+            ("auto", "cpu", Two, False),
+            ("auto", "cuda", One, False),
+        ],
+    )
+    def test_are_taken_over_all_processes_on_cuda(self, mode, kind, world, expected):
+        model = registry.build("vae", registry.resolve_options("vae", {"width": 4}))
+        before = {key: value.clone() for key, value in model.state_dict().items()}
+        parameters = [id(parameter) for parameter in model.parameters()]
+        converted = synchronise(model, mode, torch.device(kind), world())
+        layers = [layer for layer in converted.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+        assert len(layers) == 10 and all(isinstance(layer, nn.SyncBatchNorm) == expected for layer in layers)
+        assert [id(parameter) for parameter in converted.parameters()] == parameters
+        assert all(torch.equal(before[key], value) for key, value in converted.state_dict().items())
+
+
+def test_launch_costs_no_torch():
+    code = "import sys, aecli.runtime.launch; print('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

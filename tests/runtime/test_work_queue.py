@@ -1,0 +1,92 @@
+"""Work dealt out to processes: each batch done once, by several of them, and the first failure told to all."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from aecli.errors import DataError, PeerError
+from aecli.evaluation.pairing import Unpaired, gather_unpaired
+from aecli.progress import Progress, ignore
+from aecli.runtime.distributed import World
+from aecli.runtime.work_queue import deal
+from tests.support.processes import end
+from tests.support.ranks import begin_ranks
+
+BATCHES = [range(number, number + 1 + number % 3) for number in range(20)]
+TOTAL = sum(map(len, BATCHES))
+
+
+def test_alone_all_is_done_in_order_and_told():
+    heard = []
+    with World() as world:
+        done = deal(list, BATCHES, "counting", 3, world, heard.append)
+    assert done == [(number, list(batch)) for number, batch in enumerate(BATCHES)]
+    assert heard[-1] == Progress("counting", TOTAL, TOTAL) and len(heard) == len(BATCHES)
+
+
+def test_alone_the_first_failure_ends_it():
+    done = []
+
+    def work(batch):
+        done.append(batch.start)
+        if batch.start in (3, 4):
+            time.sleep(0.2 if batch.start == 3 else 0)
+            raise DataError(f"batch {batch.start}")
+
+    with World() as world, pytest.raises(DataError, match="batch 3"):
+        deal(work, BATCHES, "counting", 2, world, ignore)
+    assert max(done) < 10
+
+
+def test_no_work_is_soon_done():
+    with World() as world:
+        assert deal(len, [], "counting", None, world, ignore) == []
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_each_batch_is_done_by_one_of_several(tmp_path, size):
+    processes = begin_ranks(tmp_path, ["--version"], size, before=_share)
+    assert [end(process) for process in processes] == [0] * size
+    told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(size)]
+    done = [[number for number, _ in one["done"]] for one in told]
+    assert all(done) and sorted(sum(done, [])) == list(range(len(BATCHES)))
+    assert sum(done, []) != sorted(sum(done, [])), "else it would show nothing that what follows is in order"
+    assert {tuple(one["unpaired"]) for one in told} == {tuple(f"{number}" for number in range(len(BATCHES)))}
+    assert max(one["heard"] for one in told) == TOTAL
+
+
+def _share():
+    def work(batch):
+        time.sleep(0.05)
+        return sum(batch)
+
+    heard = []
+    with World() as world:
+        done = deal(work, BATCHES, "counting", 1, world, heard.append)
+        assert all(result == sum(BATCHES[number]) for number, result in done)
+        missing = ((number, [Unpaired(str(number), None, "unreadable", "")]) for number, _ in done)
+        unpaired = [each.name for each in gather_unpaired(missing, world)]
+    told = {"done": done, "unpaired": unpaired, "heard": heard[-1].done}
+    Path(f"{os.environ['RANK']}.json").write_text(json.dumps(told))
+
+
+def test_of_several_failures_the_first_in_order_is_told(tmp_path):
+    processes = begin_ranks(tmp_path, ["--version"], 3, before=_fail)
+    assert [end(process) for process in processes] == [0] * 3
+    assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(3)] == ["PeerError", "DataError at 4", "PeerError"]
+
+
+def _fail():
+    rank = int(os.environ["RANK"])
+    try:
+        with World() as world:
+            world.settle(None)
+            place = [7, 4, 5][rank]
+            world.settle((place, DataError(f"at {place}")))
+    except DataError as error:
+        Path(f"{rank}.txt").write_text(f"DataError {error}")
+    except PeerError:
+        Path(f"{rank}.txt").write_text("PeerError")

@@ -1,0 +1,193 @@
+"""Between two images and along principal directions: where the path leads, what is drawn, and what is refused."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from aecli.figures.animation import animation_bytes
+from aecli.figures.grid import draw_rows
+from aecli.inference.loaded_model import load_model
+from aecli.sampling.fitted_prior import load_fitted
+from aecli.sampling.walks import slerp
+from tests.support.trained import fails, ok, ok_json, own, trained
+
+__all__ = ["own", "trained"]  # fixtures
+ENDS = ["--interpolate", "images/i1.png", "images/i2.png"]
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Every batch of latents that is decoded."""
+    from aecli.inference.loaded_model import LoadedModel
+
+    seen = []
+    decode = LoadedModel.decode
+    monkeypatch.setattr(
+        LoadedModel, "decode", lambda self, latents, *rest: (seen.append(latents), decode(self, latents, *rest))[1]
+    )
+    return seen
+
+
+def test_slerp_goes_along_the_arc_at_an_even_pace():
+    start, end = np.array([1, 0, 0], np.float32), np.array([0, 2, 0], np.float32)
+    for share in (0.0, 0.25, 0.5, 1.0):
+        angle = share * np.pi / 2
+        assert slerp(start, end, share) == pytest.approx([np.cos(angle), 2 * np.sin(angle), 0], abs=1e-6)
+
+
+def test_slerp_keeps_the_length_that_draws_have():
+    generator = np.random.default_rng(0)
+    start, end = generator.standard_normal((2, 4096)).astype(np.float32)
+    middle = slerp(start, end, 0.5)
+    assert np.linalg.norm(middle) == pytest.approx(64, rel=0.03)
+    assert np.linalg.norm((start + end) / 2) < 50
+
+
+@pytest.mark.parametrize("end", [[1, 0], [-1, 0], [0, 0]])
+def test_slerp_of_vectors_without_an_arc_is_a_line(end):
+    start, end = np.array([1, 0], np.float32), np.array(end, np.float32)
+    assert slerp(start, end, 0.5) == pytest.approx((start + end) / 2, abs=1e-6)
+
+
+def codes(own, *names):
+    ok("reconstruct", "--model", "vae", "--data", "images", "--latents", "codes.safetensors", "--out", "r", "--quiet")
+    from safetensors import safe_open
+
+    with safe_open(own / "codes.safetensors", "np") as file:
+        import json
+
+        listed = json.loads(file.metadata()["aecli"])["names"]
+        means = file.get_tensor("mean")
+    return [means[listed.index(name)].reshape(-1) for name in names]
+
+
+def test_along_n_0_i_it_is_the_arc_between_the_means(own, decoded):
+    start, end = codes(own, "i1.png", "i2.png")
+    decoded.clear()
+    said = ok_json("sample", "--model", "vae", *ENDS, "--prior", "normal", "--steps", "5", "--out", "walk.png")
+    assert said == {"out": "walk.png", "n": 5, "prior": "normal"}
+    walked = torch.cat(decoded).reshape(5, -1).numpy()
+    by_hand = np.stack([slerp(start, end, share) for share in (0, 0.25, 0.5, 0.75, 1)])
+    assert walked == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_along_a_fitted_prior_it_is_a_line_in_its_principal_space(own, decoded):
+    start, end = codes(own, "i1.png", "i2.png")
+    decoded.clear()
+    ok("sample", "--model", "vae", *ENDS, "--steps", "3", "--out", "walk.png")
+    prior, _ = load_fitted(own / "runs/vae/prior.safetensors", 64)
+    first, last = prior.project(np.stack([start, end]))
+    walked = torch.cat(decoded).reshape(3, -1).numpy()
+    assert walked == pytest.approx(prior.expand(np.stack([first, (first + last) / 2, last])), abs=1e-4)
+
+
+def test_the_sheet_shows_both_images_as_the_model_takes_them(own):
+    ok("sample", "--model", "vae", *ENDS, "--steps", "2", "--out", "walk.png")
+    loaded = load_model("vae", own / "runs")
+    from aecli.data.decoding.decode import decode_fitted
+    from aecli.data.sources.registry import list_images
+
+    images = {image.name: image for image in list_images("images")}
+    first, last = (decode_fitted(images[name], loaded.image_size, loaded.fit) for name in ("i1.png", "i2.png"))
+    with Image.open("walk.png") as sheet:
+        drawn = np.asarray(sheet.convert("RGB"))
+    for image in (first, last):
+        enlarged = image.repeat(4, axis=0).repeat(4, axis=1)  # 32 pixels at 128
+        windows = np.lib.stride_tricks.sliding_window_view(drawn, enlarged.shape)[::1, :, 0]
+        assert any((row == enlarged).all(axis=(1, 2, 3)).any() for row in windows)
+
+
+def test_directions_are_swept_from_minus_to_plus_three_deviations(own, decoded):
+    ok("sample", "--model", "ae", "--traverse", "--n", "2", "--steps", "3")
+    assert (own / "traversal.png").exists()
+    prior, _ = load_fitted(own / "runs/ae/prior.safetensors", 64)
+    walked = torch.cat([each.reshape(-1, 64) for each in decoded])[-6:].numpy()
+    for direction in range(2):
+        reach = 3 * prior.deviations[direction] * prior.components[direction]
+        by_hand = np.stack([prior.mean - reach, prior.mean, prior.mean + reach])
+        assert walked[3 * direction : 3 * direction + 3] == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_no_more_directions_than_there_are(own):
+    ok("sample", "--model", "vae", "--traverse", "--n", "1000", "--steps", "2", "--quiet")
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_an_animation_goes_there_and_back(own, suffix):
+    ok("sample", "--model", "vae", "--traverse", "--n", "2", "--steps", "4", "--out", f"walk{suffix}")
+    with Image.open(f"walk{suffix}") as opened:
+        assert opened.format == suffix[1:].upper() and opened.n_frames == 6 and opened.info["loop"] == 0
+        frames = []
+        for index in range(6):
+            opened.seek(index)
+            frames.append(np.asarray(opened.convert("RGB")).astype(int))
+    assert np.array_equal(frames[1], frames[5]) and np.array_equal(frames[2], frames[4])
+    assert not np.array_equal(frames[0], frames[3])
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_an_interpolation_is_animated_too(own, suffix):
+    ok("sample", "--model", "vae", *ENDS, "--out", f"walk{suffix}")
+    with Image.open(f"walk{suffix}") as opened:  # frames that are alike are one
+        assert opened.format == suffix[1:].upper() and opened.is_animated
+
+
+def test_a_webp_is_without_loss_and_a_gif_near(own):
+    generator = np.random.default_rng(0)
+    frames = [Image.fromarray(generator.integers(0, 255, (8, 8, 3), dtype=np.uint8).repeat(9, 0).repeat(9, 1))
+              for _ in range(2)]  # fmt: skip
+    from io import BytesIO
+
+    for suffix, most in ((".webp", 0), (".gif", 40)):
+        with Image.open(BytesIO(animation_bytes(frames, suffix))) as opened:
+            shown = np.asarray(opened.convert("RGB")).astype(int)
+        assert np.abs(shown - np.asarray(frames[0])).mean() <= most
+
+
+def test_heads_stand_above_their_columns():
+    images = [np.full((64, 64, 3), 200, np.uint8)] * 3
+    plain = draw_rows([("row", images)])
+    headed = draw_rows([("row", images)], heads=["one", "", "three"])
+    assert headed.width == plain.width and headed.height > plain.height
+    extra = headed.height - plain.height
+    top = np.asarray(headed)[:extra]
+    thirds = np.array_split(top[:, -3 * (128 + 3) :], 3, axis=1)
+    assert [bool((third < 100).any()) for third in thirds] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    "wrong, word",
+    [
+        ([*ENDS, "--traverse"], "not both"),
+        ([*ENDS, "--prior", "flow"], "--prior flow"),
+        ([*ENDS, "--temperature", "2"], "--temperature"),
+        ([*ENDS, "--steps", "1"], "--steps 1"),
+        ([*ENDS, "--n", "4"], "--n 4"),
+        (["--traverse", "--prior", "normal"], "no principal directions"),
+        (["--traverse", "--out", "folder"], "--out folder"),
+        ([*ENDS, "--out", "walk.jpg"], "--out walk.jpg"),
+    ],
+)
+def test_wrong_use(own, wrong, word):
+    assert word in fails(2, "sample", "--model", "vae", *wrong)
+
+
+def test_images_that_are_not_there_or_are_none(own):
+    assert "nowhere.png" in fails(1, "sample", "--model", "vae", "--interpolate", "images/i1.png", "nowhere.png")
+    (own / "none.png").write_bytes(b"no image")
+    assert "none.png" in fails(1, "sample", "--model", "vae", "--interpolate", "none.png", "images/i1.png")
+    assert "images" in fails(1, "sample", "--model", "vae", "--interpolate", "images", "images/i1.png")
+
+
+def test_an_ae_is_not_walked_along_n_0_i(own):
+    assert "can't be sampled" in fails(1, "sample", "--model", "ae", *ENDS, "--prior", "normal")
+    ok("sample", "--model", "ae", *ENDS)
+
+
+def test_without_a_run_a_vae_is_walked_along_n_0_i_but_not_traversed(own):
+    shutil.copy("runs/vae/model.safetensors", "bare.safetensors")
+    assert ok_json("sample", "--model", "bare.safetensors", *ENDS)["prior"] == "normal"
+    assert "principal directions" in fails(1, "sample", "--model", "bare.safetensors", "--traverse")

@@ -1,0 +1,153 @@
+"""Safetensors files by the format's rules: what is whole is read to the last bit, what lies is refused."""
+
+import json
+import os
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
+
+from aecli.storage.safetensors_file import open_tensors
+from tests.soak.hostile import joined, split
+
+TENSORS = {
+    "weight": torch.arange(6, dtype=torch.float32).reshape(2, 3), "half": torch.tensor([1.5, -2]).half(),
+    "brain": torch.tensor([[3.0]]).bfloat16(), "double": torch.tensor(0.1).double(), "none": torch.zeros(0, 5),
+    "count": torch.tensor(7), "mask": torch.tensor([True, False]), "byte": torch.tensor([255], dtype=torch.uint8),
+}  # fmt: skip
+
+
+@pytest.fixture
+def path(tmp_path):
+    save_file(TENSORS, tmp_path / "w.safetensors", {"format": "pt", "said": "é"})
+    return tmp_path / "w.safetensors"
+
+
+def read(path):
+    with open_tensors(path) as file:
+        return file.read_all(), dict(file.metadata)
+
+
+def refuse(path, reason):
+    with pytest.raises(ValueError, match=reason):
+        read(path)
+
+
+def test_tensors_and_metadata_are_read_to_the_last_bit(path):
+    tensors, metadata = read(path)
+    assert metadata == {"format": "pt", "said": "é"}
+    assert tensors.keys() == TENSORS.keys()
+    for name, value in TENSORS.items():
+        assert tensors[name].dtype == value.dtype and torch.equal(tensors[name], value)
+
+
+def test_tensors_are_their_own_whatever_becomes_of_the_file(path):
+    """A mapped file that is cut short ends the process with a signal; one written over changes the weights."""
+    tensors, _ = read(path)
+    path.write_bytes(bytes(path.stat().st_size))
+    os.truncate(path, 0)
+    assert all(torch.equal(tensors[name], value) for name, value in TENSORS.items())
+
+
+def test_a_file_cut_short_between_header_and_tensors_is_told(path):
+    save_file({"weight": torch.zeros(10**6)}, path)
+    with open_tensors(path) as file:
+        os.truncate(path, path.stat().st_size - 4)
+        with pytest.raises(ValueError, match="cut short while it was read"):
+            file.read_all()
+
+
+def test_bytes_are_turned_where_the_machine_counts_from_the_other_end(path, monkeypatch):
+    monkeypatch.setattr("sys.byteorder", "big")
+    tensors, _ = read(path)
+    assert tensors["none"].shape == (0, 5)
+    turned = TENSORS["weight"].reshape(-1).view(torch.uint8).reshape(-1, 4).flip(1).reshape(-1).view(torch.float32)
+    assert torch.equal(tensors["weight"].reshape(-1), turned) and torch.equal(tensors["byte"], TENSORS["byte"])
+
+
+LIES = {
+    "offsets past the end": (lambda h: h["weight"].update(data_offsets=[0, 2**40]), "bytes, which its shape and type"),
+    "offsets reversed": (lambda h: h["weight"]["data_offsets"].reverse(), "bytes, which its shape and type"),
+    "offsets below zero": (lambda h: h["weight"].update(data_offsets=[-24, 0]), "makes no sense"),
+    "offsets of three": (lambda h: h["weight"]["data_offsets"].append(0), "makes no sense"),
+    "two in one place": (lambda h: h["half"].update(shape=[6], dtype="F32", data_offsets=h["weight"]["data_offsets"]),
+                         "overlap, or leave gaps"),
+    "one left out": (lambda h: h.pop("half"), "overlap, or leave gaps|should end at"),
+    "another type": (lambda h: h["weight"].update(dtype="F64"), "bytes, which its shape and type"),
+    "an unknown type": (lambda h: h["weight"].update(dtype="F8_E4M3"), "which serves for no weights"),
+    "a type that is none": (lambda h: h["weight"].update(dtype=["F32"]), "makes no sense"),
+    "another shape": (lambda h: h["weight"].update(shape=[2, 2]), "bytes, which its shape and type"),
+    "a shape below zero": (lambda h: h["weight"].update(shape=[-2, -3]), "makes no sense"),
+    "a shape of fractions": (lambda h: h["weight"].update(shape=[2.0, 3]), "makes no sense"),
+    "a shape of truths": (lambda h: h["weight"].update(shape=[True, 6]), "makes no sense"),
+    "a shape beyond 64 bits": (lambda h: h["weight"].update(shape=[2**62, 2**62]), "beyond all memory"),
+    "nothing beyond 64 bits": (lambda h: h["none"].update(shape=[2**62, 2**62, 0]), "beyond all memory"),
+    "a thousand axes": (lambda h: h["weight"].update(shape=[1] * 1000 + [6]), "makes no sense"),
+    "something more": (lambda h: h["weight"].update(more=1), "makes no sense"),
+    "a tensor that is a word": (lambda h: h.update(weight="F32"), "makes no sense"),
+    "metadata that are no words": (lambda h: h["__metadata__"].update(said=1), "metadata are no words"),
+    "metadata that are a list": (lambda h: h.update(__metadata__=[]), "metadata are no words"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_header_that_lies_is_refused(path, lie):
+    change, reason = LIES[lie]
+    header, data = split(path.read_bytes())
+    held = json.loads(header)
+    change(held)
+    path.write_bytes(joined(json.dumps(held), data))
+    refuse(path, reason)
+    if lie not in (
+        "an unknown type",
+        "something more",
+        "a thousand axes",
+    ):  # in which the format's own reader sees none
+        with pytest.raises(SafetensorError):
+            load(path.read_bytes())
+
+
+def test_a_key_that_is_there_twice_is_refused(path):
+    header, data = split(path.read_bytes())
+    entry = json.dumps(json.loads(header)["weight"])
+    path.write_bytes(joined(f'{{"weight":{entry},{header[1:]}', data))
+    refuse(path, "'weight' is there more than once")
+
+
+def test_gaps_and_what_follows_the_tensors_are_refused(path):
+    whole = path.read_bytes()
+    path.write_bytes(whole + b"\0")
+    refuse(path, "should end at")
+    path.write_bytes(whole[:-1])
+    refuse(path, "should end at")
+
+
+@pytest.mark.parametrize("length", [0, 1, 10**8 + 1, 2**60, 2**64 - 1])
+def test_a_length_that_lies_is_refused(path, length):
+    path.write_bytes(length.to_bytes(8, "little") + path.read_bytes()[8:])
+    refuse(path, "ends within its header|Expecting|is no object")
+
+
+def test_a_header_longer_than_the_format_allows_is_not_read(path):
+    with open(path, "wb") as file:
+        file.write((10**8 + 1).to_bytes(8, "little"))
+        file.truncate(2 * 10**8)
+    refuse(path, "longer than the format allows")
+
+
+def test_truths_that_are_neither_are_refused(path):
+    header, data = split(path.read_bytes())
+    begin, _ = json.loads(header)["mask"]["data_offsets"]
+    path.write_bytes(joined(header, data[:begin] + b"\x07" + data[begin + 1 :]))
+    refuse(path, "neither true nor false")
+
+
+def test_a_tensor_too_large_for_memory_is_told(path, monkeypatch):
+    def no_memory(*args, **options):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with open_tensors(path) as file:
+        monkeypatch.setattr("torch.empty", no_memory)
+        with pytest.raises(MemoryError):
+            file.read("weight")

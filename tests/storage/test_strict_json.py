@@ -1,0 +1,75 @@
+"""Strict JSON, regular files only, and words that steer no terminal."""
+
+import os
+
+import pytest
+
+from aecli.errors import one_line
+from aecli.storage.strict_json import LARGEST_JSON, MOST_PARTS, parse_json, read_json, regular_file, shown
+
+
+def test_json_is_what_json_says():
+    text = '{"a": [1, -2.5, "\\u00e9\\ud83d\\ude00"], "b": {"a": null}, "c": 9223372036854775807}'
+    assert parse_json(text) == {"a": [1, -2.5, "é😀"], "b": {"a": None}, "c": 2**63 - 1}
+    assert parse_json(text.encode()) == parse_json(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"a": 1, "b": {"c": 1, "c": 1}}', "'c' is there more than once"),
+        ('{"a": 1, "\\u0061": 1}', "'a' is there more than once"),
+        ("NaN", "no finite number"),
+        ('{"a": [-Infinity]}', "no finite number"),
+        ("1e999", "no finite number"),
+        ("9223372036854775808", "too large a number"),
+        ("1" + 5000 * "0", "too large a number"),
+        (20 * "[" + 20 * "]", "nested too deeply"),
+        (100_000 * "[" + 100_000 * "]", "nested too deeply"),
+        (100_000 * '{"a":' + "0" + 100_000 * "}", "nested too deeply"),
+        ("[" + MOST_PARTS * "0," + "0]", "parts"),
+        ("", "Expecting value"),
+        ("[1] 2", "Extra data"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_json_that_strains_or_means_two_things_is_refused(text, reason):
+    with pytest.raises(ValueError, match=reason) as caught:
+        parse_json(text)
+    assert len(one_line(caught.value)) < 300
+
+
+@pytest.mark.parametrize("content", [b"\xff", b'{"a": "\xed\xa0\x80"}', "[1]".encode("utf-16")])
+def test_json_in_bytes_is_utf_8(content):
+    with pytest.raises(ValueError):
+        parse_json(content)
+
+
+def test_a_file_larger_than_any_json_is_not_read(tmp_path):
+    with open(tmp_path / "large.json", "wb") as file:
+        file.truncate(LARGEST_JSON + 1)
+    with pytest.raises(ValueError, match="more than it could need"):
+        read_json(tmp_path / "large.json")
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    with pytest.raises(OSError, match="not a regular file"), regular_file(tmp_path):
+        pass
+    with pytest.raises(FileNotFoundError), regular_file(tmp_path / "absent"):
+        pass
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs device files")
+def test_a_device_is_not_opened(tmp_path):
+    (tmp_path / "link").symlink_to("/dev/zero")
+    with pytest.raises(OSError, match="not a regular file"), regular_file(tmp_path / "link"):
+        pass
+
+
+def test_words_of_a_file_are_shown_short_and_printable():
+    assert shown("vae") == "'vae'" and shown(3) == "3"
+    for value in ("\x1b[31m\n\ud800\u202e", 10**6 * "x", [[[[[[[["deep"]]]]]]]], {str(n): n for n in range(10**4)}):
+        assert shown(value).isprintable() and len(shown(value)) < 400
+    assert one_line(ValueError("two\nlines  and \x1b[2J")) == r"two lines and \x1b[2J"
+    assert one_line(ValueError()) == "ValueError"
+    assert len(one_line(ValueError(10**6 * "x"))) == 201

@@ -1,0 +1,54 @@
+"""`aecli` in processes forked from one that has imported PyTorch already: many starts cost little."""
+
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+
+# What commands import, some of it late.
+_PRELOADED = ["aecli.cli.live", "aecli.inference.comparison_grid", "torch._dynamo", "matplotlib.figure",
+              "matplotlib.backends.backend_agg", "tests.support.processes", "tests.soak.test_faults",
+              "tests.cli.test_standard_streams"]  # fmt: skip
+
+
+def begin(place: Path, arguments: Sequence[str], before: Callable[[], object] = int) -> BaseProcess:
+    """Start `aecli` in the folder `place`, in a process of one thread that calls `before` first.
+
+    What it says is added to the files stdout.txt and stderr.txt there.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    process = context.Process(target=_run, args=(place, list(arguments), before))
+    process.start()
+    return process
+
+
+def _run(place: Path, arguments: list[str], before: Callable[[], object]) -> None:
+    from aecli.cli.main import main
+
+    os.chdir(place)
+    for number, name in ((1, "stdout.txt"), (2, "stderr.txt")):
+        redirect(number, name)
+    torch.set_num_threads(1)
+    before()
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
+    sys.argv = ["aecli", *arguments]
+    main()
+
+
+def redirect(number: int, path: str) -> None:
+    """Have the stream of that number write to a file."""
+    opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(opened, number)
+    os.close(opened)
+
+
+def end(process: BaseProcess) -> int:
+    """Wait for a process; its exit status."""
+    process.join(timeout=120)
+    assert process.exitcode is not None, "it hangs"
+    return process.exitcode

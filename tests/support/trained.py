@@ -1,0 +1,170 @@
+"""Two tiny trained runs that tests share, and the command line called in this process."""
+
+import csv
+import functools
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner, Result
+
+from aecli.cli.app import app
+from aecli.runs.checkpoints import read_document
+
+SIZE, EPOCHS = 32, 2
+TINY = ["--width", "4", "--image-size", str(SIZE), "--epochs", str(EPOCHS), "--batch-size", "3", "--seed", "1"]
+TRAIN = ["--data", "images", "--val-fraction", "0.3", *TINY]
+NAMES = [f"i{number}" if number % 3 else f"sub/i{number}" for number in range(12)]
+# The rule of the split by hand: sha256 of the name with its suffix, its first 8 bytes over 2^64, below 0.3.
+VAL = ["i10", "i7", "sub/i6"]
+
+
+def invoke(*args: str | Path) -> Result:
+    """Run `aecli` with `args`; what is no exit status is raised."""
+    result = CliRunner().invoke(app, [str(arg) for arg in args], prog_name="aecli")
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def ok(*args: str | Path) -> Result:
+    """Run `aecli`, which must succeed."""
+    result = invoke(*args)
+    assert result.exit_code == 0, result.stderr
+    return result
+
+
+def ok_json(*args: str | Path) -> Any:
+    """Run `aecli … --json`, whose stdout must be one strict JSON document."""
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return json.loads(ok(*args, "--json").stdout, parse_constant=refuse)
+
+
+def fails(status: int, *args: str | Path) -> str:
+    """Run `aecli`, which must fail in one or two lines on stderr; returns them without the notices before them."""
+    result = invoke(*args)
+    assert result.exit_code == status, result.output
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("Note: ")]
+    assert lines and lines[0].startswith("Error: "), result.stderr
+    assert len(lines) <= 2, result.stderr
+    return "\n".join(lines)
+
+
+def write_images(folder: Path, names: Sequence[str] = NAMES, height: int = 40, width: int = 48) -> Path:
+    """Write a smooth coloured PNG under each name, all different."""
+    for seed, name in enumerate(names):
+        rows, columns = np.mgrid[0:height, 0:width]
+        smooth = np.stack([rows / height, columns / width, (rows + columns) / (height + width)], axis=-1)
+        pixels = 200 * smooth + 55 * np.random.default_rng(seed).random((height, width, 3))
+        path = folder / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return folder
+
+
+def png(path: Path) -> np.ndarray:
+    """The pixels uint8 (H, W, 3) of a PNG file, which must be RGB."""
+    with Image.open(path) as opened:
+        assert opened.format == "PNG" and opened.mode == "RGB"
+        return np.array(opened)
+
+
+def pngs(folder: Path) -> list[str]:
+    """Names of all files under `folder`, each of which must be a PNG, without their suffix."""
+    files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    assert all(file.endswith(".png") for file in files), files
+    return [file.removesuffix(".png") for file in files]
+
+
+TIMES = ("images_per_s", "seconds")  # the columns of metrics.csv that differ from run to run
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """The rows of a run's metrics.csv without its times."""
+    with open(folder / "metrics.csv", newline="") as file:
+        return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Both run folders must hold the same rows and, bit for bit, the same tensors."""
+    assert rows(one) == rows(other)
+    for name in ("model.safetensors", "last.safetensors"):
+        first, second = load_file(one / name), load_file(other / name)
+        assert first.keys() == second.keys()
+        for key in first:
+            assert torch.equal(first[key], second[key]), f"{name}: {key}"
+    assert read_document(one / "model.safetensors") == read_document(other / "model.safetensors")
+
+
+def _spare_curves(patch: pytest.MonkeyPatch) -> None:
+    """Curves take most of a tiny run's time, and have tests of their own."""
+    patch.setattr("aecli.training.observers.previews.draw_curves", lambda rows: b"curves")
+
+
+@functools.cache
+def _train_once(root: Path) -> Path:
+    write_images(root / "images")
+    with pytest.MonkeyPatch.context() as patch:
+        _spare_curves(patch)
+        patch.chdir(root)
+        for model in ("vae", "ae"):  # in this order: `ae` is the newer
+            ok("train", model, *TRAIN, "--quiet")
+    return root
+
+
+@pytest.fixture
+def trained(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with links to the shared `images` and `runs` (vae, ae), which are for reading."""
+    root = _train_once(tmp_path_factory.getbasetemp() / "trained")
+    for name in ("images", "runs"):
+        (tmp_path / name).symlink_to(root / name)
+    _spare_curves(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def own(trained: Path) -> Path:
+    """As `trained`, with copies of the runs, which may be written to and have no priors yet."""
+    shutil.copytree(trained / "runs", trained / "copied", ignore=shutil.ignore_patterns("prior*"))
+    (trained / "runs").unlink()
+    (trained / "copied").rename(trained / "runs")
+    return trained
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with `images` of its own."""
+    write_images(tmp_path / "images")
+    _spare_curves(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(trained: Path) -> Path:
+    """A copy of the VAE's run, `mine/vae`, to be damaged."""
+    shutil.copytree((trained / "runs/vae").resolve(), trained / "mine/vae")
+    return trained / "mine/vae"
+
+
+def rewrite(path: Path, change: Callable[[Any], Any], tensors: dict[str, torch.Tensor] | None = None) -> None:
+    """Write a checkpoint again, its document changed in place or to what `change` returns, maybe with other tensors."""
+    with safe_open(path, framework="pt") as file:
+        document = json.loads(file.metadata()["aecli"])
+    held = load_file(path)
+    changed = change(document)
+    document = document if changed is None else changed
+    save_file(held if tensors is None else tensors, path, {"format": "pt", "aecli": json.dumps(document)})

@@ -1,0 +1,268 @@
+"""The fast path of training against the plain one: layers, precision, compiling, and going on without a compiler."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from skimage import data
+from torch import nn
+
+from aecli.configs import TrainConfig
+from aecli.errors import DeviceError
+from aecli.models import mish as mish_module
+from aecli.models import registry
+from aecli.models.layers import ConvTranspose2d
+from aecli.models.mish import Mish
+from aecli.progress import Notice
+from aecli.runtime.device import Placement
+from aecli.training import compiling, loop
+from aecli.training.compiling import StepLoss, pays
+from aecli.training.events import Finished, Interrupted, Started
+from aecli.training.optim import build_optimizer
+from tests.reference import report
+from tests.support.trained import assert_same_run
+
+needs_compiler = pytest.mark.skipif(bool(compiling.missing_compiler(torch.device("cpu"))), reason="no C++ compiler")
+CPU = torch.device("cpu")
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+@pytest.fixture(params=["chunked", "compiled"])
+def mish(request, monkeypatch):
+    """Mish as it runs on a CPU, in chunks that don't fit evenly, and as a compiler sees it, taken op by op."""
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: request.param == "compiled")
+    monkeypatch.setattr(mish_module, "_CHUNK", 7_001)
+    return Mish()
+
+
+def test_mish_and_its_gradient_are_pytorchs_in_double_precision(mish):
+    extremes = torch.tensor([20.0, 20.000002, 19.999998, 88.0, -88.0, 1e4, -1e4, 40.0, 40.00001, 1e20, -1e20, 0.0])
+    values = torch.cat([torch.linspace(-110, 110, 40_001), extremes])
+    ours, exact = values.clone().requires_grad_(), values.double().requires_grad_()
+    mish(ours).sum().backward()
+    nn.functional.mish(exact).sum().backward()
+    torch.testing.assert_close(mish(values).double(), nn.functional.mish(exact), rtol=2e-6, atol=1e-7)
+    torch.testing.assert_close(ours.grad.double(), exact.grad, rtol=0, atol=1e-5)
+
+
+def test_mish_keeps_what_is_no_number_visible(mish):
+    assert mish(torch.tensor([math.nan, 1.0])).isnan().tolist() == [True, False]
+    assert mish(torch.tensor([math.inf])).item() == math.inf
+
+
+def test_mish_keeps_the_dtype_that_it_is_given(mish):
+    values = torch.linspace(-30, 30, 101, dtype=torch.bfloat16)
+    assert mish(values).dtype == torch.bfloat16
+    torch.testing.assert_close(mish(values), nn.functional.mish(values.double()).bfloat16(), rtol=0.01, atol=0)
+
+
+@pytest.mark.parametrize("layout", ["plain", "channels_last", "sliced", "expanded gradient", "mixed"])
+def test_mish_takes_any_memory_layout(layout):
+    values = torch.randn(3, 4, 50, 60, dtype=torch.float64)
+    if layout in ("channels_last", "mixed"):
+        values = values.contiguous(memory_format=torch.channels_last)
+    if layout == "sliced":
+        values = values[:, ::2, 3:, :-1]
+    ours, theirs = values.detach().requires_grad_(), values.detach().clone().requires_grad_()
+    gradient = (
+        torch.ones(()).double().expand(values.shape) if "expanded" in layout else torch.randn(values.shape).double()
+    )
+    one, two = Mish()(ours), nn.functional.mish(theirs)
+    torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
+    one.backward(gradient)
+    two.backward(gradient)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-9)
+
+
+def test_mish_can_be_differentiated_twice_and_traced():
+    values = torch.linspace(-3, 3, 13, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(Mish(), values)
+    traced = torch.jit.trace(Mish(), torch.randn(1, 2, 4, 4), check_trace=False)
+    other = torch.randn(2, 2, 8, 8)
+    torch.testing.assert_close(traced(other), nn.functional.mish(other))
+
+
+def test_mish_of_nothing_is_nothing():
+    assert Mish()(torch.empty(0, 3, 4, 4)).shape == (0, 3, 4, 4)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(("channels", "others"), [((5, 7), {}), ((4, 4), {"groups": 2}), ((3, 2), {"bias": False})])
+def test_a_transposed_convolution_and_its_gradients_are_pytorchs(channels, others, layout):
+    torch.manual_seed(0)
+    ours = ConvTranspose2d(*channels, 4, 2, 1, **others).double()
+    theirs = nn.ConvTranspose2d(*channels, 4, 2, 1, **others).double()
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    values = torch.randn(3, channels[0], 6, 9, dtype=torch.float64).contiguous(memory_format=layout)
+    mine, other = values.clone().requires_grad_(), values.clone().requires_grad_()
+    weights = torch.randn_like(theirs(other))
+    (ours(mine) * weights).sum().backward()
+    (theirs(other) * weights).sum().backward()
+    torch.testing.assert_close(ours(mine), theirs(other), rtol=0, atol=1e-12)
+    torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=1e-12)
+    for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, two.grad, rtol=0, atol=1e-11)
+
+
+def test_autocast_reaches_a_transposed_convolution_as_it_does_pytorchs():
+    torch.manual_seed(0)
+    ours, theirs = ConvTranspose2d(3, 5, 4, 2, 1), nn.ConvTranspose2d(3, 5, 4, 2, 1)
+    theirs.load_state_dict(ours.state_dict())
+    values = torch.randn(2, 3, 4, 4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        one, two = ours(values), theirs(values)
+    assert one.dtype == two.dtype == torch.bfloat16
+    assert torch.equal(one, two)
+    one.float().square().sum().backward()
+    two.float().square().sum().backward()
+    assert ours.weight.grad.dtype == torch.float32
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad, rtol=0.02, atol=0.02)
+
+
+@needs_compiler
+def test_bf16_and_compiled_training_keeps_to_the_loss_curve_of_the_reports_fp32_loop():
+    """200 steps of the VAE on crops of a photograph; means over 20 steps agree within 2 %, as the noise is the same."""
+    torch.manual_seed(0)
+    model = registry.build("vae", registry.resolve_options("vae", {"width": 8})).train()
+    reference = report.ReportVAE(8, 128).train()
+    reference.load_state_dict(model.state_dict())
+    model = model.to(memory_format=torch.channels_last)
+    placement = Placement(CPU, "bf16", channels_last=True)
+    loss = StepLoss(model)
+    assert loss.compile(placement, 8, 64) is None
+    assert loss.is_compiled
+    ours, theirs = build_optimizer(model, 1e-3), torch.optim.Adam(reference.parameters(), lr=1e-3, betas=(0.5, 0.999))
+    photograph = torch.from_numpy(data.astronaut().copy()).permute(2, 0, 1).float() / 127.5 - 1
+    curves: tuple[list[float], list[float]] = ([], [])
+    for step in range(200):
+        corners = torch.randint(0, 512 - 64, (8, 2), generator=torch.Generator().manual_seed(step)).tolist()
+        batch = torch.stack([photograph[:, y : y + 64, x : x + 64] for y, x in corners])
+        torch.manual_seed(1000 + step)
+        with placement.autocast():
+            losses = loss(batch.contiguous(memory_format=torch.channels_last))
+        losses.total.backward()
+        ours.step()
+        ours.zero_grad()
+        torch.manual_seed(1000 + step)
+        expected = report.vae_loss(reference, batch, torch.randn(8, 128, 2, 2))
+        theirs.zero_grad()
+        expected.backward()
+        theirs.step()
+        curves[0].append(losses.total.item())
+        curves[1].append(expected.item())
+    one, two = (torch.tensor(curve).view(10, 20).mean(dim=1) for curve in curves)
+    assert two[-1] < 0.5 * two[0]  # it learns, so that there is something to agree on
+    torch.testing.assert_close(one, two, rtol=0.02, atol=0)
+
+
+@pytest.fixture
+def config(tmp_path, image_folder):
+    folder = image_folder(*(f"{seed}.png" for seed in range(8)), height=32, width=32)
+    return TrainConfig(
+        model="ae", data=str(folder), val_fraction=0.2, epochs=2, image_size=32, batch_size=3,
+        options={"width": 4}, device="cpu", precision="bf16", runs=tmp_path / "runs",
+    )  # fmt: skip
+
+
+def placement_of(reports):
+    return next(each.placement for each in reports if isinstance(each, Started))
+
+
+def notices(reports):
+    return [each.text for each in reports if isinstance(each, Notice)]
+
+
+@needs_compiler
+def test_a_compiled_run_stopped_in_an_epoch_and_continued_is_the_run_never_stopped(config, tmp_path):
+    config = replace(config, compile="on")
+    whole = list(loop.train(replace(config, runs=tmp_path / "whole")))
+    calls = iter(range(100))
+    list(loop.train(config, lambda: next(calls) >= 3))
+    rest = list(loop.train(config))
+    assert placement_of(whole)["compile"] and placement_of(rest)["compile"]
+    assert isinstance(rest[-1], Finished)
+    assert_same_run(tmp_path / "whole" / "ae", tmp_path / "runs" / "ae")
+
+
+def test_compiling_pays_only_in_long_runs_and_on_a_cpu_for_small_steps():
+    assert not pays(CPU, steps=2_000, flops_a_step=2.5e9)  # `quick` on the demo: two minutes in all
+    assert pays(CPU, steps=20_000, flops_a_step=2.5e9)
+    assert not pays(CPU, steps=10**6, flops_a_step=79e9 * 32)  # the report's recipe: slower compiled
+    assert not pays(torch.device("cuda"), steps=1_000, flops_a_step=79e9 * 32)
+    assert pays(torch.device("cuda"), steps=57_000, flops_a_step=79e9 * 32)
+    assert not pays(torch.device("mps"), steps=10**9, flops_a_step=math.inf)
+
+
+PAYS, NEVER_PAYS = (compiling._Economy(cost, 1.0, 0.0) for cost in (0.0, 1e9))
+
+
+@pytest.fixture
+def compiled(monkeypatch):
+    """The shapes that compiling was asked for; nothing is compiled."""
+    shapes = []
+
+    def pretend(loss, placement, batch_size, image_size):
+        shapes.append((batch_size, image_size))
+        loss._module.size = batch_size
+
+    monkeypatch.setattr(StepLoss, "compile", pretend)
+    return shapes
+
+
+@pytest.mark.parametrize(("first", "then", "times"), [(PAYS, NEVER_PAYS, 2), (NEVER_PAYS, PAYS, 0)])
+def test_auto_compiles_where_it_pays_and_a_run_taken_up_again_keeps_to_what_it_began_with(
+    config, monkeypatch, compiled, first, then, times
+):
+    monkeypatch.setattr(compiling, "_ECONOMIES", {"cpu": first})
+    calls = iter(range(100))
+    began = list(loop.train(config, lambda: next(calls) >= 3))
+    monkeypatch.setattr(compiling, "_ECONOMIES", {"cpu": then})
+    ended = list(loop.train(config))
+    assert isinstance(ended[-1], Finished)
+    assert compiled == [(3, 32)] * times
+    for reports in (began, ended):
+        said = any("compiling the training step" in text and "saves more" in text for text in notices(reports))
+        assert said == placement_of(reports)["compile"] == bool(times)
+
+
+@pytest.mark.parametrize("wish", ["auto", "on"])
+def test_a_compiler_killed_by_the_same_ctrl_c_leaves_nothing_begun(config, monkeypatch, wish):
+    monkeypatch.setattr(compiling, "_ECONOMIES", {"cpu": PAYS})
+    pressed = []
+    monkeypatch.setattr(StepLoss, "compile", lambda loss, *shape: pressed.append(1) or "compiling failed: signal 2")
+    end = list(loop.train(replace(config, compile=wish), lambda: bool(pressed)))[-1]
+    assert isinstance(end, Interrupted)
+    assert end.run is None
+    assert not (config.runs / "ae" / "config.json").exists()
+
+
+def test_auto_carries_on_with_one_line_where_there_is_no_compiler(config, monkeypatch):
+    monkeypatch.setattr(compiling, "_ECONOMIES", {"cpu": compiling._Economy(1.0, 1.0, 0.0)})
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    reports = list(loop.train(config))
+    assert isinstance(reports[-1], Finished)
+    assert not placement_of(reports)["compile"]
+    assert "training without a compiled step, since a C++ compiler (g++) is not here" in notices(reports)
+
+
+def test_a_compiler_that_fails_is_told_of_and_done_without(config, monkeypatch, tmp_path):
+    monkeypatch.setattr(compiling, "_ECONOMIES", {"cpu": compiling._Economy(1.0, 1.0, 0.0)})
+    monkeypatch.setattr(compiling.torch, "compile", lambda function, **options: _fail)
+    reports = list(loop.train(config))
+    assert isinstance(reports[-1], Finished)
+    assert "training without a compiled step, since compiling failed: no headers" in notices(reports)
+    with pytest.raises(DeviceError, match="--compile on: compiling failed: no headers"):
+        list(loop.train(replace(config, compile="on")))
+
+
+def _fail(batch):
+    raise torch._dynamo.exc.TorchDynamoException("no headers")
+
+
+def test_compile_on_without_a_compiler_is_refused_before_any_image_is_read(config, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(DeviceError, match="--compile on: a C.. compiler .g... is needed"):
+        list(loop.train(replace(config, compile="on", data="no-such-folder")))

@@ -1,0 +1,374 @@
+"""A run: exact resume above all, then what it writes and what it refuses."""
+
+import itertools
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from aecli.configs import TrainConfig
+from aecli.data.batches import epoch_order
+from aecli.data.packs import pack as pack_module
+from aecli.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
+from aecli.metrics.psnr import psnr
+from aecli.progress import Notice
+from aecli.runs import checkpoints
+from aecli.training import loop, sync
+from aecli.training.events import EpochReport, Finished, Interrupted, Started, StepReport
+from tests.conftest import encoded, picture
+from tests.support.trained import assert_same_run, rows
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+@pytest.fixture
+def photographs(image_folder):
+    return image_folder(*(f"{seed:02d}.png" for seed in range(15)), folder="photographs", height=40, width=40)
+
+
+@pytest.fixture
+def config(tmp_path, photographs):
+    return TrainConfig(
+        model="vae", data=str(photographs), val_fraction=0.25, epochs=3, image_size=32, batch_size=3, lr=1e-3,
+        options={"width": 4}, device="cpu", precision="fp32", runs=tmp_path / "runs",
+    )  # fmt: skip
+
+
+def run(config, stop_after=None):
+    """Train; with `stop_after`, ask to stop once that many steps have been taken or validation batches begun."""
+    calls = itertools.count(1)
+    reports = list(loop.train(config, (lambda: next(calls) >= stop_after) if stop_after else lambda: False))
+    return reports, reports[-1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model": "ae", "flip": True, "ema": 0.9},
+        {"precision": "bf16", "flip": True, "patience": 50},
+        {"precision": "fp16"},
+    ],
+    ids=["vae", "ae-flip-ema", "bf16", "fp16"],
+)
+def test_a_run_stopped_anywhere_and_continued_is_the_run_never_stopped(config, tmp_path, changes):
+    config = replace(config, **changes)
+    run(replace(config, out=tmp_path / "whole"))
+    pieces = replace(config, out=tmp_path / "pieces")
+    steps_and_validations = []
+    # Each piece gets a little further: stops fall after epochs, in mid-epoch and in mid-validation.
+    for stop_after in (1, 3, 4, 2, 5):
+        _, end = run(pieces, stop_after)
+        assert isinstance(end, Interrupted) and end.run is not None
+        steps_and_validations.append((end.epoch, end.batch))
+    assert len(set(steps_and_validations)) == 5
+    _, end = run(pieces)
+    assert isinstance(end, Finished) and end.epochs == 3
+    assert_same_run(tmp_path / "whole", tmp_path / "pieces")
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_epochs_may_grow_after_any_epoch(config, tmp_path, epochs):
+    run(replace(config, out=tmp_path / "whole"))
+    _, end = run(replace(config, out=tmp_path / "grown", epochs=epochs))
+    assert end.epochs == epochs
+    reports, _ = run(replace(config, out=tmp_path / "grown"))
+    assert [report.epoch for report in reports if isinstance(report, EpochReport)] == list(range(epochs + 1, 4))
+    assert_same_run(tmp_path / "whole", tmp_path / "grown")
+
+
+def test_a_crash_after_the_last_checkpoint_costs_nothing_but_time(config, tmp_path):
+    run(replace(config, out=tmp_path / "whole"))
+    crashed = replace(config, out=tmp_path / "crashed")
+    reports = loop.train(crashed)
+    for report in reports:
+        if isinstance(report, EpochReport) and report.epoch == 3:
+            break  # as a kill would: epoch 3 is in no checkpoint yet, and epoch 2 was too quick to earn one
+    del reports
+    assert checkpoints.read_document(tmp_path / "crashed" / "last.safetensors")["epoch"] == 1
+    assert len(rows(tmp_path / "crashed")) == 2
+    run(crashed)
+    assert_same_run(tmp_path / "whole", tmp_path / "crashed")
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(config, tmp_path):
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(replace(config, out=tmp_path / name, seed=seed, epochs=1))
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+    assert rows(tmp_path / "a") != rows(tmp_path / "c")
+
+
+def test_the_epochs_loss_is_the_mean_over_all_its_batches(config, photographs):
+    """Against the same epoch done by hand from the same initial weights."""
+    config = replace(config, model="ae", epochs=1)
+    _, end = run(config)
+    row = rows(end.run.path)[0]
+
+    from aecli.data.sources.registry import list_images, split_indices
+    from aecli.models import registry
+    from tests.reference.report import ReportAE, ae_loss
+
+    listed = list_images(str(photographs))
+    train, _ = split_indices(listed, 0.25)
+    torch.manual_seed(0)
+    ours = registry.build("ae", registry.resolve_options("ae", {"width": 4}))
+    reference = ReportAE(4, 64).train()
+    reference.load_state_dict(ours.state_dict())
+    optimizer = torch.optim.Adam(reference.parameters(), lr=1e-3, betas=(0.5, 0.999))
+    from aecli.data.decoding.decode import decode, fit
+
+    pixels = np.stack([fit(decode(listed[i]), 32, "squash").transpose(2, 0, 1) for i in train])
+    images = torch.from_numpy(pixels).float() / 127.5 - 1
+    losses = []
+    for batch in images[torch.from_numpy(epoch_order(len(train), 0, 0))].split(3):
+        loss = ae_loss(reference, batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert len(losses) == -(-len(train) // 3)
+    assert float(row["train_loss"]) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+    assert row["train_kl"] == ""
+
+
+def test_validation_figures_are_those_of_the_saved_weights(config, photographs):
+    from aecli.data.decoding.decode import decode, fit
+    from aecli.data.sources.registry import list_images, split_indices
+
+    _, end = run(config)
+    model, document = checkpoints.load_model(end.run.model)
+    assert document["epoch"] == end.best_epoch
+    listed = list_images(str(photographs))
+    _, val = split_indices(listed, 0.25)
+    originals = torch.from_numpy(np.stack([fit(decode(listed[i]), 32, "squash").transpose(2, 0, 1) for i in val]))
+    with torch.no_grad():
+        output = model(originals.float() / 127.5 - 1)
+    rounded = ((output + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    assert document["metrics"]["val_psnr"] == pytest.approx(psnr(originals, rounded).mean().item(), abs=1e-3)
+
+
+@pytest.mark.draws
+def test_a_run_folder_holds_what_is_promised(config):
+    _, end = run(replace(config, ema=0.5))
+    folder = end.run.path
+    assert folder == config.runs / "vae"
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "config.json", "curves.png", "last.safetensors", "metrics.csv", "model.safetensors", "previews",
+    ]  # fmt: skip
+    assert [p.name for p in sorted((folder / "previews").iterdir())] == [f"epoch-000{n}.png" for n in (1, 2, 3)]
+    with open(folder / "metrics.csv") as file:
+        assert file.readline().strip() == (
+            "epoch,step,lr,train_loss,train_recon,train_kl,val_loss,val_psnr,val_ssim,images_per_s,seconds"
+        )
+    recorded = json.loads((folder / "config.json").read_text())
+    assert recorded["model"] == {"name": "vae", "options": {"width": 4, "latent_dim": None, "beta": 2.5e-5}}
+    assert recorded["options"]["lr"] == 1e-3 and recorded["placement"]["precision"] == "fp32"
+    assert recorded["split"]["train"] + recorded["split"]["val"] == recorded["data"]["images"] == 15
+    assert len(recorded["data"]["fingerprint"]) == 64 and recorded["versions"]["torch"] == torch.__version__
+    averaged = load_file(folder / "last.safetensors")
+    best = load_file(folder / "model.safetensors")
+    if end.best_epoch == 3:  # the weights that count are the averaged ones
+        assert torch.equal(best["encoder.0.weight"], averaged["average.module.encoder.0.weight"])
+    assert not torch.equal(averaged["model.encoder.0.weight"], averaged["average.module.encoder.0.weight"])
+
+
+def test_the_schedule_halves_the_rate_after_ten_epochs_without_a_better_train_loss(config):
+    # With a vanishing rate the loss only jitters, so the rate is halved time and again.
+    _, end = run(replace(config, lr=1e-12, epochs=40))
+    rates = [float(row["lr"]) for row in rows(end.run.path)]
+    losses = [float(row["train_loss"]) for row in rows(end.run.path)]
+    expected, rate, best, bad = [], 1e-12, float("inf"), 0
+    for loss in losses:
+        expected.append(rate)
+        bad = 0 if loss < best * (1 - 1e-4) else bad + 1
+        best = min(best, loss) if bad == 0 else best
+        if bad > 10:
+            rate, bad = (rate * 0.5 if rate * 0.5 < rate - 1e-8 else rate), 0
+    assert rates == pytest.approx(expected)
+
+
+def test_patience_stops_early_and_stays_stopped(config):
+    config = replace(config, lr=1e-12, epochs=60, patience=2)
+    _, end = run(config)
+    assert isinstance(end, Finished) and end.stopped_early and end.epochs == end.best_epoch + 2 < 60
+    _, again = run(config)
+    assert again.was_finished and again.epochs == end.epochs
+
+
+def test_decoding_never_runs_twice(config, monkeypatch):
+    run(replace(config, epochs=1))
+
+    def refuse(image, size, how):
+        raise AssertionError(f"decoded {image.name} again")
+
+    monkeypatch.setattr(pack_module, "decode_fitted", refuse)
+    _, end = run(config)
+    assert end.epochs == 3
+
+
+def test_broken_images_are_named_and_skipped_up_to_one_per_cent(config, photographs):
+    for seed in range(100):
+        (photographs / f"more-{seed}.png").write_bytes(encoded(picture(8, 8, seed)))
+    (photographs / "broken[1].png").write_bytes(b"\x89PNG\r\n\x1a\nnot really")
+    reports, end = run(replace(config, epochs=1))
+    notices = [report.text for report in reports if isinstance(report, Notice)]
+    assert any("skipped 1 of 116" in text and "broken[1].png" in text for text in notices)
+    assert json.loads(end.run.config.read_text())["data"]["skipped"] == ["broken[1].png"]
+    (photographs / "broken2.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"2 of 117 images can't be decoded"):
+        run(replace(config, epochs=1, seed=3))
+
+
+def test_without_validation_images_the_train_loss_decides(config):
+    reports, end = run(replace(config, val_fraction=0.0))
+    started = next(report for report in reports if isinstance(report, Started))
+    assert (started.train_images, started.val_images) == (15, 0)
+    found = rows(end.run.path)
+    assert all(row["val_loss"] == row["val_psnr"] == row["val_ssim"] == "" for row in found)
+    assert end.best["train_loss"] == min(float(row["train_loss"]) for row in found)
+
+
+def test_a_loss_that_is_no_number_stops_the_run(config):
+    with pytest.raises(TrainingError, match="--lr"):
+        run(replace(config, lr=1e30, epochs=5))
+
+
+def test_the_best_weights_survive_a_loss_that_is_no_number(config, tmp_path, monkeypatch):
+    run(replace(config, out=tmp_path / "mine", epochs=1))
+    real = loop.validate
+    calls = itertools.count()
+
+    def ever_better_then_nothing(*arguments):
+        call = next(calls)
+        return replace(real(*arguments), loss=[0.02, 0.01, float("nan")][call])
+
+    monkeypatch.setattr(loop, "validate", ever_better_then_nothing)
+    with pytest.raises(TrainingError, match="validation loss of epoch 4"):
+        run(replace(config, out=tmp_path / "mine", epochs=9))
+    assert checkpoints.read_document(tmp_path / "mine" / "model.safetensors")["epoch"] == 3
+
+
+def test_a_long_epoch_is_saved_in_its_middle(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(sync, "LOOK_SECONDS", 0.0)
+    run(replace(config, out=tmp_path / "whole"))
+    config = replace(config, checkpoint_every=1e-9)
+    reports = loop.train(replace(config, out=tmp_path / "killed"))
+    for report in reports:
+        if isinstance(report, StepReport) and report.batch == 3:
+            break
+    del reports
+    document = checkpoints.read_document(tmp_path / "killed" / "last.safetensors")
+    assert (document["epoch"], document["clock"]["batch"]) == (0, 2)
+    run(replace(config, out=tmp_path / "killed"))
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_a_state_lands_on_its_parameters_device_and_layout():
+    from aecli.training.optim import matching_layout
+
+    like = torch.empty(2, 3, 4, 4, device="meta").to(memory_format=torch.channels_last)
+    assert matching_layout(torch.tensor(7.0), like).device.type == "meta"
+    moved = matching_layout(torch.zeros(2, 3, 4, 4), like)
+    assert moved.device.type == "meta" and moved.is_contiguous(memory_format=torch.channels_last)
+
+
+class TestFolders:
+    def test_other_options_begin_another_folder_and_the_same_resume(self, config):
+        run(replace(config, epochs=1))
+        reports, end = run(replace(config, epochs=1, lr=2e-3))
+        assert end.run.path.name == "vae-2"
+        assert any("--lr 0.001, not 0.002" in report.text for report in reports if isinstance(report, Notice))
+        _, again = run(replace(config, epochs=1))
+        assert again.run.path.name == "vae" and again.was_finished
+
+    @pytest.mark.parametrize(
+        ("change", "flag"),
+        [({"lr": 1.0}, "--lr"), ({"options": {"width": 8}}, "--width"), ({"model": "ae"}, "model"),
+         ({"seed": 1}, "--seed"), ({"flip": True}, "--flip"), ({"batch_size": 5}, "--batch-size")],
+    )  # fmt: skip
+    def test_out_with_other_options_is_refused_by_name(self, config, tmp_path, change, flag):
+        config = replace(config, out=tmp_path / "mine", epochs=1)
+        run(config)
+        with pytest.raises(CheckpointError, match=flag):
+            run(replace(config, **change))
+
+    def test_out_with_fewer_epochs_is_refused(self, config, tmp_path):
+        run(replace(config, out=tmp_path / "mine", epochs=2))
+        with pytest.raises(CheckpointError, match="--epochs 1"):
+            run(replace(config, out=tmp_path / "mine", epochs=1))
+
+    def test_out_with_something_else_in_it_is_refused(self, config, photographs):
+        with pytest.raises(OutputError, match="other than a run"):
+            run(replace(config, out=photographs))
+
+    def test_restart_begins_again(self, config, tmp_path):
+        config = replace(config, out=tmp_path / "mine")
+        run(config)
+        (tmp_path / "mine" / "notes.txt").write_text("mine")
+        reports, _ = run(replace(config, restart=True, lr=5e-3, epochs=1))
+        assert [report.epoch for report in reports if isinstance(report, EpochReport)] == [1]
+        assert len(rows(tmp_path / "mine")) == 1
+        assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
+
+    def test_a_batch_of_one_image_without_variance_is_refused(self, config):
+        with pytest.raises(ConfigError, match="--batch-size 14: the last batch of 15 images would be one image"):
+            run(replace(config, val_fraction=0.0, batch_size=14))
+        run(replace(config, val_fraction=0.0, batch_size=14, image_size=64, epochs=1))
+
+    def test_a_failing_command_leaves_no_folder(self, config):
+        with pytest.raises(DataError):
+            run(replace(config, data="no such folder"))
+        with pytest.raises(ConfigError, match="multiple of 32"):
+            run(replace(config, image_size=48))
+        assert not config.runs.exists()
+
+    @pytest.mark.parametrize("restart", [True, False])
+    def test_another_programs_config_json_is_not_ours_to_replace(self, config, tmp_path, restart):
+        (tmp_path / "theirs").mkdir()
+        (tmp_path / "theirs" / "config.json").write_text('{"architectures": ["CLIP"]}')
+        (tmp_path / "theirs" / "model.safetensors").write_bytes(b"precious")
+        with pytest.raises(CheckpointError, match="config.json"):
+            run(replace(config, out=tmp_path / "theirs", restart=restart))
+        assert (tmp_path / "theirs" / "model.safetensors").read_bytes() == b"precious"
+
+    def test_changed_validation_images_are_told(self, config, photographs, tmp_path):
+        held_out = tmp_path / "held_out"
+        held_out.mkdir()
+        for seed in (50, 51):
+            (held_out / f"{seed}.png").write_bytes(encoded(picture(40, 40, seed)))
+        config = replace(config, val_data=str(held_out))
+        run(replace(config, epochs=1))
+        (held_out / "50.png").unlink()
+        reports, _ = run(replace(config, epochs=2))
+        assert any(
+            "held_out" in report.text and "2 then, 1 now" in report.text
+            for report in reports
+            if isinstance(report, Notice)
+        )
+
+    def test_changed_images_are_told(self, config, photographs):
+        config = replace(config, image_size=64)
+        run(replace(config, epochs=1))
+        (photographs / "new.png").write_bytes(encoded(picture(40, 40, 99)))
+        reports, end = run(replace(config, epochs=2))
+        assert end.epochs == 2
+        assert any("15 then, 16 now" in report.text for report in reports if isinstance(report, Notice))
+
+    def test_a_folder_called_demo_is_not_taken_for_the_built_in_photographs(self, config, photographs, monkeypatch):
+        photographs.rename(photographs.with_name("demo"))
+        monkeypatch.chdir(photographs.parent)
+        _, end = run(replace(config, data="demo", epochs=1, batch_size=42))
+        assert json.loads(end.run.config.read_text())["options"]["data"] == "demo"
+        _, end = run(replace(config, data="./demo", epochs=1))
+        assert json.loads(end.run.config.read_text())["options"]["data"] == str(photographs.with_name("demo"))
+
+    def test_a_damaged_checkpoint_is_told_and_not_overwritten(self, config, tmp_path):
+        run(replace(config, out=tmp_path / "mine", epochs=1))
+        last = tmp_path / "mine" / "last.safetensors"
+        last.write_bytes(last.read_bytes()[:1000])
+        with pytest.raises(CheckpointError, match="not a whole safetensors file"):
+            run(replace(config, out=tmp_path / "mine", epochs=2))
+        assert last.stat().st_size == 1000

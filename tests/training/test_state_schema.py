@@ -1,0 +1,181 @@
+"""A last.safetensors from a stranger: continued from where it could be one of training's, told where it couldn't."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.amp import GradScaler
+
+from aecli.errors import CheckpointError
+from aecli.models import registry
+from aecli.runtime.device import place
+from aecli.training.state import TrainState
+from aecli.training.state_schema import load_state, require_scaling
+from tests.support.trained import TRAIN, fails, ok, rewrite, run, trained
+
+__all__ = ["run", "trained"]  # fixtures
+
+STATES = {
+    "an epoch that never was": lambda d: d.update(epoch=10**18),
+    "another epoch than its clock's": lambda d: d.update(epoch=1),
+    "an epoch below zero": lambda d: d.update(epoch=-1) or d["clock"].update(epoch=-1),
+    "an epoch of truth": lambda d: d.update(epoch=True) or d["clock"].update(epoch=True),
+    "a step below zero": lambda d: d["clock"].update(step=-1),
+    "a step before its epoch": lambda d: d["clock"].update(step=1),
+    "a batch beyond its steps": lambda d: d["clock"].update(batch=10**18),
+    "seconds below zero": lambda d: d["clock"].update(seconds=-1.0),
+    "seconds as text": lambda d: d["clock"].update(seconds="1"),
+    "something more in the clock": lambda d: d["clock"].update(day=1),
+    "a rate below zero": lambda d: d.update(lr=-1e-4),
+    "a rate as text": lambda d: d.update(lr="1e-4"),
+    "a schedule of text": lambda d: d["schedule"].update(best="x"),
+    "a schedule that counts back": lambda d: d["schedule"].update(num_bad_epochs=-1),
+    "a schedule's method": lambda d: d["schedule"].update(step=1),
+    "scaling that is a list": lambda d: d.update(scaler=[1]),
+    "the best of an epoch to come": lambda d: d["best"].update(epoch=3),
+    "a best loss of text": lambda d: d["best"].update(loss="x"),
+    "no best loss": lambda d: d["best"].update(loss=None),
+    "best figures of text": lambda d: d["best"]["metrics"].update(val_psnr="\x1b[2J"),
+    "best figures missing": lambda d: d["best"].update(metrics={}),
+    "best figures that are a word": lambda d: d["best"].update(metrics="x"),
+    "stopped by a word": lambda d: d.update(stopped_early="no"),
+    "a KL of a number": lambda d: d.update(has_kl=1),
+    "rows that are a number": lambda d: d.update(rows=2),
+    "a row too few": lambda d: d["rows"].pop() and None,
+    "rows in another order": lambda d: d["rows"].reverse(),
+    "a row of lists": lambda d: d["rows"][0].update(val_psnr=[1]),
+    "a row of text": lambda d: d["rows"][0].update(train_loss="=cmd|' /C calc'!A0"),
+    "a row without its loss": lambda d: d["rows"][0].update(train_loss=None),
+    "a row that can't be drawn": lambda d: d["rows"][0].update(val_psnr=1e300),
+    "a row with a column more": lambda d: d["rows"][0].update(more=1),
+    "a row that is a word": lambda d: d["rows"].__setitem__(0, "row"),
+}
+
+
+@pytest.mark.parametrize("change", STATES)
+def test_a_state_whose_document_makes_no_sense_is_told_with_the_mend(run, change):
+    rewrite(run / "last.safetensors", STATES[change])
+    mend = r"last\.safetensors is damaged: .*; --restart begins the run again"
+    with pytest.raises(CheckpointError, match=mend) as told:
+        load_state(run / "last.safetensors")
+    assert str(told.value).isprintable() and len(str(told.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "part", ["epoch", "clock", "best", "rows", "stopped_early", "schedule", "lr", "has_kl", "scaler"]
+)
+@pytest.mark.parametrize("value", [None, "x", 10**18, [[]], {"a": 1}, -1.5])
+def test_no_part_of_a_document_can_be_just_anything(run, part, value):
+    rewrite(run / "last.safetensors", lambda d: d.update({part: value}))
+    with pytest.raises(CheckpointError, match="is damaged|does not fit"):
+        tensors, document = load_state(run / "last.safetensors")
+        try:
+            fresh_state().restore(tensors, document)
+        except ValueError as error:
+            raise CheckpointError("does not fit") from error
+
+
+def fresh_state():
+    model = registry.build("vae", registry.resolve_options("vae", {"width": 4}))
+    return TrainState(model.train(), place("cpu", "fp32", training=True), 1e-4, None)
+
+
+def test_nothing_in_the_folder_changes_where_a_state_makes_no_sense(run):
+    rewrite(run / "last.safetensors", STATES["a row that can't be drawn"])
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert "last.safetensors" in fails(1, "train", "vae", *TRAIN, "--runs", "mine", "--epochs", "3")
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+TENSORS = {
+    "a weight that is no number": ("model.encoder.0.weight", lambda value: value * float("nan")),
+    "a moment without end": ("optimizer.exp_avg.encoder.0.weight", lambda value: value + float("inf")),
+    "a square below zero": ("optimizer.exp_avg_sq.encoder.0.weight", lambda value: value - 1),
+    "a moment of another shape": ("optimizer.exp_avg.encoder.0.weight", lambda value: value[:1]),
+    "a weight of another type": ("model.encoder.0.weight", lambda value: value.double()),
+    "a count of another type": ("model.encoder.1.num_batches_tracked", lambda value: value.float()),
+    "steps of another shape": ("optimizer.step.encoder.0.weight", lambda value: value.expand(3).clone()),
+    "sums without end": ("sums", lambda value: value + float("inf")),
+    "sums of another shape": ("sums", lambda value: value[:2].clone()),
+    "a moment missing": ("optimizer.exp_avg.encoder.0.weight", None),
+    "sums missing": ("sums", None),
+    "something more": ("optimizer.exp_avg.more", lambda value: torch.zeros(1)),
+}
+
+
+@pytest.mark.parametrize("change", TENSORS)
+def test_a_state_whose_tensors_make_no_sense_is_told_with_the_mend(run, change):
+    name, alter = TENSORS[change]
+    tensors = load_file(run / "last.safetensors")
+    value = tensors.pop(name, None)
+    if alter is not None:
+        tensors[name] = alter(value)
+    rewrite(run / "last.safetensors", lambda d: None, tensors)
+    message = fails(1, "train", "vae", *TRAIN, "--runs", "mine", "--epochs", "3")
+    assert "last.safetensors does not fit this model" in message and "--restart begins the run again" in message
+
+
+@pytest.mark.parametrize(
+    "words", [{"lr": 1e3}, {"scaler": {"scale": 1.0, "growth_factor": 2.0}}], ids=["a rate that rose", "scaling"]
+)
+def test_a_state_of_other_options_is_told_with_the_mend(run, words):
+    rewrite(run / "last.safetensors", lambda d: d.update(words))
+    message = fails(1, "train", "vae", *TRAIN, "--runs", "mine", "--epochs", "3")
+    assert "last.safetensors does not fit this model" in message and "--restart begins the run again" in message
+
+
+def test_loss_scaling_is_taken_over_only_at_a_scale_that_can_be():
+    now = GradScaler("cpu").state_dict()
+    require_scaling({**now, "scale": 0.5, "_growth_tracker": 7}, now)
+    require_scaling({}, {})
+    wrong = [{"scale": 0.0}, {"scale": "x"}, {"_growth_tracker": -1}, {"growth_interval": 1}, {"backoff_factor": 2.0}]
+    for words in wrong:
+        with pytest.raises(ValueError, match="loss scaling"):
+            require_scaling({**now, **words}, now)
+    for scaling in ({}, {"scale": 1.0}, {**now, "more": 1}):
+        with pytest.raises(ValueError, match="loss scaling"):
+            require_scaling(scaling, now)
+
+
+def test_sums_of_a_device_with_less_precision_are_taken_over(run):
+    tensors, document = load_state(run / "last.safetensors")
+    state = fresh_state()
+    state.restore({**tensors, "sums": torch.tensor([1.0, 2.0, 3.0])}, document)
+    assert state.sums.tolist() == [1, 2, 3] and state.sums.dtype == torch.float64
+
+
+def test_a_state_that_does_not_fit_leaves_what_would_have_become_it_as_it_was(run):
+    tensors, document = load_state(run / "last.safetensors")
+    state = fresh_state()
+    before = {key: value.clone() for key, value in state.tensors().items()}
+    tensors["sums"] = torch.full((3,), float("nan"), dtype=torch.float64)
+    with pytest.raises(ValueError, match="sums holds numbers that are not finite"):
+        state.restore(tensors, document)
+    after = state.tensors()
+    assert after.keys() == before.keys() and all(torch.equal(after[key], before[key]) for key in before)
+    assert state.clock.step == 0 and state.rows == []
+
+
+@pytest.mark.parametrize("change", ["best figures of text", "best figures that are a word", "stopped by a word"])
+def test_a_finished_run_whose_document_makes_no_sense_is_told(run, change):
+    rewrite(run / "last.safetensors", STATES[change])
+    assert "last.safetensors is damaged" in fails(1, "train", "vae", *TRAIN, "--runs", "mine")
+
+
+def test_an_epoch_that_is_said_to_be_done_in_no_time_is_finished(run):
+    rewrite(run / "last.safetensors", lambda d: d["clock"].update(batch=3, step=9, seconds=0.0))
+    ok("train", "vae", *TRAIN, "--runs", "mine", "--epochs", "3")
+
+
+def test_a_batch_beyond_the_epoch_begins_it_again(run):
+    rewrite(run / "last.safetensors", lambda d: d["clock"].update(batch=7, step=99, seconds=1.0))
+    ok("train", "vae", *TRAIN, "--runs", "mine", "--epochs", "3")
+
+
+def test_a_config_of_escapes_and_lines_is_told_short_and_printable(run):
+    config = json.loads((run / "config.json").read_text())
+    config["options"]["data"] = "\x1b[2J\nError: " + 10**5 * "x"
+    (run / "config.json").write_text(json.dumps(config))
+    message = fails(1, "train", "vae", *TRAIN, "--out", run)
+    assert "\x1b" not in message and len(message) < 1000

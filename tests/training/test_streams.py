@@ -1,0 +1,108 @@
+"""Training on a stream: by steps, resumed at the image, the same for every number of processes."""
+
+from dataclasses import replace
+
+import pytest
+
+from aecli.configs import TrainConfig
+from aecli.errors import CheckpointError, ConfigError
+from aecli.progress import Notice
+from aecli.runs.checkpoints import read_document
+from aecli.runs.folder import RunFolder
+from aecli.training.events import EpochReport, Finished, Interrupted, Started
+from tests.support.shards import write_parquet, write_tars
+from tests.support.trained import assert_same_run, fails, ok_json, rewrite, rows
+from tests.training.test_loop import run
+from tests.training.test_ranks import assert_close_runs, train
+
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
+
+@pytest.fixture
+def config(tmp_path):
+    contents = write_tars(tmp_path / "shards", [9, 6, 3, 7])
+    write_parquet(tmp_path / "val.parquet", contents[:5])
+    return TrainConfig(
+        model="vae", data=str(tmp_path / "shards" / "*.tar"), val_data=str(tmp_path / "val.parquet"), steps=10,
+        epoch_steps=4, shuffle_buffer=9, image_size=32, batch_size=6, lr=1e-3, options={"width": 4}, flip=True,
+        device="cpu", precision="fp32", compile="off", out=tmp_path / "mine",
+    )  # fmt: skip
+
+
+def test_it_has_a_row_now_and_then_and_ends_after_its_steps(config, tmp_path):
+    reports, end = run(config)
+    assert isinstance(end, Finished) and end.epochs == 3
+    assert [(row["epoch"], row["step"]) for row in rows(tmp_path / "mine")] == [("1", "4"), ("2", "8"), ("3", "10")]
+    assert all(float(row["val_loss"]) > 0 for row in rows(tmp_path / "mine"))
+    started = next(report for report in reports if isinstance(report, Started))
+    assert (started.train_images, started.val_images, started.epochs) == (None, 5, 3)
+    told = RunFolder(tmp_path / "mine").read_config()["data"]
+    assert (told["images"], told["shards"], told["lanes"]) == (None, 4, 3)
+    assert len([report for report in reports if isinstance(report, EpochReport)]) == 3
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 5, 7, 9])
+def test_stopped_anywhere_and_continued_it_is_the_run_never_stopped(config, tmp_path, stop_after):
+    run(replace(config, out=tmp_path / "whole"))
+    _, end = run(config, stop_after)
+    assert isinstance(end, Interrupted)
+    run(config)
+    assert_same_run(tmp_path / "whole", tmp_path / "mine")
+
+
+def test_every_number_of_processes_trains_alike_and_may_go_on(tmp_path, config):
+    (tmp_path / "images").mkdir()  # what the other tests of processes train on
+    options = ["--data", "shards/*.tar", "--val-data", "val.parquet", "--epoch-steps", "4", "--batch-size", "6",
+               "--shuffle-buffer", "9", "--image-size", "32"]  # fmt: skip
+    whole = train(tmp_path, 1, "whole", *options, "--steps", "8")
+    assert_close_runs(whole, train(tmp_path, 2, "two", *options, "--steps", "8"))
+    train(tmp_path, 3, "grown", *options, "--steps", "4")
+    assert_close_runs(whole, train(tmp_path, 2, "grown", *options, "--steps", "8"))
+    cursors = [read_document(tmp_path / out / "last.safetensors")["cursors"] for out in ("whole", "two", "grown")]
+    assert cursors[0] == cursors[1] == cursors[2] and len(cursors[0]) == 3
+
+
+def test_it_needs_an_end_and_holds_nothing_out(config):
+    with pytest.raises(ConfigError, match="--steps: .* is a stream, which has no end"):
+        run(replace(config, steps=None))
+    reports, end = run(replace(config, val_data=None, steps=2))
+    assert isinstance(end, Finished)
+    assert any("nothing is held out" in report.text for report in reports if isinstance(report, Notice))
+    assert rows(config.out)[0]["val_loss"] == ""
+
+
+@pytest.mark.draws
+def test_its_latest_images_are_drawn(config, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("aecli.training.observers.previews.draw_rows", drawn.append)
+    monkeypatch.setattr("aecli.training.observers.previews.png_bytes", lambda _picture: b"")
+    run(replace(config, steps=4))
+    assert [(label, len(images)) for label, images in drawn[-1]] == [
+        ("Validation", 5), ("VAE", 5), ("Training", 6), ("VAE", 6)
+    ]  # fmt: skip
+
+
+def test_other_shards_than_then_are_told_and_begun_anew(config, tmp_path):
+    run(config, stop_after=3)
+    write_tars(tmp_path / "shards", [60, 1])
+    reports, end = run(config)
+    assert isinstance(end, Finished)
+    assert any(
+        "not the ones that this run began with" in report.text for report in reports if isinstance(report, Notice)
+    )
+
+
+def test_a_place_that_makes_no_sense_is_refused(config, tmp_path):
+    run(config, stop_after=3)
+    rewrite(tmp_path / "mine" / "last.safetensors", lambda document: document.update(cursors=[[0, 0, 0, 0, 10**9]] * 3))
+    with pytest.raises(CheckpointError, match="does not fit.*lies behind an end.*--restart"):
+        run(config)
+
+
+def test_what_is_reconstructed_of_such_a_run(config, tmp_path):
+    run(replace(config, steps=2))
+    run(replace(config, steps=2, val_data=None, out=tmp_path / "unheld"))
+    assert ok_json("reconstruct", "--model", tmp_path / "mine", "--out", tmp_path / "a")["written"] == 5
+    everything = ok_json("reconstruct", "--model", tmp_path / "mine", "--split", "all", "--out", tmp_path / "b")
+    assert everything["written"] == 30
+    assert "held nothing out" in fails(1, "reconstruct", "--model", tmp_path / "unheld", "--out", tmp_path / "c")
