@@ -80,7 +80,7 @@ class Model:
             DataError: what is given is none of the kinds of images.
         """
         batches = self._batches(images, _kind_of(images))
-        return torch.cat([torch.from_numpy(self._loaded.codes(batch)[0]) for batch in batches])
+        return torch.cat([torch.from_numpy(self._loaded.latents(batch)[0]) for batch in batches])
 
     def decode(self, latents: Tensor | NDArray[np.floating[Any]], output: Kind = "pil") -> Any:
         """Return the images of latents (N, …): a list of PIL images, uint8 (N, H, W, 3) or float32 (N, 3, H, W).

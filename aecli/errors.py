@@ -63,17 +63,17 @@ def printable(text: str, line_ends: bool = False) -> str:
     )
 
 
-def plain(text: str) -> str:
+def single_line(text: str) -> str:
     """Return `text` in one printable line, and of what is long the end left out, so that no name fills a terminal."""
     return printable(text[:LONGEST]) + ("…" if len(text) > LONGEST else "")
 
 
-def one_line(said: object) -> str:
+def message_of(said: object) -> str:
     """Return what an error or a value says, as `plain` does, its line ends and tabs as blanks."""
-    return plain(" ".join(str(said)[: 2 * LONGEST].split()) or type(said).__name__)
+    return single_line(" ".join(str(said)[: 2 * LONGEST].split()) or type(said).__name__)
 
 
-def name_some(reasons: Mapping[str, str]) -> str:
+def summarize(reasons: Mapping[str, str]) -> str:
     """Return the first few of `reasons` (name -> reason) in words, and how many more there are."""
-    named = "; ".join(f"{plain(name)}: {reason}" for name, reason in list(reasons.items())[:_NAMED])
+    named = "; ".join(f"{single_line(name)}: {reason}" for name, reason in list(reasons.items())[:_NAMED])
     return named + (f"; and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else "")

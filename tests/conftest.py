@@ -95,7 +95,7 @@ def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     """Drawing takes longer than tiny epochs; only what asserts on the pictures (marked `draws`) needs them."""
     if "draws" not in request.keywords:
         monkeypatch.setattr("aecli.training.observers.previews.draw", lambda session: None)
-        monkeypatch.setattr("aecli.training.observers.previews.Artist.draw_curves", lambda artist: None)
+        monkeypatch.setattr("aecli.training.observers.previews.PreviewWriter.draw_curves", lambda artist: None)
 
 
 @pytest.fixture

@@ -154,9 +154,9 @@ def print_evaluation(report: "EvalReport") -> None:
         for metric in report.metrics:
             score = result.scores[metric.name]
             mark = "*" if result.name in best.get(metric.name, ()) else " "
-            mean = "identical" if score.mean is None else metric.told(score.mean)
+            mean = "identical" if score.mean is None else metric.format(score.mean)
             cells.append(Text(mean + mark, style="bold" if mark == "*" else ""))
-            intervals.append(Text(f"{metric.told_interval(score.ci95)} ", style="dim"))
+            intervals.append(Text(f"{metric.format_interval(score.ci95)} ", style="dim"))
         rows += [[Text(printable(result.name)), *cells], ["", *intervals]]
     _print_table([("", "left"), *((metric.title, "right") for metric in report.metrics)], rows)
     images = f"{report.n} image{'s' if report.n != 1 else ''}"
@@ -171,8 +171,8 @@ def print_evaluation(report: "EvalReport") -> None:
         console.print(f"{printable(versus.a)} - {printable(versus.b)}, image by image:", soft_wrap=True)
         for metric in report.metrics:
             comparison = versus.comparisons[metric.name]
-            difference = metric.told_difference(comparison.mean_difference)
-            interval = metric.told_interval(comparison.ci95)
+            difference = metric.format_difference(comparison.mean_difference)
+            interval = metric.format_interval(comparison.ci95)
             wins = f"better on {comparison.wins_a}, worse on {comparison.wins_b}, equal on {comparison.ties}"
             console.print(f"  {metric.title:7} {difference:>8} {interval}  {wins}", soft_wrap=True)
     console.print()

@@ -18,7 +18,7 @@ from aecli.cli.sparkline import SPARKS, can_show, sparkline
 from aecli.configs import TrainConfig
 from aecli.errors import printable
 from aecli.progress import Notice, Progress
-from aecli.training.events import EpochReport, Finished, Interrupted, Pace, Started, StepReport, TrainReport
+from aecli.training.events import EpochReport, Finished, Interrupted, Started, StepReport, Throughput, TrainReport
 from aecli.training.loop import train
 
 
@@ -196,10 +196,10 @@ def epoch_line(report: EpochReport, epochs: int) -> str:
     return "  ".join([*parts, f"best {report.best_loss:.4f}", f"{row['images_per_s']:.3g} img/s"])
 
 
-def pace_line(pace: Pace) -> str:
+def pace_line(pace: Throughput) -> str:
     """One line on how fast a command trained."""
     memory = f", peak memory {pace.peak_memory / 1e9:.2f} GB" if pace.peak_memory is not None else ""
-    return f"{pace.images_per_s:.3g} images/s, {pace.waiting_share:.1%} of the time waiting for data{memory}"
+    return f"{pace.images_per_s:.3g} images/s, {pace.data_wait_fraction:.1%} of the time waiting for data{memory}"
 
 
 def duration(seconds: float) -> str:

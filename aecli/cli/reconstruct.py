@@ -87,7 +87,7 @@ def reconstruct(
     )  # fmt: skip
 
     from aecli.cli import console
-    from aecli.errors import DataError, name_some
+    from aecli.errors import DataError, summarize
     from aecli.inference.reconstruct import reconstruct as run
 
     with console.listener(quiet) as listen:
@@ -103,4 +103,4 @@ def reconstruct(
             console.print_line(f"wrote their latents to {result.latents}")
     if result.unreadable:
         count = f"{len(result.unreadable)} image{'s' if len(result.unreadable) > 1 else ''}"
-        raise DataError(f"{count} could not be read, without a reconstruction now: {name_some(result.unreadable)}")
+        raise DataError(f"{count} could not be read, without a reconstruction now: {summarize(result.unreadable)}")

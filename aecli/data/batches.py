@@ -31,7 +31,7 @@ def quantise(images: torch.Tensor) -> torch.Tensor:
     return images.to(torch.float32).clamp(-1.0, 1.0).add(1.0).mul_(127.5).round_().to(torch.uint8)
 
 
-def spread_out(n: int, most: int) -> NDArray[np.int64]:
+def evenly_spaced(n: int, most: int) -> NDArray[np.int64]:
     """At most so many of `n` places, evenly from the first to the last."""
     return np.linspace(0, n - 1, min(n, most)).round().astype(np.int64)
 
@@ -90,7 +90,7 @@ def iterate(
             yield normalise(batch.to(device, non_blocking=on_cuda).contiguous(memory_format=memory_format))
 
 
-def part(count: int, rank: int, size: int) -> tuple[int, int]:
+def rank_slice(count: int, rank: int, size: int) -> tuple[int, int]:
     """Which images, from the first up to the second number, of a batch of `count` the `rank`-th of `size` takes.
 
     Parts are contiguous and differ by one image at most. A batch of fewer images than processes is taken whole by each.
@@ -102,7 +102,7 @@ def _parts(order: Rows, batch_size: int, share: tuple[int, int]) -> Iterator[Row
     """The indices of each batch that are for this process."""
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        first, last = part(len(batch), *share)
+        first, last = rank_slice(len(batch), *share)
         yield batch[first:last]
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from aecli.errors import DataError
-from aecli.runtime.distributed import World
+from aecli.runtime.distributed import Distributed
 
 FILE_LIMIT = 2**31  # bytes of an encoded image: what PIXEL_LIMIT pixels take in 16-bit RGBA without compression
 
@@ -158,11 +158,11 @@ def _unit_hashes(texts: Sequence[str]) -> np.ndarray:
     return np.frombuffer(digests, dtype=">u8") / 2.0**64
 
 
-def require_same_images(images: Sequence[ImageRef], source: str, world: World) -> None:
+def require_same_images(images: Sequence[ImageRef], source: str, distributed: Distributed) -> None:
     """Refuse to share work on images that are not the same for all processes.
 
     Raises:
         DataError: machines see different images.
     """
-    if world.size > 1 and len(set(world.gather_json(data_fingerprint(images)))) > 1:
+    if distributed.world_size > 1 and len(set(distributed.all_gather_object(data_fingerprint(images)))) > 1:
         raise DataError(f"the images of {source} are not the same on all machines")

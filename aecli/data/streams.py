@@ -22,7 +22,7 @@ from aecli.data.decoding.decode import DecodeError, Pixels, decode_fitted
 from aecli.data.image_ref import ImageRef
 from aecli.data.packs.on_the_fly import BROKEN_LIMIT
 from aecli.data.sources.shards import Encoded, Shards, is_stream
-from aecli.errors import DataError, name_some, plain
+from aecli.errors import DataError, single_line, summarize
 from aecli.runtime.threads import ordered_map
 from aecli.storage.strict_json import is_count
 
@@ -167,13 +167,13 @@ class Stream:
             else:
                 self._require_few_broken()
                 return pixels[:, :, ::-1] if block.mirrored[start] else pixels
-        raise DataError(f"{self.source}: none of {len(block.images)} neighbours is readable: {name_some(self.skipped)}")
+        raise DataError(f"{self.source}: none of {len(block.images)} neighbours is readable: {summarize(self.skipped)}")
 
     def _require_few_broken(self) -> None:
         if self._tried >= _TRIED and len(self.skipped) > BROKEN_LIMIT * self._tried:
             raise DataError(
                 f"{self.source}: {len(self.skipped)} of {self._tried} images can't be decoded, more than "
-                f"{BROKEN_LIMIT:.0%}; repair or remove them: {name_some(self.skipped)}"
+                f"{BROKEN_LIMIT:.0%}; repair or remove them: {summarize(self.skipped)}"
             )
 
     # Lanes
@@ -213,7 +213,7 @@ class Stream:
                     yield (turn, at, number), encoded
                 row = 0
             if not found:
-                raise DataError(f"{self.source} holds no images: none is in {plain(self.shards[shards[0]])}")
+                raise DataError(f"{self.source} holds no images: none is in {single_line(self.shards[shards[0]])}")
             turn, place = turn + 1, 0
 
     def _random(self, stream: int, lane: int, number: int) -> np.random.Generator:

@@ -33,11 +33,11 @@ from aecli.evaluation.report import EvalReport, Numbers, per_image_csv, sum_up
 from aecli.metrics.registry import BUILDERS, Loaded, Metric
 from aecli.metrics.statistics import CONFIDENCE, RESAMPLES
 from aecli.progress import Listener, Notice, ignore
-from aecli.runtime.device import resolve_device, telling_out_of_memory
+from aecli.runtime.device import oom_as_device_error, resolve_device
 from aecli.runtime.device import versions as runtime_versions
-from aecli.runtime.distributed import World
+from aecli.runtime.distributed import Distributed
 from aecli.runtime.threads import taking_turns
-from aecli.runtime.work_queue import deal
+from aecli.runtime.work_queue import map_shared
 from aecli.storage.atomic_files import claim_file
 from aecli.storage.outputs import require_not_read, write_output
 
@@ -65,11 +65,13 @@ def evaluate(config: EvalConfig, listen: Listener = ignore) -> EvalReport:
         WeightsError: LPIPS' weights can't be had.
         PeerError: another of several processes failed.
     """
-    with World() as world:
+    with Distributed() as distributed:
         predictions = parse_predictions(config.pred)
         sources = [config.gt, *(prediction.source for prediction in predictions)]
-        with page_under_way(config.report, sources, world) as page:
-            return _evaluate(config, predictions, sources, page, world, listen if world.is_main else ignore)
+        with page_under_way(config.report, sources, distributed) as page:
+            return _evaluate(
+                config, predictions, sources, page, distributed, listen if distributed.is_main_process else ignore
+            )
 
 
 def _evaluate(
@@ -77,30 +79,30 @@ def _evaluate(
     predictions: Sequence[Prediction],
     sources: Sequence[str],
     page: Page | None,
-    world: World,
+    distributed: Distributed,
     listen: Listener,
 ) -> EvalReport:
     names = [prediction.name for prediction in predictions]
     metrics = tuple(BUILDERS[name](config) for name in dict.fromkeys(config.metrics))
     device = resolve_device(config.device)
-    if config.per_image is not None and world.is_main:
+    if config.per_image is not None and distributed.is_main_process:
         claim_file(config.per_image, "--per-image")
     pairing = pair_sources(config.gt, predictions)
-    if world.is_main:
+    if distributed.is_main_process:
         _require_not_measured(config, pairing, sources)
-    world.wait_for_all()
-    require_same_images([image for pair in pairing.pairs for image in pair.images], "--gt and --pred", world)
+    distributed.barrier()
+    require_same_images([image for pair in pairing.pairs for image in pair.images], "--gt and --pred", distributed)
     if config.on_mismatch != "skip" and pairing.unpaired:
         raise mismatch_error(pairing.unpaired)
-    loaded = world.in_turn(lambda: {metric.name: metric.load(device, listen) for metric in metrics})
-    pairing = _compare_sizes(config, pairing, names, metrics, world, listen)
-    measured = _measure(config, pairing.pairs, names, loaded, device, page, world, listen)
+    loaded = distributed.main_process_first(lambda: {metric.name: metric.load(device, listen) for metric in metrics})
+    pairing = _compare_sizes(config, pairing, names, metrics, distributed, listen)
+    measured = _measure(config, pairing.pairs, names, loaded, device, page, distributed, listen)
     unpaired = tuple(pairing.unpaired + measured.unreadable)
     if not measured.pairs:
         raise _nothing_left(unpaired)
     if unpaired:
         listen(Notice(f"left out, as --on-mismatch skip asks: {describe(unpaired)}"))
-    if config.per_image is not None and world.is_main:
+    if config.per_image is not None and distributed.is_main_process:
         content = per_image_csv([pair.name for pair in measured.pairs.values()], names, measured.numbers)
         write_output(config.per_image, content, listen)
     results, comparisons = sum_up(metrics, names, measured.numbers)
@@ -113,9 +115,9 @@ def _evaluate(
         unpaired=unpaired,
         versions=_versions(loaded),
     )
-    if page is not None and world.is_main:
+    if page is not None and distributed.is_main_process:
         page.write(source_name(config.gt), report, measured.pairs, measured.numbers, listen)
-    world.wait_for_all()
+    distributed.barrier()
     return report
 
 
@@ -129,7 +131,12 @@ def _require_not_measured(config: EvalConfig, pairing: Pairing, sources: Sequenc
 
 
 def _compare_sizes(
-    config: EvalConfig, pairing: Pairing, names: list[str], metrics: Sequence[Metric], world: World, listen: Listener
+    config: EvalConfig,
+    pairing: Pairing,
+    names: list[str],
+    metrics: Sequence[Metric],
+    distributed: Distributed,
+    listen: Listener,
 ) -> Pairing:
     """Take out pairs whose sizes can't be measured, which is an error unless they may be skipped."""
     smallest = max(metrics, key=lambda metric: metric.min_side)
@@ -139,7 +146,7 @@ def _compare_sizes(
         (smallest.name, smallest.min_side),
         config.on_mismatch == "resize",
         config.workers,
-        world,
+        distributed,
         listen,
     )
     if config.on_mismatch != "skip" and pairing.unpaired:
@@ -169,7 +176,7 @@ def _measure(
     loaded: Mapping[str, Loaded],
     device: torch.device,
     page: Page | None,
-    world: World,
+    distributed: Distributed,
     listen: Listener,
 ) -> _Measured:
     """The one pass: each worker decodes a batch of images of one size and measures it, with no wait for the others.
@@ -195,8 +202,8 @@ def _measure(
     nothing = np.empty((0, 1 + width * len(loaded)))
     most_pixels = _CPU_BATCH_PIXELS if device.type == "cpu" else _DEVICE_BATCH_PIXELS
     batches = list(_batches(pairs, config.batch_size, most_pixels))
-    dealt = deal(measure, batches, "measuring", config.workers, world, listen)
-    rows = np.concatenate(world.gather(np.concatenate([nothing, *(rows for _, (rows, _) in dealt)])))
+    dealt = map_shared(measure, batches, "measuring", config.workers, distributed, listen)
+    rows = np.concatenate(distributed.all_gather(np.concatenate([nothing, *(rows for _, (rows, _) in dealt)])))
     rows = rows[np.argsort(rows[:, 0])]
     return _Measured(
         {int(index): pairs[int(index)] for index in rows[:, 0]},
@@ -204,7 +211,7 @@ def _measure(
             name: np.ascontiguousarray(rows[:, start : start + width])
             for start, name in zip(range(1, rows.shape[1], width), loaded, strict=True)
         },
-        gather_unpaired(((number, missing) for number, (_, missing) in dealt), world),
+        gather_unpaired(((number, missing) for number, (_, missing) in dealt), distributed),
     )
 
 
@@ -250,7 +257,7 @@ def _measure_batch(
         f"({len(images)} images of {width}x{height} at once)"
     )
     stacks = [np.stack(each) for each in zip(*images, strict=True)]
-    with turn, telling_out_of_memory(mend):
+    with turn, oom_as_device_error(mend):
         truths, *predictions = [torch.from_numpy(stack).to(device).permute(0, 3, 1, 2) for stack in stacks]
         numbers = {}
         for name, each in loaded.items():

@@ -15,8 +15,8 @@ from aecli.data.image_ref import ImageRef
 from aecli.data.sources.registry import list_images
 from aecli.errors import ConfigError, DataError
 from aecli.progress import Listener
-from aecli.runtime.distributed import World
-from aecli.runtime.work_queue import deal
+from aecli.runtime.distributed import Distributed
+from aecli.runtime.work_queue import map_shared
 
 Size = tuple[int, int]  # (H, W)
 
@@ -152,7 +152,7 @@ def check_sizes(
     smallest: tuple[str, int],
     resize: bool,
     workers: int | None,
-    world: World,
+    distributed: Distributed,
     listen: Listener,
 ) -> Pairing:
     """Read the headers of all pairs and take out those that can't be measured; every process gets the same.
@@ -163,7 +163,7 @@ def check_sizes(
         smallest: the most demanding metric's name, and the shortest side that it can measure.
         resize: whether predictions of another size will be resized, which makes them no mismatch.
         workers: threads that read; None for as many as fit this machine.
-        world: the processes that share the reading.
+        distributed: the processes that share the reading.
         listen: hears of the progress.
     """
 
@@ -175,17 +175,17 @@ def check_sizes(
 
     places = range(len(pairing.pairs))
     lots = [places[start : start + _LOT] for start in places[::_LOT]]
-    dealt = [result for _, result in deal(check, lots, "checking sizes", workers, world, listen)]
+    dealt = [result for _, result in map_shared(check, lots, "checking sizes", workers, distributed, listen)]
     rows = [np.empty((0, 3 + len(names)), dtype=np.int64), *(measured for measured, _ in dealt)]
-    found = np.concatenate(world.gather(np.concatenate(rows)))
-    unpaired = gather_unpaired((each for _, problems in dealt for each in problems.items()), world)
+    found = np.concatenate(distributed.all_gather(np.concatenate(rows)))
+    unpaired = gather_unpaired((each for _, problems in dealt for each in problems.items()), distributed)
     return Pairing(list(_with_sizes(pairing.pairs, found)), pairing.unpaired + unpaired)
 
 
-def gather_unpaired(found: Iterable[tuple[int, Sequence[Unpaired]]], world: World) -> list[Unpaired]:
+def gather_unpaired(found: Iterable[tuple[int, Sequence[Unpaired]]], distributed: Distributed) -> list[Unpaired]:
     """Those that all processes found, in the order of the places given with them."""
     mine = [(place, *astuple(each)) for place, unpaired in found for each in unpaired]
-    told = sorted(chain.from_iterable(world.gather_json(mine)), key=itemgetter(0))
+    told = sorted(chain.from_iterable(distributed.all_gather_object(mine)), key=itemgetter(0))
     return [Unpaired(*fields) for _, *fields in told]
 
 

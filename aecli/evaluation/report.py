@@ -50,7 +50,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class Versus:
+class PairedComparison:
     """Two predictions, a and b, compared image by image, by metric."""
 
     a: str
@@ -65,7 +65,7 @@ class EvalReport:
     n: int
     metrics: tuple[Metric, ...]
     results: tuple[Result, ...]
-    comparisons: tuple[Versus, ...]
+    comparisons: tuple[PairedComparison, ...]
     definitions: Mapping[str, str]
     unpaired: tuple[Unpaired, ...]
     versions: Mapping[str, str]
@@ -94,7 +94,7 @@ class EvalReport:
 
 def sum_up(
     metrics: Sequence[Metric], names: Sequence[str], numbers: Numbers
-) -> tuple[tuple[Result, ...], tuple[Versus, ...]]:
+) -> tuple[tuple[Result, ...], tuple[PairedComparison, ...]]:
     """The scores of each prediction, and of every two predictions the comparison, paired by image.
 
     All bootstrap intervals come from the same resamples of the images.
@@ -114,7 +114,7 @@ def sum_up(
             duel[metric.name] = compare(values[:, a], values[:, b], metric.higher_is_better, next(intervals))
     return (
         tuple(Result(name, found) for name, found in zip(names, scores, strict=True)),
-        tuple(Versus(names[a], names[b], duel) for (a, b), duel in zip(duels, comparisons, strict=True)),
+        tuple(PairedComparison(names[a], names[b], duel) for (a, b), duel in zip(duels, comparisons, strict=True)),
     )
 
 

@@ -12,7 +12,7 @@ from aecli.configs import EvalConfig
 from aecli.data.decoding.decode import DecodeError, decode, image_size, resize
 from aecli.data.image_ref import ImageRef, require_same_images
 from aecli.data.sources.registry import list_images
-from aecli.errors import DataError, name_some, plain
+from aecli.errors import DataError, single_line, summarize
 from aecli.evaluation.pairing import parse_predictions, source_name
 from aecli.metrics.distribution_distances import (
     NEIGHBOURS,
@@ -24,10 +24,10 @@ from aecli.metrics.distribution_distances import (
 )
 from aecli.metrics.feature_networks import SetFeatures, load_features
 from aecli.progress import Listener, Notice, ignore
-from aecli.runtime.device import resolve_device, telling_out_of_memory, versions
-from aecli.runtime.distributed import World
+from aecli.runtime.device import oom_as_device_error, resolve_device, versions
+from aecli.runtime.distributed import Distributed
 from aecli.runtime.threads import taking_turns
-from aecli.runtime.work_queue import deal
+from aecli.runtime.work_queue import map_shared
 
 LEAST_IMAGES = NEIGHBOURS + 1  # of each set
 _AT_ONCE = 32  # images that a worker takes
@@ -120,21 +120,21 @@ def evaluate_sets(config: EvalConfig, listen: Listener = ignore) -> SetReport:
         WeightsError: the network's weights can't be had.
         PeerError: another of several processes failed.
     """
-    with World() as world:
-        return _evaluate(config, world, listen if world.is_main else ignore)
+    with Distributed() as distributed:
+        return _evaluate(config, distributed, listen if distributed.is_main_process else ignore)
 
 
-def _evaluate(config: EvalConfig, world: World, listen: Listener) -> SetReport:
+def _evaluate(config: EvalConfig, distributed: Distributed, listen: Listener) -> SetReport:
     samples = parse_predictions(config.samples, "--samples")
     device = resolve_device(config.device)
     real = [_list(config.gt, "--gt"), *([_list(config.train, "--train")] if config.train else [])]
     drawn = [_list(each.source, "--samples") for each in samples]
-    require_same_images([image for each in (*real, *drawn) for image in each.images], "--gt and --samples", world)
+    require_same_images([image for each in (*real, *drawn) for image in each.images], "--gt and --samples", distributed)
     size = _common_size(drawn)
-    network = world.in_turn(lambda: load_features(config.features, device, listen))
-    found, unreadable = _features([*real, *drawn], size, network, device, config, world, listen)
+    network = distributed.main_process_first(lambda: load_features(config.features, device, listen))
+    found, unreadable = _features([*real, *drawn], size, network, device, config, distributed, listen)
     if unreadable:
-        listen(Notice(f"left out, as --on-mismatch skip asks: {name_some(unreadable)}"))
+        listen(Notice(f"left out, as --on-mismatch skip asks: {summarize(unreadable)}"))
     truth, train = found[0], found[1] if config.train else None
     held_out = None if train is None else float(np.median(nearest_distances(truth, train)))
     # Features of one image, seen in other company, differ in their last bits.
@@ -174,7 +174,9 @@ def _common_size(drawn: Sequence[_Set]) -> tuple[int, int]:
             except DecodeError:
                 continue
     if len(seen) > 1:
-        told = " and ".join(f"{plain(name)} is {width}x{height}" for (height, width), name in list(seen.items())[:2])
+        told = " and ".join(
+            f"{single_line(name)} is {width}x{height}" for (height, width), name in list(seen.items())[:2]
+        )
         raise DataError(f"--samples: {told}; images of different sizes can't be compared as sets")
     if not seen:
         raise DataError(f"--samples {drawn[0].source}: no image can be read")
@@ -187,7 +189,7 @@ def _features(
     network: SetFeatures,
     device: torch.device,
     config: EvalConfig,
-    world: World,
+    distributed: Distributed,
     listen: Listener,
 ) -> tuple[list[Features], dict[str, str]]:
     """The features of each set, in the order of its images, and the unreadable ones of all, which are left out.
@@ -211,22 +213,22 @@ def _features(
                 broken[f"{source}/{image.name}"] = error.reason
         if not readable:
             return nothing, broken
-        with turn, telling_out_of_memory("a smaller --batch-size"):
+        with turn, oom_as_device_error("a smaller --batch-size"):
             pixels = torch.from_numpy(np.stack(list(readable.values()))).to(device).permute(0, 3, 1, 2)
             features = network(pixels).double().cpu().numpy()
         return np.column_stack([list(readable), features]), broken
 
     nothing = np.empty((0, 1 + network.numbers))
     batches = [places[start : start + at_once] for start in places[::at_once]]
-    dealt = [result for _, result in deal(measure, batches, "measuring", config.workers, world, listen)]
-    rows = np.concatenate(world.gather(np.concatenate([nothing, *(rows for rows, _ in dealt)])))
+    dealt = [result for _, result in map_shared(measure, batches, "measuring", config.workers, distributed, listen)]
+    rows = np.concatenate(distributed.all_gather(np.concatenate([nothing, *(rows for rows, _ in dealt)])))
     rows = rows[np.argsort(rows[:, 0])]
     ends = np.searchsorted(rows[:, 0], np.cumsum([len(each.images) for each in sets]))
     found = [np.ascontiguousarray(part[:, 1:]) for part in np.split(rows, ends[:-1])]
     for each, features in zip(sets, found, strict=True):
         if len(features) < LEAST_IMAGES:
             raise DataError(f"{each.source}: {len(features)} images can be read, too few; a set needs {LEAST_IMAGES}")
-    told = world.gather_json([item for _, broken in dealt for item in broken.items()])
+    told = distributed.all_gather_object([item for _, broken in dealt for item in broken.items()])
     return found, dict(sorted(item for each in told for item in each))
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from aecli.data.image_ref import ImageRef, file_paths
 from aecli.errors import OutputError
 from aecli.progress import Listener
-from aecli.runtime.distributed import World
+from aecli.runtime.distributed import Distributed
 from aecli.storage.atomic_files import atomic_write, claim_file
 from aecli.storage.outputs import require_not_read, scratch_beside, tell_replaced
 
@@ -82,7 +82,7 @@ class LatentStore:
 
 @contextmanager
 def latents_under_way(
-    path: Path | None, shape: tuple[int, ...], images: Sequence[ImageRef], world: World
+    path: Path | None, shape: tuple[int, ...], images: Sequence[ImageRef], distributed: Distributed
 ) -> Iterator[LatentStore | None]:
     """Yield a store for the latents of `images`, in every process the same one, or None without a path.
 
@@ -92,8 +92,8 @@ def latents_under_way(
     if path is None:
         yield None
         return
-    if world.is_main:
+    if distributed.is_main_process:
         claim_file(path, "--latents")
         require_not_read("--latents", [path], file_paths(images))
-    with scratch_beside(path, world.is_main, world.share) as scratch:
+    with scratch_beside(path, distributed.is_main_process, distributed.broadcast_object) as scratch:
         yield LatentStore(path, scratch, shape, {image.key: row for row, image in enumerate(images)})

@@ -12,9 +12,9 @@ from aecli.errors import ModelError
 from aecli.models.base import Autoencoder
 from aecli.runs import checkpoints
 from aecli.runs.folder import Located, locate
-from aecli.runtime.device import Placement, place, telling_out_of_memory
+from aecli.runtime.device import Placement, oom_as_device_error, place
 
-LESS_MEMORY = "--precision bf16, or --device cpu"
+MEMORY_HINT = "--precision bf16, or --device cpu"
 # On a CPU a worker reconstructs no more pixels at once: a fixed share, because the last bits of a number depend on what
 # else is in the batch, and that must not depend on how many workers there are.
 WORKER_PIXELS = 2**18
@@ -42,32 +42,32 @@ class LoadedModel:
         """Its class's name, as pictures and tables show it."""
         return type(self.model).__name__
 
-    def reconstruct(self, images: np.ndarray, less_memory: str = LESS_MEMORY) -> np.ndarray:
+    def reconstruct(self, images: np.ndarray, hint: str = MEMORY_HINT) -> np.ndarray:
         """Return reconstructions of uint8 (N, 3, H, W), sides padded to what the model takes and cut back."""
         height, width = images.shape[-2:]
         multiple = self.model.size_multiple
         padding = ((0, 0), (0, 0), (0, -height % multiple), (0, -width % multiple))
         batch = self.batch(np.pad(images, padding, mode="edge"))
-        return self.forward(batch, less_memory=less_memory)[:, :, :height, :width].numpy()
+        return self.forward(batch, hint=hint)[:, :, :height, :width].numpy()
 
     def batch(self, images: np.ndarray) -> torch.Tensor:
         """Return uint8 (N, 3, H, W) as float32 in [-1, 1] on the device; what crosses the bus is bytes."""
         return normalise(torch.from_numpy(images).to(self.placement.device))
 
-    def forward(self, batch: torch.Tensor, exact: bool = False, less_memory: str = LESS_MEMORY) -> torch.Tensor:
+    def forward(self, batch: torch.Tensor, exact: bool = False, hint: str = MEMORY_HINT) -> torch.Tensor:
         """Return reconstructions of float32 (N, 3, H, W) in [-1, 1]: uint8, or `exact` floats like them, on the CPU."""
-        with torch.inference_mode(), self.placement.autocast(), telling_out_of_memory(less_memory):
+        with torch.inference_mode(), self.placement.autocast(), oom_as_device_error(hint):
             return self._pictures(self.model(self._placed(batch)), exact)
 
-    def codes(self, batch: torch.Tensor, less_memory: str = LESS_MEMORY) -> tuple[np.ndarray, np.ndarray | None]:
+    def latents(self, batch: torch.Tensor, hint: str = MEMORY_HINT) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the latents float32 (N, …) of such a batch and, where the model has a posterior, log variances."""
-        with torch.inference_mode(), self.placement.autocast(), telling_out_of_memory(less_memory):
-            latents, log_variances = self.model.code(self._placed(batch))
+        with torch.inference_mode(), self.placement.autocast(), oom_as_device_error(hint):
+            latents, log_variances = self.model.encode_distribution(self._placed(batch))
         return latents.float().cpu().numpy(), None if log_variances is None else log_variances.float().cpu().numpy()
 
     def decode(self, latents: torch.Tensor, exact: bool = False) -> torch.Tensor:
         """Return images (N, 3, H, W) of latents (N, …): uint8, or `exact` float32 in [-1, 1], on the CPU."""
-        with torch.inference_mode(), self.placement.autocast(), telling_out_of_memory(LESS_MEMORY):
+        with torch.inference_mode(), self.placement.autocast(), oom_as_device_error(MEMORY_HINT):
             return self._pictures(self.model.decode(latents.to(self.placement.device)), exact)
 
     def decode_all(self, latents: torch.Tensor, exact: bool = False) -> torch.Tensor:

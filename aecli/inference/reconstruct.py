@@ -12,16 +12,16 @@ from aecli.configs import ReconstructConfig
 from aecli.data.decoding.decode import DecodeError, decode, decode_fitted
 from aecli.data.image_ref import file_paths, require_same_images
 from aecli.data.sources.registry import ImageRef
-from aecli.errors import DataError, plain
+from aecli.errors import DataError, single_line
 from aecli.figures.png import encode_png
 from aecli.inference import loaded_model as at_work
 from aecli.inference.latent_file import LatentStore, latents_under_way
-from aecli.inference.loaded_model import LESS_MEMORY, LoadedModel, load_model
+from aecli.inference.loaded_model import MEMORY_HINT, LoadedModel, load_model
 from aecli.progress import Listener, ignore
 from aecli.runs.images import choose_images
-from aecli.runtime.distributed import World
+from aecli.runtime.distributed import Distributed
 from aecli.runtime.threads import taking_turns, worker_count
-from aecli.runtime.work_queue import deal
+from aecli.runtime.work_queue import map_shared
 from aecli.storage.atomic_files import write_bytes
 from aecli.storage.outputs import claim_output_folder, require_not_read
 from aecli.storage.strict_json import SCHEMA
@@ -51,20 +51,20 @@ def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> Reconst
         AecliError: one of its kinds, for a model, images or a folder that can't be used; in one of several processes
             also a PeerError, where another one failed.
     """
-    with World() as world:
-        return _reconstruct(config, world, listen if world.is_main else ignore)
+    with Distributed() as distributed:
+        return _reconstruct(config, distributed, listen if distributed.is_main_process else ignore)
 
 
-def _reconstruct(config: ReconstructConfig, world: World, listen: Listener) -> ReconstructResult:
+def _reconstruct(config: ReconstructConfig, distributed: Distributed, listen: Listener) -> ReconstructResult:
     loaded = load_model(config.model, config.runs, config.device, config.precision)
     images = choose_images(loaded.located, config.data, config.split)
     _require_distinct_names(images)
     out = config.out or Path("reconstructions") / loaded.located.label
-    if world.is_main:
+    if distributed.is_main_process:
         claim_output_folder(out, config.overwrite, listen)
         require_not_read("--out", (out / f"{image.key}.png" for image in images), file_paths(images))
-    with latents_under_way(config.latents, loaded.model.latent_shape(loaded.image_size), images, world) as store:
-        return _reconstruct_to(out, images, loaded, store, config, world, listen)
+    with latents_under_way(config.latents, loaded.model.latent_shape(loaded.image_size), images, distributed) as store:
+        return _reconstruct_to(out, images, loaded, store, config, distributed, listen)
 
 
 def _reconstruct_to(
@@ -73,12 +73,12 @@ def _reconstruct_to(
     loaded: LoadedModel,
     store: LatentStore | None,
     config: ReconstructConfig,
-    world: World,
+    distributed: Distributed,
     listen: Listener,
 ) -> ReconstructResult:
-    world.wait_for_all()
-    require_same_images(images, config.data or f"{loaded.located.label}'s run", world)
-    less_memory = f"a smaller --batch-size than {config.batch_size}, --workers 1, {LESS_MEMORY}"
+    distributed.barrier()
+    require_same_images(images, config.data or f"{loaded.located.label}'s run", distributed)
+    hint = f"a smaller --batch-size than {config.batch_size}, --workers 1, {MEMORY_HINT}"
     # Each worker takes a batch from file to file, and waits for no other but where they share one accelerator.
     batches, most_workers, at_once = _share_out(images, config, loaded)
     turn = taking_turns(loaded.placement.device)
@@ -87,21 +87,25 @@ def _reconstruct_to(
         readable, broken = _read(batch, config.native, loaded)
         for keys, stack in _equal_sized(readable, at_once):
             with turn:
-                reconstructions = loaded.reconstruct(stack, less_memory)
+                reconstructions = loaded.reconstruct(stack, hint)
                 if store is not None:
-                    store.add(keys, *loaded.codes(loaded.batch(stack), less_memory))
+                    store.add(keys, *loaded.latents(loaded.batch(stack), hint))
             for key, pixels in zip(keys, reconstructions, strict=True):
                 write_bytes(out / f"{key}.png", encode_png(pixels))
         return broken
 
-    dealt = deal(work, batches, "reconstructing", min(worker_count(config.workers), most_workers), world, listen)
-    told = sorted(chain.from_iterable(world.gather_json([(number, *each.items()) for number, each in dealt])))
+    dealt = map_shared(
+        work, batches, "reconstructing", min(worker_count(config.workers), most_workers), distributed, listen
+    )
+    told = sorted(
+        chain.from_iterable(distributed.all_gather_object([(number, *each.items()) for number, each in dealt]))
+    )
     unreadable = {name: reason for _, *broken in told for name, reason in broken}
-    if store is not None and world.is_main:
+    if store is not None and distributed.is_main_process:
         kept = [image for image in images if image.name not in unreadable]
         document = {"schema": SCHEMA, "model": loaded.name, "image_size": loaded.image_size, "fit": loaded.fit}
         store.write(kept, document, listen)
-    world.wait_for_all()
+    distributed.barrier()
     return ReconstructResult(out, len(images) - len(unreadable), unreadable, config.latents)
 
 
@@ -138,11 +142,11 @@ def _require_distinct_names(images: Sequence[ImageRef]) -> None:
     """Refuse images whose reconstructions would overwrite each other."""
     whole = [name for name, count in Counter(image.name for image in images).items() if count > 1]
     if whole:
-        raise DataError(f"{len(whole)} names, such as {plain(whole[0])}, are borne by a training and a validation "
-                        "image each; reconstruct --split train and --split val apart")  # fmt: skip
+        raise DataError(f"{len(whole)} names, such as {single_line(whole[0])}, are borne by a training and a "
+                        "validation image each; reconstruct --split train and --split val apart")  # fmt: skip
     keys = [key for key, count in Counter(image.key for image in images).items() if count > 1]
     if keys:
-        raise DataError(f"images that differ in nothing but the suffix ({plain(keys[0])}.*) would overwrite each "
+        raise DataError(f"images that differ in nothing but the suffix ({single_line(keys[0])}.*) would overwrite each "
                         "other; rename one of each")  # fmt: skip
 
 

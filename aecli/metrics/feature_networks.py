@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aecli.errors import WeightsError, one_line
+from aecli.errors import WeightsError, message_of
 from aecli.metrics.lpips import LPIPS
 from aecli.metrics.network_weights import DAMAGE, checked_sha256, weight_folders
 from aecli.progress import Listener
@@ -118,6 +118,6 @@ def _checked(path: Path) -> str:
         torch.load(path, map_location="meta", weights_only=True)  # torch-fidelity's own reading would run what is in it
     except DAMAGE as error:
         raise WeightsError(
-            f"{path} is damaged; delete it and fetch {INCEPTION_URL} anew ({one_line(error)})"
+            f"{path} is damaged; delete it and fetch {INCEPTION_URL} anew ({message_of(error)})"
         ) from error
     return sha256

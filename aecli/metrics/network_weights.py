@@ -17,11 +17,11 @@ from urllib.request import Request, urlopen
 import torch
 from torch import Tensor
 
-from aecli.errors import OutputError, WeightsError, one_line
+from aecli.errors import OutputError, WeightsError, message_of
 from aecli.progress import Listener, Notice, Progress
 from aecli.storage.atomic_files import atomic_write, sha256_of
 from aecli.storage.safetensors_file import open_tensors
-from aecli.storage.strict_json import shown
+from aecli.storage.strict_json import short_repr
 
 FOLDER_VARIABLE = "AECLI_WEIGHTS"
 DOWNLOADS = "https://download.pytorch.org/models"
@@ -177,7 +177,7 @@ def _read(path: Path, net: str) -> dict[str, Tensor]:
                 return {name: _plain(name, file.read(name)) for name in file.entries if name.startswith(_USED)}
         return {name: _plain(name, value) for name, value in _unpickled(path).items()}
     except DAMAGE as error:
-        raise WeightsError(f"{path} can't be read as weights of LPIPS {net}: {one_line(error)}") from error
+        raise WeightsError(f"{path} can't be read as weights of LPIPS {net}: {message_of(error)}") from error
 
 
 def _unpickled(path: Path) -> dict[str, Tensor]:
@@ -204,8 +204,8 @@ def _unpickled(path: Path) -> dict[str, Tensor]:
 
 def _plain(name: str, value: Tensor) -> Tensor:
     if value.dtype not in _DTYPES or value.layout is not torch.strided or value.device.type != "cpu":
-        raise ValueError(f"{shown(name)} is no tensor of plain numbers")
+        raise ValueError(f"{short_repr(name)} is no tensor of plain numbers")
     value = value.float()
     if not bool(value.isfinite().all()):
-        raise ValueError(f"{shown(name)} holds numbers that are not finite")
+        raise ValueError(f"{short_repr(name)} holds numbers that are not finite")
     return value

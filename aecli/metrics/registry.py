@@ -53,15 +53,15 @@ class Metric:
         """Its name as tables show it, with an arrow to the better side."""
         return f"{self.name.upper()} {'↑' if self.higher_is_better else '↓'}"
 
-    def told(self, value: float) -> str:
+    def format(self, value: float) -> str:
         """One number of its, as tables show it."""
         return "∞" if math.isinf(value) else f"{value:.{self.digits}f}"
 
-    def told_difference(self, value: float | None) -> str:
+    def format_difference(self, value: float | None) -> str:
         """The difference of two, with its sign."""
         return "–" if value is None else f"{value:+.{self.digits}f}"
 
-    def told_interval(self, interval: tuple[float, float] | None) -> str:
+    def format_interval(self, interval: tuple[float, float] | None) -> str:
         """An interval, or nothing where there is none."""
         return "" if interval is None else f"[{interval[0]:.{self.digits}f}, {interval[1]:.{self.digits}f}]"
 

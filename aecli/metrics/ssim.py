@@ -27,7 +27,7 @@ _BLOCK = 16
 _CPU_PIECE = 2**18
 _DEVICE_PIECE = 2**24
 
-Piece = tuple[slice, slice]  # images, rows
+MicroBatch = tuple[slice, slice]  # images, rows
 
 
 def ssim(a: Tensor, b: Tensor, window: str = "gaussian") -> Tensor:
@@ -60,7 +60,7 @@ def ssim(a: Tensor, b: Tensor, window: str = "gaussian") -> Tensor:
     return totals.cpu() / (channels * (height - reach) * (width - reach))
 
 
-def _pieces(count: int, height: int, width: int, reach: int, device: torch.device) -> list[Piece]:
+def _pieces(count: int, height: int, width: int, reach: int, device: torch.device) -> list[MicroBatch]:
     """Cut (count, height, width) into some images, or rows of one; strips of rows overlap by the filter's reach."""
     elements = _CPU_PIECE if device.type == "cpu" else _DEVICE_PIECE
     row = 4 * 3 * _padded(width)
@@ -79,7 +79,7 @@ def _padded(width: int) -> int:
     return -(-width // _BLOCK) * _BLOCK
 
 
-def _map_pieces(work: "partial[_Worker]", pieces: Sequence[Piece], device: torch.device) -> list[Tensor]:
+def _map_pieces(work: "partial[_Worker]", pieces: Sequence[MicroBatch], device: torch.device) -> list[Tensor]:
     """Work on the pieces; on a CPU with one worker a thread, PyTorch itself keeping to one thread meanwhile.
 
     PyTorch would share out each of these short operations, and wait for all threads at the end of each: ten times
@@ -125,7 +125,7 @@ class _Worker:
         self.c = taps.new_tensor(_C1 + _C2 / correction)
         self.memory: dict[str, Tensor] = {}
 
-    def sums(self, pieces: Sequence[Piece]) -> list[Tensor]:
+    def sums(self, pieces: Sequence[MicroBatch]) -> list[Tensor]:
         """The sum over each image (n,) of each piece."""
         return [self._sum(self.a[piece], self.b[piece]) for piece in pieces]
 

@@ -75,7 +75,7 @@ class Autoencoder(Trainable):
     def encode(self, images: Tensor) -> Tensor:
         """Return the latent of images (N, 3, H, W); where it is a distribution, its mean."""
 
-    def code(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def encode_distribution(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the latent of images (N, 3, H, W) and, where it is a Gaussian's mean, that one's log variance."""
         return self.encode(images), None
 

@@ -53,7 +53,7 @@ class VAE(Autoencoder):
         """Return the posterior mean (N, latent_dim, H/32, W/32)."""
         return self.posterior(images).mean
 
-    def code(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    def encode_distribution(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the posterior's mean and log variance, each (N, latent_dim, H/32, W/32)."""
         posterior = self.posterior(images)
         return posterior.mean, posterior.log_variance

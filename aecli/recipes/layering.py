@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from aecli.configs import MODEL_FLAGS, TrainConfig
-from aecli.errors import ConfigError, one_line
+from aecli.errors import ConfigError, message_of
 from aecli.runs.folder import RunFolder, locate
 
 LARGEST_CONFIG = 2**20  # bytes
@@ -82,7 +82,7 @@ def _run_values(run: RunFolder, model: str) -> dict[str, Any]:
     """The options that a run was begun with, but for where it lies; none of two that exclude each other."""
     options = run.read_config()["options"]
     if options.get("model") != model:
-        raise ConfigError(f"--config {run.path} is a run of {one_line(options.get('model'))}, not of {model}")
+        raise ConfigError(f"--config {run.path} is a run of {message_of(options.get('model'))}, not of {model}")
     left_out = {"model", "model_defaults", *_PLACE}
     left_out.add("val_fraction" if options.get("val_data") is not None else "val_data")
     left_out.add("epochs" if options.get("steps") is not None else "steps")

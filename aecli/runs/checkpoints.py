@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from aecli.configs import FITS, LARGEST_SIDE
-from aecli.errors import AecliError, CheckpointError, one_line
+from aecli.errors import AecliError, CheckpointError, message_of
 from aecli.models import registry
 from aecli.models.base import Trainable
 from aecli.storage.atomic_files import atomic_path, sha256_of
 from aecli.storage.safetensors_file import TensorFile, open_tensors
-from aecli.storage.strict_json import SCHEMA, NewerSchemaError, parse_json, require_known_schema, shown
+from aecli.storage.strict_json import SCHEMA, NewerSchemaError, parse_json, require_known_schema, short_repr
 
 # What a model raises of options that its own checks let pass: sizes that make no layers, or no memory.
 _UNBUILDABLE = (AecliError, TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AssertionError,
@@ -113,7 +113,7 @@ def _opened(path: Path) -> Iterator[TensorFile]:
     except MemoryError as error:
         raise CheckpointError(f"{path}: there is too little memory for what it holds") from error
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else one_line(error)
+        reason = error.strerror if isinstance(error, OSError) else message_of(error)
         raise CheckpointError(f"{path} is not a whole safetensors file: {reason}") from error
 
 
@@ -126,7 +126,7 @@ def _document(path: Path, file: TensorFile) -> dict[str, Any] | None:
     except NewerSchemaError as error:
         raise CheckpointError(f"{path} {error}") from error
     except ValueError as error:
-        raise CheckpointError(f"{path}: its metadata is damaged: {one_line(error)}") from error
+        raise CheckpointError(f"{path}: its metadata is damaged: {message_of(error)}") from error
 
 
 def _build(path: Path, document: Mapping[str, Any], named: str | None) -> tuple[str, Any, Trainable]:
@@ -135,9 +135,9 @@ def _build(path: Path, document: Mapping[str, Any], named: str | None) -> tuple[
     if not isinstance(name, str) or not isinstance(given, dict):
         raise CheckpointError(f"{path}: its metadata is damaged: it says no model, or no options of it")
     if named is not None and named != name:
-        raise CheckpointError(f"{path} holds a model {shown(name)}, not {named}")
+        raise CheckpointError(f"{path} holds a model {short_repr(name)}, not {named}")
     if ":" in name and named is None:
-        words = shown(name)[1:-1]
+        words = short_repr(name)[1:-1]
         raise CheckpointError(
             f"{path} needs the class {words}; if you trust that code, name it: --model {words}={path}"
         )
@@ -146,7 +146,7 @@ def _build(path: Path, document: Mapping[str, Any], named: str | None) -> tuple[
         with torch.device("meta"):
             return name, options, registry.build(name, options)
     except _UNBUILDABLE as error:
-        raise CheckpointError(f"{path}: its model {shown(name)} can't be built: {one_line(error)}") from error
+        raise CheckpointError(f"{path}: its model {short_repr(name)} can't be built: {message_of(error)}") from error
 
 
 def _require_fit(path: Path, name: str, model: Trainable, file: TensorFile) -> None:
@@ -154,17 +154,17 @@ def _require_fit(path: Path, name: str, model: Trainable, file: TensorFile) -> N
     found = {key: entry.shape for key, entry in file.entries.items()}
     if expected != found:
         wrong = next(key for key in (*expected, *found) if expected.get(key) != found.get(key))
-        key = wrong if wrong in expected else shown(wrong)
-        raise CheckpointError(f"{path} does not fit model {shown(name)}: {key} is {_shape(found.get(wrong))} "
+        key = wrong if wrong in expected else short_repr(wrong)
+        raise CheckpointError(f"{path} does not fit model {short_repr(name)}: {key} is {_shape(found.get(wrong))} "
                               f"in the file, {_shape(expected.get(wrong))} in the model")  # fmt: skip
 
 
 def _require_sense(path: Path, document: Mapping[str, Any], model: Trainable) -> None:
     size, multiple = document.get("image_size"), model.size_multiple
     if type(size) is not int or not 0 < size <= LARGEST_SIDE or size % multiple:
-        raise CheckpointError(f"{path}: its image size {shown(size)} is none that its model can take")
+        raise CheckpointError(f"{path}: its image size {short_repr(size)} is none that its model can take")
     if document.get("fit") not in FITS:
-        raise CheckpointError(f"{path}: its fit {shown(document.get('fit'))} is not one of {', '.join(FITS)}")
+        raise CheckpointError(f"{path}: its fit {short_repr(document.get('fit'))} is not one of {', '.join(FITS)}")
 
 
 def _as_number(path: Path, key: str, value: Tensor, like: Tensor) -> Tensor:

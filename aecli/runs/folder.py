@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from aecli.configs import FITS, LARGEST_SIDE
-from aecli.errors import CheckpointError, one_line
+from aecli.errors import CheckpointError, message_of
 from aecli.models import registry
 from aecli.storage import atomic_files
 from aecli.storage.strict_json import NewerSchemaError, is_count, is_number, read_json, require_known_schema
@@ -96,7 +96,7 @@ class RunFolder:
         except NewerSchemaError as error:
             raise CheckpointError(f"{self.config} {error}") from error
         except (ValueError, KeyError, TypeError) as error:
-            reason = f"it has no {error}" if isinstance(error, KeyError) else one_line(error)
+            reason = f"it has no {error}" if isinstance(error, KeyError) else message_of(error)
             raise CheckpointError(
                 f"{self.config} is damaged ({reason}); it should be the JSON that aecli train wrote; "
                 "delete it, or name another folder"

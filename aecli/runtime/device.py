@@ -111,7 +111,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def telling_out_of_memory(mend: str) -> Iterator[None]:
+def oom_as_device_error(mend: str) -> Iterator[None]:
     """Turn running out of memory inside the block into a DeviceError that says what to try."""
     try:
         yield

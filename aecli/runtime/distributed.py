@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 TIMEOUT_VARIABLE, DEFAULT_TIMEOUT = "AECLI_PEER_TIMEOUT", 600.0  # seconds
 _MEETING_SECONDS = 60.0  # for a store that torchrun has begun to serve
-_LOOK_SECONDS = 0.05
+_POLL_SECONDS = 0.05
 _GRACE_SECONDS = 2.0  # in which who failed first tells so
 _ARRIVED, _FAILED, _LEFT, _COUNTED = "arrived", "failed", "left", "counted"
 _worlds = count()  # what one process enters in turn, all of them enter
@@ -42,8 +42,8 @@ _LOST = ("closed by peer", "reset by peer", "pair closure", "Timed out waiting",
          "gloo", "NCCL", "Socket", "No route to host", "unreachable")  # fmt: skip
 
 
-class World:
-    """The processes of this command, from `with` to its end; `rank` of `size`, of which the first is `is_main`.
+class Distributed:
+    """The processes of this command, from `with` to its end; `rank` of `size`, of which the first is `is_main_process`.
 
     Every method that speaks of all processes must be called by all of them, in the same order. Raises PeerError where
     another one is gone, or silent for `AECLI_PEER_TIMEOUT` seconds (600).
@@ -53,21 +53,21 @@ class World:
         """Look at what torchrun said; nobody is met yet. Waiting for the others ends as `should_stop` says."""
         self._should_stop = should_stop
         self._launch = launch()
-        self.rank, self.size, self.attempt = self._launch.rank, self._launch.size, self._launch.attempt
+        self.rank, self.world_size, self.attempt = self._launch.rank, self._launch.size, self._launch.attempt
         self._store: Store | None = None
-        self._serves = self.is_main and not self._launch.is_served
+        self._serves = self.is_main_process and not self._launch.is_served
         self._owns_group = False
         self._meetings = 0
         self._counted: Counter[str] = Counter()
 
     @property
-    def is_main(self) -> bool:
+    def is_main_process(self) -> bool:
         """Whether this is the one process that writes, draws and tells."""
         return self.rank == 0
 
-    def __enter__(self) -> "World":
-        if self.size > 1:
-            with telling_lost():
+    def __enter__(self) -> "Distributed":
+        if self.world_size > 1:
+            with peer_loss_as_error():
                 self._meet()
         return self
 
@@ -87,11 +87,11 @@ class World:
         limit = timedelta(seconds=peer_timeout())
         host, port = self._launch.address
         self._store = PrefixStore(f"aecli/{self.attempt}/{next(_worlds)}", _meeting_place(host, port, self._serves))
-        self._wait_for_all(limit.total_seconds())  # begun together, they are soon here
+        self._barrier(limit.total_seconds())  # begun together, they are soon here
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             dist.init_process_group(
-                backend, store=PrefixStore("group", self._store), rank=self.rank, world_size=self.size,
+                backend, store=PrefixStore("group", self._store), rank=self.rank, world_size=self.world_size,
                 timeout=limit,
             )  # fmt: skip
             self._owns_group = True
@@ -106,10 +106,10 @@ class World:
     def _outlast(self, way: str, seconds: float) -> None:
         """Who serves the store stays until all others have gone the same way and are done with it."""
         until = time.monotonic() + seconds
-        while self._serves and self._count(way, 0) < self.size and time.monotonic() < until:
+        while self._serves and self._count(way, 0) < self.world_size and time.monotonic() < until:
             if way == _LEFT and self._count(_FAILED, 0):
                 return
-            time.sleep(_LOOK_SECONDS)
+            time.sleep(_POLL_SECONDS)
 
     def _is_first_to_fail(self, is_consequence: bool) -> bool:
         """Note a failure; who lost another process leaves it a moment to say why.
@@ -122,7 +122,7 @@ class World:
             until = time.monotonic() + (_GRACE_SECONDS if is_consequence else 0.0)
             with suppress(RuntimeError):
                 while time.monotonic() < until and not self._count(_FAILED, 0):
-                    time.sleep(_LOOK_SECONDS)
+                    time.sleep(_POLL_SECONDS)
                 found.append(self._count(_FAILED, 1))
 
         asking = threading.Thread(target=note, daemon=True)
@@ -142,17 +142,17 @@ class World:
         if self._store is None:
             self._counted[name] += more
             return self._counted[name]
-        with telling_lost():
+        with peer_loss_as_error():
             return self._count(f"{_COUNTED}/{name}", more)
 
-    def settle(self, failure: tuple[int, AecliError] | None) -> None:
+    def raise_first_failure(self, failure: tuple[int, AecliError] | None) -> None:
         """Wait for all, and go on if none has failed at its part of the work; `failure` says where, and how.
 
         Raises:
             AecliError: this process's failure, if it is the first in the order of the work.
             PeerError: another one's is.
         """
-        places = [place for place in self.gather_json(failure and failure[0]) if place is not None]
+        places = [place for place in self.all_gather_object(failure and failure[0]) if place is not None]
         if failure and failure[0] == min(places):
             raise failure[1]
         if places:
@@ -165,71 +165,71 @@ class World:
             with suppress(RuntimeError):
                 self._count(_FAILED, 1)
 
-    def wait_for_all(self, may_stop: bool = True) -> None:
+    def barrier(self, may_stop: bool = True) -> None:
         """Wait until every process is here, however long that takes one that decodes images for all.
 
         Raises:
             Stopped: the caller asked to, and `may_stop`.
             PeerError: another process has failed meanwhile.
         """
-        self._wait_for_all(math.inf, may_stop)
+        self._barrier(math.inf, may_stop)
 
-    def _wait_for_all(self, seconds: float, may_stop: bool = True) -> None:
-        if self.size == 1:
+    def _barrier(self, seconds: float, may_stop: bool = True) -> None:
+        if self.world_size == 1:
             return
         self._meetings += 1
         key, until = f"{_ARRIVED}/{self._meetings}", time.monotonic() + seconds
-        with telling_lost():
+        with peer_loss_as_error():
             here = self._count(key, 1)
-            while here < self.size:
+            while here < self.world_size:
                 if may_stop and self._should_stop():
                     raise Stopped
                 has_failed = self._count(_FAILED, 0)  # looked at first: who was here may have gone on to fail
                 here = self._count(key, 0)
-                if here < self.size and (has_failed or time.monotonic() > until):
+                if here < self.world_size and (has_failed or time.monotonic() > until):
                     raise PeerError(_LOST_MESSAGE)
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_POLL_SECONDS)
 
-    def in_turn(self, work: Callable[[], Result]) -> Result:
+    def main_process_first(self, work: Callable[[], Result]) -> Result:
         """Return what `work` gives: called in the first process, which may download or write what the others find."""
-        if not self.is_main:
-            self.wait_for_all()
+        if not self.is_main_process:
+            self.barrier()
         found = work()
-        if self.is_main:
-            self.wait_for_all()
+        if self.is_main_process:
+            self.barrier()
         return found
 
-    def gather(self, values: NDArray[Any]) -> list[NDArray[Any]]:
+    def all_gather(self, values: NDArray[Any]) -> list[NDArray[Any]]:
         """Return the arrays (n, …) of all processes, by rank; n may differ, the rest of the shape and the type not."""
-        if self.size == 1:
+        if self.world_size == 1:
             return [values]
-        with telling_lost():
+        with peer_loss_as_error():
             mine = torch.from_numpy(np.ascontiguousarray(values))
-            lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+            lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
             dist.all_gather(lengths, torch.tensor([len(mine)]))
             counts = [int(length) for length in lengths]
             padded = torch.zeros(max(counts), *mine.shape[1:], dtype=mine.dtype)
             padded[: len(mine)] = mine
-            found = [torch.empty_like(padded) for _ in range(self.size)]
+            found = [torch.empty_like(padded) for _ in range(self.world_size)]
             if padded.numel():
                 dist.all_gather(found, padded)
         return [each[:count].numpy() for each, count in zip(found, counts, strict=True)]
 
-    def gather_json(self, value: Any) -> list[Any]:
+    def all_gather_object(self, value: Any) -> list[Any]:
         """Return the JSON values of all processes, by rank."""
-        if self.size == 1:
+        if self.world_size == 1:
             return [value]
-        parts = self.gather(np.frombuffer(json.dumps(value).encode(), dtype=np.uint8).copy())
+        parts = self.all_gather(np.frombuffer(json.dumps(value).encode(), dtype=np.uint8).copy())
         return [json.loads(part.tobytes()) for part in parts]
 
-    def share(self, value: Any) -> Any:
+    def broadcast_object(self, value: Any) -> Any:
         """Return the first process's JSON value; what the others give counts for nothing."""
-        return self.gather_json(value if self.is_main else None)[0]
+        return self.all_gather_object(value if self.is_main_process else None)[0]
 
-    def spread(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast_tensors(self, tensors: Iterable[Tensor]) -> None:
         """Give every process the first one's values of `tensors`, in place."""
-        if self.size > 1:
-            with telling_lost():
+        if self.world_size > 1:
+            with peer_loss_as_error():
                 for tensor in tensors:
                     dist.broadcast(tensor, src=0)
 
@@ -242,7 +242,7 @@ def _meeting_place(host: str, port: int, serves: bool) -> Store:
 
 
 @contextmanager
-def telling_lost() -> Iterator[None]:
+def peer_loss_as_error() -> Iterator[None]:
     """Turn what PyTorch says of a lost process into a PeerError, inside the block."""
     try:
         yield

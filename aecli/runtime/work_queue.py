@@ -6,19 +6,19 @@ from typing import TypeVar
 
 from aecli.errors import AecliError
 from aecli.progress import Listener, Progress
-from aecli.runtime.distributed import World
+from aecli.runtime.distributed import Distributed
 from aecli.runtime.threads import ordered_map, sharing_threads, worker_count
 
 Batch = TypeVar("Batch", bound=Sized)
 Result = TypeVar("Result")
 
 
-def deal(
+def map_shared(
     function: Callable[[Batch], Result],
     batches: Sequence[Batch],
     task: str,
     workers: int | None,
-    world: World,
+    distributed: Distributed,
     listen: Listener,
 ) -> list[tuple[int, Result]]:
     """Have `function` work on each of `batches`; return the numbers and results of those that fell to this process.
@@ -30,23 +30,23 @@ def deal(
     Args:
         function: is called in several threads at once.
         batches: what is worked on at a time; their lengths are what is counted.
-        task: what the work is called, once in a `world`.
+        task: what the work is called, once in a `distributed`.
         workers: threads; None for as many as fit this machine.
-        world: who shares the work.
+        distributed: who shares the work.
         listen: hears how much all processes together have done.
 
     Raises:
         AecliError: what `function` raised for the first batch that failed, in the process that it fell to.
         PeerError: in the others.
     """
-    share = -(-len(batches) // world.size)
+    share = -(-len(batches) // distributed.world_size)
     workers = max(1, min(worker_count(workers), share))
     total = sum(map(len, batches))
     done: list[tuple[int, Result]] = []
     failure: tuple[int, AecliError] | None = None
 
     def begun() -> Iterator[int]:
-        while (number := world.count(f"{task}: begun", 1) - 1) < len(batches):
+        while (number := distributed.count(f"{task}: begun", 1) - 1) < len(batches):
             yield number
 
     def work(number: int) -> tuple[int, Result | AecliError]:
@@ -59,10 +59,10 @@ def deal(
     with sharing_threads(workers), closing(ordered_map(work, begun(), workers, min(2 * workers, share))) as results:
         for number, result in results:
             if isinstance(result, AecliError):
-                world.count(f"{task}: begun", len(batches))  # so that nobody begins another
+                distributed.count(f"{task}: begun", len(batches))  # so that nobody begins another
                 failure = number, result
                 break
             done.append((number, result))
-            listen(Progress(task, world.count(f"{task}: done", len(batches[number])), total))
-    world.settle(failure)
+            listen(Progress(task, distributed.count(f"{task}: done", len(batches[number])), total))
+    distributed.raise_first_failure(failure)
     return done

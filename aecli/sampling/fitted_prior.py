@@ -26,7 +26,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Spread:
+class LatentStatistics:
     """How latents lie against N(0, I), under which all deviations but that of the means would be 1.
 
     `posterior` is the mean standard deviation of the posterior, None for a model without one; `means` that of the
@@ -58,7 +58,7 @@ class FittedPrior:
     deviations: Floats
     share: float
     mixture: Mixture
-    spread: Spread
+    spread: LatentStatistics
 
     def expand(self, scores: Floats) -> Floats:
         """Return latents (N, D) of standardised scores (N, K)."""
@@ -105,7 +105,7 @@ def load_fitted(path: Path, numbers: int) -> tuple[FittedPrior, dict[str, Any]]:
         rank, (size, d) = len(deviations), means.shape
         shapes = [(numbers,), (rank, numbers), (rank,), (size,), (size, d), (size, d, d)]
         said = document["spread"]
-        spread = Spread(said["posterior"], said["means"], said["divergence"])
+        spread = LatentStatistics(said["posterior"], said["means"], said["divergence"])
         makes_sense = (
             [array.shape for array in arrays] == shapes
             and all(array.dtype.kind == "f" and bool(np.isfinite(array).all()) for array in arrays)
@@ -159,7 +159,7 @@ class PriorFit:
             else:
                 yield said
 
-    def _spread(self) -> Spread:
+    def _spread(self) -> LatentStatistics:
         pca = self._pca
         numbers = len(pca.mean)
         noise = self._squares / self._numbers if self._numbers else 0.0
@@ -168,4 +168,4 @@ class PriorFit:
         variances = np.maximum(variances, np.finfo(np.float32).tiny)
         divergence = 0.5 * float((variances - 1 - np.log(variances) + pca.mean**2).mean())
         posterior = self._deviations / self._numbers if self._numbers else None
-        return Spread(posterior, float(np.sqrt(pca.variance / numbers)), divergence)
+        return LatentStatistics(posterior, float(np.sqrt(pca.variance / numbers)), divergence)

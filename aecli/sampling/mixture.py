@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from aecli.data.batches import spread_out
+from aecli.data.batches import evenly_spaced
 
 SIZES = (1, 2, 4, 8, 16, 32)
 DIMENSIONS = (8, 16, 32, 64)
@@ -36,7 +36,7 @@ def fit_mixture(scores: NDArray[np.float32]) -> Iterator[tuple[int, int] | Mixtu
     """
     from sklearn.mixture import GaussianMixture
 
-    scores = scores[spread_out(len(scores), _MOST_VECTORS)]
+    scores = scores[evenly_spaced(len(scores), _MOST_VECTORS)]
     is_held_out = np.arange(len(scores)) % _HELD_OUT == _HELD_OUT - 1
     seen, held_out = scores[~is_held_out].astype(np.float64), scores[is_held_out].astype(np.float64)
     candidates = [(d, size) for d in DIMENSIONS if d <= scores.shape[1] for size in SIZES if size * d < len(seen)]

@@ -8,7 +8,7 @@ import numpy as np
 
 from aecli.data.decoding.decode import DecodeError, Pixels, decode_fitted
 from aecli.data.image_ref import ImageRef
-from aecli.errors import CheckpointError, DataError, OutputError, name_some
+from aecli.errors import CheckpointError, DataError, OutputError, summarize
 from aecli.inference.loaded_model import LoadedModel
 from aecli.progress import Listener, Notice, Progress
 from aecli.runs.images import run_images
@@ -66,7 +66,7 @@ def _fit(loaded: LoadedModel, images: Sequence[ImageRef], listen: Listener) -> F
 
     def take_in() -> None:
         stacked = np.stack(waiting).transpose(0, 3, 1, 2)
-        codes = [loaded.codes(loaded.batch(stacked[start : start + size])) for start in range(0, len(stacked), size)]
+        codes = [loaded.latents(loaded.batch(stacked[start : start + size])) for start in range(0, len(stacked), size)]
         variances = [variance for _, variance in codes if variance is not None]
         fit.add(np.concatenate([means for means, _ in codes]), np.concatenate(variances) if variances else None)
         waiting.clear()
@@ -83,7 +83,7 @@ def _fit(loaded: LoadedModel, images: Sequence[ImageRef], listen: Listener) -> F
     if waiting:
         take_in()
     if unreadable:
-        listen(Notice(f"left out {len(unreadable)} of {total} images that can't be read: {name_some(unreadable)}"))
+        listen(Notice(f"left out {len(unreadable)} of {total} images that can't be read: {summarize(unreadable)}"))
     if len(unreadable) == total:
         raise DataError("no image is left to fit a prior to")
     try:

@@ -15,8 +15,8 @@ from aecli.figures.grid import draw_sheet
 from aecli.figures.png import encode_png, png_bytes
 from aecli.inference.loaded_model import LoadedModel, load_model
 from aecli.progress import Listener, ignore
-from aecli.runtime.distributed import World
-from aecli.runtime.work_queue import deal
+from aecli.runtime.distributed import Distributed
+from aecli.runtime.work_queue import map_shared
 from aecli.sampling.prior_choice import LatentPrior, choose_prior, require_prior
 from aecli.sampling.walks import draw_walk
 from aecli.storage.atomic_files import claim_file, write_bytes
@@ -49,11 +49,11 @@ def sample(config: SampleConfig, listen: Listener = ignore) -> SampleResult:
         AecliError: one of its other kinds, for a model, a prior or an output that can't be used; in one of several
             processes also a PeerError, where another one failed.
     """
-    with World() as world:
-        return _sample(config, world, listen if world.is_main else ignore)
+    with Distributed() as distributed:
+        return _sample(config, distributed, listen if distributed.is_main_process else ignore)
 
 
-def _sample(config: SampleConfig, world: World, listen: Listener) -> SampleResult:
+def _sample(config: SampleConfig, distributed: Distributed, listen: Listener) -> SampleResult:
     out, n = config.target, config.count
     is_walk = bool(config.interpolate or config.traverse)
     is_sheet = is_walk or out.suffix.lower() == ".png"
@@ -65,15 +65,15 @@ def _sample(config: SampleConfig, world: World, listen: Listener) -> SampleResul
         raise ConfigError(f"--out {out}: a walk is drawn as a .png sheet, or an animated .gif or .webp")
     loaded = load_model(config.model, config.runs, config.device, config.precision)
     require_prior(loaded, config.prior)
-    if world.is_main and is_sheet:
+    if distributed.is_main_process and is_sheet:
         claim_file(out, "--out")
-    elif world.is_main:
+    elif distributed.is_main_process:
         claim_output_folder(out, config.overwrite, listen)
-    prior = world.in_turn(lambda: choose_prior(loaded, config, listen))
+    prior = distributed.main_process_first(lambda: choose_prior(loaded, config, listen))
     if is_walk:
-        if world.is_main:
+        if distributed.is_main_process:
             write_output(out, draw_walk(loaded, prior, config), listen)
-        world.wait_for_all()
+        distributed.barrier()
         return SampleResult(out, config.walk_steps, prior.name)
     every = range(n)
     batches = [every[first : first + SAMPLE_BATCH] for first in every[::SAMPLE_BATCH]]
@@ -83,15 +83,15 @@ def _sample(config: SampleConfig, world: World, listen: Listener) -> SampleResul
             write_bytes(out / f"{index:06d}.png", encode_png(pixels))
 
     if is_sheet:
-        dealt = deal(
-            lambda indices: draw_samples(loaded, prior, indices).numpy(), batches, "sampling", 1, world, listen
+        dealt = map_shared(
+            lambda indices: draw_samples(loaded, prior, indices).numpy(), batches, "sampling", 1, distributed, listen
         )
-        images = _in_order(dealt, loaded.image_size, world)
-        if world.is_main:
+        images = _in_order(dealt, loaded.image_size, distributed)
+        if distributed.is_main_process:
             write_output(out, png_bytes(draw_sheet([pixels.transpose(1, 2, 0) for pixels in images])), listen)
     else:
-        deal(write, batches, "sampling", 1, world, listen)
-    world.wait_for_all()
+        map_shared(write, batches, "sampling", 1, distributed, listen)
+    distributed.barrier()
     return SampleResult(out, n, prior.name)
 
 
@@ -101,10 +101,12 @@ def draw_samples(loaded: LoadedModel, prior: LatentPrior, indices: range, exact:
     return loaded.decode(prior.draw(filled), exact)[: len(indices)]
 
 
-def _in_order(dealt: Sequence[tuple[int, NDArray[np.uint8]]], size: int, world: World) -> Iterator[NDArray[np.uint8]]:
+def _in_order(
+    dealt: Sequence[tuple[int, NDArray[np.uint8]]], size: int, distributed: Distributed
+) -> Iterator[NDArray[np.uint8]]:
     """Yield the images uint8 (3, S, S) of all processes in the order of their batches."""
     images = [np.empty((0, 3, size, size), dtype=np.uint8), *(images for _, images in dealt)]
     places = [np.empty(0, dtype=np.int64), *(np.full(len(images), number) for number, images in dealt)]
-    order = np.argsort(np.concatenate(world.gather(np.concatenate(places))), kind="stable")
-    gathered = np.concatenate(world.gather(np.concatenate(images)))
+    order = np.argsort(np.concatenate(distributed.all_gather(np.concatenate(places))), kind="stable")
+    gathered = np.concatenate(distributed.all_gather(np.concatenate(images)))
     return (gathered[place] for place in order)

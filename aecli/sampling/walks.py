@@ -52,7 +52,7 @@ def _interpolate(
     """One row from the first image to the second, both as the model takes them."""
     assert config.interpolate is not None  # for the type checker; draw_walk has looked
     first, last = (_read(path, loaded) for path in config.interpolate)
-    codes, _ = loaded.codes(loaded.batch(np.stack([first, last]).transpose(0, 3, 1, 2)))
+    codes, _ = loaded.latents(loaded.batch(np.stack([first, last]).transpose(0, 3, 1, 2)))
     flat = codes.reshape(2, -1)
     shares = np.linspace(0, 1, config.walk_steps, dtype=np.float32)
     if prior.fitted is None:

@@ -13,7 +13,7 @@ if sys.platform != "win32":
     import fcntl
 
 _LONGEST_OWNER = 400  # bytes
-_LOOKS, _LOOK_SECONDS = 20, 0.01
+_LOOKS, _POLL_SECONDS = 20, 0.01
 
 
 def this_process() -> str:
@@ -132,6 +132,6 @@ def _owner(file: FileIO) -> tuple[str, str]:
     for _ in range(_LOOKS):
         if text := os.pread(file.fileno(), _LONGEST_OWNER, 0):
             break
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     host, _, pid = text.decode(errors="replace").rpartition("-")
     return host, pid

@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from aecli.errors import one_line
-from aecli.storage.strict_json import LARGEST_JSON, file_size, is_count, parse_json, regular_file, shown
+from aecli.errors import message_of
+from aecli.storage.strict_json import LARGEST_JSON, file_size, is_count, parse_json, regular_file, short_repr
 
 # The format knows more, of which no weights here can be made.
 _DTYPES = {
@@ -56,12 +56,12 @@ class TensorFile:
         try:
             raw = torch.empty(entry.size, dtype=torch.uint8)
         except RuntimeError as error:
-            raise MemoryError(one_line(error)) from error
+            raise MemoryError(message_of(error)) from error
         self.file.seek(entry.start)
         if self.file.readinto(raw.numpy()) != entry.size:  # type: ignore[attr-defined]
             raise ValueError("it was cut short while it was read")
         if entry.dtype is torch.bool and bool((raw > 1).any()):
-            raise ValueError(f"{shown(name)} holds what is neither true nor false")
+            raise ValueError(f"{short_repr(name)} holds what is neither true nor false")
         if sys.byteorder == "big":
             raw = raw.view(-1, entry.dtype.itemsize).flip(1).flatten()
         return raw.view(entry.dtype).reshape(entry.shape)
@@ -106,13 +106,13 @@ def _entry(name: str, said: Any, data_start: int) -> TensorEntry:
         if not is_plain or not all(map(is_count, (*shape, begin, end))):
             raise ValueError
     except (KeyError, TypeError, ValueError):
-        raise ValueError(f"what its header says of {shown(name)} makes no sense") from None
+        raise ValueError(f"what its header says of {short_repr(name)} makes no sense") from None
     if dtype not in _DTYPES:
-        raise ValueError(f"{shown(name)} is of type {shown(dtype)}, which serves for no weights")
+        raise ValueError(f"{short_repr(name)} is of type {short_repr(dtype)}, which serves for no weights")
     if math.prod(side or 1 for side in shape) >= 2**63 // 8:
-        raise ValueError(f"{shown(name)} would be of a size beyond all memory")
+        raise ValueError(f"{short_repr(name)} would be of a size beyond all memory")
     if math.prod(shape) * _DTYPES[dtype].itemsize != end - begin:
-        raise ValueError(f"{shown(name)} takes {end - begin} bytes, which its shape and type don't")
+        raise ValueError(f"{short_repr(name)} takes {end - begin} bytes, which its shape and type don't")
     return TensorEntry(_DTYPES[dtype], tuple(shape), data_start + begin, end - begin)
 
 

@@ -74,21 +74,21 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         often = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"{shown(often)} is there more than once")
+        raise ValueError(f"{short_repr(often)} is there more than once")
     return found
 
 
 def _whole(text: str) -> int:
     value = int(text) if len(text) < 20 else 2**63
     if abs(value) >= 2**63:
-        raise ValueError(f"{shown(text)} is too large a number")
+        raise ValueError(f"{short_repr(text)} is too large a number")
     return value
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{shown(text)} is no finite number")
+        raise ValueError(f"{short_repr(text)} is no finite number")
     return value
 
 
@@ -125,6 +125,6 @@ _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 100
 
 
-def shown(value: object) -> str:
+def short_repr(value: object) -> str:
     """A value out of a file, short and printable whatever it is."""
     return _short.repr(value)

@@ -39,16 +39,16 @@ class Saver:
             OutputError: the folder can't be written.
         """
         self.save_best()
-        require_finite(self.session, self.session.watch.failure())
+        require_finite(self.session, self.session.watch.first_failure())
         state = self.session.state
-        if self.session.world.is_main:
+        if self.session.distributed.is_main_process:
             checkpoints.save(self.session.folder.last, state.tensors(), {**self.session.header, **state.document()})
         self._saved_at, self._has_saved = time.monotonic(), True
 
     def save_best(self) -> None:
         """Write the best weights, if they are not on the disk yet; raises OutputError."""
         session, state = self.session, self.session.state
-        if state.unsaved_best is not None and session.world.is_main:
+        if state.unsaved_best is not None and session.distributed.is_main_process:
             document = {**session.header, "epoch": state.best.epoch, "metrics": state.best.metrics}
             checkpoints.save(session.folder.model, state.unsaved_best, document)
         state.unsaved_best = None

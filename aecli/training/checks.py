@@ -13,53 +13,58 @@ from aecli.models import registry
 from aecli.progress import Notice
 from aecli.runs.folder import RunFolder
 from aecli.runtime.device import Placement
-from aecli.runtime.distributed import World
-from aecli.training.inputs.loaders import Feed
-from aecli.training.inputs.micro_batches import smallest_piece
+from aecli.runtime.distributed import Distributed
+from aecli.training.inputs.loaders import BatchLoader
+from aecli.training.inputs.micro_batches import smallest_micro_batch
 from aecli.training.state import TrainState
 
 
-def require_sense(config: TrainConfig, world: World, placement: Placement) -> None:
+def require_sense(config: TrainConfig, distributed: Distributed, placement: Placement) -> None:
     """Refuse options that don't go together, or not with this model or as many processes."""
     multiple = registry.load(config.model).size_multiple
     if config.image_size % multiple:
         raise ConfigError(f"--image-size {config.image_size}: model {config.model!r} needs a multiple of {multiple}")
     if config.steps is None and is_stream(config.data):
         raise ConfigError(f"--steps: {config.data} is a stream, which has no end; say how many steps to train")
-    if config.batch_size < world.size:
-        raise ConfigError(f"--batch-size {config.batch_size}: fewer images than the {world.size} processes; it is the "
-                          "number of images that they take together")  # fmt: skip
+    if config.batch_size < distributed.world_size:
+        raise ConfigError(f"--batch-size {config.batch_size}: fewer images than the {distributed.world_size} "
+                          "processes; it is the number of images that they take together")  # fmt: skip
     if config.sync_batchnorm == "on" and placement.device.type != "cuda":
         raise ConfigError(f"--sync-batchnorm on: PyTorch has it for CUDA, not for {placement.device.type}; use auto")
-    if world.size > 1 and placement.device.type == "mps":
+    if distributed.world_size > 1 and placement.device.type == "mps":
         raise DeviceError("--device mps: several processes can't share one; use --device cpu")
 
 
-def require_same(world: World, folder: RunFolder, document: Mapping[str, Any]) -> None:
+def require_same(distributed: Distributed, folder: RunFolder, document: Mapping[str, Any]) -> None:
     """Refuse to train where processes found different states of the run: then they look at different disks."""
-    if len({json.dumps(each) for each in world.gather_json([document["clock"], document["rows"][-1:]])}) > 1:
+    if (
+        len({json.dumps(each) for each in distributed.all_gather_object([document["clock"], document["rows"][-1:]])})
+        > 1
+    ):
         raise CheckpointError(f"{folder.last} is not the same on all machines: it must lie on a shared disk")
 
 
-def require_same_images(world: World, record: Mapping[str, Any]) -> None:
+def require_same_images(distributed: Distributed, record: Mapping[str, Any]) -> None:
     """Refuse to train where processes found different images."""
     for key in ("data", "val_data"):
-        seen = [(each or {}).get("fingerprint") for each in world.gather_json(record[key])]
-        counts = [(each or {}).get("images") for each in world.gather_json(record[key])]
+        seen = [(each or {}).get("fingerprint") for each in distributed.all_gather_object(record[key])]
+        counts = [(each or {}).get("images") for each in distributed.all_gather_object(record[key])]
         if len(set(zip(seen, counts, strict=True))) > 1:
             raise DataError(f"the images of {record[key]['source']} are not the same on all machines (process 0 has "
                             f"{counts[0]}, others {sorted(set(map(str, counts[1:])))})")  # fmt: skip
 
 
-def require_batch_statistics(model: nn.Module, config: TrainConfig, world: World, feed: Feed) -> None:
+def require_batch_statistics(
+    model: nn.Module, config: TrainConfig, distributed: Distributed, loader: BatchLoader
+) -> None:
     """Refuse a batch of one image whose deepest maps are single pixels: there is nothing to take a variance over."""
     has_batch_norm = any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
     is_single_pixel = config.image_size == registry.load(config.model).size_multiple
-    for batch in (0, feed.batches - 1):
-        count = feed.count(batch)
-        if smallest_piece(count, config, world.size) == 1 and is_single_pixel and has_batch_norm:
+    for batch in (0, loader.batches - 1):
+        count = loader.count(batch)
+        if smallest_micro_batch(count, config, distributed.world_size) == 1 and is_single_pixel and has_batch_norm:
             what = (
-                f"the last batch of {feed.images} images would be one image"
+                f"the last batch of {loader.images} images would be one image"
                 if count == 1
                 else f"a batch of {count} would be taken one image at a time"
             )
@@ -70,14 +75,14 @@ def require_batch_statistics(model: nn.Module, config: TrainConfig, world: World
 
 
 def require_whole_epochs(
-    config: TrainConfig, recorded: Mapping[str, Any] | None, state: TrainState, feed: Feed
+    config: TrainConfig, recorded: Mapping[str, Any] | None, state: TrainState, loader: BatchLoader
 ) -> None:
     """Refuse to go on after steps that ended within an epoch: without that end, the run would have been another."""
     then = recorded["options"].get("steps") if recorded else None
-    if then is not None and then != config.steps and state.clock.step >= then and then % feed.batches:
+    if then is not None and then != config.steps and state.clock.step >= then and then % loader.batches:
         raise CheckpointError(
-            f"--steps {config.steps}: the run ended after {then} steps, within an epoch of {feed.batches}; it can only "
-            "grow from the end of an epoch; begin another with --out"
+            f"--steps {config.steps}: the run ended after {then} steps, within an epoch of {loader.batches}; it can "
+            "only grow from the end of an epoch; begin another with --out"
         )
 
 

@@ -18,7 +18,7 @@ from aecli.errors import DeviceError
 from aecli.models import registry
 from aecli.models.base import Losses, Trainable
 from aecli.runtime.device import Placement, is_out_of_memory
-from aecli.runtime.distributed import World
+from aecli.runtime.distributed import Distributed
 from aecli.training.inputs.micro_batches import draw_noise
 
 
@@ -157,13 +157,13 @@ class _LossModule(nn.Module):
         return loss(images) if noise is None else loss(images, noise)
 
 
-def synchronise(model: Trainable, mode: str, device: torch.device, world: World) -> Trainable:
+def synchronise(model: Trainable, mode: str, device: torch.device, distributed: Distributed) -> Trainable:
     """Have batch normalisation take its statistics over all processes, where `--sync-batchnorm` is not `off`.
 
     PyTorch has that for CUDA only; elsewhere each process takes those of its part of a batch, and the first one's
     running averages count. Parameters and their names stay.
     """
-    if mode == "off" or device.type != "cuda" or world.size == 1:
+    if mode == "off" or device.type != "cuda" or distributed.world_size == 1:
         return model
     synchronised: Trainable = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     return synchronised

@@ -21,13 +21,13 @@ from aecli.models.flops import forward_flops
 from aecli.progress import Listener, Progress
 from aecli.runs.checkpoints import read_document
 from aecli.runs.folder import RunFolder
-from aecli.runtime.device import Placement, place, telling_out_of_memory
-from aecli.runtime.distributed import World
+from aecli.runtime.device import Placement, oom_as_device_error, place
+from aecli.runtime.distributed import Distributed
 from aecli.training.checks import require_batch_statistics, require_sense
 from aecli.training.compiling import StepLoss
 from aecli.training.inputs.image_sets import ImageSet
 from aecli.training.inputs.latent_sets import resolve_model
-from aecli.training.inputs.loaders import SetFeed
+from aecli.training.inputs.loaders import DatasetLoader
 from aecli.training.inputs.micro_batches import cut
 from aecli.training.run_choice import choose_run, done, first_difference, is_taken, resolved_options, shrunk
 from aecli.training.setup import is_over
@@ -91,12 +91,12 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
     Raises:
         AecliError: one of its kinds, for options, data or a folder that training would refuse as well.
     """
-    with World() as world:
-        if world.size > 1:
+    with Distributed() as distributed:
+        if distributed.world_size > 1:
             raise ConfigError("--dry-run: one process does it; start it without torchrun")
         placement = place(config.device, config.precision, training=True)
         model_options, encoder = resolve_model(config)
-        require_sense(config, world, placement)
+        require_sense(config, distributed, placement)
         options = resolved_options(config, model_options, encoder)
         folder, state, steps_done = foresee_run(config, options)
         train_images, val_images = _count_images(config)
@@ -111,11 +111,11 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
         )
         if train_images is not None:
             listed = ImageSet(np.empty((0, 3, config.image_size, config.image_size), np.uint8), np.arange(train_images))
-            require_batch_statistics(model, config, world, SetFeed(listed, config, placement, world))
+            require_batch_statistics(model, config, distributed, DatasetLoader(listed, config, placement, distributed))
         forward = forward_flops(model, config.image_size)
         less = f"a smaller --batch-size than {config.batch_size}, --accumulate, or --precision bf16"
-        with telling_out_of_memory(less):
-            taken, seconds, activations = _time_steps(train_state, config, batch, placement, world, listen)
+        with oom_as_device_error(less):
+            taken, seconds, activations = _time_steps(train_state, config, batch, placement, distributed, listen)
             validating = _time_validation(train_state, config, val_images or 0)
     parameters = list(model.parameters())
     size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
@@ -184,7 +184,7 @@ def _count_images(config: TrainConfig) -> tuple[int | None, int | None]:
 
 
 def _time_steps(
-    state: TrainState, config: TrainConfig, batch: int, placement: Placement, world: World, listen: Listener
+    state: TrainState, config: TrainConfig, batch: int, placement: Placement, distributed: Distributed, listen: Listener
 ) -> tuple[int, float, int]:
     """Return how many steps were timed, the seconds of the median one, and the most bytes that a backward pass kept."""
     shape = (batch, *state.model.example_shape(config.image_size))
@@ -196,13 +196,13 @@ def _time_steps(
     for step in range(1 + MOST_STEPS):
         listen(Progress("timing steps", step, 1 + MOST_STEPS))
         began = time.monotonic()
-        for piece in cut(images, batch, step, state.model, config, world):
+        for micro in cut(images, batch, step, state.model, config, distributed):
             saved: dict[int, int] = {}
             with _counting(saved, state) if step == 0 else nullcontext():
                 with placement.autocast():
-                    losses = loss(piece.images, piece.noise)
+                    losses = loss(micro.images, micro.noise)
             kept = max(kept, sum(saved.values()))
-            state.scaler.scale(losses.total * piece.share).backward()  # type: ignore[no-untyped-call]
+            state.scaler.scale(losses.total * micro.share).backward()  # type: ignore[no-untyped-call]
         state.scaler.step(state.optimizer)
         state.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)

@@ -13,14 +13,14 @@ from aecli.runtime.memory import peak_memory
 
 
 @dataclass(frozen=True)
-class Pace:
+class Throughput:
     """Of the steps that one command took: images a second, the share of the time spent waiting for data (0 to 1).
 
     `peak_memory` in bytes is that of the CUDA device, else of the process; None where the system doesn't tell.
     """
 
     images_per_s: float
-    waiting_share: float
+    data_wait_fraction: float
     peak_memory: int | None
 
 
@@ -44,11 +44,11 @@ class Meter:
             self.waiting_seconds += waited
             self.seconds += time.monotonic() - began
 
-    def pace(self, device: torch.device) -> Pace | None:
+    def pace(self, device: torch.device) -> Throughput | None:
         """What came of it; None before the first step."""
         if self.seconds == 0:
             return None
-        return Pace(self.images / self.seconds, self.waiting_seconds / self.seconds, peak_memory(device))
+        return Throughput(self.images / self.seconds, self.waiting_seconds / self.seconds, peak_memory(device))
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Finished:
     best: dict[str, float | None]
     stopped_early: bool
     was_finished: bool
-    pace: Pace | None = None
+    pace: Throughput | None = None
 
 
 @dataclass(frozen=True)

@@ -10,14 +10,14 @@ from itertools import islice
 import torch
 
 from aecli.configs import TrainConfig
-from aecli.errors import DataError, DeviceError, OutputError, PeerError, TrainingError, name_some
+from aecli.errors import DataError, DeviceError, OutputError, PeerError, TrainingError, summarize
 from aecli.progress import Notice, Stopped, StopRequest, never
-from aecli.runtime.device import telling_out_of_memory
-from aecli.runtime.distributed import World, telling_lost
+from aecli.runtime.device import oom_as_device_error
+from aecli.runtime.distributed import Distributed, peer_loss_as_error
 from aecli.training.checkpointing import Saver, diverged, require_finite
 from aecli.training.events import EpochReport, Finished, Interrupted, StepReport, TrainReport
 from aecli.training.inputs.micro_batches import cut
-from aecli.training.observers.previews import Artist
+from aecli.training.observers.previews import PreviewWriter
 from aecli.training.observers.tensorboard import Log, log_of
 from aecli.training.setup import Session, prepare
 from aecli.training.validation import validate
@@ -42,17 +42,17 @@ def train(config: TrainConfig, should_stop: StopRequest = never) -> Iterator[Tra
     """
     with ExitStack() as held:
         try:
-            world = held.enter_context(World(should_stop))
+            distributed = held.enter_context(Distributed(should_stop))
         except Stopped:
             yield Interrupted(None, 0, 0)
             return
-        if world.attempt:  # torchrun begins these processes again, not the run
+        if distributed.attempt:  # torchrun begins these processes again, not the run
             config = replace(config, restart=False)
         saver = None
         try:
             less = f"a smaller --batch-size than {config.batch_size}, --accumulate, or --precision bf16"
-            with telling_lost(), telling_out_of_memory(less):
-                session = yield from prepare(config, world, should_stop, held)
+            with peer_loss_as_error(), oom_as_device_error(less):
+                session = yield from prepare(config, distributed, should_stop, held)
                 if session is None:
                     return
                 saver = Saver(session)
@@ -60,13 +60,13 @@ def train(config: TrainConfig, should_stop: StopRequest = never) -> Iterator[Tra
                     yield from _run_epochs(session, saver, log)
         except Stopped:
             if saver is None:  # the others may not have been asked
-                world.abandon()
+                distributed.abandon()
             yield _stop(saver) if saver else Interrupted(None, 0, 0)
             return
         except PeerError:
             if not should_stop():
                 raise
-            world.abandon()  # another one was quicker to leave, for the same reason
+            distributed.abandon()  # another one was quicker to leave, for the same reason
             yield Interrupted(saver.session.folder if saver else None, 0, 0, is_saved=False)
             return
         except (TrainingError, DeviceError):  # the state is spoilt, or in the middle of a step
@@ -84,10 +84,10 @@ def train(config: TrainConfig, should_stop: StopRequest = never) -> Iterator[Tra
 def _stop(saver: Saver) -> Interrupted:
     session = saver.session
     saver.save()
-    if session.world.is_main:
+    if session.distributed.is_main_process:
         session.folder.write_metrics(session.state.rows)
-        Artist(session).draw_curves()
-    session.world.wait_for_all(may_stop=False)  # who leaves before all is saved may take the others along
+        PreviewWriter(session).draw_curves()
+    session.distributed.barrier(may_stop=False)  # who leaves before all is saved may take the others along
     return Interrupted(session.folder, session.state.clock.epoch, session.state.clock.batch)
 
 
@@ -97,7 +97,7 @@ def _save_unfinished(saver: Saver) -> bool:
     A run that is done is not saved, and thereby marked so, before all of it is there; nor is a step in which other
     processes may be at another place.
     """
-    if saver.session.is_done or saver.session.world.size > 1:
+    if saver.session.is_done or saver.session.distributed.world_size > 1:
         return False
     try:
         saver.save()
@@ -115,7 +115,7 @@ def _end(session: Session) -> Finished:
 def _run_epochs(session: Session, saver: Saver, log: Log) -> Iterator[StepReport | EpochReport | Notice]:
     """Train the epochs that are left, saving now and then. What is drawn and listed comes before what marks it done."""
     told: set[str] = set()
-    artist = Artist(session)
+    artist = PreviewWriter(session)
     while not session.is_done:
         for step_report in train_epoch(session):
             yield step_report
@@ -124,24 +124,24 @@ def _run_epochs(session: Session, saver: Saver, log: Log) -> Iterator[StepReport
         report = finish_epoch(session, saver)
         yield report
         yield from _new_gaps(session, told)
-        if session.world.is_main:
+        if session.distributed.is_main_process:
             session.folder.write_metrics(session.state.rows)
             artist.draw_epoch()
             log.epoch(report)
         saver.save_epoch()
-    session.world.wait_for_all(may_stop=False)
+    session.distributed.barrier(may_stop=False)
 
 
 def _new_gaps(session: Session, told: set[str]) -> Iterator[Notice]:
     """Say which images were found to be unreadable since the last time, by any process; adds them to `told`."""
-    mine = {**session.feed.skipped, **session.val.skipped}
+    mine = {**session.loader.skipped, **session.val.skipped}
     new = {name: reason for name, reason in mine.items() if name not in told}
     found: dict[str, str] = {}
-    for each in session.world.gather_json(new):
+    for each in session.distributed.all_gather_object(new):
         found |= each
     if found:
         told.update(found)
-        yield Notice(f"{len(found)} images can't be read and their neighbours take their places: {name_some(found)}")
+        yield Notice(f"{len(found)} images can't be read and their neighbours take their places: {summarize(found)}")
 
 
 def train_epoch(session: Session) -> Iterator[StepReport]:
@@ -151,25 +151,25 @@ def train_epoch(session: Session) -> Iterator[StepReport]:
         Stopped: between two steps, because the caller asked to.
         TrainingError: a loss or gradient is no finite number, seen when the device is waited for.
     """
-    config, state, feed, loss = session.config, session.state, session.feed, session.compute_loss
+    config, state, loader, loss = session.config, session.state, session.loader, session.compute_loss
     clock = state.clock
     began, began_with, seconds_before = time.monotonic(), session.meter.images, clock.seconds
 
-    with closing(feed.epoch(clock)) as batches:
+    with closing(loader.epoch(clock)) as batches:
         for images in session.meter.watch(islice(batches, session.batches - clock.batch)):
             # ---------------------------------------------------------------------------- a single training step
-            count = feed.count(clock.batch)
+            count = loader.count(clock.batch)
             total = torch.zeros_like(state.sums[0])
-            for piece in cut(images, count, clock.step, state.model, config, session.world):
-                with loss.accumulating(not piece.is_last):
+            for micro in cut(images, count, clock.step, state.model, config, session.distributed):
+                with loss.accumulating(not micro.is_last):
                     with session.placement.autocast():
-                        losses = loss(piece.images, piece.noise)
+                        losses = loss(micro.images, micro.noise)
                     # PyTorch averages over processes; what counts is the mean over images.
-                    weight = piece.share * session.world.size
+                    weight = micro.share * session.distributed.world_size
                     state.scaler.scale(losses.total * weight).backward()  # type: ignore[no-untyped-call]
-                state.add(losses, piece.share)
+                state.add(losses, micro.share)
                 total += losses.total.detach()
-            session.watch.look(total)
+            session.watch.update(total)
             state.scaler.step(state.optimizer)
             state.scaler.update()
             state.optimizer.zero_grad(set_to_none=True)
@@ -181,7 +181,7 @@ def train_epoch(session: Session) -> Iterator[StepReport]:
             session.meter.images += count
             # ---------------------------------------------------------------------------------------------------
             if session.exchange.is_due() or clock.batch == session.batches:
-                look = session.exchange.look()  # here alone the epoch waits for the device, and for other processes
+                look = session.exchange.sync()  # here alone the epoch waits for the device, and for other processes
                 if look.stops:
                     raise Stopped
                 require_finite(session, look.failure)
@@ -199,9 +199,9 @@ def finish_epoch(session: Session, saver: Saver) -> EpochReport:
     """
     config, state = session.config, session.state
     clock = state.clock
-    train_loss, train_recon, train_kl = (each / clock.batch for each in session.exchange.look().sums)
+    train_loss, train_recon, train_kl = (each / clock.batch for each in session.exchange.sync().sums)
     train_seconds, began = clock.seconds, time.monotonic()
-    images = (clock.batch - 1) * session.feed.count(0) + session.feed.count(clock.batch - 1)
+    images = (clock.batch - 1) * session.loader.count(0) + session.loader.count(clock.batch - 1)
     scores = None
     if len(session.val):
 
@@ -209,8 +209,8 @@ def finish_epoch(session: Session, saver: Saver) -> EpochReport:
             saver.save_if_due()  # the steps, though validation will be taken again
             return session.should_stop()
 
-        scores = validate(session.state.evaluated_model, session.val, config.batch_size, session.validation_placement,
-                          between_batches, session.world)  # fmt: skip
+        scores = validate(session.state.eval_model, session.val, config.batch_size, session.validation_placement,
+                          between_batches, session.distributed)  # fmt: skip
         if not math.isfinite(scores.loss):
             raise diverged(session, f"the validation loss of epoch {clock.epoch + 1}")
     row: dict[str, float | None] = {

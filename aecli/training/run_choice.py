@@ -11,11 +11,11 @@ from typing import Any
 
 from aecli.configs import MODEL_FLAGS, TrainConfig
 from aecli.data.sources.shards import is_pattern
-from aecli.errors import CheckpointError, OutputError, one_line
+from aecli.errors import CheckpointError, OutputError, message_of
 from aecli.models import registry
 from aecli.runs.checkpoints import read_document
 from aecli.runs.folder import RunFolder
-from aecli.runtime.distributed import World
+from aecli.runtime.distributed import Distributed
 from aecli.storage import atomic_files
 from aecli.storage.atomic_files import names_in
 from aecli.storage.locks import Lock
@@ -66,9 +66,9 @@ def choose_run(config: TrainConfig, options: Mapping[str, Any], held: ExitStack 
     return _in_named_folder(config, options, held) if config.out is not None else _under_runs(config, options, held)
 
 
-def share_choice(choice: RunChoice | None, world: World) -> RunChoice:
+def share_choice(choice: RunChoice | None, distributed: Distributed) -> RunChoice:
     """Return what the first process has chosen, to all."""
-    told = world.share([str(choice.folder.path), choice.resumes, choice.notice] if choice else None)
+    told = distributed.broadcast_object([str(choice.folder.path), choice.resumes, choice.notice] if choice else None)
     return choice or RunChoice(RunFolder(Path(told[0])), told[1], told[2])
 
 
@@ -173,7 +173,7 @@ def _brief(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return "not given" if value is None else one_line(value)
+    return "not given" if value is None else message_of(value)
 
 
 def shrunk(config: TrainConfig, folder: RunFolder) -> tuple[str, int, int] | None:

@@ -18,7 +18,7 @@ from aecli.models.flops import forward_flops
 from aecli.progress import Notice, Stopped, StopRequest
 from aecli.runs.folder import RunFolder
 from aecli.runtime.device import Placement, hardware, make_deterministic, place, versions
-from aecli.runtime.distributed import World
+from aecli.runtime.distributed import Distributed
 from aecli.storage.strict_json import SCHEMA
 from aecli.training.checks import (
     require_batch_statistics,
@@ -33,12 +33,12 @@ from aecli.training.compiling import StepLoss, pays, require_compiler, synchroni
 from aecli.training.events import Finished, Meter, Started, TrainReport
 from aecli.training.inputs.image_sets import ImageSet, bring_to_device, gather_images
 from aecli.training.inputs.latent_sets import Encoder, encode_sets, resolve_model
-from aecli.training.inputs.loaders import Feed, SetFeed, StreamFeed
-from aecli.training.inputs.micro_batches import largest_piece
+from aecli.training.inputs.loaders import BatchLoader, DatasetLoader, StreamLoader
+from aecli.training.inputs.micro_batches import largest_micro_batch
 from aecli.training.run_choice import choose_run, resolved_options, share_choice
 from aecli.training.state import TrainState
 from aecli.training.state_schema import load_state
-from aecli.training.sync import Exchange, FiniteWatch
+from aecli.training.sync import LossSync, NonFiniteDetector
 
 
 @dataclass(frozen=True)
@@ -46,18 +46,18 @@ class Session:
     """Everything that the loop works with."""
 
     config: TrainConfig
-    world: World
+    distributed: Distributed
     folder: RunFolder
     state: TrainState
     compute_loss: StepLoss
-    feed: Feed
+    loader: BatchLoader
     val: ImageSet
     placement: Placement
     validation_placement: Placement
     should_stop: StopRequest
     meter: Meter
-    watch: FiniteWatch
-    exchange: Exchange
+    watch: NonFiniteDetector
+    exchange: LossSync
     encoder: Encoder | None  # of a prior
     header: dict[str, Any]  # what model.safetensors says of itself, but for the epoch
 
@@ -65,9 +65,9 @@ class Session:
     def batches(self) -> int:
         """Batches of the epoch under way: the feed's, or as many as are left of the steps asked for."""
         if self.config.steps is None:
-            return self.feed.batches
+            return self.loader.batches
         clock = self.state.clock
-        return min(self.feed.batches, self.config.steps - (clock.step - clock.batch))
+        return min(self.loader.batches, self.config.steps - (clock.step - clock.batch))
 
     @property
     def is_done(self) -> bool:
@@ -82,7 +82,7 @@ def is_over(config: TrainConfig, epochs: int, steps: int, stopped_early: bool) -
 
 
 def prepare(
-    config: TrainConfig, world: World, should_stop: StopRequest, held: ExitStack
+    config: TrainConfig, distributed: Distributed, should_stop: StopRequest, held: ExitStack
 ) -> Generator[TrainReport, None, Session | None]:
     """Report what is found on the way, and return the session, or None where the run is finished already.
 
@@ -100,64 +100,70 @@ def prepare(
     if config.compile == "on":
         require_compiler(placement.device)
     model_options, encoder = resolve_model(config)
-    require_sense(config, world, placement)
+    require_sense(config, distributed, placement)
     options = resolved_options(config, model_options, encoder)
-    choice = share_choice(choose_run(config, options, held) if world.is_main else None, world)
+    choice = share_choice(choose_run(config, options, held) if distributed.is_main_process else None, distributed)
     saved = load_state(choice.folder.last) if choice.resumes else None
     if saved:
-        require_same(world, choice.folder, saved[1])
+        require_same(distributed, choice.folder, saved[1])
         if finished := _finished(choice.folder, saved[1], config):
             yield finished
             return None
 
     found, val, data_record = yield from gather_images(config, should_stop)
-    world.wait_for_all()
-    recorded = world.share(choice.folder.read_config() if choice.resumes and world.is_main else None)
+    distributed.barrier()
+    recorded = distributed.broadcast_object(
+        choice.folder.read_config() if choice.resumes and distributed.is_main_process else None
+    )
     if choice.notice:
         yield Notice(choice.notice)
     changed = (yield from tell_changes(recorded, data_record)) if recorded else []
-    require_same_images(world, data_record)
+    require_same_images(distributed, data_record)
 
-    state = _new_state(config, world, placement, model_options)
+    state = _new_state(config, distributed, placement, model_options)
     if saved:
         _restore(state, *saved, path=choice.folder.last)
         if "data" in changed:
             state.restart_epoch()
         elif isinstance(found, Stream):
             _require_place(found, state, choice.folder.last)
-        if not world.is_main:
+        if not distributed.is_main_process:
             state.sums.zero_()  # those of all processes are the first one's
     if encoder:
         assert isinstance(state.model, Prior)  # for the type checker; resolve_model has looked
-        found, val = yield from encode_sets(found, val, encoder, state.model, bool(saved), config, world, should_stop)
+        found, val = yield from encode_sets(
+            found, val, encoder, state.model, bool(saved), config, distributed, should_stop
+        )
     # Of a prior, mirror images have latents of their own, in the set: those of others mean nothing mirrored.
-    feed, val = _feed(found, val, replace(config, flip=config.flip and not encoder), placement, world, state, held)
-    if state.clock.batch > feed.batches:  # fewer images can be read than then
+    loader, val = _open_loader(
+        found, val, replace(config, flip=config.flip and not encoder), placement, distributed, state, held
+    )
+    if state.clock.batch > loader.batches:  # fewer images can be read than then
         state.restart_epoch()
-    require_batch_statistics(state.model, config, world, feed)
-    require_whole_epochs(config, recorded, state, feed)
-    loss = yield from _step_loss(config, world, state, placement, recorded, feed, should_stop)
-    described = {**placement.describe(), "compile": loss.is_compiled, "processes": world.size}
-    if world.is_main:
+    require_batch_statistics(state.model, config, distributed, loader)
+    require_whole_epochs(config, recorded, state, loader)
+    loss = yield from _step_loss(config, distributed, state, placement, recorded, loader, should_stop)
+    described = {**placement.describe(), "compile": loss.is_compiled, "processes": distributed.world_size}
+    if distributed.is_main_process:
         _write_config(choice.folder, recorded, options, {"placement": described, **data_record})
-    epochs = config.epochs if config.steps is None else -(-config.steps // feed.batches)
+    epochs = config.epochs if config.steps is None else -(-config.steps // loader.batches)
     header = {"model": config.model, "options": options["options"], "image_size": config.image_size, "fit": config.fit}
-    watch = FiniteWatch(state)
+    watch = NonFiniteDetector(state)
     session = Session(
-        config, world, choice.folder, state, loss, feed, val, placement, place(config.device, "auto"), should_stop,
-        Meter(), watch, Exchange(world, state, watch, feed.cursors, should_stop), encoder, header,
+        config, distributed, choice.folder, state, loss, loader, val, placement, place(config.device, "auto"),
+        should_stop, Meter(), watch, LossSync(distributed, state, watch, loader.cursors, should_stop), encoder, header,
     )  # fmt: skip
     yield Started(choice.folder, config.model, sum(p.numel() for p in state.model.parameters()),
-                  None if isinstance(found, Stream) else feed.images, len(val), epochs, state.clock.epoch,
+                  None if isinstance(found, Stream) else loader.images, len(val), epochs, state.clock.epoch,
                   state.clock.batch, session.batches, described,
                   tuple(row["val_loss"] for row in state.rows if row["val_loss"] is not None))  # fmt: skip
     return session
 
 
-def _new_state(config: TrainConfig, world: World, placement: Placement, model_options: Any) -> TrainState:
+def _new_state(config: TrainConfig, distributed: Distributed, placement: Placement, model_options: Any) -> TrainState:
     torch.manual_seed(config.seed)
     model = registry.build(config.model, model_options).to(placement.device).to(memory_format=placement.memory_format)
-    model = synchronise(model, config.sync_batchnorm, placement.device, world)
+    model = synchronise(model, config.sync_batchnorm, placement.device, distributed)
     return TrainState(model.train(), placement, config.lr, config.ema)
 
 
@@ -176,33 +182,38 @@ def _write_config(
 
 def _step_loss(
     config: TrainConfig,
-    world: World,
+    distributed: Distributed,
     state: TrainState,
     placement: Placement,
     recorded: Mapping[str, Any] | None,
-    feed: Feed,
+    loader: BatchLoader,
     should_stop: StopRequest,
 ) -> Generator[TrainReport, None, StepLoss]:
     """Compile the step if asked to, or if that pays; a run taken up again keeps to what it began with."""
     loss = StepLoss(state.model)
-    if _should_compile(config, world, state, placement.device, recorded, feed):
-        yield from _compile(loss, config, world, placement, feed, should_stop)
-    if world.size > 1:
-        loss.replicate(placement, largest_piece(config, world), config.image_size)
+    if _should_compile(config, distributed, state, placement.device, recorded, loader):
+        yield from _compile(loss, config, distributed, placement, loader, should_stop)
+    if distributed.world_size > 1:
+        loss.replicate(placement, largest_micro_batch(config, distributed), config.image_size)
     return loss
 
 
 def _compile(
-    loss: StepLoss, config: TrainConfig, world: World, placement: Placement, feed: Feed, should_stop: StopRequest
+    loss: StepLoss,
+    config: TrainConfig,
+    distributed: Distributed,
+    placement: Placement,
+    loader: BatchLoader,
+    should_stop: StopRequest,
 ) -> Generator[TrainReport, None, None]:
     """Compile the step in every process, or in none."""
     gain = "" if config.compile == "on" else " and saves more over this run"
     yield Notice(f"compiling the training step, which takes up to a minute{gain}")
-    failure = loss.compile(placement, largest_piece(config, world), config.image_size)
+    failure = loss.compile(placement, largest_micro_batch(config, distributed), config.image_size)
     if should_stop():  # a terminal's Ctrl-C reaches the compiler too, whose failure then says nothing
         raise Stopped
-    world.wait_for_all()
-    failure = next((one for one in world.gather_json(failure) if one), None)
+    distributed.barrier()
+    failure = next((one for one in distributed.all_gather_object(failure) if one), None)
     if failure and config.compile == "on":
         raise DeviceError(f"--compile on: {failure}; use --compile off")
     if failure:
@@ -212,11 +223,11 @@ def _compile(
 
 def _should_compile(
     config: TrainConfig,
-    world: World,
+    distributed: Distributed,
     state: TrainState,
     device: torch.device,
     recorded: Mapping[str, Any] | None,
-    feed: Feed,
+    loader: BatchLoader,
 ) -> bool:
     if config.compile != "auto":
         return config.compile == "on"
@@ -225,8 +236,8 @@ def _should_compile(
         return bool(recorded["placement"]["compile"])
     flops = 3 * forward_flops(state.model, config.image_size) * config.batch_size  # backward takes twice forward
     clock = state.clock
-    steps = (config.epochs - clock.epoch) * feed.batches if config.steps is None else config.steps - clock.step
-    return pays(device, steps, flops / world.size)
+    steps = (config.epochs - clock.epoch) * loader.batches if config.steps is None else config.steps - clock.step
+    return pays(device, steps, flops / distributed.world_size)
 
 
 def _finished(folder: RunFolder, document: Mapping[str, Any], config: TrainConfig) -> Finished | None:
@@ -238,21 +249,21 @@ def _finished(folder: RunFolder, document: Mapping[str, Any], config: TrainConfi
     return Finished(folder, done, best["epoch"], best["metrics"], stopped_early, was_finished=True)
 
 
-def _feed(
+def _open_loader(
     found: ImageSet | Stream,
     val: ImageSet,
     config: TrainConfig,
     placement: Placement,
-    world: World,
+    distributed: Distributed,
     state: TrainState,
     held: ExitStack,
-) -> tuple[Feed, ImageSet]:
+) -> tuple[BatchLoader, ImageSet]:
     """Return what batches come from, and the validation images, where they are had soonest."""
     if isinstance(found, ImageSet):
         train, val = bring_to_device(found, val, placement.device)
-        return SetFeed(train, config, placement, world), val
+        return DatasetLoader(train, config, placement, distributed), val
     _, val = bring_to_device(val, val, placement.device)
-    return held.enter_context(closing(StreamFeed(found, config, placement, world, state.cursors))), val
+    return held.enter_context(closing(StreamLoader(found, config, placement, distributed, state.cursors))), val
 
 
 def _restore(state: TrainState, tensors: dict[str, torch.Tensor], document: dict[str, Any], path: Path) -> None:

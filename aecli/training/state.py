@@ -18,7 +18,7 @@ _OPTIMIZER_QUANTITIES = ("step", "exp_avg", "exp_avg_sq")
 
 
 @dataclass
-class Clock:
+class Counters:
     """How far a run is; the only clock that data order and randomness follow."""
 
     epoch: int = 0  # finished epochs
@@ -46,7 +46,7 @@ class TrainState:
         self.schedule = build_schedule(self.optimizer, model.plateau_epochs)
         self.average = build_average(model, ema)
         self.scaler = GradScaler(placement.device.type, enabled=placement.precision == "fp16")
-        self.clock = Clock()
+        self.clock = Counters()
         self.best = Best()
         self.unsaved_best: dict[str, Tensor] | None = None  # the best weights, until they are on the disk
         self.rows: list[dict[str, float | None]] = []
@@ -57,7 +57,7 @@ class TrainState:
         self.sums = torch.zeros(3, dtype=sums_dtype, device=placement.device)
 
     @property
-    def evaluated_model(self) -> Trainable:
+    def eval_model(self) -> Trainable:
         """The weights that count: the average where there is one."""
         if self.average is None:
             return self.model
@@ -92,7 +92,7 @@ class TrainState:
         """Take a copy of the weights that count if `loss` is the lowest yet."""
         if loss < self.best.loss:
             self.best = Best(loss, self.clock.epoch, metrics)
-            weights = self.evaluated_model.state_dict()
+            weights = self.eval_model.state_dict()
             self.unsaved_best = {key: value.detach().clone() for key, value in weights.items()}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -148,7 +148,7 @@ class TrainState:
             setattr(self.schedule, key, math.inf if value is None else value)
         if document["scaler"]:
             self.scaler.load_state_dict(document["scaler"])
-        self.clock = Clock(**document["clock"])
+        self.clock = Counters(**document["clock"])
         self.best = Best(**{**document["best"], "loss": _infinite(document["best"]["loss"])})
         self.stopped_early = document["stopped_early"]
         self.has_kl = document["has_kl"]

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from aecli.errors import CheckpointError, one_line
+from aecli.errors import CheckpointError, message_of
 from aecli.runs import checkpoints
 from aecli.runs.folder import COLUMNS
-from aecli.storage.strict_json import is_count, is_number, shown
+from aecli.storage.strict_json import is_count, is_number, short_repr
 
 SCHEDULE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 FIGURES = {column for column in COLUMNS if column.startswith(("train_", "val_"))}
@@ -51,7 +51,7 @@ def require_sense(document: Mapping[str, Any]) -> None:
     except KeyError as error:
         raise ValueError(f"it has no {error}") from error
     except (TypeError, AttributeError) as error:
-        raise ValueError(one_line(error)) from error
+        raise ValueError(message_of(error)) from error
     if wrong:
         raise ValueError(f"what it says of {', '.join(wrong)} makes no sense")
 
@@ -104,7 +104,9 @@ def _is_figure(value: Any) -> bool:
 def require_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless `tensors` are those `expected`, in names, shapes and types, and all finite."""
     if wrong := sorted(tensors.keys() ^ expected.keys()):
-        raise ValueError(f"{shown(wrong[0])} is {'not in it' if wrong[0] in expected else 'no part of this model'}")
+        raise ValueError(
+            f"{short_repr(wrong[0])} is {'not in it' if wrong[0] in expected else 'no part of this model'}"
+        )
     for name, like in expected.items():
         value = tensors[name]
         if (value.shape, value.dtype) != (like.shape, like.dtype):

@@ -10,14 +10,14 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from aecli.progress import StopRequest
-from aecli.runtime.distributed import World
+from aecli.runtime.distributed import Distributed
 from aecli.training.state import TrainState
 
-LOOK_SECONDS = 0.25  # reading the loss waits for the device, so not every step does
+SYNC_INTERVAL_SECONDS = 0.25  # reading the loss waits for the device, so not every step does
 _MOST_STEPS = 10_000
 
 
-class FiniteWatch:
+class NonFiniteDetector:
     """Looks at every step and notes, on the device, the first whose loss or gradient is no finite number."""
 
     def __init__(self, state: TrainState) -> None:
@@ -25,7 +25,7 @@ class FiniteWatch:
         self._state = state
         self._first = torch.zeros(2, dtype=torch.int64, device=state.sums.device)
 
-    def look(self, loss: Tensor) -> None:
+    def update(self, loss: Tensor) -> None:
         """Look at a step's loss and at the gradients that it left, before they are used.
 
         Under fp16's loss scaling single steps overflow, and are left out: there, only the loss is looked at.
@@ -37,7 +37,7 @@ class FiniteWatch:
         is_first = ~torch.isfinite(torch.stack(values)) & (self._first[: len(values)] == 0)
         self._first[: len(values)].masked_fill_(is_first, self._state.clock.step + 1)
 
-    def failure(self) -> tuple[str, int] | None:
+    def first_failure(self) -> tuple[str, int] | None:
         """What was the first to be no finite number, and in which step (from 1); waits for the device."""
         loss_step, gradient_step = self._first.tolist()
         if loss_step and (not gradient_step or loss_step <= gradient_step):
@@ -50,7 +50,7 @@ class FiniteWatch:
 
 
 @dataclass(frozen=True)
-class Look:
+class SyncedLosses:
     """How training stands, over all processes: whether one was asked to stop, and what went wrong first, if anything.
 
     `sums` are those of the epoch's losses: total, reconstruction, KL; `failure` is what was no finite number, and when.
@@ -61,14 +61,19 @@ class Look:
     failure: tuple[str, int] | None
 
 
-class Exchange:
+class LossSync:
     """Looks at how training stands: alone by the clock, several processes after as many steps as the first one says."""
 
     def __init__(
-        self, world: World, state: TrainState, watch: FiniteWatch, cursors: Callable[[], Any], should_stop: StopRequest
+        self,
+        distributed: Distributed,
+        state: TrainState,
+        watch: NonFiniteDetector,
+        cursors: Callable[[], Any],
+        should_stop: StopRequest,
     ) -> None:
         """`cursors()` tells where this process's stream of images stands."""
-        self._world, self._state, self._watch = world, state, watch
+        self._distributed, self._state, self._watch = distributed, state, watch
         self._cursors, self._should_stop = cursors, should_stop
         self._stops = False
         self._looked_at, self._step = 0.0, state.clock.step
@@ -76,33 +81,35 @@ class Exchange:
 
     def is_due(self) -> bool:
         """Whether to look after this step; every process comes to the same answer."""
-        if self._world.size > 1:
+        if self._distributed.world_size > 1:
             return self._state.clock.step >= self._next_step
         self._stops = self._should_stop()
-        return self._stops or time.monotonic() - self._looked_at > LOOK_SECONDS
+        return self._stops or time.monotonic() - self._looked_at > SYNC_INTERVAL_SECONDS
 
-    def look(self) -> Look:
+    def sync(self) -> SyncedLosses:
         """Wait for the device, and for all processes; from then on the first one's state holds the sums of all."""
         state = self._state
         mine = {
-            "stops": self._stops if self._world.size == 1 else self._should_stop(),
+            "stops": self._stops if self._distributed.world_size == 1 else self._should_stop(),
             "sums": state.sums.tolist(),
-            "failure": self._watch.failure(),
+            "failure": self._watch.first_failure(),
             "cursors": self._cursors(),
             "steps": self._steps_to_go(),
         }
-        told = self._world.gather_json(mine)
+        told = self._distributed.all_gather_object(mine)
         sums = [sum(each) for each in zip(*(one["sums"] for one in told), strict=True)]
-        if self._world.size > 1:
-            state.sums.copy_(torch.tensor(sums if self._world.is_main else [0.0] * len(sums), dtype=state.sums.dtype))
+        if self._distributed.world_size > 1:
+            state.sums.copy_(
+                torch.tensor(sums if self._distributed.is_main_process else [0.0] * len(sums), dtype=state.sums.dtype)
+            )
             self._next_step = state.clock.step + told[0]["steps"]
         state.keep_cursors([one["cursors"] for one in told])
         self._looked_at, self._step = time.monotonic(), state.clock.step
         failures = [(step, what) for what, step in (one["failure"] for one in told if one["failure"])]
-        return Look(any(one["stops"] for one in told), sums, min(failures)[::-1] if failures else None)
+        return SyncedLosses(any(one["stops"] for one in told), sums, min(failures)[::-1] if failures else None)
 
     def _steps_to_go(self) -> int:
         """About as many steps as take the time between two looks."""
         steps = self._state.clock.step - self._step
         seconds = time.monotonic() - self._looked_at
-        return max(1, min(_MOST_STEPS, round(steps * LOOK_SECONDS / seconds)))
+        return max(1, min(_MOST_STEPS, round(steps * SYNC_INTERVAL_SECONDS / seconds)))

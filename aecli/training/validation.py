@@ -15,7 +15,7 @@ from aecli.metrics.ssim import MIN_SIDE, ssim
 from aecli.models.base import Autoencoder, Trainable
 from aecli.progress import Stopped, StopRequest
 from aecli.runtime.device import Placement
-from aecli.runtime.distributed import World
+from aecli.runtime.distributed import Distributed
 from aecli.training.inputs.image_sets import ImageSet
 
 
@@ -29,7 +29,12 @@ class Scores:
 
 
 def validate(
-    model: Trainable, data: ImageSet, batch_size: int, placement: Placement, should_stop: StopRequest, world: World
+    model: Trainable,
+    data: ImageSet,
+    batch_size: int,
+    placement: Placement,
+    should_stop: StopRequest,
+    distributed: Distributed,
 ) -> Scores:
     """Measure `model` on `data`, its reconstructions rounded to 8 bits before PSNR and SSIM.
 
@@ -39,10 +44,10 @@ def validate(
     Raises:
         Stopped: `should_stop` said so, in one of them.
     """
-    world.spread(model.buffers())
+    distributed.broadcast_tensors(model.buffers())
     was_training = model.training
     model.eval()
-    mine = range(world.rank, -(-len(data) // batch_size), world.size)
+    mine = range(distributed.rank, -(-len(data) // batch_size), distributed.world_size)
     order = np.concatenate([data.rows[:0], *(data.rows[batch * batch_size :][:batch_size] for batch in mine)])
     measured = [np.empty((0, 4))]
     stops = False
@@ -54,9 +59,9 @@ def validate(
                 measured.append(_measure(model, batch, number, placement))
     finally:
         model.train(was_training)
-    if any(world.gather_json(stops)):
+    if any(distributed.all_gather_object(stops)):
         raise Stopped
-    images = np.concatenate(world.gather(np.concatenate(measured)))
+    images = np.concatenate(distributed.all_gather(np.concatenate(measured)))
     _, losses, psnrs, ssims = images[np.argsort(images[:, 0], kind="stable")].T.tolist()
     return Scores(
         loss=sum(losses) / len(images),

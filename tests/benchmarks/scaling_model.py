@@ -23,7 +23,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from aecli.models.base import Autoencoder
-from aecli.training.sync import LOOK_SECONDS
+from aecli.training.sync import SYNC_INTERVAL_SECONDS
 
 BUCKET_BYTES = (2**20, 25 * 2**20)  # DDP's: of the first, and of those that follow
 NOISE_BEYOND = 510  # images: 255 before the first of its own and 255 behind the last
@@ -57,7 +57,7 @@ class Machines:
     hidden: float
     noise_s: float
     look_hop_s: float
-    look_seconds: float = LOOK_SECONDS
+    look_seconds: float = SYNC_INTERVAL_SECONDS
     in_trees: bool = True  # latency grows with log2 of the processes, not with their number
     syncs_batchnorm: bool = True
 

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from aecli.configs import TrainConfig
 from aecli.progress import never
-from aecli.runtime.distributed import World
+from aecli.runtime.distributed import Distributed
 from aecli.training.compiling import StepLoss
 from aecli.training.inputs.micro_batches import draw_noise
 from aecli.training.loop import train_epoch
@@ -31,30 +31,32 @@ def main() -> None:
     """Do as the JSON in the first argument says: `config` of TrainConfig, and `repeats`; without them, only look."""
     asked = json.loads(sys.argv[1])
     if "config" not in asked:
-        with World() as world:
-            looks = middle(_gathered(world) for _ in range(LOOKS))
-            if world.is_main:
-                print(json.dumps({"ranks": world.size, "look_s": looks}))
+        with Distributed() as distributed:
+            looks = middle(_gathered(distributed) for _ in range(LOOKS))
+            if distributed.is_main_process:
+                print(json.dumps({"ranks": distributed.world_size, "look_s": looks}))
             return
     config = TrainConfig("vae", **{**asked["config"], "out": Path(asked["config"]["out"])})
     with ExitStack() as held:
-        world = held.enter_context(World())
-        session = _session(config, world, held)
+        distributed = held.enter_context(Distributed())
+        session = _session(config, distributed, held)
         found = measure(session, asked["repeats"])
-        if world.is_main:
+        if distributed.is_main_process:
             print(json.dumps(found))
 
 
-def _gathered(world: World) -> float:
+def _gathered(distributed: Distributed) -> float:
     """Seconds of what all processes tell each other in a look, without training."""
-    world.gather_json(None)
+    distributed.all_gather_object(None)
     began = time.perf_counter()
-    world.gather_json({"stops": False, "sums": [0.123456789] * 3, "failure": None, "cursors": None, "steps": 1})
+    distributed.all_gather_object(
+        {"stops": False, "sums": [0.123456789] * 3, "failure": None, "cursors": None, "steps": 1}
+    )
     return time.perf_counter() - began
 
 
-def _session(config: TrainConfig, world: World, held: ExitStack) -> Session:
-    steps = prepare(config, world, never, held)
+def _session(config: TrainConfig, distributed: Distributed, held: ExitStack) -> Session:
+    steps = prepare(config, distributed, never, held)
     while True:
         try:
             next(steps)
@@ -66,10 +68,10 @@ def _session(config: TrainConfig, world: World, held: ExitStack) -> Session:
 def measure(session: Session, repeats: int) -> dict[str, Any]:
     """Seconds of a step and of its parts, each the best of its turns, and the bytes that a step exchanges."""
     model, device = session.state.model, session.placement.device
-    found: dict[str, Any] = {"ranks": session.world.size, "images": session.config.batch_size}
+    found: dict[str, Any] = {"ranks": session.distributed.world_size, "images": session.config.batch_size}
     found["noise_s"] = _timed(session, lambda: draw_noise(model, 64, session.config.image_size)) / 64
     _epoch(session)  # makes kernels, and DDP's buckets as they stay
-    if session.world.size == 1:
+    if session.distributed.world_size == 1:
         found["step_s"] = min(_epoch(session) for _ in range(repeats))
         return found
     replica = session.compute_loss._replica
@@ -77,7 +79,7 @@ def measure(session: Session, repeats: int) -> dict[str, Any]:
     found |= _exchanged(replica)
     together, apart = in_turns([lambda: _epoch(session), lambda: _epoch_apart(session)], repeats)
     found |= {"step_s": min(together), "apart_s": min(apart)}
-    found["look_s"] = min(_timed(session, session.exchange.look) for _ in range(LOOKS))
+    found["look_s"] = min(_timed(session, session.exchange.sync) for _ in range(LOOKS))
     found["look_bytes"] = _look_bytes(session)
     whole = [torch.zeros(size // 4, device=device) for size in found["buckets"]]
     ways = [lambda: _all_reduce(whole), lambda: _all_reduce(whole, torch.bfloat16)]
@@ -131,12 +133,12 @@ def _look_bytes(session: Session) -> int:
     """Bytes of JSON that a process tells the others when all look at how training stands."""
     told: list[Any] = []
 
-    def gather(_world: World, value: Any) -> list[Any]:
+    def gather(_distributed: Distributed, value: Any) -> list[Any]:
         told.append(value)
         return [value]
 
-    with patch.object(World, "gather_json", gather):
-        session.exchange.look()
+    with patch.object(Distributed, "all_gather_object", gather):
+        session.exchange.sync()
     return len(json.dumps(told[0]))
 
 
@@ -152,7 +154,7 @@ def _all_reduce(buckets: list[torch.Tensor], dtype: torch.dtype = torch.float32)
 
 def _timed(session: Session, work: Callable[[], Any]) -> float:
     """Seconds from when all processes begin until this one is done."""
-    session.world.gather_json(None)
+    session.distributed.all_gather_object(None)
     began = time.perf_counter()
     work()
     if session.placement.device.type == "cuda":

@@ -107,7 +107,7 @@ def main() -> None:
     best = max(paces, key=lambda each: (each[1] != "0", each[0]))
     notes = {
         "batch size of ours": best[2],
-        "time waiting for data": f"{best[3]['waiting_share']:.2%}",
+        "time waiting for data": f"{best[3]['data_wait_fraction']:.2%}",
         "peak memory": f"{best[3]['peak_memory'] / 1e9:.2f} GB",
         "the recipe's 1000 epochs on 2,000 images": f"{2e6 / our_rate / 3600:.2f} h, validation left out",
     }

@@ -128,7 +128,7 @@ class TestCurves:
             class folder:
                 curves = None
 
-        artist = previews.Artist(Drawn)
+        artist = previews.PreviewWriter(Drawn)
         began = time.monotonic()
         artist.draw_curves()
         assert artist._next_curves - began >= 0.02 / previews.CURVES_SHARE

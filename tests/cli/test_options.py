@@ -54,7 +54,7 @@ SPECIAL = {
     ("train", "--log"): ["wandb", "1"],
     ("train", "--model"): NO_IMAGES, ("eval", "--train"): NO_IMAGES, ("eval", "--samples"): [*NO_IMAGES, "=x", "a="],
     ("sample", "--interpolate"): ["absent", "images/i1.png"], ("sample", "--steps"): [*NO_COUNT, "0", "1", "2000"],
-    ("reconstruct", "--latents"): ["codes.pt", "codes"],
+    ("reconstruct", "--latents"): ["codes.pt", "latents"],
     ("eval", "--report"): ["page.txt", "page"],
     ("train", "--data"): NO_IMAGES, ("train", "--val-data"): NO_IMAGES, ("reconstruct", "--data"): NO_IMAGES,
     ("grid", "--data"): NO_IMAGES, ("eval", "--gt"): NO_IMAGES, ("eval", "--pred"): [*NO_IMAGES, "=x", "a=", "images"],
@@ -214,7 +214,7 @@ def test_more_workers_than_there_is_work_are_as_many_as_there_is_work(trained):
 
 
 @pytest.fixture
-def taken(trained):
+def reserve(trained):
     """A working folder whose outputs are there already."""
     for name in ("grid.png", "samples.png", "numbers.csv", "notes.txt"):
         (trained / name).write_text("mine")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from aecli.data.decoding import limits
 from aecli.data.decoding.decode import decode, decode_fitted, image_size
-from aecli.data.decoding.limits import Room
+from aecli.data.decoding.limits import MemoryBudget
 from aecli.errors import DataError
 from tests.conftest import encoded, fail_to_decode, hand_made_png, image_ref, picture
 from tests.soak.hostile_images import bmp, tiff, tiff_tags
@@ -176,11 +176,11 @@ def test_large_pictures_are_converted_by_the_band_to_the_same_pixels(monkeypatch
 
 
 def test_a_room_never_holds_more_than_its_size_and_lets_everybody_in():
-    room, held, most, lock = Room(10), 0, 0, threading.Lock()
+    room, held, most, lock = MemoryBudget(10), 0, 0, threading.Lock()
 
     def visit(amount):
         nonlocal held, most
-        with room.taken(amount):
+        with room.reserve(amount):
             with lock:
                 held += min(amount, 10)
                 most = max(most, held)

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from aecli.errors import plain
+from aecli.errors import single_line
 from tests.support.trained import TINY, invoke, workplace
 
 __all__ = ["workplace"]
@@ -58,9 +58,9 @@ def folder(workplace):
 
 
 def test_plain_spells_out_what_can_not_be_printed_and_cuts_what_is_long():
-    assert plain("a b[ü]") == "a b[ü]"
-    assert plain(f"{ESCAPES}\n\r\u202e\udcff\0") == r"\x1b]0;owned\x07\x1b[31m\n\r\u202e\udcff\x00"
-    assert len(plain("x" * 10_000)) < 250
+    assert single_line("a b[ü]") == "a b[ü]"
+    assert single_line(f"{ESCAPES}\n\r\u202e\udcff\0") == r"\x1b]0;owned\x07\x1b[31m\n\r\u202e\udcff\x00"
+    assert len(single_line("x" * 10_000)) < 250
 
 
 @pytest.mark.usefixtures("no_pictures")

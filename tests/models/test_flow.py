@@ -199,7 +199,7 @@ def test_stopped_anywhere_it_ends_as_if_never_stopped(own):
     assert isinstance(list(train(config))[-1], Finished)
     from dataclasses import replace
 
-    pieces = replace(config, out=own / "pieces", checkpoint_every=1e-9)
+    micros = replace(config, out=own / "pieces", checkpoint_every=1e-9)
     calls = 0
 
     def stops():
@@ -209,7 +209,7 @@ def test_stopped_anywhere_it_ends_as_if_never_stopped(own):
 
     ends = []
     while not (ends and isinstance(ends[-1], Finished)):
-        ends.append(list(train(pieces, stops))[-1])
+        ends.append(list(train(micros, stops))[-1])
         assert len(ends) < 40
     assert sum(isinstance(end, Interrupted) for end in ends) >= 3
     assert_same_run(own / "whole", own / "pieces")
@@ -276,7 +276,7 @@ def test_mirror_images_are_encoded_and_latents_never_mirrored(own):
     images = [image for image in list_images("images") if image.key not in VAL]
     pixels = np.stack([decode_fitted(image, 64, "squash") for image in images]).transpose(0, 3, 1, 2)
     loaded = load_autoencoder("larger", own / "runs")
-    both = [loaded.codes(loaded.batch(np.ascontiguousarray(each)))[0] for each in (pixels, pixels[..., ::-1])]
+    both = [loaded.latents(loaded.batch(np.ascontiguousarray(each)))[0] for each in (pixels, pixels[..., ::-1])]
     expected = flow.reduce(torch.from_numpy(np.concatenate(both))).flatten(1)
     taken = torch.stack(seen).flatten(1)
     assert taken.shape == (2 * len(expected), expected.shape[1]) and expected.shape[1] == 16

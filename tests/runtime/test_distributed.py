@@ -13,7 +13,7 @@ from torch import nn
 from aecli.errors import ConfigError, DeviceError
 from aecli.models import registry
 from aecli.runtime import device, distributed
-from aecli.runtime.distributed import World, is_lost, peer_timeout
+from aecli.runtime.distributed import Distributed, is_lost, peer_timeout
 from aecli.runtime.launch import Launch, launch
 from aecli.training.compiling import synchronise
 from tests.support.processes import end
@@ -74,13 +74,13 @@ class TestDevices:
 class TestAlone:
     def test_there_is_nobody_to_wait_for(self):
         tensor = torch.ones(2)
-        with World() as world:
-            assert (world.rank, world.size, world.is_main) == (0, 1, True)
-            world.wait_for_all()
-            world.spread([tensor])
-            assert world.share({"a": 1}) == {"a": 1}
-            assert world.gather_json([1]) == [[1]]
-            assert [each.tolist() for each in world.gather(np.arange(3))] == [[0, 1, 2]]
+        with Distributed() as distributed:
+            assert (distributed.rank, distributed.world_size, distributed.is_main_process) == (0, 1, True)
+            distributed.barrier()
+            distributed.broadcast_tensors([tensor])
+            assert distributed.broadcast_object({"a": 1}) == {"a": 1}
+            assert distributed.all_gather_object([1]) == [[1]]
+            assert [each.tolist() for each in distributed.all_gather(np.arange(3))] == [[0, 1, 2]]
 
 
 class TestTogether:
@@ -96,18 +96,18 @@ class TestTogether:
 
 
 def _exchange():
-    with World() as world:
-        arrays = world.gather(np.full((world.rank, 2), world.rank, dtype=np.float64))
+    with Distributed() as distributed:
+        arrays = distributed.all_gather(np.full((distributed.rank, 2), distributed.rank, dtype=np.float64))
         assert [array.tolist() for array in arrays] == [[], [[1.0, 1.0]], [[2.0, 2.0]] * 2]
-        assert [each.shape for each in world.gather(np.zeros((0, 2)))] == [(0, 2)] * 3
-        assert world.gather_json({"rank": world.rank, "words": "x" * world.rank}) == [
+        assert [each.shape for each in distributed.all_gather(np.zeros((0, 2)))] == [(0, 2)] * 3
+        assert distributed.all_gather_object({"rank": distributed.rank, "words": "x" * distributed.rank}) == [
             {"rank": rank, "words": "x" * rank} for rank in range(3)
         ]
-        assert world.share(world.rank) == 0
-        tensors = [torch.full((2,), world.rank), torch.tensor(float(world.rank))]
-        world.spread(tensors)
+        assert distributed.broadcast_object(distributed.rank) == 0
+        tensors = [torch.full((2,), distributed.rank), torch.tensor(float(distributed.rank))]
+        distributed.broadcast_tensors(tensors)
         assert [tensor.sum().item() for tensor in tensors] == [0, 0]
-        Path(f"met-{world.rank}").touch()
+        Path(f"met-{distributed.rank}").touch()
 
 
 class TestTrouble:
@@ -138,13 +138,13 @@ class TestTrouble:
 
 class TestBatchStatistics:
     class Two:
-        size = 2
+        world_size = 2
 
     class One:
-        size = 1
+        world_size = 1
 
     @pytest.mark.parametrize(
-        ("mode", "kind", "world", "expected"),
+        ("mode", "kind", "distributed", "expected"),
         [
             ("auto", "cuda", Two, True),
             ("on", "cuda", Two, True),
@@ -153,11 +153,11 @@ class TestBatchStatistics:
             ("auto", "cuda", One, False),
         ],
     )
-    def test_are_taken_over_all_processes_on_cuda(self, mode, kind, world, expected):
+    def test_are_taken_over_all_processes_on_cuda(self, mode, kind, distributed, expected):
         model = registry.build("vae", registry.resolve_options("vae", {"width": 4}))
         before = {key: value.clone() for key, value in model.state_dict().items()}
         parameters = [id(parameter) for parameter in model.parameters()]
-        converted = synchronise(model, mode, torch.device(kind), world())
+        converted = synchronise(model, mode, torch.device(kind), distributed())
         layers = [layer for layer in converted.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
         assert len(layers) == 10 and all(isinstance(layer, nn.SyncBatchNorm) == expected for layer in layers)
         assert [id(parameter) for parameter in converted.parameters()] == parameters

@@ -10,8 +10,8 @@ import pytest
 from aecli.errors import DataError, PeerError
 from aecli.evaluation.pairing import Unpaired, gather_unpaired
 from aecli.progress import Progress, ignore
-from aecli.runtime.distributed import World
-from aecli.runtime.work_queue import deal
+from aecli.runtime.distributed import Distributed
+from aecli.runtime.work_queue import map_shared
 from tests.support.processes import end
 from tests.support.ranks import begin_ranks
 
@@ -21,8 +21,8 @@ TOTAL = sum(map(len, BATCHES))
 
 def test_alone_all_is_done_in_order_and_told():
     heard = []
-    with World() as world:
-        done = deal(list, BATCHES, "counting", 3, world, heard.append)
+    with Distributed() as distributed:
+        done = map_shared(list, BATCHES, "counting", 3, distributed, heard.append)
     assert done == [(number, list(batch)) for number, batch in enumerate(BATCHES)]
     assert heard[-1] == Progress("counting", TOTAL, TOTAL) and len(heard) == len(BATCHES)
 
@@ -36,14 +36,14 @@ def test_alone_the_first_failure_ends_it():
             time.sleep(0.2 if batch.start == 3 else 0)
             raise DataError(f"batch {batch.start}")
 
-    with World() as world, pytest.raises(DataError, match="batch 3"):
-        deal(work, BATCHES, "counting", 2, world, ignore)
+    with Distributed() as distributed, pytest.raises(DataError, match="batch 3"):
+        map_shared(work, BATCHES, "counting", 2, distributed, ignore)
     assert max(done) < 10
 
 
 def test_no_work_is_soon_done():
-    with World() as world:
-        assert deal(len, [], "counting", None, world, ignore) == []
+    with Distributed() as distributed:
+        assert map_shared(len, [], "counting", None, distributed, ignore) == []
 
 
 @pytest.mark.parametrize("size", [2, 3])
@@ -64,11 +64,11 @@ def _share():
         return sum(batch)
 
     heard = []
-    with World() as world:
-        done = deal(work, BATCHES, "counting", 1, world, heard.append)
+    with Distributed() as distributed:
+        done = map_shared(work, BATCHES, "counting", 1, distributed, heard.append)
         assert all(result == sum(BATCHES[number]) for number, result in done)
         missing = ((number, [Unpaired(str(number), None, "unreadable", "")]) for number, _ in done)
-        unpaired = [each.name for each in gather_unpaired(missing, world)]
+        unpaired = [each.name for each in gather_unpaired(missing, distributed)]
     told = {"done": done, "unpaired": unpaired, "heard": heard[-1].done}
     Path(f"{os.environ['RANK']}.json").write_text(json.dumps(told))
 
@@ -82,10 +82,10 @@ def test_of_several_failures_the_first_in_order_is_told(tmp_path):
 def _fail():
     rank = int(os.environ["RANK"])
     try:
-        with World() as world:
-            world.settle(None)
+        with Distributed() as distributed:
+            distributed.raise_first_failure(None)
             place = [7, 4, 5][rank]
-            world.settle((place, DataError(f"at {place}")))
+            distributed.raise_first_failure((place, DataError(f"at {place}")))
     except DataError as error:
         Path(f"{rank}.txt").write_text(f"DataError {error}")
     except PeerError:

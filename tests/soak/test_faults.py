@@ -42,7 +42,7 @@ class Fault:
     way: str
 
     def __call__(self) -> None:
-        sync.LOOK_SECONDS = 0.0  # each step is saved: the same changes every time
+        sync.SYNC_INTERVAL_SECONDS = 0.0  # each step is saved: the same changes every time
         place, count = os.getcwd() + os.sep, 0
         notes = os.open("changes.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         fsync = os.fsync

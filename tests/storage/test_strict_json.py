@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from aecli.errors import one_line
-from aecli.storage.strict_json import LARGEST_JSON, MOST_PARTS, parse_json, read_json, regular_file, shown
+from aecli.errors import message_of
+from aecli.storage.strict_json import LARGEST_JSON, MOST_PARTS, parse_json, read_json, regular_file, short_repr
 
 
 def test_json_is_what_json_says():
@@ -36,7 +36,7 @@ def test_json_is_what_json_says():
 def test_json_that_strains_or_means_two_things_is_refused(text, reason):
     with pytest.raises(ValueError, match=reason) as caught:
         parse_json(text)
-    assert len(one_line(caught.value)) < 300
+    assert len(message_of(caught.value)) < 300
 
 
 @pytest.mark.parametrize("content", [b"\xff", b'{"a": "\xed\xa0\x80"}', "[1]".encode("utf-16")])
@@ -67,9 +67,9 @@ def test_a_device_is_not_opened(tmp_path):
 
 
 def test_words_of_a_file_are_shown_short_and_printable():
-    assert shown("vae") == "'vae'" and shown(3) == "3"
+    assert short_repr("vae") == "'vae'" and short_repr(3) == "3"
     for value in ("\x1b[31m\n\ud800\u202e", 10**6 * "x", [[[[[[[["deep"]]]]]]]], {str(n): n for n in range(10**4)}):
-        assert shown(value).isprintable() and len(shown(value)) < 400
-    assert one_line(ValueError("two\nlines  and \x1b[2J")) == r"two lines and \x1b[2J"
-    assert one_line(ValueError()) == "ValueError"
-    assert len(one_line(ValueError(10**6 * "x"))) == 201
+        assert short_repr(value).isprintable() and len(short_repr(value)) < 400
+    assert message_of(ValueError("two\nlines  and \x1b[2J")) == r"two lines and \x1b[2J"
+    assert message_of(ValueError()) == "ValueError"
+    assert len(message_of(ValueError(10**6 * "x"))) == 201

@@ -128,7 +128,7 @@ def test_the_summary_tells_the_pace(config):
     end = list(loop.train(config))[-1]
     train, _, _ = gathered(config)
     assert end.pace.images_per_s > 0
-    assert 0 <= end.pace.waiting_share < 1
+    assert 0 <= end.pace.data_wait_fraction < 1
     assert end.pace.peak_memory > 2**26
     again = list(loop.train(config))[-1]
     assert again.was_finished and again.pace is None

@@ -57,15 +57,15 @@ def run(config, stop_after=None):
 def test_a_run_stopped_anywhere_and_continued_is_the_run_never_stopped(config, tmp_path, changes):
     config = replace(config, **changes)
     run(replace(config, out=tmp_path / "whole"))
-    pieces = replace(config, out=tmp_path / "pieces")
+    micros = replace(config, out=tmp_path / "pieces")
     steps_and_validations = []
     # Each piece gets a little further: stops fall after epochs, in mid-epoch and in mid-validation.
     for stop_after in (1, 3, 4, 2, 5):
-        _, end = run(pieces, stop_after)
+        _, end = run(micros, stop_after)
         assert isinstance(end, Interrupted) and end.run is not None
         steps_and_validations.append((end.epoch, end.batch))
     assert len(set(steps_and_validations)) == 5
-    _, end = run(pieces)
+    _, end = run(micros)
     assert isinstance(end, Finished) and end.epochs == 3
     assert_same_run(tmp_path / "whole", tmp_path / "pieces")
 
@@ -252,7 +252,7 @@ def test_the_best_weights_survive_a_loss_that_is_no_number(config, tmp_path, mon
 
 
 def test_a_long_epoch_is_saved_in_its_middle(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(sync, "LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(sync, "SYNC_INTERVAL_SECONDS", 0.0)
     run(replace(config, out=tmp_path / "whole"))
     config = replace(config, checkpoint_every=1e-9)
     reports = loop.train(replace(config, out=tmp_path / "killed"))

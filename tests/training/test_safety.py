@@ -119,7 +119,7 @@ class TestCheckpointsInTime:
             real(path, tensors, document)
 
         monkeypatch.setattr(checkpoints, "save", watched)
-        monkeypatch.setattr(sync, "LOOK_SECONDS", 0.0)
+        monkeypatch.setattr(sync, "SYNC_INTERVAL_SECONDS", 0.0)
         run(replace(config, out=tmp_path / "often", checkpoint_every=1e-9))
         last_batch = max(batch for _, batch in saved)
         assert [epoch for epoch, batch in saved if batch == last_batch].count(0) >= 2  # after the step, in validation
@@ -195,7 +195,7 @@ class TestStepsThatWentWrong:
             run(config)
 
     def test_a_stop_does_not_save_a_state_that_went_wrong(self, config, tmp_path, wrong_at, monkeypatch):
-        monkeypatch.setattr(sync, "LOOK_SECONDS", 1e9)  # nobody has looked yet when the stop comes
+        monkeypatch.setattr(sync, "SYNC_INTERVAL_SECONDS", 1e9)  # nobody has looked yet when the stop comes
         wrong_at(2, "gradient")
         with pytest.raises(TrainingError, match="gradient of step 2"):
             run(replace(config, out=tmp_path / "mine"), stop_after=5)
@@ -212,7 +212,7 @@ class TestStepsThatWentWrong:
 
     def test_a_look_does_not_change_the_steps(self, config, tmp_path, monkeypatch):
         run(replace(config, out=tmp_path / "watched"))
-        monkeypatch.setattr("aecli.training.sync.FiniteWatch.look", lambda watch, loss: None)
+        monkeypatch.setattr("aecli.training.sync.NonFiniteDetector.look", lambda watch, loss: None)
         run(replace(config, out=tmp_path / "unwatched"))
         assert_same_run(tmp_path / "watched", tmp_path / "unwatched")
 

@@ -10,7 +10,7 @@ from aecli.models.ae import AE
 from aecli.recipes.layering import layer
 from aecli.training import loop
 from aecli.training.events import EpochReport, Finished, Interrupted, Started
-from aecli.training.inputs.micro_batches import largest_piece, smallest_piece
+from aecli.training.inputs.micro_batches import largest_micro_batch, smallest_micro_batch
 from tests.support.trained import assert_same_run, rows
 from tests.training.test_loop import run
 
@@ -91,13 +91,13 @@ class TestAccumulating:
         [(32, 4, 1, 8), (9, 4, 1, 4), (32, 4, 2, 4), (3, 4, 1, 3), (1, 4, 2, 1)],
     )
     def test_a_short_batch_is_taken_in_fewer_pieces(self, config, count, accumulate, size, smallest):
-        assert smallest_piece(count, replace(config, batch_size=32, accumulate=accumulate), size) == smallest
+        assert smallest_micro_batch(count, replace(config, batch_size=32, accumulate=accumulate), size) == smallest
 
     def test_pieces_hold_no_more_than_their_share(self, config):
         class Alone:
             rank, size = 0, 1
 
-        assert largest_piece(replace(config, batch_size=32, accumulate=5), Alone()) == 7
+        assert largest_micro_batch(replace(config, batch_size=32, accumulate=5), Alone()) == 7
 
     def test_a_step_is_taken_in_as_many_passes(self, config, monkeypatch):
         taken = []

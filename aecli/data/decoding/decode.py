@@ -22,14 +22,14 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from aecli.data.decoding.colour import to_rgb
-from aecli.data.decoding.limits import EXIF_LIMIT, PIXEL_LIMIT, Room, check_size, check_structure, check_tiles
+from aecli.data.decoding.limits import EXIF_LIMIT, PIXEL_LIMIT, MemoryBudget, check_size, check_structure, check_tiles
 from aecli.data.image_ref import FILE_LIMIT, ImageRef
-from aecli.errors import DataError, plain
+from aecli.errors import DataError, single_line
 
 Pixels = NDArray[np.uint8]
 
 # However many threads decode, the files that they hold are together no larger than one may be, and the pictures too.
-_FILES, _PICTURES = Room(FILE_LIMIT), Room(PIXEL_LIMIT)
+_FILES, _PICTURES = MemoryBudget(FILE_LIMIT), MemoryBudget(PIXEL_LIMIT)
 
 # By the first bytes, not by the suffix. Pillow's readers are called by class: `Image.open` would print its own warning
 # about large images, and would take a JPEG of several pictures for another format.
@@ -82,7 +82,7 @@ class DecodeError(DataError):
 
     def __init__(self, name: str, reason: str) -> None:
         """Make the message from both."""
-        super().__init__(f"{plain(name)}: {reason}")
+        super().__init__(f"{single_line(name)}: {reason}")
         self.name = name
         self.reason = reason
 
@@ -190,7 +190,7 @@ def _fit(picture: Image.Image, size: int, how: str) -> Image.Image:
 
 def _open(image: ImageRef, room: ExitStack) -> tuple[Image.Image, bytes | Image.Image]:
     """The image with its header read, pixels not yet, and what it was read from; `room` then holds room for both."""
-    room.enter_context(_FILES.taken(image.encoded_bytes))
+    room.enter_context(_FILES.reserve(image.encoded_bytes))
     source = image.load()
     if isinstance(source, Image.Image):
         opened = source
@@ -200,7 +200,7 @@ def _open(image: ImageRef, room: ExitStack) -> tuple[Image.Image, bytes | Image.
     check_size(*opened.size)
     if isinstance(opened, ImageFile):
         check_tiles(opened)
-    room.enter_context(_PICTURES.taken(opened.width * opened.height))
+    room.enter_context(_PICTURES.reserve(opened.width * opened.height))
     return opened, source
 
 
@@ -237,6 +237,6 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "there is not enough memory for it"
     if isinstance(error, _UNEXPECTED):
-        return f"its header is damaged ({plain(str(error) or type(error).__name__)})"
+        return f"its header is damaged ({single_line(str(error) or type(error).__name__)})"
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return plain(next(iter(text.splitlines()), "") or type(error).__name__)
+    return single_line(next(iter(text.splitlines()), "") or type(error).__name__)

@@ -38,7 +38,7 @@ _BLOBS = (1, 2, 7)  # types that stay one piece: bytes, text, undefined
 _NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 
 
-class Room:
+class MemoryBudget:
     """`size` units of something, of which each of several threads takes some for a while, or waits until it can."""
 
     def __init__(self, size: int) -> None:
@@ -47,7 +47,7 @@ class Room:
         self._changed = threading.Condition()
 
     @contextmanager
-    def taken(self, amount: int) -> Iterator[None]:
+    def reserve(self, amount: int) -> Iterator[None]:
         """Hold `amount`; all of it where that is more."""
         amount = min(amount, self._size)
         with self._changed:

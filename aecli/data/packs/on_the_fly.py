@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from aecli.data.decoding.decode import DecodeError, Pixels, decode_fitted
 from aecli.data.image_ref import ImageRef
-from aecli.errors import DataError, name_some
+from aecli.errors import DataError, summarize
 from aecli.runtime.threads import ordered_map, worker_count
 
 BROKEN_LIMIT = 0.01  # share of the images
@@ -79,7 +79,7 @@ def require_few_broken(skipped: Mapping[str, str], total: int) -> None:
     if len(skipped) > BROKEN_LIMIT * total:
         raise DataError(
             f"{len(skipped)} of {total} images can't be decoded, more than {BROKEN_LIMIT:.0%}; repair or remove them: "
-            f"{name_some(skipped)}"
+            f"{summarize(skipped)}"
         )
 
 

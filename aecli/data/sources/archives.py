@@ -4,7 +4,7 @@ import posixpath
 import re
 from collections.abc import Iterable
 
-from aecli.errors import DataError, plain
+from aecli.errors import DataError, single_line
 
 
 def check_path(holds: str, path: str) -> None:
@@ -30,4 +30,4 @@ def check_folders(source: str, names: Iterable[str]) -> None:
             folders.add(name)
     both = next(iter(sorted(known & folders)), None)
     if both is not None:
-        raise DataError(f"{source} holds {plain(both)} both as an image and as a folder.")
+        raise DataError(f"{source} holds {single_line(both)} both as an image and as a folder.")

@@ -15,7 +15,7 @@ from aecli.data.sources.demo import list_demo
 from aecli.data.sources.shards import is_stream, list_shards
 from aecli.data.sources.torchvision_sets import list_torchvision
 from aecli.data.sources.zips import list_zip
-from aecli.errors import DataError, plain
+from aecli.errors import DataError, single_line
 
 __all__ = ["PREFIXES", "SUFFIXES", "ImageRef", "list_images", "split_indices"]
 
@@ -92,7 +92,9 @@ def _list_folder(source: str) -> list[ImageRef]:
             continue
         visits[real] += 1
         if visits[real] > VISIT_LIMIT:
-            raise DataError(f"{plain(real)}: more than {VISIT_LIMIT} ways lead to it by links. Remove some of them.")
+            raise DataError(
+                f"{single_line(real)}: more than {VISIT_LIMIT} ways lead to it by links. Remove some of them."
+            )
         try:
             with os.scandir(folder) as scan:
                 for entry in scan:
@@ -104,7 +106,7 @@ def _list_folder(source: str) -> list[ImageRef]:
                     elif (status is None or stat.S_ISREG(status.st_mode)) and _is_image_name(entry.name):
                         found.append(FileRef(prefix + entry.name, source, status))
         except OSError as error:
-            raise DataError(f"{plain(folder)} can't be read: {error.strerror}.") from error
+            raise DataError(f"{single_line(folder)} can't be read: {error.strerror}.") from error
     return found
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from aecli.data.image_ref import FILE_LIMIT, ImageRef
 from aecli.data.sources.tars import list_tars
-from aecli.errors import DataError, one_line, plain
+from aecli.errors import DataError, message_of, single_line
 
 _KINDS = {".tar": "webdataset", ".parquet": "parquet"}
 _SUFFIXES = ("png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff")
@@ -58,7 +58,7 @@ class Shards:
         """
         self.source = source
         library = _library()
-        with _telling(source):
+        with _as_data_error(source):
             self._dataset, files = _open(source, library)
             count = self._dataset.num_shards
             self._columns = _image_columns(source, self._dataset)
@@ -74,7 +74,7 @@ class Shards:
         Raises:
             DataError: the shard can't be read.
         """
-        with _telling(self.names[shard]):
+        with _as_data_error(self.names[shard]):
             rows = self._dataset.shard(num_shards=len(self.names), index=shard)
             for row, values in enumerate(rows.skip(start) if start else rows, start):
                 content = next((found for column in self._columns if (found := _content(values.get(column)))), None)
@@ -191,7 +191,11 @@ def _image_columns(source: str, opened: Any) -> tuple[str, ...]:
     if len(found) > 1:
         found = [name for name in _COLUMNS if name in found][:1] or found
     if len(found) != 1:
-        which = f"one of {', '.join(map(plain, found))}" if found else f"none of {', '.join(map(plain, features))}"
+        which = (
+            f"one of {', '.join(map(single_line, found))}"
+            if found
+            else f"none of {', '.join(map(single_line, features))}"
+        )
         raise DataError(f"{source}: which column holds the images? {which or 'no column'}; call it `image`")
     return (found[0],)
 
@@ -203,7 +207,7 @@ def _content(value: Any) -> bytes | None:
 
 
 @contextmanager
-def _telling(name: str) -> Iterator[None]:
+def _as_data_error(name: str) -> Iterator[None]:
     """Turn what reading a shard may raise into a DataError that names it."""
     import pyarrow
     from datasets.exceptions import DatasetsError
@@ -212,4 +216,4 @@ def _telling(name: str) -> Iterator[None]:
         yield
     except (OSError, ImportError, ValueError, LookupError, EOFError, RuntimeError, tarfile.TarError,
             pyarrow.ArrowException, DatasetsError) as error:  # fmt: skip
-        raise DataError(f"{plain(name)} can't be read: {one_line(error)}") from error
+        raise DataError(f"{single_line(name)} can't be read: {message_of(error)}") from error

@@ -8,7 +8,7 @@ from functools import partial
 
 from aecli.data.image_ref import FILE_LIMIT, ImageRef
 from aecli.data.sources.archives import check_folders, check_path
-from aecli.errors import DataError, one_line, plain
+from aecli.errors import DataError, message_of, single_line
 
 # What tarfile raises for damaged headers.
 _DAMAGE = (tarfile.TarError, OSError, ValueError, EOFError, ArithmeticError, LookupError, MemoryError)
@@ -26,7 +26,7 @@ def list_tars(files: Sequence[str], is_wanted: Callable[[str], bool]) -> list[Im
         folder = f"{posixpath.splitext(os.path.basename(file))[0]}/" if len(files) > 1 else ""
         for image in _list_one(file, folder, is_wanted):
             if image.name in images:
-                raise DataError(f"{file} holds {plain(image.name)} twice.")
+                raise DataError(f"{file} holds {single_line(image.name)} twice.")
             images[image.name] = image
     check_folders(files[0] if len(files) == 1 else f"{files[0]} …", images)
     return list(images.values())
@@ -43,14 +43,16 @@ def _list_one(file: str, folder: str, is_wanted: Callable[[str], bool]) -> list[
                 name = posixpath.normpath(path)
                 if not member.isreg() or member.issparse() or not is_wanted(name):
                     continue
-                check_path(f"{file} holds {plain(path)}", path)
+                check_path(f"{file} holds {single_line(path)}", path)
                 if member.size > FILE_LIMIT or member.offset_data + member.size > status.st_size:
-                    raise DataError(f"{file} holds {plain(path)} of {member.size} bytes: that can't be, or is refused.")
+                    raise DataError(
+                        f"{file} holds {single_line(path)} of {member.size} bytes: that can't be, or is refused."
+                    )
                 versions = f"{member.size}:{status.st_mtime_ns}:{member.offset_data}", str(status.st_ctime_ns)
                 load = partial(_read, file, member.offset_data, member.size)
                 found.append(ImageRef(folder + name, folder + name, versions[0], load, versions[1]))
     except _DAMAGE as error:
-        raise DataError(f"{file} is a damaged or incomplete tar file ({one_line(error)}).") from error
+        raise DataError(f"{file} is a damaged or incomplete tar file ({message_of(error)}).") from error
     return found
 
 

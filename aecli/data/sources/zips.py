@@ -11,7 +11,7 @@ from pathlib import Path
 
 from aecli.data.image_ref import FILE_LIMIT, ImageRef
 from aecli.data.sources.archives import check_folders, check_path
-from aecli.errors import DataError, plain
+from aecli.errors import DataError, single_line
 
 _LOCAL_HEADER = 30  # bytes before a member's name and data, at the least
 # The methods whose output zipfile bounds while it reads: a few bytes of the others can become gigabytes at once.
@@ -36,7 +36,7 @@ def list_zip(source: str, is_wanted: Callable[[str], bool]) -> list[ImageRef]:
         raise DataError(f"{source} can't be read: {error.strerror}.") from error
     except _DAMAGE as error:
         if source.lower().endswith(".zip"):
-            reason = plain(str(error) or type(error).__name__)
+            reason = single_line(str(error) or type(error).__name__)
             raise DataError(f"{source} is a damaged or incomplete zip file ({reason}).") from error
         raise DataError(f"{source} is a file but no zip: expected a folder or a .zip of images.") from error
     try:
@@ -59,9 +59,9 @@ def _members(source: str, archive: zipfile.ZipFile, is_wanted: Callable[[str], b
         name = posixpath.normpath(path)
         if path.endswith("/") or not is_wanted(name):
             continue
-        _check_member(f"{source} holds {plain(path)}", path, member)
+        _check_member(f"{source} holds {single_line(path)}", path, member)
         if name in members:
-            raise DataError(f"{source} holds {plain(name)} twice.")
+            raise DataError(f"{source} holds {single_line(name)} twice.")
         members[name] = member
     check_folders(source, members)
     _check_places(source, archive, list(members.values()))

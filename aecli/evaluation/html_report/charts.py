@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from aecli.errors import plain
+from aecli.errors import single_line
 from aecli.evaluation.report import Numbers
 from aecli.figures.plotting import BLUE, ORANGE, quiet_matplotlib
 from aecli.metrics.registry import Metric
@@ -75,7 +75,7 @@ def _histogram(metric: Metric, names: Sequence[str], values: NDArray[np.float64]
             axes.hist(kept, bins=edges, color=colour(column))
             if len(kept):
                 axes.axvline(kept.mean(), color=_INK, linewidth=1, linestyle=(0, (4, 3)))
-            axes.set_title(plain(name)[:60], loc="left", fontsize=9, color=_INK, parse_math=False)
+            axes.set_title(single_line(name)[:60], loc="left", fontsize=9, color=_INK, parse_math=False)
             _plain_axes(axes)
         axes.set_xlabel(f"{metric.title}, images by value; the dashed line is the mean", color=_INK)
         return Chart(title, _svg(figure, title))
@@ -92,8 +92,8 @@ def _predictions_scatter(
     metric: Metric, names: Sequence[str], columns: tuple[int, int], values: NDArray[np.float64]
 ) -> Chart:
     a, b = columns
-    x_label, y_label = (f"{metric.title} of {plain(names[column])[:60]}" for column in (b, a))
-    title = f"{metric.title}: {plain(names[a])} against {plain(names[b])}"
+    x_label, y_label = (f"{metric.title} of {single_line(names[column])[:60]}" for column in (b, a))
+    title = f"{metric.title}: {single_line(names[a])} against {single_line(names[b])}"
     return _scatter(title, x_label, y_label, [(a, values[:, b], values[:, a])], is_square=True, overlays=False)
 
 

@@ -19,7 +19,7 @@ from aecli.evaluation.html_report import charts, pictures
 from aecli.evaluation.pairing import Pair
 from aecli.evaluation.report import EvalReport, Numbers, best_names
 from aecli.progress import Listener, Notice
-from aecli.runtime.distributed import World
+from aecli.runtime.distributed import Distributed
 from aecli.storage.atomic_files import claim_file
 from aecli.storage.outputs import scratch_beside, write_output
 
@@ -81,7 +81,7 @@ class Page:
 
 
 @contextmanager
-def page_under_way(path: Path | None, sources: Sequence[str], world: World) -> Iterator[Page | None]:
+def page_under_way(path: Path | None, sources: Sequence[str], distributed: Distributed) -> Iterator[Page | None]:
     """Yield a page to fill, in every process the same one, or None without a path; what is left over is removed.
 
     Raises:
@@ -90,10 +90,10 @@ def page_under_way(path: Path | None, sources: Sequence[str], world: World) -> I
     if path is None:
         yield None
         return
-    if world.is_main:
+    if distributed.is_main_process:
         claim_file(path, "--report")
         pictures.require_ours(path, sources)
-    with scratch_beside(path, world.is_main, world.share) as scratch:
+    with scratch_beside(path, distributed.is_main_process, distributed.broadcast_object) as scratch:
         yield Page(path, scratch)
 
 

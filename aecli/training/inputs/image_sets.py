@@ -9,14 +9,14 @@ import torch
 from numpy.typing import NDArray
 
 from aecli.configs import TrainConfig
-from aecli.data.batches import spread_out
+from aecli.data.batches import evenly_spaced
 from aecli.data.decoding.decode import Pixels
 from aecli.data.image_ref import data_fingerprint
 from aecli.data.packs.on_the_fly import Images, OnTheFly
 from aecli.data.packs.pack import Pack, pack_images
 from aecli.data.sources.registry import ImageRef, list_images, split_indices
 from aecli.data.streams import Stream, is_stream
-from aecli.errors import DataError, name_some
+from aecli.errors import DataError, summarize
 from aecli.progress import Notice, Stopped, StopRequest
 from aecli.training.events import TrainReport
 
@@ -48,9 +48,9 @@ class ImageSet:
         """Images that turned out to be unreadable when they were asked for (name → reason)."""
         return self.images.skipped if isinstance(self.images, OnTheFly) else {}
 
-    def spread_out(self, count: int) -> Pixels:
+    def evenly_spaced(self, count: int) -> Pixels:
         """At most `count` of the images, uint8 (n, 3, S, S), evenly from the first to the last."""
-        return self.images[self.rows[spread_out(len(self), count)]]
+        return self.images[self.rows[evenly_spaced(len(self), count)]]
 
     @property
     def nearest(self) -> Images | torch.Tensor:
@@ -167,7 +167,7 @@ def _decode_once(
             raise Stopped
         yield progress
     if pack.skipped:
-        named = name_some(pack.skipped)
+        named = summarize(pack.skipped)
         yield Notice(f"skipped {len(pack.skipped)} of {len(listed)} images that can't be read: {named}")
     return pack
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aecli.configs import TrainConfig
-from aecli.data.batches import iterate, spread_out
+from aecli.data.batches import evenly_spaced, iterate
 from aecli.data.streams import Stream
 from aecli.errors import ConfigError, DataError, ModelError
 from aecli.inference.loaded_model import LoadedModel, load_model
@@ -20,7 +20,7 @@ from aecli.models import registry
 from aecli.models.base import Prior
 from aecli.models.options import FlowOptions
 from aecli.progress import Progress, Stopped, StopRequest
-from aecli.runtime.distributed import World
+from aecli.runtime.distributed import Distributed
 from aecli.training.events import TrainReport
 from aecli.training.inputs.image_sets import ImageSet
 
@@ -41,7 +41,7 @@ class Encoder:
 
     def latents(self, images: Tensor) -> Tensor:
         """Return the latents float32 (N, channels, side, side) of images float32 (N, 3, S, S), on the CPU."""
-        latents, _ = self.loaded.codes(images)
+        latents, _ = self.loaded.latents(images)
         return torch.from_numpy(latents).reshape(-1, *self.shape)
 
     def record(self) -> dict[str, str]:
@@ -99,7 +99,7 @@ def encode_sets(
     prior: Prior,
     is_fitted: bool,
     config: TrainConfig,
-    world: World,
+    distributed: Distributed,
     should_stop: StopRequest,
 ) -> Generator[TrainReport, None, tuple[ImageSet, ImageSet]]:
     """Return sets of what `prior` learns from, in place of the images: their latents, reduced.
@@ -113,29 +113,34 @@ def encode_sets(
     """
     if isinstance(train, Stream):
         raise DataError(f"--data {config.data}: a stream has no end; a prior learns a set of images, so name one")
-    chosen = spread_out(len(train), _MOST_FITTED)
+    chosen = evenly_spaced(len(train), _MOST_FITTED)
     views = [(train, train.rows, mirrored) for mirrored in ((False, True) if config.flip else (False,))]
     views.append((val, val.rows, False))
     total = (0 if is_fitted else len(chosen)) + sum(len(rows) for _, rows, _ in views)
     done, device = 0, next(prior.buffers()).device
     if not is_fitted:
-        for latents in _encode(train, train.rows[chosen], False, encoder, should_stop) if world.is_main else ():
+        for latents in (
+            _encode(train, train.rows[chosen], False, encoder, should_stop) if distributed.is_main_process else ()
+        ):
             prior.observe(latents)
             done += len(latents)
             yield Progress("encoding", done, total)
-        if world.is_main:
+        if distributed.is_main_process:
             prior.fit()
-        world.wait_for_all()
-        world.spread(prior.buffers())
+        distributed.barrier()
+        distributed.broadcast_tensors(prior.buffers())
         done = len(chosen)
     sets: list[NDArray[np.float32]] = []
     for images, rows, mirrored in views:
-        first, last = len(rows) * world.rank // world.size, len(rows) * (world.rank + 1) // world.size
+        first, last = (
+            len(rows) * distributed.rank // distributed.world_size,
+            len(rows) * (distributed.rank + 1) // distributed.world_size,
+        )
         mine = [np.empty((0, *prior.example_shape(config.image_size)), np.float32)]
         for latents in _encode(images, rows[first:last], mirrored, encoder, should_stop):
             mine.append(prior.reduce(latents.to(device)).cpu().numpy())
-            yield Progress("encoding", done + world.size * sum(map(len, mine)), total)
-        sets.append(np.concatenate(world.gather(np.concatenate(mine))))
+            yield Progress("encoding", done + distributed.world_size * sum(map(len, mine)), total)
+        sets.append(np.concatenate(distributed.all_gather(np.concatenate(mine))))
         done += len(rows)
     *parts, held_out = sets
     examples = np.concatenate(parts)

@@ -7,18 +7,18 @@ import numpy as np
 import torch
 
 from aecli.configs import TrainConfig
-from aecli.data.batches import epoch_order, flips, iterate, normalise, part
+from aecli.data.batches import epoch_order, flips, iterate, normalise, rank_slice
 from aecli.data.decoding.decode import Pixels
 from aecli.data.streams import Stream
 from aecli.runtime.device import Placement
-from aecli.runtime.distributed import World
+from aecli.runtime.distributed import Distributed
 from aecli.training.inputs.image_sets import ImageSet
-from aecli.training.state import Clock
+from aecli.training.state import Counters
 
 Batches = Generator[torch.Tensor, None, None]
 
 
-class Feed(Protocol):
+class BatchLoader(Protocol):
     """Batches of a run, of which each process gets its part."""
 
     batches: int  # an epoch; the last may be short
@@ -27,13 +27,13 @@ class Feed(Protocol):
     def count(self, batch: int) -> int:
         """How many images, over all processes, are in the epoch's batch of that number."""
 
-    def epoch(self, clock: Clock) -> Batches:
+    def epoch(self, clock: Counters) -> Batches:
         """Yield parts of the batches left in the epoch, float32 (n, 3, S, S) in [-1, 1] on the device."""
 
     def cursors(self) -> Mapping[int, Any] | None:
         """Where the stream stands after the last batch yielded, by lane; None for a set."""
 
-    def shown(self, count: int) -> Pixels:
+    def preview_images(self, count: int) -> Pixels:
         """At most `count` of the images, uint8 (n, 3, S, S), to draw."""
 
     @property
@@ -41,13 +41,13 @@ class Feed(Protocol):
         """Images that turned out to be unreadable meanwhile (name → reason)."""
 
 
-class SetFeed:
+class DatasetLoader:
     """A set of images: epochs in an order that follows from (seed, epoch) alone."""
 
-    def __init__(self, images: ImageSet, config: TrainConfig, placement: Placement, world: World) -> None:
+    def __init__(self, images: ImageSet, config: TrainConfig, placement: Placement, distributed: Distributed) -> None:
         """Take what decides on the batches."""
         self._set, self._config, self._placement = images, config, placement
-        self._share = (world.rank, world.size)
+        self._share = (distributed.rank, distributed.world_size)
         self.images = len(images)
         self.batches = -(-len(images) // config.batch_size)
 
@@ -55,7 +55,7 @@ class SetFeed:
         """How many images, over all processes, are in the epoch's batch of that number."""
         return min(self._config.batch_size, self.images - batch * self._config.batch_size)
 
-    def epoch(self, clock: Clock) -> Batches:
+    def epoch(self, clock: Counters) -> Batches:
         """Yield this process's parts of the batches left in the epoch."""
         config, placement = self._config, self._placement
         order = self._set.rows[epoch_order(self.images, config.seed, clock.epoch)]
@@ -69,9 +69,9 @@ class SetFeed:
         """Nothing: the clock tells where a set stands."""
         return
 
-    def shown(self, count: int) -> Pixels:
+    def preview_images(self, count: int) -> Pixels:
         """Images from all over the set."""
-        return self._set.spread_out(count)
+        return self._set.evenly_spaced(count)
 
     @property
     def skipped(self) -> Mapping[str, str]:
@@ -79,16 +79,23 @@ class SetFeed:
         return self._set.skipped
 
 
-class StreamFeed:
+class StreamLoader:
     """A stream of images: an epoch is as many steps as the options say, and the next one goes on where it ended."""
 
     def __init__(
-        self, stream: Stream, config: TrainConfig, placement: Placement, world: World, cursors: list[Any] | None
+        self,
+        stream: Stream,
+        config: TrainConfig,
+        placement: Placement,
+        distributed: Distributed,
+        cursors: list[Any] | None,
     ) -> None:
         """Take what decides on the batches; the stream begins where the `cursors` stand."""
         self._stream, self._placement = stream, placement
         on_cuda = placement.device.type == "cuda"
-        self._coming = stream.batches(part(config.batch_size, world.rank, world.size), cursors, on_cuda)
+        self._coming = stream.batches(
+            rank_slice(config.batch_size, distributed.rank, distributed.world_size), cursors, on_cuda
+        )
         self._batch_size = config.batch_size
         self._cursors: Mapping[int, Any] | None = None
         self._latest = np.empty((0, 3, config.image_size, config.image_size), dtype=np.uint8)
@@ -99,7 +106,7 @@ class StreamFeed:
         """How many images, over all processes, are in every batch."""
         return self._batch_size
 
-    def epoch(self, _clock: Clock) -> Batches:
+    def epoch(self, _clock: Counters) -> Batches:
         """Yield parts of the batches to come, without an end; what was read ahead stays for the next call."""
         placement = self._placement
         for batch in self._coming:
@@ -115,7 +122,7 @@ class StreamFeed:
         """Where the stream stands, in the lanes that are this process's to tell of."""
         return self._cursors
 
-    def shown(self, count: int) -> Pixels:
+    def preview_images(self, count: int) -> Pixels:
         """Images of the latest batch."""
         return self._latest[:count]
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from aecli.configs import TrainConfig
-from aecli.data.batches import part
+from aecli.data.batches import rank_slice
 from aecli.models.base import Trainable
-from aecli.runtime.distributed import World
+from aecli.runtime.distributed import Distributed
 from aecli.training.state import seed_step
 
 _DRAWN_AT_ONCE = 256  # images whose noise has one seed
@@ -18,7 +18,7 @@ _NOISE, _ELSE = 0, 1  # streams beside that of the first such images
 
 
 @dataclass(frozen=True)
-class Piece:
+class MicroBatch:
     """Images (n, 3, S, S) of one forward and backward pass, with the noise that the model takes for them.
 
     `share` is what they are of all images that the processes take in this step, from 0 to 1.
@@ -43,32 +43,34 @@ def _smallest_part(count: int, size: int) -> int:
     return count if count < size else count // size
 
 
-def smallest_piece(count: int, config: TrainConfig, size: int) -> int:
+def smallest_micro_batch(count: int, config: TrainConfig, size: int) -> int:
     """Images of the smallest piece of a batch of `count`, in whatever process."""
     return _smallest_part(count, size) // _pieces(count, config, size)
 
 
-def largest_piece(config: TrainConfig, world: World) -> int:
+def largest_micro_batch(config: TrainConfig, distributed: Distributed) -> int:
     """Images of the largest piece that this process takes of a whole batch."""
-    first, last = part(config.batch_size, world.rank, world.size)
-    return -(-(last - first) // _pieces(config.batch_size, config, world.size))
+    first, last = rank_slice(config.batch_size, distributed.rank, distributed.world_size)
+    return -(-(last - first) // _pieces(config.batch_size, config, distributed.world_size))
 
 
-def cut(images: Tensor, count: int, step: int, model: Trainable, config: TrainConfig, world: World) -> Iterator[Piece]:
+def cut(
+    images: Tensor, count: int, step: int, model: Trainable, config: TrainConfig, distributed: Distributed
+) -> Iterator[MicroBatch]:
     """Yield the pieces of `images` (n, 3, S, S), this process's part of a batch of `count`, in step `step`.
 
     Torch's global generator is seeded for each: its noise is that of its places in the batch, whoever takes them; what
     else is drawn depends on (seed, step) and the number of the piece.
     """
-    first, _ = part(count, world.rank, world.size)
-    pieces = _pieces(count, config, world.size)
-    taken = count * world.size if count < world.size else count
-    for number in range(pieces):
-        start, end = part(len(images), number, pieces)
+    first, _ = rank_slice(count, distributed.rank, distributed.world_size)
+    micros = _pieces(count, config, distributed.world_size)
+    taken = count * distributed.world_size if count < distributed.world_size else count
+    for number in range(micros):
+        start, end = rank_slice(len(images), number, micros)
         noise = _noise(model, first + start, first + end, count, config.image_size, (config.seed, step))
-        if index := world.rank * pieces + number:
+        if index := distributed.rank * micros + number:
             seed_step(config.seed, step, _ELSE, index)
-        yield Piece(images[start:end], noise, (end - start) / taken, number == pieces - 1)
+        yield MicroBatch(images[start:end], noise, (end - start) / taken, number == micros - 1)
 
 
 def _noise(

@@ -27,7 +27,7 @@ def is_preview_epoch(epoch: int) -> bool:
     return epoch <= 10 or epoch % (10 if epoch <= 100 else 50) == 0
 
 
-class Artist:
+class PreviewWriter:
     """Draws a run while it goes: pictures in the epochs that have some, curves whenever that costs little."""
 
     def __init__(self, session: Session) -> None:
@@ -66,7 +66,10 @@ def draw(session: Session) -> None:
         return
     title = type(state.model).__name__
     rows = []
-    sets = {"Validation": session.val.spread_out(PREVIEW_IMAGES), "Training": session.feed.shown(PREVIEW_IMAGES)}
+    sets = {
+        "Validation": session.val.evenly_spaced(PREVIEW_IMAGES),
+        "Training": session.loader.preview_images(PREVIEW_IMAGES),
+    }
     for label, originals in sets.items():
         if len(originals):
             reconstructions = _reconstruct(session, originals)
@@ -76,7 +79,7 @@ def draw(session: Session) -> None:
 
 def _sample(session: Session, encoder: Encoder) -> NDArray[np.uint8]:
     """Return samples (N, S, S, 3) of a prior under way, of the same noise every time."""
-    prior = session.state.evaluated_model
+    prior = session.state.eval_model
     assert isinstance(prior, Prior)  # for the type checker: what has an encoder is one
     shape = prior.example_shape(encoder.loaded.image_size)
     noise = torch.randn(PREVIEW_SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
@@ -91,7 +94,7 @@ def _sample(session: Session, encoder: Encoder) -> NDArray[np.uint8]:
 
 def _reconstruct(session: Session, originals: Pixels) -> NDArray[np.uint8]:
     """Return the reconstructions (N, S, S, 3) of uint8 (N, 3, S, S)."""
-    placement, model = session.validation_placement, session.state.evaluated_model
+    placement, model = session.validation_placement, session.state.eval_model
     batch = normalise(torch.from_numpy(originals).to(placement.device))
     model.eval()
     with torch.inference_mode(), placement.autocast():

@@ -48,7 +48,7 @@ class TensorBoardLog:
         from torch.utils.tensorboard.writer import SummaryWriter
 
         self._session, step = session, session.state.clock.step
-        with _telling(session.folder.tensorboard):
+        with _as_data_error(session.folder.tensorboard):
             self._writer: Any = SummaryWriter(str(session.folder.tensorboard), purge_step=step + 1, flush_secs=30)
             if step == 0:
                 options = json.dumps(session.folder.read_config()["options"], indent=2)
@@ -56,14 +56,14 @@ class TensorBoardLog:
 
     def step(self, report: StepReport) -> None:
         """Take the mean loss of the epoch so far."""
-        with _telling(self._session.folder.tensorboard):
+        with _as_data_error(self._session.folder.tensorboard):
             self._writer.add_scalar("loss/epoch so far", report.loss, self._session.state.clock.step)
 
     def epoch(self, report: EpochReport) -> None:
         """Take an epoch's row, and its pictures if it has any."""
         step = int(report.row["step"] or 0)
         picture = self._session.folder.preview(report.epoch)
-        with _telling(self._session.folder.tensorboard):
+        with _as_data_error(self._session.folder.tensorboard):
             for column, name in _NAMES.items():
                 if (value := report.row[column]) is not None:
                     self._writer.add_scalar(name, value, step)
@@ -73,7 +73,7 @@ class TensorBoardLog:
 
     def close(self) -> None:
         """Write what is waiting to be written."""
-        with _telling(self._session.folder.tensorboard):
+        with _as_data_error(self._session.folder.tensorboard):
             self._writer.close()
 
 
@@ -84,7 +84,7 @@ def log_of(session: Session) -> Iterator[Log]:
     Raises:
         OutputError: the disk is full, or the folder can't be written.
     """
-    if session.config.log is None or not session.world.is_main:
+    if session.config.log is None or not session.distributed.is_main_process:
         yield NoLog()
         return
     log = TensorBoardLog(session)
@@ -95,7 +95,7 @@ def log_of(session: Session) -> Iterator[Log]:
 
 
 @contextmanager
-def _telling(folder: Path) -> Iterator[None]:
+def _as_data_error(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
