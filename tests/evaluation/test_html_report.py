@@ -121,7 +121,8 @@ class TestTheList:
         view.page.select_option("#winner", label="where vae beats ae")
         wins = {f"{name}.png" for name, (ae, vae) in ssim.items() if vae > ae}
         assert set(view.names()) == wins and 0 < len(wins) < len(NAMES)
-        assert f"better on {len(NAMES) - len(wins)}, equal on 0, worse on {len(wins)}" in view.page.inner_text(".duels")
+        counts = f"better on {len(NAMES) - len(wins)}, equal on 0, worse on {len(wins)}"
+        assert counts in view.page.inner_text(".comparisons")
 
     def test_search_by_name(self, measured, visit):
         view = visit(measured[0])

@@ -29,10 +29,10 @@
   addEventListener("error", (event) => { if (event.target.tagName === "IMG") at("lost").hidden = false; }, true);
 
   // ---------------------------------------------------------------------------------------------- which images, in order
-  const duels = [];
-  data.predictions.forEach((_, a) => data.predictions.forEach((_, b) => { if (a !== b) duels.push([a, b]); }));
+  const orderedPairs = [];
+  data.predictions.forEach((_, a) => data.predictions.forEach((_, b) => { if (a !== b) orderedPairs.push([a, b]); }));
   data.predictions.forEach((name, index) => at("subject").append(option(index, name)));
-  duels.forEach(([a, b]) => {
+  orderedPairs.forEach(([a, b]) => {
     const [first, second] = [data.predictions[a], data.predictions[b]];
     at("subject").append(option(`${a},${b}`, `${first} against ${second}`));
     at("winner").append(option(`${a},${b}`, `where ${first} beats ${second}`));
