@@ -1,4 +1,4 @@
-"""What the benchmarks share: processes timed in turns, the machine and its peaks, one table or one JSON document."""
+"""Shared by the benchmarks: interleaved timing of processes, the machine and its peaks, a table or JSON as output."""
 
 import argparse
 import json
@@ -20,10 +20,10 @@ VERSIONS = ("torch", "torchvision", "numpy", "pillow", "scikit-image", "lpips", 
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: ours and the plain way's in `unit`, in one run.
+    """One measurement: aecli (`ours`) and the baseline (`plain`) in `unit`, from one run.
 
-    `ratio` is how many times better ours is, unless `what` says otherwise. `limit` is what the machine would allow, in
-    the same unit, for the reason that `limit_is` gives; `share` is how near ours comes to it.
+    `ratio` is how many times better ours is, unless `what` says otherwise. `limit` is the machine's upper bound in the
+    same unit, `limit_is` how it was derived, and `of_limit` the fraction of it that ours reaches.
     """
 
     what: str
@@ -35,8 +35,8 @@ class Row:
     limit_is: str = ""
 
     @property
-    def share(self) -> float | None:
-        """How much of the limit is reached: rates are compared with it as they are, times and sizes inversely."""
+    def of_limit(self) -> float | None:
+        """Fraction of the limit reached: ours / limit for rates, limit / ours for times and sizes."""
         if self.limit is None or self.ours == 0:
             return None
         return self.ours / self.limit if self.unit.endswith("/s") else self.limit / self.ours
@@ -44,7 +44,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Ran:
-    """A process that ended with status 0: wall seconds, CPU seconds, peak resident memory in MB, what it printed."""
+    """A process that exited with status 0: wall seconds, CPU seconds, peak resident memory in MB, its output."""
 
     seconds: float
     cpu_seconds: float
@@ -53,10 +53,10 @@ class Ran:
 
 
 def run(arguments: Sequence[str | Path], folder: Path | None = None, env: Mapping[str, str] | None = None) -> Ran:
-    """Run a program and wait for its end.
+    """Run a program to its end.
 
     Raises:
-        RuntimeError: it ended with another status than 0; what it printed is in the message.
+        RuntimeError: its exit status is not 0; the message contains its output.
     """
     began = time.perf_counter()
     words = [str(argument) for argument in arguments]
@@ -66,7 +66,7 @@ def run(arguments: Sequence[str | Path], folder: Path | None = None, env: Mappin
         with subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT, cwd=folder, env=environment) as process:
             peak = 0.0
             while process.poll() is None:
-                # Not ru_maxrss, which a process inherits from the one that started it.
+                # Not ru_maxrss, which a child inherits from its parent.
                 peak = max(peak, _resident_mb(process.pid))
                 time.sleep(0.005)
         seconds, after = time.perf_counter() - began, os.times()
@@ -79,7 +79,7 @@ def run(arguments: Sequence[str | Path], folder: Path | None = None, env: Mappin
 
 
 def _resident_mb(pid: int) -> float:
-    """The largest resident size of a living process so far; 0 where there is no /proc."""
+    """Peak resident size so far of a running process; 0 on systems without /proc."""
     try:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -89,7 +89,7 @@ def _resident_mb(pid: int) -> float:
 
 
 def in_turns(ways: Sequence[Callable[[], float]], repeats: int) -> list[list[float]]:
-    """Call each way `repeats` times, turn by turn so that a change in the machine meets all; returns their figures."""
+    """Call each function `repeats` times, interleaved, so that changes of the machine's load affect all alike."""
     found: list[list[float]] = [[] for _ in ways]
     for _ in range(repeats):
         for way, figures in zip(ways, found, strict=True):
@@ -103,7 +103,7 @@ def middle(figures: Iterable[float]) -> float:
 
 
 def matmul_peak(dtype_name: str, device: str = "cpu", side: int = 4096, repeats: int = 8) -> float:
-    """The best rate of a square matrix product in FLOP/s: what "peak" means in these tables."""
+    """The best rate of a square matrix product, in FLOP/s: the "peak" of these tables."""
     import torch
 
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype_name]
@@ -149,27 +149,34 @@ def machine() -> dict[str, Any]:
 
 
 def show(title: str, rows: Sequence[Row], as_json: bool, **notes: Any) -> None:
-    """Print the rows, what was measured beside them, and the machine."""
+    """Print the rows, the notes and the machine."""
     if as_json:
-        listed = [{**asdict(row), "share": row.share} for row in rows]
+        listed = [{**asdict(row), "of_limit": row.of_limit} for row in rows]
         print(json.dumps({"title": title, "rows": listed, "notes": notes, "machine": machine()}, indent=2))
         return
     heading = ("", "unit", "ours", "plain", "ratio", "limit", "of limit", "the limit is")
     cells = [heading]
     for row in rows:
         ratio = f"{row.ratio:.2f}" if row.ratio is not None else ""
-        share = f"{row.share:.0%}" if row.share is not None else ""
-        cells.append((row.what, row.unit, _short(row.ours), _short(row.plain), ratio, _short(row.limit), share,
+        of_limit = f"{row.of_limit:.0%}" if row.of_limit is not None else ""
+        cells.append((row.what, row.unit, _short(row.ours), _short(row.plain), ratio, _short(row.limit), of_limit,
                       row.limit_is))  # fmt: skip
-    widths = [max(len(line[column]) for line in cells) for column in range(len(heading))]
     print(title)
-    for line in cells:
-        columns = [cell.ljust(width) if index in (0, 1, 7) else cell.rjust(width)
-                   for index, (cell, width) in enumerate(zip(line, widths, strict=True))]  # fmt: skip
-        print("  ".join(columns).rstrip())
+    print(aligned(cells, left=(0, 1, 7)))
     for name, value in notes.items():
         print(f"{name}: {value}")
     print(", ".join(f"{key} {value}" for key, value in machine().items() if value is not None))
+
+
+def aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
+    """Cells in columns of equal width: those numbered in `left` aligned to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = []
+    for line in lines:
+        cells = [cell.ljust(width) if index in left else cell.rjust(width)
+                 for index, (cell, width) in enumerate(zip(line, widths, strict=True))]  # fmt: skip
+        rows.append("  ".join(cells).rstrip())
+    return "\n".join(rows)
 
 
 def _short(value: float | None) -> str:

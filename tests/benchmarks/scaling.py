@@ -1,11 +1,9 @@
-"""How training scales: one process against several here, and by a stated model on many GPUs.
+"""How training scales: one process against several on this machine.
 
     python -m tests.benchmarks.scaling [--small] [--json]
 
-On a CPU one process, two, four and so on up to one a core, each with the same threads; on CUDA up to one a device. All
-are started by torchrun and train by aecli's own loop, in turns; times are the best of those. The form of the model
-(scaling_model.py) is fitted to what is measured here; what it says of GPUs stands on figures that are printed as
-assumptions.
+On a CPU 1, 2, 4, … processes up to one a core, each with the same number of threads; on CUDA up to one a device.
+torchrun starts them and aecli's own loop trains; configurations are interleaved, and the best time of each counts.
 """
 
 import argparse
@@ -19,36 +17,53 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks.common import Row, in_turns, run, show
+from tests.benchmarks.common import Row, aligned, in_turns, run, show
 from tests.benchmarks.pictures import write_photographs
-from tests.benchmarks.scaling_data import Decoding, data_tables, measure_decoding
-from tests.benchmarks.scaling_model import Fit, fit
-from tests.benchmarks.scaling_predictions import Table, gpu_tables, text
+from tests.benchmarks.scaling_data import measure_decoding
 
-# Width, image side, images a process, steps in each epoch that is timed.
+# Width, image side, images a process, steps in each timed epoch.
 SETTINGS = ((16, 64, 8, 16), (32, 64, 8, 8), (64, 64, 8, 4), (16, 256, 4, 8), (64, 256, 4, 3))
 SMALL = ((4, 32, 4, 4),)
-LAUNCHES, EPOCHS = 2, 3  # of each setting and number of processes, in turns; of each kind, in each launch, in turns
-LOOKING = (2, 4, 8, 16)  # processes that only look about, be there as many cores or not
-PARTS = ("step_s", "apart_s", "all_reduce_s", "all_reduce_bf16_s", "broadcast_s", "look_s", "step_bf16_s", "noise_s")
+LAUNCHES, EPOCHS = 2, 3  # launches of each configuration, and timed epochs of each kind in a launch
+SYNC_RANKS = (2, 4, 8, 16)  # processes that only exchange losses, even with fewer cores
+# Columns of the table of a step's parts: heading, key, factor.
+PARTS = (
+    ("gradients MB", "gradient_bytes", 1e-6),
+    ("one process", "alone_s", 1e3),
+    ("no sync", "no_sync_s", 1e3),
+    ("step", "step_s", 1e3),
+    ("difference", "difference_s", 1e3),
+    ("all-reduce", "all_reduce_s", 1e3),
+    ("bf16 all-reduce", "all_reduce_bf16_s", 1e3),
+    ("bf16 step", "step_bf16_s", 1e3),
+    ("broadcast", "broadcast_s", 1e3),
+    ("loss sync", "sync_s", 1e3),
+    ("noise µs/image", "noise_s", 1e6),
+)
 
 
 def main() -> None:
-    """Measure, fit, compute, and print."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="tiny models and one turn, to see that it runs")
+    parser.add_argument("--small", action="store_true", help="tiny models and one launch, to see that it runs")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead of tables")
     options = parser.parse_args()
     settings, launches = (SMALL, 1) if options.small else (SETTINGS, LAUNCHES)
     with tempfile.TemporaryDirectory(prefix="aecli-scaling-") as work:
         measured = [one for setting in settings for one in measure(Path(work), setting, rank_counts(), launches)]
-        decoding = measure_decoding(Path(work), 64 if options.small else 400, EPOCHS)
-        looks = [_launch(count, {}) for count in LOOKING[: 2 if options.small else None]]
+        rows = throughput(measured) + measure_decoding(Path(work), 64 if options.small else 400, EPOCHS)
+        syncs = [_launch(count, {}) for count in SYNC_RANKS[: 2 if options.small else None]]
+    notes = {"loss sync, by processes": ", ".join(f"{one['ranks']}: {one['sync_s'] * 1e3:.2f} ms" for one in syncs)}
+    if options.json:
+        show("Scaling", rows, True, **notes, measured=measured)
+        return
+    show("Scaling", rows, False, **notes)
     several = [one for one in measured if one["ranks"] > 1]
-    fitted = fit(several) if several else None
-    tables = [parts_table(several, fitted)] if fitted else []
-    tables += [*gpu_tables(), *data_tables(decoding)]
-    report(measured, decoding, looks, fitted, tables, options.json)
+    if several:
+        print("\nParts of a step in ms; no sync: the same processes without exchanging gradients")
+        cells = [[f"{one[key] * factor:.4g}" for _, key, factor in PARTS] for one in several]
+        lines = [[name_of(one), *line] for one, line in zip(several, cells, strict=True)]
+        print(aligned([["", *(heading for heading, _, _ in PARTS)], *lines]))
 
 
 def rank_counts() -> list[int]:
@@ -61,20 +76,20 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _launch(count: int, asked: dict[str, Any], most: int = 1) -> dict[str, Any]:
-    """What the first of `count` processes says that do what is asked, each with 1 / `most` of the cores."""
+def _launch(count: int, request: dict[str, Any], most: int = 1) -> dict[str, Any]:
+    """Run scaling_ranks in `count` processes, each with 1 / `most` of the cores; returns what rank 0 prints."""
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", count, "-m",
-        "tests.benchmarks.scaling_ranks", json.dumps(asked),
+        "tests.benchmarks.scaling_ranks", json.dumps(request),
     ]  # fmt: skip
-    said = run(command, env={"OMP_NUM_THREADS": str(max(1, _cores() // most))}).stdout
-    return dict(json.loads(next(line for line in said.splitlines() if line.startswith('{"ranks"'))))
+    printed = run(command, env={"OMP_NUM_THREADS": str(max(1, _cores() // most))}).stdout
+    return dict(json.loads(next(line for line in printed.splitlines() if line.startswith('{"ranks"'))))
 
 
 def measure(
     work: Path, setting: tuple[int, int, int, int], counts: Sequence[int], launches: int
 ) -> list[dict[str, Any]]:
-    """One process, then each number of them with as many images each, and with as many in all; launched in turns."""
+    """One process; then each process count with as many images each (weak scaling) and in all (strong scaling)."""
     width, side, images, steps = setting
     ways = [(1, images), *((count, total) for count in counts[1:] for total in (count * images, images))]
     found: list[list[dict[str, Any]]] = [[] for _ in ways]
@@ -93,10 +108,16 @@ def measure(
         return 0.0
 
     in_turns([lambda number=number: launch(number) for number in range(len(ways))], launches)
-    merged = [
-        {**each[0], **{part: min(one[part] for one in each) for part in PARTS if part in each[0]}} for each in found
-    ]
-    return [{"width": width, "side": side, **each, "alone_s": merged[0]["step_s"]} for each in merged]
+    alone_s = min(one["step_s"] for one in found[0])
+    return [{"width": width, "side": side, "alone_s": alone_s, **_best(each)} for each in found]
+
+
+def _best(launches: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The least of each time over the launches of one configuration; what is no time is the same in all of them."""
+    best = {key: min(one[key] for one in launches) for key in launches[0]}
+    if "no_sync_s" in best:
+        best["difference_s"] = best["step_s"] - best["no_sync_s"]
+    return best
 
 
 def name_of(one: dict[str, Any]) -> str:
@@ -105,7 +126,7 @@ def name_of(one: dict[str, Any]) -> str:
 
 
 def throughput(measured: Sequence[dict[str, Any]]) -> list[Row]:
-    """Images a second of several processes, against one of them that has a whole step's or its own share of images."""
+    """Images a second of several processes, against one process with the same images a process or in all."""
     rows, base = [], 1.0
     for one in measured:
         rate = one["images"] / one["step_s"]
@@ -113,53 +134,10 @@ def throughput(measured: Sequence[dict[str, Any]]) -> list[Row]:
             base, images = rate, one["images"]
             rows.append(Row(name_of(one), "images/s", rate))
             continue
-        kind = "each" if one["images"] > images else "in all"
-        limit_is = f"{one['ranks']} times one process; as many images {kind} as there"
+        kind = "weak" if one["images"] > images else "strong"
+        limit_is = f"{one['ranks']} times one process; {kind} scaling"
         rows.append(Row(name_of(one), "images/s", rate, base, rate / base, one["ranks"] * base, limit_is))
     return rows
-
-
-def parts_table(several: Sequence[dict[str, Any]], fitted: Fit) -> Table:
-    """What a step of several processes consists of, measured, and what the fitted model makes of it."""
-    lines = []
-    for one in several:
-        total = sum(one["buckets"])
-        modelled = one["apart_s"] + fitted.exposed_s(one["ranks"], one["buckets"]) + one["broadcast_s"]
-        milliseconds = [one[part] * 1e3 for part in ("alone_s", "apart_s", "step_s")]
-        milliseconds += [(one["step_s"] - one["apart_s"]) * 1e3]
-        milliseconds += [one[part] * 1e3 for part in ("all_reduce_s", "all_reduce_bf16_s", "step_bf16_s")]
-        milliseconds += [one["broadcast_s"] * 1e3, one["look_s"] * 1e3, one["noise_s"] * 1e6, modelled * 1e3]
-        lines.append([name_of(one), f"{total / 1e6:.1f}", f"{one['buffers'] / 1e3:.1f}", f"{one['look_bytes']}",
-                      *(f"{each:.4g}" for each in milliseconds), f"{modelled / one['step_s'] - 1:+.1%}"])  # fmt: skip
-    heading = ["", "gradients MB", "buffers kB", "a look B", "one process", "beside", "step", "longer by",
-               "all-reduce", "in bf16", "step in bf16", "broadcast", "a look", "noise µs/image", "model",
-               "off"]  # fmt: skip
-    return Table("A step's parts, measured, in ms; beside: the same processes, nothing exchanged", heading, lines)
-
-
-def report(
-    measured: Sequence[dict[str, Any]],
-    decoding: Decoding,
-    looks: Sequence[dict[str, Any]],
-    fitted: Fit | None,
-    tables: Sequence[Table],
-    as_json: bool,
-) -> None:
-    """Print everything, as tables or as one JSON document."""
-    notes = {"a look of so many processes": ", ".join(f"{one['ranks']}: {one['look_s'] * 1e3:.2f} ms" for one in looks)}
-    if fitted:
-        notes["fitted"] = (
-            f"an all-reduce takes {fitted.latency_s * 1e3:.3g} ms a bucket and 2(N-1)/N of its bytes at "
-            f"{fitted.bytes_per_s / 1e9:.3g} GB/s; a second of it makes a step {fitted.paid:.2f} s longer"
-        )
-    rows = throughput(measured) + decoding.rows()
-    if as_json:
-        listed = {"measured": list(measured), "looks": list(looks), "tables": [vars(table) for table in tables]}
-        show("Scaling", rows, True, **listed, **notes)
-        return
-    show("Scaling, measured here", rows, False, **notes)
-    for table in tables:
-        print("\n" + text(table))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What each of several processes does for scaling.py. torchrun starts them; the first prints one JSON document."""
+"""The processes that scaling.py starts through torchrun; rank 0 prints one JSON document."""
 
 import json
 import sys
@@ -23,30 +23,30 @@ from aecli.training.loop import train_epoch
 from aecli.training.setup import Session, prepare
 from tests.benchmarks.common import in_turns, middle
 
-LOOKS = 20
-EXCHANGES = 5
+SYNCS = 20
+ALL_REDUCES = 5
 
 
 def main() -> None:
-    """Do as the JSON in the first argument says: `config` of TrainConfig, and `repeats`; without them, only look."""
-    asked = json.loads(sys.argv[1])
-    if "config" not in asked:
+    """Read a request from the first argument, in JSON: `config` of TrainConfig and `repeats`, or {} to time syncs."""
+    request = json.loads(sys.argv[1])
+    if "config" not in request:
         with Distributed() as distributed:
-            looks = middle(_gathered(distributed) for _ in range(LOOKS))
+            sync_s = middle(_all_gather_s(distributed) for _ in range(SYNCS))
             if distributed.is_main_process:
-                print(json.dumps({"ranks": distributed.world_size, "look_s": looks}))
+                print(json.dumps({"ranks": distributed.world_size, "sync_s": sync_s}))
             return
-    config = TrainConfig("vae", **{**asked["config"], "out": Path(asked["config"]["out"])})
+    config = TrainConfig("vae", **{**request["config"], "out": Path(request["config"]["out"])})
     with ExitStack() as held:
         distributed = held.enter_context(Distributed())
         session = _session(config, distributed, held)
-        found = measure(session, asked["repeats"])
+        found = measure(session, request["repeats"])
         if distributed.is_main_process:
             print(json.dumps(found))
 
 
-def _gathered(distributed: Distributed) -> float:
-    """Seconds of what all processes tell each other in a look, without training."""
+def _all_gather_s(distributed: Distributed) -> float:
+    """Seconds of an all-gather of as many bytes as a loss sync takes, without training."""
     distributed.all_gather_object(None)
     began = time.perf_counter()
     distributed.all_gather_object(
@@ -66,44 +66,39 @@ def _session(config: TrainConfig, distributed: Distributed, held: ExitStack) -> 
 
 
 def measure(session: Session, repeats: int) -> dict[str, Any]:
-    """Seconds of a step and of its parts, each the best of its turns, and the bytes that a step exchanges."""
+    """Seconds of a step and of its parts, the best of each, and the bytes that a step exchanges."""
     model, device = session.state.model, session.placement.device
     found: dict[str, Any] = {"ranks": session.distributed.world_size, "images": session.config.batch_size}
     found["noise_s"] = _timed(session, lambda: draw_noise(model, 64, session.config.image_size)) / 64
-    _epoch(session)  # makes kernels, and DDP's buckets as they stay
+    _epoch(session)  # warm-up: after it DDP has rebuilt its buckets
     if session.distributed.world_size == 1:
         found["step_s"] = min(_epoch(session) for _ in range(repeats))
         return found
     replica = session.compute_loss._replica
     assert replica is not None
-    found |= _exchanged(replica)
-    together, apart = in_turns([lambda: _epoch(session), lambda: _epoch_apart(session)], repeats)
-    found |= {"step_s": min(together), "apart_s": min(apart)}
-    found["look_s"] = min(_timed(session, session.exchange.sync) for _ in range(LOOKS))
-    found["look_bytes"] = _look_bytes(session)
-    whole = [torch.zeros(size // 4, device=device) for size in found["buckets"]]
-    ways = [lambda: _all_reduce(whole), lambda: _all_reduce(whole, torch.bfloat16)]
-    times = in_turns([lambda way=way: _timed(session, way) for way in ways], EXCHANGES)
+    buckets = [torch.zeros(size // 4, device=device) for size in _bucket_sizes(replica)]
+    found["gradient_bytes"] = sum(each.nbytes for each in buckets)
+    step, no_sync = in_turns([lambda: _epoch(session), lambda: _epoch_without_sync(session)], repeats)
+    found |= {"step_s": min(step), "no_sync_s": min(no_sync)}
+    found["sync_s"] = min(_timed(session, session.exchange.sync) for _ in range(SYNCS))
+    ways = [lambda: _all_reduce(buckets), lambda: _all_reduce(buckets, torch.bfloat16)]
+    times = in_turns([lambda way=way: _timed(session, way) for way in ways], ALL_REDUCES)
     found |= {"all_reduce_s": min(times[0]), "all_reduce_bf16_s": min(times[1])}
     buffers = [buffer.clone() for buffer in model.buffers()]
-    found["broadcast_s"] = min(_timed(session, lambda: _broadcast(buffers)) for _ in range(LOOKS))
+    found["broadcast_s"] = min(_timed(session, lambda: _broadcast(buffers)) for _ in range(SYNCS))
     replica.register_comm_hook(None, bf16_compress_hook)
     found["step_bf16_s"] = min(_epoch(session) for _ in range(repeats))
     return found
 
 
-def _exchanged(replica: DistributedDataParallel) -> dict[str, Any]:
-    """Bytes of the gradients' buckets, in the order in which they go, and of the buffers that are broadcast."""
-    told = replica._get_ddp_logging_data()
-    sizes = told.get("rebuilt_bucket_sizes") or told["bucket_sizes"]
-    return {
-        "buckets": [int(size) for size in sizes.split(",")],
-        "buffers": sum(buffer.numel() * buffer.element_size() for buffer in replica.buffers()),
-    }
+def _bucket_sizes(replica: DistributedDataParallel) -> list[int]:
+    """Bytes of DDP's gradient buckets, in the order in which they are reduced."""
+    logged = replica._get_ddp_logging_data()
+    return [int(size) for size in (logged.get("rebuilt_bucket_sizes") or logged["bucket_sizes"]).split(",")]
 
 
 def _epoch(session: Session) -> float:
-    """Seconds a step of an epoch's steps, by the loop that trains."""
+    """Seconds a step, over an epoch of aecli's own loop."""
     session.state.clock.batch = 0
     session.state.sums.zero_()
 
@@ -114,46 +109,33 @@ def _epoch(session: Session) -> float:
     return _timed(session, steps) / session.batches
 
 
-def _epoch_apart(session: Session) -> float:
-    """The same without exchanging gradients and buffers: how the processes get on beside each other."""
+def _epoch_without_sync(session: Session) -> float:
+    """The same without exchanging gradients and buffers: what sharing one machine costs by itself."""
 
-    def alone(loss: StepLoss, _more_to_come: bool) -> AbstractContextManager[Any]:
+    def no_sync(loss: StepLoss, _more_to_come: bool) -> AbstractContextManager[Any]:
         return loss._replica.no_sync() if loss._replica is not None else nullcontext()
 
-    with patch.object(StepLoss, "accumulating", alone):
+    with patch.object(StepLoss, "accumulating", no_sync):
         return _epoch(session)
 
 
 def _broadcast(buffers: list[torch.Tensor]) -> None:
-    """Send the first process's buffers to all, in as few messages as DDP does."""
+    """Broadcast the buffers from rank 0, coalesced as DDP does."""
     dist._broadcast_coalesced(dist.group.WORLD, buffers, 250 * 2**20, 0)
 
 
-def _look_bytes(session: Session) -> int:
-    """Bytes of JSON that a process tells the others when all look at how training stands."""
-    told: list[Any] = []
-
-    def gather(_distributed: Distributed, value: Any) -> list[Any]:
-        told.append(value)
-        return [value]
-
-    with patch.object(Distributed, "all_gather_object", gather):
-        session.exchange.sync()
-    return len(json.dumps(told[0]))
-
-
 def _all_reduce(buckets: list[torch.Tensor], dtype: torch.dtype = torch.float32) -> None:
-    """Sum the buckets over all processes, as PyTorch's DDP and its hook for bf16 do."""
+    """All-reduce the buckets, as DDP and its bf16 hook do."""
     sent = [bucket.to(dtype) for bucket in buckets]
-    waiting = [dist.all_reduce(each, async_op=True) for each in sent]
-    for bucket, each, work in zip(buckets, sent, waiting, strict=True):
+    pending = [dist.all_reduce(each, async_op=True) for each in sent]
+    for bucket, each, work in zip(buckets, sent, pending, strict=True):
         work.wait()
         if each is not bucket:
             bucket.copy_(each)
 
 
 def _timed(session: Session, work: Callable[[], Any]) -> float:
-    """Seconds from when all processes begin until this one is done."""
+    """Seconds of `work` in this process, begun by all processes together."""
     session.distributed.all_gather_object(None)
     began = time.perf_counter()
     work()
