@@ -26,9 +26,9 @@ from aecli.errors import DataError, single_line, summarize
 from aecli.runtime.threads import ordered_map
 from aecli.storage.strict_json import is_count
 
-__all__ = ["Cursor", "Stream", "StreamBatch", "is_stream"]
+__all__ = ["ShardPosition", "Stream", "StreamBatch", "is_stream"]
 
-MOST_LANES = 64  # each has a shard open
+MAX_SHARD_GROUPS = 64  # each has a shard open
 _READERS = 8  # threads that read blocks
 _BATCHES_AHEAD = 2
 _TRIED = 200  # images before it is judged how many are broken
@@ -38,19 +38,19 @@ _ORDER, _FLIPS, _SHARDS = 0, 1, 2  # streams of random numbers
 Item = TypeVar("Item")
 # Of a lane: the number of its current block; the pass, the place of the shard within the pass and the row at which that
 # block begins; how many images of the block are taken.
-Cursor = list[int]
-_START: Cursor = [0, 0, 0, 0, 0]
+ShardPosition = list[int]
+_START: ShardPosition = [0, 0, 0, 0, 0]
 
 
 @dataclass(frozen=True)
 class StreamBatch:
     """One process's part of a global batch: uint8 (n, 3, S, S), channels innermost in memory.
 
-    `cursors` tell where lanes stand after it: of each lane, to the one process in whose part its first place lies.
+    `positions` tell where lanes stand after it: of each lane, to the one process in whose part its first place lies.
     """
 
     pixels: torch.Tensor
-    cursors: Mapping[int, Cursor]
+    positions: Mapping[int, ShardPosition]
 
 
 @dataclass(frozen=True)
@@ -86,45 +86,45 @@ class Stream:
         self._shards = Shards(source)
         self.source, self.shards, self.fingerprint = source, self._shards.names, self._shards.fingerprint
         self._size, self._how, self._seed, self._workers, self._flip = size, how, seed, workers, flip
-        most = min(len(self.shards), MOST_LANES)
+        most = min(len(self.shards), MAX_SHARD_GROUPS)
         self.lanes = max(count for count in range(1, most + 1) if batch_size % count == 0)
         self._of_a_batch = batch_size // self.lanes
         self._block = max(1, -(-buffer // self.lanes))
         self.skipped: dict[str, str] = {}
         self._tried = 0
 
-    def require_cursors(self, cursors: Sequence[Any]) -> None:
-        """Raise ValueError unless `cursors` are places of this stream, one a lane."""
-        if not isinstance(cursors, list) or len(cursors) != self.lanes:
+    def require_positions(self, positions: Sequence[Any]) -> None:
+        """Raise ValueError unless `positions` are places of this stream, one a lane."""
+        if not isinstance(positions, list) or len(positions) != self.lanes:
             raise ValueError(f"its stream has {self.lanes} lanes")
-        for lane, cursor in enumerate(cursors):
-            if not (isinstance(cursor, list) and len(cursor) == len(_START) and all(map(is_count, cursor))):
+        for lane, position in enumerate(positions):
+            if not (isinstance(position, list) and len(position) == len(_START) and all(map(is_count, position))):
                 raise ValueError("its place in the stream makes no sense")
-            number, _, shard, _, taken = cursor
+            number, _, shard, _, taken = position
             if shard > len(self._of_lane(lane)) or taken > self._length(lane, number):
                 raise ValueError("its place in the stream lies behind an end")
 
     def batches(
-        self, part: tuple[int, int], cursors: Sequence[Cursor] | None = None, on_cuda: bool = False
+        self, part: tuple[int, int], positions: Sequence[ShardPosition] | None = None, on_cuda: bool = False
     ) -> Generator[StreamBatch, None, None]:
-        """Yield the images from the first up to the last place of `part` in each global batch, from `cursors` on.
+        """Yield the images from the first up to the last place of `part` in each global batch, from `positions` on.
 
         Threads read, decode and stack meanwhile; closing the generator ends them. `on_cuda`: in page-locked memory.
 
         Raises:
             DataError: a shard can't be read, or more than 1 % of the images can't be decoded.
         """
-        return _ahead(self._batches(part, list(cursors or [_START] * self.lanes), on_cuda), _BATCHES_AHEAD)
+        return _ahead(self._batches(part, list(positions or [_START] * self.lanes), on_cuda), _BATCHES_AHEAD)
 
     def _batches(
-        self, part: tuple[int, int], cursors: list[Cursor], on_cuda: bool
+        self, part: tuple[int, int], positions: list[ShardPosition], on_cuda: bool
     ) -> Generator[StreamBatch, None, None]:
         first, last = part
-        after: deque[Mapping[int, Cursor]] = deque()
+        after: deque[Mapping[int, ShardPosition]] = deque()
         pool = ThreadPoolExecutor(_READERS, thread_name_prefix="aecli-read")
         try:
             with closing(
-                ordered_map(self._decode, self._places(part, cursors, pool, after), self._workers, 2 * (last - first))
+                ordered_map(self._decode, self._places(part, positions, pool, after), self._workers, 2 * (last - first))
             ) as rows:
                 while True:
                     pixels = stack(rows, np.arange(last - first), (3, self._size, self._size), None, on_cuda)
@@ -135,21 +135,21 @@ class Stream:
     def _places(
         self,
         part: tuple[int, int],
-        cursors: list[Cursor],
+        positions: list[ShardPosition],
         pool: ThreadPoolExecutor,
-        after: deque[Mapping[int, Cursor]],
+        after: deque[Mapping[int, ShardPosition]],
     ) -> Iterator[tuple[_Block, int]]:
         """Yield block and place of each image of `part`, batch by batch; note where lanes stand after each."""
         (first, last), each = part, self._of_a_batch
         touched = range(first // each, (last - 1) // each + 1)
-        lanes = {lane: _Lane(self._blocks(lane, cursors[lane]), cursors[lane][4], pool) for lane in touched}
+        lanes = {lane: _Lane(self._blocks(lane, positions[lane]), positions[lane][4], pool) for lane in touched}
         while True:
             for number, lane in lanes.items():
                 for place in range(number * each, (number + 1) * each):
                     taken = lane.take()
                     if first <= place < last:
                         yield taken
-            after.append({number: lane.cursor() for number, lane in lanes.items() if first <= number * each < last})
+            after.append({number: lane.position() for number, lane in lanes.items() if first <= number * each < last})
 
     def _decode(self, place: tuple[_Block, int]) -> Pixels:
         """The pixels (3, S, S) at a place of a block; those of the next that can be decoded where that one can't."""
@@ -186,9 +186,9 @@ class Stream:
         """Images of a lane's block: the first is shorter, in each lane by another share: not all end at once."""
         return self._block if number else max(1, -(-self._block * (lane + 1) // self.lanes))
 
-    def _blocks(self, lane: int, cursor: Cursor) -> Iterator[_Block]:
-        """Yield the blocks of a lane from that of `cursor` on, without an end."""
-        number, begins = cursor[0], (cursor[1], cursor[2], cursor[3])
+    def _blocks(self, lane: int, position: ShardPosition) -> Iterator[_Block]:
+        """Yield the blocks of a lane from that of `position` on, without an end."""
+        number, begins = position[0], (position[1], position[2], position[3])
         images: list[Encoded] = []
         for here, encoded in self._images(lane, *begins):
             if len(images) == self._length(lane, number):
@@ -246,7 +246,7 @@ class _Lane:
         self.taken += 1
         return self.block, self.taken - 1
 
-    def cursor(self) -> Cursor:
+    def position(self) -> ShardPosition:
         """Where the lane stands."""
         return [self.block.number, *self.block.begins, self.taken]
 

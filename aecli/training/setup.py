@@ -151,7 +151,8 @@ def prepare(
     watch = NonFiniteDetector(state)
     session = Session(
         config, distributed, choice.folder, state, loss, loader, val, placement, place(config.device, "auto"),
-        should_stop, Meter(), watch, LossSync(distributed, state, watch, loader.cursors, should_stop), encoder, header,
+        should_stop, Meter(), watch, LossSync(distributed, state, watch, loader.stream_positions, should_stop),
+        encoder, header,
     )  # fmt: skip
     yield Started(choice.folder, config.model, sum(p.numel() for p in state.model.parameters()),
                   None if isinstance(found, Stream) else loader.images, len(val), epochs, state.clock.epoch,
@@ -263,7 +264,7 @@ def _open_loader(
         train, val = bring_to_device(found, val, placement.device)
         return DatasetLoader(train, config, placement, distributed), val
     _, val = bring_to_device(val, val, placement.device)
-    return held.enter_context(closing(StreamLoader(found, config, placement, distributed, state.cursors))), val
+    return held.enter_context(closing(StreamLoader(found, config, placement, distributed, state.stream_positions))), val
 
 
 def _restore(state: TrainState, tensors: dict[str, torch.Tensor], document: dict[str, Any], path: Path) -> None:
@@ -276,8 +277,8 @@ def _restore(state: TrainState, tensors: dict[str, torch.Tensor], document: dict
 def _require_place(stream: Stream, state: TrainState, path: Path) -> None:
     """Refuse a place in the stream where it never was."""
     try:
-        if state.cursors is not None:
-            stream.require_cursors(state.cursors)
+        if state.stream_positions is not None:
+            stream.require_positions(state.stream_positions)
     except ValueError as error:
         raise _misfit(path, "these images", error) from error
 

@@ -51,7 +51,7 @@ class TrainState:
         self.unsaved_best: dict[str, Tensor] | None = None  # the best weights, until they are on the disk
         self.rows: list[dict[str, float | None]] = []
         self.stopped_early = False
-        self.cursors: list[Any] | None = None  # where a stream of images stands, by lane
+        self.stream_positions: list[Any] | None = None  # of a streamed source, one per shard group
         self.has_kl = False  # whether the model's losses have that term, as its last batch told
         sums_dtype = torch.float32 if placement.device.type == "mps" else torch.float64
         self.sums = torch.zeros(3, dtype=sums_dtype, device=placement.device)
@@ -76,16 +76,16 @@ class TrainState:
         kl = losses.kl if losses.kl is not None else torch.zeros_like(losses.total)
         self.sums += share * torch.stack([losses.total, losses.reconstruction, kl]).detach()
 
-    def keep_cursors(self, told: list[dict[str, Any] | None]) -> None:
-        """Note where the stream of images stands, lane by lane, as each process tells of its own; None without one."""
-        lanes = {int(lane): cursor for each in told for lane, cursor in (each or {}).items()}
-        if lanes:
-            self.cursors = [lanes[lane] for lane in sorted(lanes)]
+    def keep_stream_positions(self, gathered: list[dict[str, Any] | None]) -> None:
+        """Merge what all ranks report (shard group -> position); each reports None where nothing is streamed."""
+        merged = {int(group): position for positions in gathered for group, position in (positions or {}).items()}
+        if merged:
+            self.stream_positions = [merged[group] for group in sorted(merged)]
 
     def restart_epoch(self) -> None:
         """Forget how far the epoch under way is: its images have changed, and with them its order."""
         self.clock.batch, self.clock.seconds = 0, 0.0
-        self.cursors = None
+        self.stream_positions = None
         self.sums.zero_()
 
     def keep_if_best(self, loss: float, metrics: dict[str, float | None]) -> None:
@@ -117,7 +117,7 @@ class TrainState:
             "best": {**vars(self.best), "loss": _finite(self.best.loss)},
             "stopped_early": self.stopped_early,
             "has_kl": self.has_kl,
-            "cursors": self.cursors,
+            "cursors": self.stream_positions,
             "rows": self.rows,
         }
 
@@ -152,7 +152,7 @@ class TrainState:
         self.best = Best(**{**document["best"], "loss": _infinite(document["best"]["loss"])})
         self.stopped_early = document["stopped_early"]
         self.has_kl = document["has_kl"]
-        self.cursors = document.get("cursors")
+        self.stream_positions = document.get("cursors")
         self.rows = document["rows"]
         self.sums.copy_(tensors["sums"])
 

@@ -69,12 +69,12 @@ class LossSync:
         distributed: Distributed,
         state: TrainState,
         watch: NonFiniteDetector,
-        cursors: Callable[[], Any],
+        stream_positions: Callable[[], Any],
         should_stop: StopRequest,
     ) -> None:
-        """`cursors()` tells where this process's stream of images stands."""
+        """`stream_positions()`: the positions of the shard groups that this rank reports, None without a stream."""
         self._distributed, self._state, self._watch = distributed, state, watch
-        self._cursors, self._should_stop = cursors, should_stop
+        self._stream_positions, self._should_stop = stream_positions, should_stop
         self._stops = False
         self._looked_at, self._step = 0.0, state.clock.step
         self._next_step = self._step  # the first look tells how long a step takes
@@ -93,7 +93,7 @@ class LossSync:
             "stops": self._stops if self._distributed.world_size == 1 else self._should_stop(),
             "sums": state.sums.tolist(),
             "failure": self._watch.first_failure(),
-            "cursors": self._cursors(),
+            "stream_positions": self._stream_positions(),
             "steps": self._steps_to_go(),
         }
         told = self._distributed.all_gather_object(mine)
@@ -103,7 +103,7 @@ class LossSync:
                 torch.tensor(sums if self._distributed.is_main_process else [0.0] * len(sums), dtype=state.sums.dtype)
             )
             self._next_step = state.clock.step + told[0]["steps"]
-        state.keep_cursors([one["cursors"] for one in told])
+        state.keep_stream_positions([one["stream_positions"] for one in told])
         self._looked_at, self._step = time.monotonic(), state.clock.step
         failures = [(step, what) for what, step in (one["failure"] for one in told if one["failure"])]
         return SyncedLosses(any(one["stops"] for one in told), sums, min(failures)[::-1] if failures else None)

@@ -50,7 +50,7 @@ def _all_gather_s(distributed: Distributed) -> float:
     distributed.all_gather_object(None)
     began = time.perf_counter()
     distributed.all_gather_object(
-        {"stops": False, "sums": [0.123456789] * 3, "failure": None, "cursors": None, "steps": 1}
+        {"stops": False, "sums": [0.123456789] * 3, "failure": None, "stream_positions": None, "steps": 1}
     )
     return time.perf_counter() - began
 

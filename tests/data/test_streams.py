@@ -34,20 +34,20 @@ def open_stream(source, batch_size=6, buffer=9, seed=0, flip=False):
     return Stream(source, 16, "squash", seed, batch_size, buffer, workers=2, flip=flip)
 
 
-def take(stream, count, part=(0, 6), cursors=None):
-    """The first batches, and the cursors of the lanes after the last of them."""
+def take(stream, count, part=(0, 6), positions=None):
+    """The first batches, and the positions of the lanes after the last of them."""
     found, told = [], {}
-    batches = stream.batches(part, cursors)
+    batches = stream.batches(part, positions)
     for _ in range(count):
         batch = next(batches)
         found.append(batch.pixels.clone())
-        told |= batch.cursors
+        told |= batch.positions
     batches.close()
     return found, told
 
 
 def listed(told):
-    """Cursors as they are in a checkpoint."""
+    """Positions as they are in a checkpoint."""
     return json.loads(json.dumps([told[lane] for lane in sorted(told)]))
 
 
@@ -59,9 +59,9 @@ class TestOneSequence:
         shares = [take(open_stream(tars, flip=True), 9, part) for part in parts]
         for number, batch in enumerate(whole):
             assert torch.equal(batch, torch.cat([pixels[number] for pixels, _ in shares]))
-        lanes = [lane for _, cursors in shares for lane in cursors]
+        lanes = [lane for _, positions in shares for lane in positions]
         assert sorted(lanes) == sorted(told) == list(range(len(told)))  # each is told of once
-        assert {lane: cursor for _, cursors in shares for lane, cursor in cursors.items()} == told
+        assert {lane: position for _, positions in shares for lane, position in positions.items()} == told
 
     @pytest.mark.parametrize("stop", [1, 2, 3, 5, 8, 12])
     def test_gone_on_with_where_it_stood(self, tars, stop):
@@ -69,8 +69,8 @@ class TestOneSequence:
         whole, _ = take(open_stream(tars, flip=True), 16)
         _, told = take(open_stream(tars, flip=True), stop)
         again = open_stream(tars, flip=True)
-        again.require_cursors(listed(told))
-        rest, _ = take(again, 16 - stop, cursors=listed(told))
+        again.require_positions(listed(told))
+        rest, _ = take(again, 16 - stop, positions=listed(told))
         assert all(torch.equal(one, other) for one, other in zip(whole[stop:], rest, strict=True))
 
     def test_of_another_seed_is_another(self, tars):
@@ -142,22 +142,22 @@ class TestShuffling:
         assert 10 <= alive["most"] <= 2 * 10 + 2 * 5 + 2
 
 
-class TestCursors:
+class TestPositions:
     @pytest.mark.parametrize(
         "spoil",
         [
-            lambda cursors: cursors[:-1], lambda cursors: [*cursors, cursors[0]], lambda cursors: "cursors",
-            lambda cursors: [*cursors[:-1], None], lambda cursors: [*cursors[:-1], [0, 0, 0, 0]],
-            lambda cursors: [*cursors[:-1], [0, 0, 0, 0, -1]], lambda cursors: [*cursors[:-1], [0, 0, 0, 0, 10**6]],
-            lambda cursors: [*cursors[:-1], [0, 0, 99, 0, 0]], lambda cursors: [*cursors[:-1], [0, 0.5, 0, 0, 0]],
+            lambda each: each[:-1], lambda each: [*each, each[0]], lambda each: "positions",
+            lambda each: [*each[:-1], None], lambda each: [*each[:-1], [0, 0, 0, 0]],
+            lambda each: [*each[:-1], [0, 0, 0, 0, -1]], lambda each: [*each[:-1], [0, 0, 0, 0, 10**6]],
+            lambda each: [*each[:-1], [0, 0, 99, 0, 0]], lambda each: [*each[:-1], [0, 0.5, 0, 0, 0]],
         ],
     )  # fmt: skip
-    def test_that_make_no_sense_are_refused(self, tars, spoil):
+    def test_invalid_positions_are_refused(self, tars, spoil):
         stream = open_stream(tars)
-        _, told = take(stream, 2)
-        stream.require_cursors(listed(told))
+        _, positions = take(stream, 2)
+        stream.require_positions(listed(positions))
         with pytest.raises(ValueError):
-            stream.require_cursors(spoil(listed(told)))
+            stream.require_positions(spoil(listed(positions)))
 
 
 class TestWhatIsBroken:

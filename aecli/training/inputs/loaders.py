@@ -30,8 +30,8 @@ class BatchLoader(Protocol):
     def epoch(self, clock: Counters) -> Batches:
         """Yield parts of the batches left in the epoch, float32 (n, 3, S, S) in [-1, 1] on the device."""
 
-    def cursors(self) -> Mapping[int, Any] | None:
-        """Where the stream stands after the last batch yielded, by lane; None for a set."""
+    def stream_positions(self) -> Mapping[int, Any] | None:
+        """Shard group -> its position after the last batch yielded; None without a stream."""
 
     def preview_images(self, count: int) -> Pixels:
         """At most `count` of the images, uint8 (n, 3, S, S), to draw."""
@@ -65,7 +65,7 @@ class DatasetLoader:
             self._share,
         )  # fmt: skip
 
-    def cursors(self) -> None:
+    def stream_positions(self) -> None:
         """Nothing: the clock tells where a set stands."""
         return
 
@@ -88,16 +88,16 @@ class StreamLoader:
         config: TrainConfig,
         placement: Placement,
         distributed: Distributed,
-        cursors: list[Any] | None,
+        stream_positions: list[Any] | None,
     ) -> None:
-        """Take what decides on the batches; the stream begins where the `cursors` stand."""
+        """Take what decides on the batches; the stream resumes at `stream_positions`."""
         self._stream, self._placement = stream, placement
         on_cuda = placement.device.type == "cuda"
         self._coming = stream.batches(
-            rank_slice(config.batch_size, distributed.rank, distributed.world_size), cursors, on_cuda
+            rank_slice(config.batch_size, distributed.rank, distributed.world_size), stream_positions, on_cuda
         )
         self._batch_size = config.batch_size
-        self._cursors: Mapping[int, Any] | None = None
+        self._stream_positions: Mapping[int, Any] | None = None
         self._latest = np.empty((0, 3, config.image_size, config.image_size), dtype=np.uint8)
         self.batches = config.epoch_steps
         self.images = config.epoch_steps * config.batch_size
@@ -110,7 +110,7 @@ class StreamLoader:
         """Yield parts of the batches to come, without an end; what was read ahead stays for the next call."""
         placement = self._placement
         for batch in self._coming:
-            self._cursors, self._latest = batch.cursors, batch.pixels.numpy()
+            self._stream_positions, self._latest = batch.positions, batch.pixels.numpy()
             images = batch.pixels.to(placement.device, non_blocking=placement.device.type == "cuda")
             yield normalise(images.contiguous(memory_format=placement.memory_format))
 
@@ -118,9 +118,9 @@ class StreamLoader:
         """Stop reading ahead."""
         self._coming.close()
 
-    def cursors(self) -> Mapping[int, Any] | None:
-        """Where the stream stands, in the lanes that are this process's to tell of."""
-        return self._cursors
+    def stream_positions(self) -> Mapping[int, Any] | None:
+        """Positions of the shard groups that this rank reports."""
+        return self._stream_positions
 
     def preview_images(self, count: int) -> Pixels:
         """Images of the latest batch."""
