@@ -1,16 +1,16 @@
-"""The failures that the program understands. A message says what is wrong, where, and the mend, in one or two lines."""
+"""Failures with a message for the user: what is wrong (flag, file, value), then a line `hint: …` with the way out."""
 
 from collections.abc import Mapping
 
 
 class AecliError(Exception):
-    """A failure with a message for the user; the command line prints it and leaves with `exit_status`."""
+    """Base class; the command line prints the message and exits with `exit_status`."""
 
     exit_status = 1
 
 
 class ConfigError(AecliError):
-    """An option, or a combination of options, that can't be meant: wrong usage."""
+    """An invalid option or combination of options: wrong usage."""
 
     exit_status = 2
 
@@ -20,41 +20,39 @@ class DataError(AecliError):
 
 
 class ModelError(AecliError):
-    """A model that is not known, can't be imported, or can't do what was asked of it."""
+    """A model that is unknown, can't be imported, or doesn't support what was asked of it."""
 
 
 class CheckpointError(AecliError):
-    """A run folder or a checkpoint that is missing, damaged or does not fit."""
+    """A run folder or checkpoint that is missing, damaged or doesn't match the model."""
 
 
 class OutputError(AecliError):
-    """A place to write to that is taken or can't be written."""
+    """An output path that is in use, must not be replaced, or can't be written."""
 
 
 class WeightsError(AecliError):
-    """Weights of a metric's network that can't be had."""
+    """Weights of a metric's network that are missing or damaged."""
 
 
 class TrainingError(AecliError):
-    """A training run that can't go on: a loss that is no finite number."""
+    """Training that can't continue: a loss or gradient is not finite."""
 
 
 class DeviceError(AecliError):
-    """A device or compiler that this machine does not have, or that has too little memory."""
+    """A device or compiler that is not available, or too little memory."""
 
 
 class PeerError(AecliError):
-    """Another of the processes that share a command's work is lost; why, it has told itself, if it could."""
+    """Another process of the same command ended or stopped answering; it reports its own reason, if it can."""
 
 
-LONGEST = 200  # characters of one name or error in a message
-
-
-_NAMED = 5
+MAX_LENGTH = 200  # characters of one name or error in a message
+_MAX_LISTED = 5
 
 
 def printable(text: str, line_ends: bool = False) -> str:
-    """Return `text` with what can't be printed spelled out; `line_ends` stay where asked for."""
+    """Return `text` with unprintable characters escaped; newlines are kept where `line_ends` is True."""
     return "".join(
         char
         if char.isprintable() or (line_ends and char == "\n")
@@ -64,16 +62,16 @@ def printable(text: str, line_ends: bool = False) -> str:
 
 
 def single_line(text: str) -> str:
-    """Return `text` in one printable line, and of what is long the end left out, so that no name fills a terminal."""
-    return printable(text[:LONGEST]) + ("…" if len(text) > LONGEST else "")
+    """Return `text` as one printable line of at most `MAX_LENGTH` characters and an ellipsis."""
+    return printable(text[:MAX_LENGTH]) + ("…" if len(text) > MAX_LENGTH else "")
 
 
-def message_of(said: object) -> str:
-    """Return what an error or a value says, as `plain` does, its line ends and tabs as blanks."""
-    return single_line(" ".join(str(said)[: 2 * LONGEST].split()) or type(said).__name__)
+def message_of(value: object) -> str:
+    """Return the text of an error or value as `single_line` does, whitespace collapsed; its type where it has none."""
+    return single_line(" ".join(str(value)[: 2 * MAX_LENGTH].split()) or type(value).__name__)
 
 
 def summarize(reasons: Mapping[str, str]) -> str:
-    """Return the first few of `reasons` (name -> reason) in words, and how many more there are."""
-    named = "; ".join(f"{single_line(name)}: {reason}" for name, reason in list(reasons.items())[:_NAMED])
-    return named + (f"; and {len(reasons) - _NAMED} more" if len(reasons) > _NAMED else "")
+    """Return the first `_MAX_LISTED` of `reasons` (name -> reason) as text, and how many more there are."""
+    listed = "; ".join(f"{single_line(name)}: {reason}" for name, reason in list(reasons.items())[:_MAX_LISTED])
+    return listed + (f"; and {len(reasons) - _MAX_LISTED} more" if len(reasons) > _MAX_LISTED else "")

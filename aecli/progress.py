@@ -1,4 +1,4 @@
-"""What long work tells whoever called it. The library reports; the caller decides what to show."""
+"""Progress reports and notices of long work: the library reports, the caller decides what to show."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Notice:
-    """One line that the user should see: something was skipped, chosen or replaced."""
+    """A line for the user: something was skipped, chosen or replaced."""
 
     text: str
 
@@ -24,16 +24,16 @@ Listener = Callable[[Progress | Notice], None]
 
 
 def ignore(_report: Progress | Notice) -> None:
-    """The listener that shows nothing."""
+    """Listener that shows nothing."""
 
 
 StopRequest = Callable[[], bool]
 
 
-class Stopped(Exception):  # noqa: N818 (no error: the caller asked for it)
+class Stopped(Exception):  # noqa: N818 (not an error: the caller asked for it)
     """The caller asked to stop."""
 
 
 def never() -> bool:
-    """The request of a caller who never asks to stop."""
+    """Stop request of a caller that never stops the work."""
     return False

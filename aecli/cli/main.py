@@ -106,7 +106,7 @@ class _Interruption(StopRequest):
 
     def _arrived(self, number: int) -> None:
         atomic_files = sys.modules.get("aecli.storage.atomic_files")  # which may be half imported
-        drop = getattr(atomic_files, "drop_under_way", None)
+        drop = getattr(atomic_files, "remove_own_temporary_files", None)
         if drop is not None:
             drop()
         leave(128 + number, "interrupted")

@@ -38,8 +38,8 @@ from aecli.runtime.device import versions as runtime_versions
 from aecli.runtime.distributed import Distributed
 from aecli.runtime.threads import taking_turns
 from aecli.runtime.work_queue import map_shared
-from aecli.storage.atomic_files import claim_file
-from aecli.storage.outputs import require_not_read, write_output
+from aecli.storage.atomic_files import check_writable_file
+from aecli.storage.outputs import forbid_overwriting_inputs, write_output
 
 __all__ = ["EvalReport", "evaluate"]
 
@@ -86,7 +86,7 @@ def _evaluate(
     metrics = tuple(BUILDERS[name](config) for name in dict.fromkeys(config.metrics))
     device = resolve_device(config.device)
     if config.per_image is not None and distributed.is_main_process:
-        claim_file(config.per_image, "--per-image")
+        check_writable_file(config.per_image, "--per-image")
     pairing = pair_sources(config.gt, predictions)
     if distributed.is_main_process:
         _require_not_measured(config, pairing, sources)
@@ -125,7 +125,7 @@ def _require_not_measured(config: EvalConfig, pairing: Pairing, sources: Sequenc
     for flag, output in (("--per-image", config.per_image), ("--report", config.report)):
         if output is not None:
             images = (image for pair in pairing.pairs for image in pair.images)
-            require_not_read(
+            forbid_overwriting_inputs(
                 flag, [output], chain((source for source in sources if Path(source).is_file()), file_paths(images))
             )
 

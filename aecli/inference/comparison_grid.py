@@ -18,8 +18,8 @@ from aecli.models.base import Autoencoder
 from aecli.progress import Listener, Notice, Progress, ignore
 from aecli.runs.folder import newest_run
 from aecli.runs.images import choose_images
-from aecli.storage.atomic_files import claim_file
-from aecli.storage.outputs import require_not_read, write_output
+from aecli.storage.atomic_files import check_writable_file
+from aecli.storage.outputs import forbid_overwriting_inputs, write_output
 
 
 @dataclass(frozen=True)
@@ -40,13 +40,13 @@ def draw_comparison(config: GridConfig, listen: Listener = ignore) -> GridResult
     """
     if config.out.suffix.lower() != ".png":
         raise ConfigError(f"--out {config.out}: expected the name of a .png file")
-    claim_file(config.out, "--out")
+    check_writable_file(config.out, "--out")
     names = config.models or tuple(name for name in registry.names() if _draws(name) and newest_run(name, config.runs))
     if not names:
         raise CheckpointError(f"no registry model has a run under {config.runs}; train one first: aecli train vae")
     loaded = [load_model(name, config.runs, config.device, config.precision) for name in names]
     images = choose_images(loaded[0].located, config.data, None)
-    require_not_read("--out", [config.out], file_paths(images))
+    forbid_overwriting_inputs("--out", [config.out], file_paths(images))
     chosen, truth = _choose(images, loaded[0], config, listen)
     rows = [("Ground Truth", truth)]
     for done, (label, each) in enumerate(zip(_labels(loaded), loaded, strict=True)):

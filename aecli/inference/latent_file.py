@@ -16,8 +16,8 @@ from aecli.data.image_ref import ImageRef, file_paths
 from aecli.errors import OutputError
 from aecli.progress import Listener
 from aecli.runtime.distributed import Distributed
-from aecli.storage.atomic_files import atomic_write, claim_file
-from aecli.storage.outputs import require_not_read, scratch_beside, tell_replaced
+from aecli.storage.atomic_files import atomic_write, check_writable_file
+from aecli.storage.outputs import forbid_overwriting_inputs, notify_if_replaced, shared_scratch_folder
 
 _ALIGNMENT = 8  # bytes; what safetensors asks of a header's length
 _MEAN, _LOG_VARIANCE = "mean", "log_variance"  # the tensors, by the names that they have in the file
@@ -69,7 +69,7 @@ class LatentStore:
             header[name] = {"dtype": "F32", "shape": [len(kept), *self.shape], "data_offsets": offsets}
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % _ALIGNMENT)
-        tell_replaced(self.path, listen)
+        notify_if_replaced(self.path, listen)
         with atomic_write(self.path) as out:
             out.write(len(text).to_bytes(8, "little") + text)
             for name in tensors:
@@ -81,7 +81,7 @@ class LatentStore:
 
 
 @contextmanager
-def latents_under_way(
+def open_latent_store(
     path: Path | None, shape: tuple[int, ...], images: Sequence[ImageRef], distributed: Distributed
 ) -> Iterator[LatentStore | None]:
     """Yield a store for the latents of `images`, in every process the same one, or None without a path.
@@ -93,7 +93,7 @@ def latents_under_way(
         yield None
         return
     if distributed.is_main_process:
-        claim_file(path, "--latents")
-        require_not_read("--latents", [path], file_paths(images))
-    with scratch_beside(path, distributed.is_main_process, distributed.broadcast_object) as scratch:
+        check_writable_file(path, "--latents")
+        forbid_overwriting_inputs("--latents", [path], file_paths(images))
+    with shared_scratch_folder(path, distributed.is_main_process, distributed.broadcast_object) as scratch:
         yield LatentStore(path, scratch, shape, {image.key: row for row, image in enumerate(images)})

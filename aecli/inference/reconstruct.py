@@ -15,7 +15,7 @@ from aecli.data.sources.registry import ImageRef
 from aecli.errors import DataError, single_line
 from aecli.figures.png import encode_png
 from aecli.inference import loaded_model as at_work
-from aecli.inference.latent_file import LatentStore, latents_under_way
+from aecli.inference.latent_file import LatentStore, open_latent_store
 from aecli.inference.loaded_model import MEMORY_HINT, LoadedModel, load_model
 from aecli.progress import Listener, ignore
 from aecli.runs.images import choose_images
@@ -23,7 +23,7 @@ from aecli.runtime.distributed import Distributed
 from aecli.runtime.threads import taking_turns, worker_count
 from aecli.runtime.work_queue import map_shared
 from aecli.storage.atomic_files import write_bytes
-from aecli.storage.outputs import claim_output_folder, require_not_read
+from aecli.storage.outputs import forbid_overwriting_inputs, prepare_output_folder
 from aecli.storage.strict_json import SCHEMA
 
 # All together the workers of a CPU reconstruct no more pixels at once: a fixed share, as what a worker takes is.
@@ -61,9 +61,9 @@ def _reconstruct(config: ReconstructConfig, distributed: Distributed, listen: Li
     _require_distinct_names(images)
     out = config.out or Path("reconstructions") / loaded.located.label
     if distributed.is_main_process:
-        claim_output_folder(out, config.overwrite, listen)
-        require_not_read("--out", (out / f"{image.key}.png" for image in images), file_paths(images))
-    with latents_under_way(config.latents, loaded.model.latent_shape(loaded.image_size), images, distributed) as store:
+        prepare_output_folder(out, config.overwrite, listen)
+        forbid_overwriting_inputs("--out", (out / f"{image.key}.png" for image in images), file_paths(images))
+    with open_latent_store(config.latents, loaded.model.latent_shape(loaded.image_size), images, distributed) as store:
         return _reconstruct_to(out, images, loaded, store, config, distributed, listen)
 
 

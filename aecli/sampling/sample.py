@@ -19,8 +19,8 @@ from aecli.runtime.distributed import Distributed
 from aecli.runtime.work_queue import map_shared
 from aecli.sampling.prior_choice import LatentPrior, choose_prior, require_prior
 from aecli.sampling.walks import draw_walk
-from aecli.storage.atomic_files import claim_file, write_bytes
-from aecli.storage.outputs import claim_output_folder, write_output
+from aecli.storage.atomic_files import check_writable_file, write_bytes
+from aecli.storage.outputs import prepare_output_folder, write_output
 
 # Samples are always decoded in batches of this size, the last one filled up, so that image i never depends on n.
 SAMPLE_BATCH = 16
@@ -66,9 +66,9 @@ def _sample(config: SampleConfig, distributed: Distributed, listen: Listener) ->
     loaded = load_model(config.model, config.runs, config.device, config.precision)
     require_prior(loaded, config.prior)
     if distributed.is_main_process and is_sheet:
-        claim_file(out, "--out")
+        check_writable_file(out, "--out")
     elif distributed.is_main_process:
-        claim_output_folder(out, config.overwrite, listen)
+        prepare_output_folder(out, config.overwrite, listen)
     prior = distributed.main_process_first(lambda: choose_prior(loaded, config, listen))
     if is_walk:
         if distributed.is_main_process:

@@ -1,1 +1,1 @@
-"""Files that are whole or not there: atomic writes, locks, strict readers."""
+"""Atomic writes, locks between processes, and readers that trust no file."""

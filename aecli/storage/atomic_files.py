@@ -1,4 +1,4 @@
-"""Writing files so that, whenever the power goes, the old file or the new one is there, whole."""
+"""Atomic writes: after a crash or power cut, a path holds its old content or its new content, never part of either."""
 
 import hashlib
 import os
@@ -13,82 +13,82 @@ from typing import BinaryIO
 from aecli.errors import OutputError
 from aecli.storage.locks import is_dead, this_process
 
-OWN_PREFIX = ".aecli-"  # of what aecli keeps beside its output for a while: half-written files, locks
-_HALF_WRITTEN = ".tmp"
-_under_way: set[Path] = set()  # what this process is writing at the moment
+OWN_PREFIX = ".aecli-"  # names of temporary files and locks beside the output
+_TEMPORARY = ".tmp"
+_own_temporary: set[Path] = set()  # temporary paths that this process is writing now
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a path to write to; when the block ends without an exception, what is there takes the place of `path`.
+    """Yield a temporary path to write to, renamed to `path` when the block ends without an exception.
 
-    The content is flushed to the disk before the rename. Missing parent folders are made.
+    The content is fsynced before the rename. Missing parent folders are created.
 
     Raises:
-        OutputError: the place can't be written, or the disk is full; what stood there before still stands.
+        OutputError: `path` can't be written or the disk is full; its old content is kept.
     """
-    # In a folder of its own, for what libraries put beside the file that they write; a thread writes one at a time.
-    own = path.with_name(f"{OWN_PREFIX}{this_process()}-{threading.get_ident()}{_HALF_WRITTEN}")
+    # A folder, because libraries put files of their own beside the one they write; each thread writes one at a time.
+    temporary = path.with_name(f"{OWN_PREFIX}{this_process()}-{threading.get_ident()}{_TEMPORARY}")
     try:
         make_folder(path.parent)
         try:
-            _remove(own)  # of a killed process that had our number
-            _under_way.add(own)
-            own.mkdir()
-            yield own / path.name
-            flush(own / path.name)
-            os.replace(own / path.name, path)
+            _remove(temporary)  # left by a killed process with the same pid
+            _own_temporary.add(temporary)
+            temporary.mkdir()
+            yield temporary / path.name
+            fsync_path(temporary / path.name)
+            os.replace(temporary / path.name, path)
         finally:
-            shutil.rmtree(own, ignore_errors=True)  # what stays is removed by who comes next
-            _under_way.discard(own)
-        flush_names(path.parent)
+            shutil.rmtree(temporary, ignore_errors=True)  # a later command removes what remains
+            _own_temporary.discard(temporary)
+        fsync_folder(path.parent)
     except FileExistsError as error:
-        raise OutputError(f"{path} can't be written: {path.parent} is no folder") from error
+        raise OutputError(f"{path} can't be written: {path.parent} is not a folder") from error
     except OSError as error:
         raise OutputError(f"{path} can't be written: {error.strerror or error}") from error
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """Yield a binary file whose content takes the place of `path`, as `atomic_path` does and with its errors."""
+    """Yield a binary file that replaces `path` as `atomic_path` does, with the same errors."""
     with atomic_path(path) as new, open(new, "wb") as file:
         yield file
 
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """Yield a new folder in `parent`, gone when the block ends; a killed process's is removed by who comes next.
+    """Yield a new folder in `parent`, removed when the block ends; a later command removes a killed process's.
 
     Raises:
-        OutputError: it can't be made.
+        OutputError: it can't be created.
     """
-    scratch = parent / f"{OWN_PREFIX}{this_process()}-scratch{_HALF_WRITTEN}"
+    scratch = parent / f"{OWN_PREFIX}{this_process()}-scratch{_TEMPORARY}"
     try:
         make_folder(parent)
         _remove(scratch)
         scratch.mkdir()
     except OSError as error:
         raise OutputError(f"{parent} can't be written: {error.strerror or error}") from error
-    _under_way.add(scratch)
+    _own_temporary.add(scratch)
     try:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-        _under_way.discard(scratch)
+        _own_temporary.discard(scratch)
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Put the folder `new` in the place of `folder`, of which nothing stays.
+    """Rename the folder `new` to `folder`, removing what was there.
 
     Raises:
-        OutputError: it can't be done.
+        OutputError: it can't be renamed or removed.
     """
-    old = folder.with_name(f"{OWN_PREFIX}{this_process()}-old{_HALF_WRITTEN}")
+    old = folder.with_name(f"{OWN_PREFIX}{this_process()}-old{_TEMPORARY}")
     try:
         if folder.exists():
             os.replace(folder, old)
         os.replace(new, folder)
-        flush_names(folder.parent)
+        fsync_folder(folder.parent)
         _remove(old)
     except OSError as error:
         raise OutputError(f"{folder} can't be written: {error.strerror or error}") from error
@@ -101,26 +101,26 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's content, in hexadecimal; raises OSError."""
+    """Return the SHA-256 of a file's content in hexadecimal; raises OSError."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_folder(folder: Path) -> list[Path]:
-    """Make `folder` and the missing ones above it, so that they last; return those that were made, the deepest first.
+    """Create `folder` and its missing parents durably; return the created ones, deepest first.
 
     Raises:
-        OSError: it can't be made.
+        OSError: it can't be created.
     """
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for each in missing:
-        flush_names(each.parent)
+        fsync_folder(each.parent)
     return missing
 
 
-def remove_empty(folders: list[Path]) -> None:
-    """Undo `make_folder`, as far as the folders it made hold nothing and can be removed."""
+def remove_empty_folders(folders: list[Path]) -> None:
+    """Undo `make_folder`: remove the folders it created, up to the first that is not empty or can't be removed."""
     for folder in folders:
         try:
             folder.rmdir()
@@ -128,89 +128,92 @@ def remove_empty(folders: list[Path]) -> None:
             return
 
 
-def names_in(folder: Path) -> list[str]:
-    """Names of what `folder` holds, but for what aecli keeps there for a while; raises OSError."""
+def list_names(folder: Path) -> list[str]:
+    """Names in `folder`, without aecli's temporary files and locks; raises OSError."""
     return [name for name in os.listdir(folder) if not name.startswith(OWN_PREFIX)]
 
 
-def remove_half_written(folder: Path, below: bool = False, by_anyone: bool = False) -> None:
-    """Remove what processes of this host, now dead, left half written in `folder`.
+def remove_temporary_files(folder: Path, recursive: bool = False, any_owner: bool = False) -> None:
+    """Remove the temporary files in `folder` of processes of this host that have ended.
 
-    `below`: in the folders in it too; `by_anyone`: all that is half written.
+    Args:
+        folder: where to look.
+        recursive: look in its subfolders too.
+        any_owner: remove those of living processes and of other hosts too.
 
     Raises:
         OSError: one can't be removed.
     """
-    pattern = f"{OWN_PREFIX}*{_HALF_WRITTEN}"
-    for left in list(folder.rglob(pattern) if below else folder.glob(pattern)):
+    pattern = f"{OWN_PREFIX}*{_TEMPORARY}"
+    for left in list(folder.rglob(pattern) if recursive else folder.glob(pattern)):
         host, _, pid = left.name.removeprefix(OWN_PREFIX).rpartition("-")[0].rpartition("-")
-        if by_anyone or is_dead(host, pid):
+        if any_owner or is_dead(host, pid):
             _remove(left)
 
 
-def drop_under_way() -> None:
-    """Remove what this process is in the middle of writing, as it is about to end."""
-    for own in tuple(_under_way):  # another thread is still at work
-        shutil.rmtree(own, ignore_errors=True)
+def remove_own_temporary_files() -> None:
+    """Remove the temporary files of this process, which is about to exit."""
+    for temporary in tuple(_own_temporary):  # a copy: other threads still write
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder with what is in it, or a file, if it is there; raises OSError."""
+    """Remove a file or a whole folder, if it exists; raises OSError."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def claim_file(path: Path, flag: str) -> None:
-    """Find out, before the work, that `path` can become a file.
+def check_writable_file(path: Path, flag: str) -> None:
+    """Check, before any work, that an output file can be written to `path`.
 
     Raises:
-        OutputError: it is a folder, a device or another thing that no file may take the place of, or can't be written.
+        OutputError: it is a folder, a device or anything else but a regular file, or can't be written; names `flag`.
     """
     if path.is_dir():
-        raise OutputError(f"{flag} {path} is a folder; name a file")
+        raise OutputError(f"{flag} {path} is a folder\nhint: name a file")
     if os.path.lexists(path) and not path.is_file():
-        raise OutputError(f"{flag} {path} is no file that could be replaced; name another")
+        raise OutputError(f"{flag} {path} is not a regular file, so it is not replaced\nhint: name another file")
     try:
         make_folder(path.parent)
         with tempfile.TemporaryFile(dir=path.parent):
-            remove_half_written(path.parent)
+            remove_temporary_files(path.parent)
     except OSError as error:
         raise OutputError(f"{flag} {path} can't be written: {error.strerror or error}") from error
 
 
-def claim_folder(folder: Path, overwrite: bool) -> int:
-    """Make `folder` if need be and return how many entries it already holds.
+def make_output_folder(folder: Path, overwrite: bool) -> int:
+    """Create `folder` if it is missing and return how many entries it holds.
 
     Raises:
-        OutputError: it holds something and `overwrite` is False, or it can't be made or written.
+        OutputError: it is not empty and `overwrite` is False, or it can't be created or written.
     """
     try:
         make_folder(folder)
-        held = len(names_in(folder))
+        held = len(list_names(folder))
     except OSError as error:
-        raise OutputError(f"{folder} can't be used as a folder for output: {error.strerror or error}") from error
+        raise OutputError(f"{folder} can't be used as an output folder: {error.strerror or error}") from error
     if not os.access(folder, os.W_OK):
         raise OutputError(f"{folder} can't be written: permission denied")
     if held and not overwrite:
-        raise OutputError(f"{folder} already holds {held} files or folders; add --overwrite, or name another --out")
+        raise OutputError(f"{folder} already holds {held} files or folders\nhint: --overwrite, or another --out")
     try:
-        remove_half_written(folder, below=True)
+        remove_temporary_files(folder, recursive=True)
     except OSError as error:
         raise OutputError(f"{folder} can't be written: {error.strerror or error}") from error
     return held
 
 
-def flush_names(folder: Path) -> None:
-    """Have a folder's list of names written to the disk, so that a rename lasts; not every system can."""
+def fsync_folder(folder: Path) -> None:
+    """Fsync a folder, so that a rename in it survives a power cut; does nothing on Windows."""
     if os.name == "posix":
-        flush(folder)
+        fsync_path(folder)
 
 
-def flush(path: Path) -> None:
-    """Have the system write a file's content, or a folder's list of names, to the disk."""
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows flushes what it may write
+def fsync_path(path: Path) -> None:
+    """Fsync a file or, on POSIX, a folder; raises OSError."""
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows flushes only writable files
     try:
         os.fsync(descriptor)
     finally:

@@ -1,4 +1,4 @@
-"""Where a command is told to write: never over what it reads, and told where it replaces something."""
+"""Output paths named by the user: never over an input, with a notice where a file is replaced."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -8,33 +8,33 @@ from typing import Any
 
 from aecli.errors import OutputError
 from aecli.progress import Listener, Notice
-from aecli.storage.atomic_files import claim_folder, scratch_folder, write_bytes
+from aecli.storage.atomic_files import make_output_folder, scratch_folder, write_bytes
 
 
 def write_output(path: Path, content: bytes, listen: Listener) -> None:
-    """Write a file that the user named, all of it or nothing, and say so where it replaces one.
+    """Write a file atomically, with a notice where it replaces one.
 
     Raises:
-        OutputError: it can't be written; what stood there before still stands.
+        OutputError: it can't be written; its old content is kept.
     """
-    tell_replaced(path, listen)
+    notify_if_replaced(path, listen)
     write_bytes(path, content)
 
 
-def tell_replaced(path: Path, listen: Listener) -> None:
-    """Say so if a file stands where one is about to be written."""
+def notify_if_replaced(path: Path, listen: Listener) -> None:
+    """Send a notice if `path`, which is about to be written, exists."""
     if path.exists():
         listen(Notice(f"replacing {path}"))
 
 
 @contextmanager
-def scratch_beside(path: Path, is_main_process: bool, broadcast: Callable[[Any], Any]) -> Iterator[Path]:
-    """Yield a new folder beside `path`, the same one in every process, removed when the main process's block ends.
+def shared_scratch_folder(path: Path, is_main_process: bool, broadcast: Callable[[Any], Any]) -> Iterator[Path]:
+    """Yield one new folder beside `path` to all processes, removed when the main process's block ends.
 
-    `broadcast` returns the main process's value in all of them.
+    `broadcast` returns the main process's value in every process.
 
     Raises:
-        OutputError: it can't be made.
+        OutputError: it can't be created.
     """
     if not is_main_process:
         yield Path(broadcast(None))
@@ -44,29 +44,29 @@ def scratch_beside(path: Path, is_main_process: bool, broadcast: Callable[[Any],
         yield scratch
 
 
-def claim_output_folder(folder: Path, overwrite: bool, listen: Listener) -> None:
-    """Make `folder` if need be; say so where files in it may be replaced.
+def prepare_output_folder(folder: Path, overwrite: bool, listen: Listener) -> None:
+    """Create `folder` if it is missing, with a notice where files in it may be replaced.
 
     Raises:
-        OutputError: it can't be written, or holds something and `overwrite` is False.
+        OutputError: it can't be written, or is not empty and `overwrite` is False.
     """
-    held = claim_folder(folder, overwrite)
+    held = make_output_folder(folder, overwrite)
     if held:
-        listen(Notice(f"{folder} already holds {held} files or folders: writing over those of the same name"))
+        listen(Notice(f"{folder} already holds {held} files or folders: those of the same name are replaced"))
 
 
-def require_not_read(flag: str, outputs: Iterable[Path], inputs: Iterable[str]) -> None:
-    """Refuse to write over one of `inputs`, by whatever path.
+def forbid_overwriting_inputs(flag: str, outputs: Iterable[Path], inputs: Iterable[str]) -> None:
+    """Refuse to overwrite one of `inputs`, by whatever path or link it is named.
 
     Raises:
-        OutputError: it names the first of `outputs` that is one of them.
+        OutputError: one of `outputs` is one of `inputs`; names `flag` and the file.
     """
     there = {_identity(os.lstat(path)): path for path in outputs if os.path.lexists(path)}
     if not there:
-        return  # the usual case: no need to look at millions of inputs
+        return  # the usual case: saves a stat of every input
     for path in inputs:
         if os.path.exists(path) and (output := there.get(_identity(os.stat(path)))):
-            raise OutputError(f"{flag}: {output} is one of the files that are read; name another place")
+            raise OutputError(f"{flag}: {output} is one of the input files\nhint: name another place")
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

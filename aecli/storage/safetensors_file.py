@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from aecli.errors import message_of
-from aecli.storage.strict_json import LARGEST_JSON, file_size, is_count, parse_json, regular_file, short_repr
+from aecli.storage.strict_json import MAX_JSON_BYTES, file_size, is_count, parse_json, regular_file, short_repr
 
 # The format knows more, of which no weights here can be made.
 _DTYPES = {
@@ -85,7 +85,7 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
         start = _LENGTH_BYTES + length
         if size < _LENGTH_BYTES or start > size:
             raise ValueError("it ends within its header")
-        if length > LARGEST_JSON:
+        if length > MAX_JSON_BYTES:
             raise ValueError(f"its header of {length} bytes is longer than the format allows")
         header = parse_json(file.read(length))
         if not isinstance(header, dict):

@@ -1,6 +1,6 @@
-"""Reading what a stranger may have written: regular files, strict JSON within bounds, words that steer no terminal.
+"""Readers for files of unknown origin: regular files only, strict JSON of bounded size, printable excerpts.
 
-Every failure is an OSError or a ValueError in one line, for the caller to say which file it was.
+Every failure is an OSError or a ValueError of one line; the caller adds the file's name.
 """
 
 import errno
@@ -15,17 +15,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
-LARGEST_JSON = 100_000_000  # bytes; the safetensors format's own limit of a header
-# What the same text may grow to in memory: an empty list takes three characters, and twenty times as many bytes.
-MOST_PARTS = 2**22
-MOST_LEVELS = 16
+MAX_JSON_BYTES = 100_000_000  # bytes; the safetensors format's own limit of a header
+# Bounds the memory that a text may grow to: an empty list takes 3 characters, and 56 bytes as a Python object.
+MAX_JSON_VALUES = 2**22
+MAX_JSON_DEPTH = 16
 
-SCHEMA = 1  # of the JSON documents that aecli writes
+SCHEMA = 1  # version of the JSON documents that aecli writes
 
 
 @contextmanager
 def regular_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to read. What is none (a folder, a pipe or device, which may never answer) is an OSError."""
+    """Open a regular file for reading; OSError for anything else (a pipe or device may block for ever)."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
     with open(path, "rb") as file:
@@ -33,86 +33,87 @@ def regular_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def file_size(file: BinaryIO) -> int:
-    """Bytes of an open file."""
+    """Size of an open file in bytes."""
     return os.fstat(file.fileno()).st_size
 
 
 def read_json(path: Path) -> Any:
-    """Return the JSON that a file holds, as `parse_json` does; no more of it is read than it is long."""
+    """Return the JSON value of a file, as `parse_json` does; raises OSError too."""
     with regular_file(path) as file:
         size = file_size(file)
-        if size > LARGEST_JSON:
-            raise ValueError(f"{size} bytes are more than it could need")
+        if size > MAX_JSON_BYTES:
+            raise ValueError(f"{size} bytes: larger than the limit of {MAX_JSON_BYTES}")
         return parse_json(file.read(size))
 
 
 def parse_json(content: bytes | str) -> Any:
-    """Return JSON as Python values: every key once in its object, numbers finite and whole ones below 2^63.
+    """Return JSON as Python values.
 
     Raises:
-        ValueError: it is no such JSON, is nested deeper than `MOST_LEVELS`, or has more than `MOST_PARTS` parts.
+        ValueError: invalid JSON or UTF-8, a duplicate key, a number that is not finite or an integer of 2^63 or more,
+            deeper nesting than `MAX_JSON_DEPTH`, or more values than `MAX_JSON_VALUES`.
     """
     text = content.decode() if isinstance(content, bytes) else content
-    if sum(map(text.count, "[{,")) > MOST_PARTS:
-        raise ValueError(f"more than {MOST_PARTS} parts")
+    if sum(map(text.count, "[{,")) > MAX_JSON_VALUES:
+        raise ValueError(f"more than {MAX_JSON_VALUES} values")
     try:
         value = json.loads(
-            text, object_pairs_hook=_distinct, parse_int=_whole, parse_float=_finite, parse_constant=_finite
+            text, object_pairs_hook=_unique, parse_int=_bounded_int, parse_float=_finite, parse_constant=_finite
         )
     except RecursionError:
         raise ValueError("nested too deeply") from None
-    level = [value]
-    for _ in range(MOST_LEVELS + 1):
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(MAX_JSON_DEPTH + 1):
         if not level:
             return value
-        inner = (each.values() if isinstance(each, dict) else each for each in level if isinstance(each, dict | list))
-        level = [part for parts in inner for part in parts if isinstance(part, dict | list)]
+        nested = (each.values() if isinstance(each, dict) else each for each in level)
+        level = [child for values in nested for child in values if isinstance(child, dict | list)]
     raise ValueError("nested too deeply")
 
 
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        often = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"{short_repr(often)} is there more than once")
-    return found
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        repeated = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"duplicate key {short_repr(repeated)}")
+    return unique
 
 
-def _whole(text: str) -> int:
+def _bounded_int(text: str) -> int:
     value = int(text) if len(text) < 20 else 2**63
     if abs(value) >= 2**63:
-        raise ValueError(f"{short_repr(text)} is too large a number")
+        raise ValueError(f"integer too large: {short_repr(text)}")
     return value
 
 
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{short_repr(text)} is no finite number")
+        raise ValueError(f"not a finite number: {short_repr(text)}")
     return value
 
 
 def require_known_schema(document: Any) -> dict[str, Any]:
-    """Return a JSON document of this aecli's schema, or an older one.
+    """Return a JSON document of this aecli's schema version or an older one.
 
     Raises:
-        NewerSchemaError: it is a newer one's.
-        ValueError: it says nothing of the kind.
+        NewerSchemaError: its schema version is newer.
+        ValueError: it is not an object, or has no valid schema version.
     """
     schema = document.get("schema") if isinstance(document, dict) else None
     if type(schema) is not int or schema < 1:
-        raise ValueError("it says no schema")
+        raise ValueError("no valid schema version")
     if schema > SCHEMA:
-        raise NewerSchemaError(f"was written by a newer aecli (schema {schema}, here {SCHEMA}); update aecli")
+        raise NewerSchemaError(f"was written by a newer aecli (schema {schema}, here {SCHEMA})\nhint: update aecli")
     return dict(document)
 
 
 class NewerSchemaError(ValueError):
-    """A document of a schema that this aecli doesn't know."""
+    """A document of a newer schema version than this aecli's."""
 
 
 def is_count(value: object) -> TypeGuard[int]:
-    """Whether `value` is a whole number, 0 or above."""
+    """Whether `value` is an integer of at least 0."""
     return type(value) is int and value >= 0
 
 
@@ -126,5 +127,5 @@ _short.maxstring = _short.maxother = 100
 
 
 def short_repr(value: object) -> str:
-    """A value out of a file, short and printable whatever it is."""
+    """Return a short, printable repr of a value read from a file, so that it can't steer a terminal."""
     return _short.repr(value)

@@ -17,7 +17,7 @@ from aecli.runs.checkpoints import read_document
 from aecli.runs.folder import RunFolder
 from aecli.runtime.distributed import Distributed
 from aecli.storage import atomic_files
-from aecli.storage.atomic_files import names_in
+from aecli.storage.atomic_files import list_names
 from aecli.storage.locks import Lock
 from aecli.storage.strict_json import is_count
 from aecli.training.inputs.latent_sets import Encoder
@@ -136,7 +136,7 @@ def _under_runs(config: TrainConfig, options: Mapping[str, Any], held: ExitStack
 
 def is_taken(path: Path) -> bool:
     """Whether something that is no run stands there: a file, or a folder that holds more than a killed run's locks."""
-    return path.is_file() or (path.is_dir() and bool(names_in(path)))
+    return path.is_file() or (path.is_dir() and bool(list_names(path)))
 
 
 def _hold(folder: RunFolder, held: ExitStack | None) -> None:
@@ -221,7 +221,7 @@ class Claim:
             if not self._lock.take():
                 return False
             for each in (self.folder.path, self.folder.previews):  # other processes may be writing further below
-                atomic_files.remove_half_written(each, by_anyone=self._lock.excludes)
+                atomic_files.remove_temporary_files(each, any_owner=self._lock.excludes)
         except OSError as error:
             self.close()
             raise OutputError(f"{self.folder.path} can't be written: {error.strerror or error}") from error
@@ -235,4 +235,4 @@ class Claim:
         """Give it up; a folder made for a run that never began goes again."""
         self._lock.close()
         if not self.folder.exists():
-            atomic_files.remove_empty(self._made)
+            atomic_files.remove_empty_folders(self._made)

@@ -261,7 +261,7 @@ def test_a_folder_that_holds_something_takes_overwrite_which_is_said(taken, args
     assert "--overwrite" in fails(1, *args, "--out", "full")
     assert (taken / "full/i7.png").read_bytes() == before
     result = ok(*args, "--out", "full", "--overwrite")
-    assert "Note: full already holds 2 files or folders: writing over those of the same name\n" in result.stderr
+    assert "Note: full already holds 2 files or folders: those of the same name are replaced\n" in result.stderr
     assert ((taken / "full/i7.png").read_bytes() == before) == (args[0] == "sample")
     assert (taken / "full/other.png").exists()
 

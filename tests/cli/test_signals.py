@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from aecli.storage.atomic_files import names_in
+from aecli.storage.atomic_files import list_names
 from tests.support.trained import TRAIN, workplace
 
 __all__ = ["workplace"]  # fixtures
@@ -97,7 +97,7 @@ def test_a_terminal_that_is_closed_leaves_a_run_saved(workplace):
     process.send_signal(signal.SIGHUP)  # what the system sends to the terminal's own session
     process.wait(timeout=60)
     assert process.returncode == 129
-    assert "last.safetensors" in names_in(workplace / "runs/vae")
+    assert "last.safetensors" in list_names(workplace / "runs/vae")
 
 
 def test_a_forked_child_dies_by_its_own_signal_and_holds_nobody_up():

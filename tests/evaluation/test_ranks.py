@@ -116,7 +116,7 @@ class TestFailures:
             (["--pred", "nowhere"], "nowhere"),
             (["--pred", "low=high"], "taken"),
             (["--per-image", "gt"], "--per-image gt is a folder"),
-            (["--per-image", "low/00.jpg"], "is one of the files that are read"),
+            (["--per-image", "low/00.jpg"], "is one of the input files"),
         ],
     )
     def test_in_what_was_asked(self, place, options, said):

@@ -59,18 +59,18 @@ class TestReconstruct:
         (place / "out").mkdir()
         (place / "out" / "mine.txt").write_text("mine")
         statuses, stdout, stderr = run_ranks(place, [*command, "--out", "out"], 3)
-        assert (statuses, stdout, stderr.count("--overwrite")) == ([1] * 3, "", 1) and stderr.count("\n") == 1
+        assert (statuses, stdout, stderr.count("--overwrite")) == ([1] * 3, "", 1) and stderr.count("\n") == 2
         assert [path.name for path in (place / "out").iterdir()] == ["mine.txt"]
         status, stdout, stderr, files = run(place, 3, *command, "--overwrite", out="out")
         assert (status, stdout) == (0, "wrote 12 reconstructions to OUT\n")
-        assert stderr == "Note: OUT already holds 1 files or folders: writing over those of the same name\n"
+        assert stderr == "Note: OUT already holds 1 files or folders: those of the same name are replaced\n"
         assert sorted(files) == sorted(["mine.txt", *(f"{name}.png" for name in NAMES)])
 
     def test_what_is_read_is_not_written_over(self, place):
         before = {file: file.read_bytes() for file in (place / "mixed").rglob("*.png")}
         command = ["reconstruct", "--model", "vae", "--data", "mixed", "--out", "mixed", "--overwrite", "--quiet"]
         statuses, _, stderr = run_ranks(place, command, 2)
-        assert statuses == [1, 1] and stderr.count("\n") == 1 and "is one of the files that are read" in stderr
+        assert statuses == [1, 1] and stderr.count("\n") == 2 and "is one of the input files" in stderr
         assert {file: file.read_bytes() for file in (place / "mixed").rglob("*.png")} == before
 
     def test_a_failure_of_one_process_ends_all_with_its_message(self, place):

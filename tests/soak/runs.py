@@ -5,7 +5,7 @@ from pathlib import Path
 
 from aecli.runs import checkpoints
 from aecli.runs.folder import COLUMNS, RunFolder
-from aecli.storage.atomic_files import OWN_PREFIX, names_in
+from aecli.storage.atomic_files import OWN_PREFIX, list_names
 from tests.support.trained import rows
 
 TRAIN = ["train", "vae", "--data", "images", "--val-fraction", "0.3", "--width", "4", "--image-size", "32",
@@ -49,5 +49,5 @@ def require_whole_rows(file: Path) -> None:
 def require_tidy(folder: Path) -> None:
     """A finished run leaves nothing half written, and no lock."""
     assert not [path for path in folder.rglob("*") if path.name.startswith(OWN_PREFIX)]
-    assert sorted(names_in(folder)) == ["config.json", "curves.png", "last.safetensors", "metrics.csv",
+    assert sorted(list_names(folder)) == ["config.json", "curves.png", "last.safetensors", "metrics.csv",
                                         "model.safetensors", "previews"]  # fmt: skip

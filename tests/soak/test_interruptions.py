@@ -89,7 +89,7 @@ def test_what_this_process_is_writing_is_removed_and_nothing_else(tmp_path):
     (tmp_path / "whole.png").write_bytes(b"whole")
     with pytest.raises(OutputError), atomic_write(tmp_path / "sub" / "grid.png") as file:
         file.write(b"half")
-        atomic_files.drop_under_way()
+        atomic_files.remove_own_temporary_files()
         assert list((tmp_path / "sub").iterdir()) == []
     assert sorted(os.listdir(tmp_path)) == [f"{OWN_PREFIX}host-1-7.tmp", "sub", "whole.png"]
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from aecli.errors import OutputError
-from aecli.storage.atomic_files import atomic_write, claim_file, claim_folder, write_bytes
+from aecli.storage.atomic_files import atomic_write, check_writable_file, make_output_folder, write_bytes
 from aecli.storage.locks import this_process
 
 
@@ -51,8 +51,8 @@ def test_what_is_no_file_is_not_replaced(tmp_path, kind):
         os.mkfifo(path)
     else:
         path.symlink_to(tmp_path / "absent")
-    with pytest.raises(OutputError, match="no file that could be replaced"):
-        claim_file(path, "--out")
+    with pytest.raises(OutputError, match="out.png is not a regular file"):
+        check_writable_file(path, "--out")
 
 
 def test_what_dead_processes_of_this_host_left_goes_and_the_rest_stays(tmp_path):
@@ -64,7 +64,7 @@ def test_what_dead_processes_of_this_host_left_goes_and_the_rest_stays(tmp_path)
     for name in names:
         (tmp_path / name).mkdir()
     (tmp_path / "mine.tmp" / next(iter(names))).mkdir()
-    assert claim_folder(tmp_path, overwrite=True) == 1, "what aecli keeps for a while is nobody's"
+    assert make_output_folder(tmp_path, overwrite=True) == 1, "what aecli keeps for a while is nobody's"
     assert list((tmp_path / "mine.tmp").iterdir()) == []
     assert {name: (tmp_path / name).exists() for name in names} == names
 
@@ -97,15 +97,15 @@ def test_an_exception_while_writing_leaves_the_old_file(tmp_path):
 
 def test_a_path_under_a_file_is_told(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="file is no folder"):
+    with pytest.raises(OutputError, match="file is not a folder"):
         write_bytes(tmp_path / "file" / "below", b"")
-    with pytest.raises(OutputError, match="can't be used as a folder"):
-        claim_folder(tmp_path / "file", overwrite=True)
+    with pytest.raises(OutputError, match="can't be used as an output folder"):
+        make_output_folder(tmp_path / "file", overwrite=True)
 
 
 def test_a_folder_that_holds_files_is_claimed_only_on_the_users_word(tmp_path):
-    assert claim_folder(tmp_path / "new", overwrite=False) == 0
+    assert make_output_folder(tmp_path / "new", overwrite=False) == 0
     (tmp_path / "new" / "picture.png").touch()
     with pytest.raises(OutputError, match="--overwrite"):
-        claim_folder(tmp_path / "new", overwrite=False)
-    assert claim_folder(tmp_path / "new", overwrite=True) == 1
+        make_output_folder(tmp_path / "new", overwrite=False)
+    assert make_output_folder(tmp_path / "new", overwrite=True) == 1

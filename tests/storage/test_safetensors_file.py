@@ -112,7 +112,7 @@ def test_a_key_that_is_there_twice_is_refused(path):
     header, data = split(path.read_bytes())
     entry = json.dumps(json.loads(header)["weight"])
     path.write_bytes(joined(f'{{"weight":{entry},{header[1:]}', data))
-    refuse(path, "'weight' is there more than once")
+    refuse(path, "duplicate key 'weight'")
 
 
 def test_gaps_and_what_follows_the_tensors_are_refused(path):

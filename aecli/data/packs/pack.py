@@ -25,7 +25,7 @@ from aecli.data.packs.on_the_fly import Images, OnTheFly, require_few_broken
 from aecli.errors import DataError, OutputError
 from aecli.progress import Notice, Progress
 from aecli.runtime.threads import ordered_map, worker_count
-from aecli.storage.atomic_files import flush, flush_names
+from aecli.storage.atomic_files import fsync_folder, fsync_path
 from aecli.storage.locks import Lock
 
 _REPORT_SECONDS = 0.05
@@ -209,10 +209,10 @@ def _build(
 ) -> Generator[Progress, None, None]:
     with open(building / caches.PIXELS, "wb") as file:
         skipped = yield from _decode_all(images, size, how, workers, lambda pixels: file.write(pixels.data))
-    flush(building / caches.PIXELS)
+    fsync_path(building / caches.PIXELS)
     index = describe(size, how, len(images) - len(skipped), skipped)
     (building / caches.INDEX).write_text(json.dumps(index), encoding="utf-8")
-    flush(building / caches.INDEX)
+    fsync_path(building / caches.INDEX)
 
 
 def describe(size: int, how: str, images: int, skipped: dict[str, str]) -> dict[str, Any]:
@@ -233,7 +233,7 @@ def _install(building: Path, folder: Path, images: Sequence[ImageRef], size: int
                 return theirs
             caches.drop(folder)
         else:
-            flush_names(folder.parent)
+            fsync_folder(folder.parent)
             break
     pack = _read_pack(folder, images, size)
     if pack is None:

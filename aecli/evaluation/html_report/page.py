@@ -20,8 +20,8 @@ from aecli.evaluation.pairing import Pair
 from aecli.evaluation.report import EvalReport, Numbers, best_names
 from aecli.progress import Listener, Notice
 from aecli.runtime.distributed import Distributed
-from aecli.storage.atomic_files import claim_file
-from aecli.storage.outputs import scratch_beside, write_output
+from aecli.storage.atomic_files import check_writable_file
+from aecli.storage.outputs import shared_scratch_folder, write_output
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -91,9 +91,9 @@ def page_under_way(path: Path | None, sources: Sequence[str], distributed: Distr
         yield None
         return
     if distributed.is_main_process:
-        claim_file(path, "--report")
+        check_writable_file(path, "--report")
         pictures.require_ours(path, sources)
-    with scratch_beside(path, distributed.is_main_process, distributed.broadcast_object) as scratch:
+    with shared_scratch_folder(path, distributed.is_main_process, distributed.broadcast_object) as scratch:
         yield Page(path, scratch)
 
 

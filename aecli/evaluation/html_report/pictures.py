@@ -11,7 +11,7 @@ from PIL import Image
 
 from aecli.data.decoding.decode import Pixels, resize
 from aecli.errors import OutputError
-from aecli.storage.atomic_files import names_in, replace_folder
+from aecli.storage.atomic_files import list_names, replace_folder
 
 VIEW_SIDE = 512  # pixels of a picture's longer side; what is larger is shown reduced
 EMBED_BYTES = 24_000_000  # of pictures within a page; a browser opens that at once, and mail carries it
@@ -32,7 +32,7 @@ def require_ours(page: Path, sources: Sequence[str]) -> None:
     folder = folder_beside(page)
     if not os.path.lexists(folder):
         return
-    held = names_in(folder) if folder.is_dir() and not folder.is_symlink() else ["not a folder"]
+    held = list_names(folder) if folder.is_dir() and not folder.is_symlink() else ["not a folder"]
     if not all(re.fullmatch(rf"\d+-\d+\{SUFFIX}", name) for name in held):
         raise OutputError(
             f"--report {page}: its pictures go into {folder}, which holds other things; name another page"
