@@ -33,6 +33,11 @@ def complete_registered(incomplete: str) -> list[str]:
     return starting(registry.names(), incomplete)
 
 
+def complete_device(incomplete: str) -> list[str]:
+    """Kinds of devices."""
+    return starting(["auto", "cpu", "cuda", "mps"], incomplete)
+
+
 def complete_model(context: typer.Context, incomplete: str) -> list[str]:
     """Trained autoencoders: registry names, run folders under `--runs`, and any run folder or `.safetensors` file."""
     from aecli.models import registry

@@ -37,7 +37,7 @@ def show_training(config: TrainConfig, as_json: bool, quiet: bool) -> None:
     if isinstance(end, Finished) and not as_json:
         _print_finished(end)
     if isinstance(end, Interrupted):
-        _tell_interrupted(end, config.restart)
+        _tell_interrupted(end, config.run.restart)
         raise typer.Exit(request.exit_status)
 
 

@@ -25,7 +25,7 @@ from aecli.configs.checks import (
     require_seed,
     require_workers,
 )
-from aecli.configs.train import TrainConfig
+from aecli.configs.train import DataConfig
 
 
 @dataclass(frozen=True)
@@ -210,7 +210,7 @@ class ModelsConfig:
     """`aecli models`: where to look for runs."""
 
     runs: Path = Path("runs")
-    image_size: int = TrainConfig.image_size
+    image_size: int = DataConfig.image_size
     device: str = "auto"
     precision: str = "auto"
 

@@ -1,94 +1,192 @@
-"""What `aecli train` is told, with every default and its checks."""
+"""What `aecli train` takes, in sections, with every default and check. On the command line the options are flat."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from aecli.configs.checks import (
-    COMPILE_MODES,
-    FITS,
-    LARGEST_SIDE,
-    LOGS,
-    PRECISIONS,
-    SYNC_MODES,
-    is_number,
-    require,
-    require_choice,
-    require_count,
-    require_device,
-    require_seed,
-    require_workers,
-)
+from aecli.configs.checks import COMPILE_MODES, FITS, LARGEST_SIDE, LOGS, MOST_WORKERS, PRECISIONS, SYNC_MODES
+from aecli.configs.options import DATA, MACHINE, MODEL, RECIPE, RUN, OptionField, check_options, option, option_fields
+from aecli.errors import ConfigError
+
+SOURCE_HELP = "A folder, a .zip of one, tar or Parquet shards, demo, torchvision:NAME or hf:NAME."
+LARGEST_SEED = 2**63 - 1
+
+
+def seed_option() -> Any:
+    """Return the field of `--seed`."""
+    return option(0, "Where all randomness comes from.", RUN, least=0, most=LARGEST_SEED)
+
+
+def runs_option() -> Any:
+    """Return the field of `--runs`."""
+    return option(Path("runs"), "The folder that holds the runs.", RUN)
+
+
+def device_option() -> Any:
+    """Return the field of `--device`."""
+    return option("auto", "Where to compute; auto picks CUDA, then MPS, then the CPU.", MACHINE,
+                  metavar="auto|cpu|cuda|cuda:N|mps", completes="device")  # fmt: skip
+
+
+def precision_option() -> Any:
+    """Return the field of `--precision`."""
+    return option("auto", "Arithmetic; auto trains in bf16 where the hardware multiplies it fast, and runs everything "
+                  "else in fp32.", MACHINE, choices=PRECISIONS)  # fmt: skip
+
+
+def workers_option() -> Any:
+    """Return the field of `--workers`."""
+    return option(None, "Threads that decode images.", MACHINE, metavar="INT", shown_default="as many as CPUs",
+                  least=1, most=MOST_WORKERS)  # fmt: skip
+
+
+def require_device(device: str) -> None:
+    """Refuse a text that names no device; whether this machine has it is found out when it is used."""
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
+        raise ConfigError(f"--device {device}: expected auto, cpu, mps, cuda or cuda:N")
 
 
 @dataclass(frozen=True)
-class TrainConfig:
-    """`aecli train`. The defaults are the report's recipe, to the letter.
+class DataConfig:
+    """Which images, and how they are read."""
 
-    `options` are the model's own (width, latent_dim, beta, …), each refused by name where the model has no such option;
-    `model_defaults` are a recipe's values for them, used only where the model has them.
+    source: str = option("demo", f"Images to train on. {SOURCE_HELP}", DATA, name="data", metavar="SOURCE",
+                         completes="source")  # fmt: skip
+    val_source: str | None = option(None, "Images to validate on, in place of a split.", DATA, name="val_data",
+                                    metavar="SOURCE", completes="source")  # fmt: skip
+    val_fraction: float = option(0.1, "The fraction of images held out for validation, chosen by their names.", DATA,
+                                 least=0, below=1)  # fmt: skip
+    image_size: int = option(256, "Side of the square images, in pixels.", DATA, least=1, most=LARGEST_SIDE)
+    fit: str = option("squash", "Resize both sides at once, or the short side and crop the middle.", DATA, choices=FITS)
+    flip: bool = option(False, "Mirror images at random.", DATA)
+    shuffle_buffer: int = option(4096, "Images of a stream that are shuffled at a time.", DATA, least=1)
+    cache: str = option("auto", "Where decoded images are kept: the user's cache folder, memory only, or a folder.",
+                        DATA, metavar="auto|off|DIR")  # fmt: skip
+    workers: int | None = workers_option()
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which model. `options` are its own (width, latent_dim, beta, …), refused by name where it has no such option.
+
+    `defaults` are a recipe's values for them, used only where the model has them; `autoencoder` is the one whose
+    latents a prior learns.
     """
 
-    model: str
-    data: str = "demo"
-    val_data: str | None = None
-    val_fraction: float = 0.1
-    epochs: int = 1000
-    steps: int | None = None  # in place of epochs
-    epoch_steps: int = 1000  # of a stream, which has no end
-    shuffle_buffer: int = 4096  # images of a stream
-    image_size: int = 256
-    fit: str = "squash"
-    batch_size: int = 32
-    accumulate: int = 1
-    sync_batchnorm: str = "auto"
-    lr: float = 1e-4
+    name: str
+    autoencoder: str | None = option(
+        None, "The autoencoder whose latents a prior learns: a registry name, a run folder or a .safetensors file.",
+        MODEL, flag="--model", metavar="MODEL", completes="model",
+    )  # fmt: skip
     options: Mapping[str, Any] = field(default_factory=dict)
-    model_defaults: Mapping[str, Any] = field(default_factory=dict)
-    flip: bool = False
-    ema: float | None = None
-    patience: int | None = None
-    checkpoint_every: float = 10.0  # minutes
-    log: str | None = None
-    seed: int = 0
-    precision: str = "auto"
-    compile: str = "auto"
-    deterministic: bool = False
-    device: str = "auto"
-    workers: int | None = None
-    cache: str = "auto"
-    out: Path | None = None
-    runs: Path = Path("runs")
-    restart: bool = False
-    autoencoder: str | None = None  # whose latents a prior learns
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        """Refuse values that can't be meant, naming the flag."""
-        require(is_number(self.val_fraction) and 0 <= self.val_fraction < 1, "--val-fraction", self.val_fraction,
-                "a number from 0 up to, not including, 1")  # fmt: skip
-        for flag, count in (("--epochs", self.epochs), ("--steps", self.steps), ("--epoch-steps", self.epoch_steps),
-                            ("--shuffle-buffer", self.shuffle_buffer)):  # fmt: skip
-            require_count(flag, count)
-        require_count("--image-size", self.image_size)
-        require(self.image_size <= LARGEST_SIDE, "--image-size", self.image_size, f"at most {LARGEST_SIDE}")
-        require_choice("--fit", self.fit, FITS)
-        require_count("--batch-size", self.batch_size)
-        require_count("--accumulate", self.accumulate)
-        require(self.accumulate <= self.batch_size, "--accumulate", self.accumulate,
-                f"at most --batch-size, which is {self.batch_size}")  # fmt: skip
-        require_choice("--sync-batchnorm", self.sync_batchnorm, SYNC_MODES)
-        require(is_number(self.lr) and 0 < self.lr < float("inf"), "--lr", self.lr, "a number above 0")
-        require(self.ema is None or (is_number(self.ema) and 0 < self.ema < 1), "--ema", self.ema,
-                "a number between 0 and 1, such as 0.999")  # fmt: skip
-        require_count("--patience", self.patience)
-        require(is_number(self.checkpoint_every) and 0 < self.checkpoint_every < float("inf"), "--checkpoint-every",
-                self.checkpoint_every, "a number of minutes above 0")  # fmt: skip
-        if self.log is not None:
-            require_choice("--log", self.log, LOGS)
-        require_seed(self.seed)
-        require_choice("--precision", self.precision, PRECISIONS)
-        require_choice("--compile", self.compile, COMPILE_MODES)
-        require_device(self.device)
-        require_workers(self.workers)
-        require(self.cache != "", "--cache", "''", "auto, off or a folder")
+
+@dataclass(frozen=True)
+class OptimizationConfig:
+    """How long and by which steps; `steps` in place of `epochs`, `epoch_steps` for a stream, which has no end."""
+
+    epochs: int = option(1000, "Passes over the images; may grow on resume.", RECIPE, least=1)
+    steps: int | None = option(
+        None, "Train so many steps in place of epochs; a stream has no others. May grow on resume.", RECIPE,
+        metavar="N", least=1,
+    )  # fmt: skip
+    epoch_steps: int = option(1000, "Of a stream, the steps between two validations.", RECIPE, least=1)
+    batch_size: int = option(32, "Images a step, of all processes together.", RECIPE, least=1)
+    lr: float = option(1e-4, "Adam's learning rate; halved when the train loss stalls for 10 epochs.", RECIPE, above=0)
+    ema: float | None = option(None, "Validate and keep an exponential moving average of the weights.", RECIPE,
+                               metavar="DECAY", above=0, below=1, example="0.999")  # fmt: skip
+    patience: int | None = option(None, "Stop after N epochs without a better validation loss.", RECIPE, metavar="N",
+                                  least=1)  # fmt: skip
+    grad_accum: int = option(
+        1, "Gradient accumulation: take each batch in K micro-batches, for the same step in less memory (batch "
+        "statistics are each micro-batch's own).", MACHINE, metavar="K", least=1, hidden_flag="--accumulate",
+    )  # fmt: skip
+    sync_batchnorm: str = option("auto", "Take batch statistics over all processes; auto does on CUDA, the one device "
+                                 "for which PyTorch can.", MACHINE, choices=SYNC_MODES)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where the run lies, what is kept of it, and on which machine it is computed."""
+
+    out: Path | None = option(None, "This run folder and no other.", RUN, metavar="DIR",
+                              shown_default="RUNS/MODEL, RUNS/MODEL-2, …")  # fmt: skip
+    runs: Path = runs_option()
+    restart: bool = option(False, "Begin the run again, dropping what it saved.", RUN)
+    checkpoint_every: float = option(10.0, "Minutes between checkpoints: the most work that a power cut costs.", RUN,
+                                     metavar="MINUTES", above=0)  # fmt: skip
+    log: str | None = option(None, "Write numbers, pictures and options for TensorBoard into the run folder (extra: "
+                             "tensorboard).", RUN, choices=LOGS)  # fmt: skip
+    seed: int = seed_option()
+    deterministic: bool = option(False, "Allow only algorithms that give the same bits twice.", RUN)
+    device: str = device_option()
+    precision: str = precision_option()
+    compile: str = option("auto", "Compile the training step; auto does in runs long enough to earn the time back.",
+                          MACHINE, choices=COMPILE_MODES)  # fmt: skip
+
+
+_SECTIONS: dict[str, type[Any]] = {
+    "data": DataConfig, "model": ModelConfig, "optimization": OptimizationConfig, "run": RunConfig,
+}  # fmt: skip
+_PLAIN = {"model": ("model", "name"), "options": ("model", "options"), "model_defaults": ("model", "defaults")}
+OLD_NAMES = {"accumulate": "grad_accum"}  # of options in older files
+
+
+def train_options() -> tuple[OptionField, ...]:
+    """Return the options of `aecli train`, in the order in which its help lists them."""
+    return tuple(each for section in _SECTIONS.values() for each in option_fields(section))
+
+
+@dataclass(frozen=True, init=False)
+class TrainConfig:
+    """`aecli train`, in sections. The defaults are the report's recipe, to the letter.
+
+    It is made of flat options, as the command line is: `TrainConfig("vae", data="photos", epochs=2, options={"width":
+    8})`; `options` are the model's own.
+    """
+
+    model: ModelConfig
+    data: DataConfig
+    optimization: OptimizationConfig
+    run: RunConfig
+
+    def __init__(self, model: str, data: str | Path = "demo", **options: Any) -> None:
+        """Sort the options into sections and check them.
+
+        Raises:
+            ConfigError: there is no such option, or its value is outside its type, choices or bounds.
+        """
+        places = _places()
+        sorted_in: dict[str, dict[str, Any]] = {section: {} for section in _SECTIONS}
+        for name, value in {"model": model, "data": data, **options}.items():
+            if name not in places:
+                raise ConfigError(f"TrainConfig has no option {name!r}\nhint: one of {', '.join(sorted(places))}")
+            section, key = places[name]
+            sorted_in[section][key] = value
+        for section, kind in _SECTIONS.items():
+            made = kind(**sorted_in[section])
+            check_options(made)
+            object.__setattr__(self, section, made)
+        require_device(self.run.device)
+        if self.optimization.grad_accum > self.optimization.batch_size:
+            raise ConfigError(f"--grad-accum {self.optimization.grad_accum}: expected at most --batch-size, which is "
+                              f"{self.optimization.batch_size}")  # fmt: skip
+
+    def flat(self) -> dict[str, Any]:
+        """Return every option by its flat name, as the constructor takes them."""
+        return {name: getattr(getattr(self, section), key) for name, (section, key) in _places().items()}
+
+    def replace(self, **changes: Any) -> Self:
+        """Return a copy with some options changed, by their flat names."""
+        return type(self)(**{**self.flat(), **changes})
+
+
+def _places() -> dict[str, tuple[str, str]]:
+    """Return where each flat option lies: its section and field."""
+    found = {
+        each.name: (section, each.field.name) for section, kind in _SECTIONS.items() for each in option_fields(kind)
+    }
+    return {**_PLAIN, **found}

@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 
-from aecli.configs import require
+from aecli.configs.checks import require
+from aecli.configs.options import MODEL, option
 
 
 @dataclass(frozen=True)
 class AutoencoderOptions:
     """`width`: channels of the first block, the others its 2, 4, 8 and 16 fold. `latent_dim`: 16·width by default."""
 
-    width: int = 64
-    latent_dim: int | None = None
+    width: int = option(64, "Channels of the first block; the others are its 2, 4, 8 and 16 fold.", MODEL)
+    latent_dim: int | None = option(None, "Latent channels.", MODEL, shown_default="16 x width")
 
     def __post_init__(self) -> None:
         """Refuse sizes that no machine can mean."""
@@ -28,7 +29,10 @@ class AutoencoderOptions:
 class VAEOptions(AutoencoderOptions):
     """`beta`: the weight of the KL term. The report's listing runs 2.5e-5, its hyperparameter table says 2.5e-4."""
 
-    beta: float = 2.5e-5
+    beta: float = option(
+        2.5e-5, "Weight of the VAE's KL term. The report's listing runs 2.5e-5; its hyperparameter table says 2.5e-4.",
+        MODEL,
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         """Refuse a weight that can't be meant."""

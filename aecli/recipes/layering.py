@@ -4,9 +4,11 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
-from aecli.configs import MODEL_FLAGS, TrainConfig
+from aecli.configs.checks import MODEL_FLAGS
+from aecli.configs.options import OptionField, check_value
+from aecli.configs.train import OLD_NAMES, RunConfig, TrainConfig, train_options
 from aecli.errors import ConfigError, message_of
 from aecli.runs.folder import RunFolder, locate
 
@@ -60,7 +62,7 @@ def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> T
 
 def _images_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that say what images the run of `options`' autoencoder was trained on; none without a run."""
-    run = locate(options["autoencoder"], options.get("runs", TrainConfig.runs)).run
+    run = locate(options["autoencoder"], options.get("runs", RunConfig.runs)).run
     if run is None:
         return {}
     recorded = run.read_config()["options"]
@@ -86,7 +88,8 @@ def _run_values(run: RunFolder, model: str) -> dict[str, Any]:
     left_out = {"model", "model_defaults", *_PLACE}
     left_out.add("val_fraction" if options.get("val_data") is not None else "val_data")
     left_out.add("epochs" if options.get("steps") is not None else "steps")
-    kept = {key: value for key, value in options.items() if key not in left_out}
+    known = {each.name for each in train_options()} | {"options", *OLD_NAMES}  # what a newer aecli adds is left aside
+    kept = {key: value for key, value in options.items() if key in known - left_out}
     if isinstance(kept.get("autoencoder"), Mapping):
         kept["autoencoder"] = kept["autoencoder"].get("path")
     return kept
@@ -108,25 +111,25 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _normal_form(values: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """Spell keys as the dataclass does, check types, gather model options in `options`, turn paths into Paths."""
-    kinds = get_type_hints(TrainConfig) | {"recipe": str}
-    known = set(kinds) - {"model", "model_defaults"}
+    """Spell keys as the config does, check values, and gather the model's options in `options`."""
+    known = {each.name: each for each in train_options()}
     found: dict[str, Any] = {}
     options: dict[str, Any] = {}
     for key, value in values.items():
         name = {"option": "options"}.get(key, key.replace("-", "_"))
+        name = OLD_NAMES.get(name, name)
         if name == "options":
             pairs = _table(value, key, origin)
         elif name in MODEL_FLAGS:
             pairs = {name: value}
-        elif name in known:
+        elif name in known or name == "recipe":
             pairs = {}
             if name in found:
                 raise ConfigError(f"{origin}: {name} is given twice")
-            found[name] = _typed(name, value, kinds[name], origin)
+            found[name] = _checked(known[name], value, origin) if name in known else _recipe_name(value, origin)
         else:
-            existing = ", ".join(sorted(known | set(MODEL_FLAGS)))
-            raise ConfigError(f"{origin}: no option is called {key!r}; there are {existing}")
+            existing = ", ".join(sorted({*known, "recipe", "options", *MODEL_FLAGS}))
+            raise ConfigError(f"{origin}: unknown option {key!r}\nhint: one of {existing}")
         if twice := sorted(pairs.keys() & options.keys()):
             raise ConfigError(f"{origin}: {twice[0]} is given twice")
         options |= pairs
@@ -139,19 +142,14 @@ def _table(value: Any, key: str, origin: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _typed(name: str, value: Any, hint: Any, origin: str) -> Any:
-    """Return `value` as the dataclass holds it, if it is of that type; the dataclass checks its range."""
-    kinds = get_args(hint) or (hint,)
-    if isinstance(value, str) and "\0" in value:  # which no path can hold
-        raise ConfigError(f"{origin}: --{name.replace('_', '-')} {value!r}: expected text without a NUL")
-    if value is None and type(None) in kinds:
-        return None
-    if Path in kinds and isinstance(value, str | Path) and str(value):
-        return Path(value)
-    if type(value) in kinds or (type(value) is int and float in kinds):
-        return value
-    expected = " or ".join(_WORDS[kind] for kind in kinds if kind is not type(None))
-    raise ConfigError(f"{origin}: --{name.replace('_', '-')} {value!r}: expected {expected}")
+def _checked(option: OptionField, value: Any, origin: str) -> Any:
+    try:
+        return check_value(option, value)
+    except ConfigError as error:
+        raise ConfigError(f"{origin}: {error}") from error
 
 
-_WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
+def _recipe_name(value: Any, origin: str) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{origin}: --recipe {value!r}: expected text")
+    return value

@@ -16,7 +16,7 @@ class Saver:
         """The time runs from here."""
         self.session = session
         self._saved_at, self._has_saved = time.monotonic(), False
-        self._most_seconds = 60 * session.config.checkpoint_every
+        self._most_seconds = 60 * session.config.run.checkpoint_every
 
     def save_if_due(self) -> None:
         """Save once `--checkpoint-every` is over; to be called now and then, at any point between two steps."""
@@ -72,4 +72,6 @@ def diverged(session: Session, what: str) -> TrainingError:
     if folder.last.exists():
         clock = (checkpoints.read_document(folder.last) or {})["clock"]
         kept = f"the last good checkpoint is kept: {folder.last}, after epoch {clock['epoch']}, step {clock['batch']}"
-    return TrainingError(f"{what} is not a finite number: try a smaller --lr than {session.config.lr:g}\n{kept}")
+    return TrainingError(
+        f"{what} is not a finite number: try a smaller --lr than {session.config.optimization.lr:g}\n{kept}"
+    )

@@ -21,15 +21,19 @@ from aecli.training.state import TrainState
 
 def require_sense(config: TrainConfig, distributed: Distributed, placement: Placement) -> None:
     """Refuse options that don't go together, or not with this model or as many processes."""
-    multiple = registry.load(config.model).size_multiple
-    if config.image_size % multiple:
-        raise ConfigError(f"--image-size {config.image_size}: model {config.model!r} needs a multiple of {multiple}")
-    if config.steps is None and is_stream(config.data):
-        raise ConfigError(f"--steps: {config.data} is a stream, which has no end; say how many steps to train")
-    if config.batch_size < distributed.world_size:
-        raise ConfigError(f"--batch-size {config.batch_size}: fewer images than the {distributed.world_size} "
-                          "processes; it is the number of images that they take together")  # fmt: skip
-    if config.sync_batchnorm == "on" and placement.device.type != "cuda":
+    multiple = registry.load(config.model.name).size_multiple
+    if config.data.image_size % multiple:
+        raise ConfigError(
+            f"--image-size {config.data.image_size}: model {config.model.name!r} needs a multiple of {multiple}"
+        )
+    if config.optimization.steps is None and is_stream(config.data.source):
+        raise ConfigError(f"--steps: {config.data.source} is a stream, which has no end; say how many steps to train")
+    if config.optimization.batch_size < distributed.world_size:
+        raise ConfigError(
+            f"--batch-size {config.optimization.batch_size}: fewer images than the {distributed.world_size} processes\n"
+            "hint: it counts the images of all processes together"
+        )
+    if config.optimization.sync_batchnorm == "on" and placement.device.type != "cuda":
         raise ConfigError(f"--sync-batchnorm on: PyTorch has it for CUDA, not for {placement.device.type}; use auto")
     if distributed.world_size > 1 and placement.device.type == "mps":
         raise DeviceError("--device mps: several processes can't share one; use --device cpu")
@@ -59,7 +63,7 @@ def require_batch_statistics(
 ) -> None:
     """Refuse a batch of one image whose deepest maps are single pixels: there is nothing to take a variance over."""
     has_batch_norm = any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
-    is_single_pixel = config.image_size == registry.load(config.model).size_multiple
+    is_single_pixel = config.data.image_size == registry.load(config.model.name).size_multiple
     for batch in (0, loader.batches - 1):
         count = loader.count(batch)
         if smallest_micro_batch(count, config, distributed.world_size) == 1 and is_single_pixel and has_batch_norm:
@@ -69,8 +73,8 @@ def require_batch_statistics(
                 else f"a batch of {count} would be taken one image at a time"
             )
             raise ConfigError(
-                f"--batch-size {config.batch_size}: {what}, too few for batch normalisation at --image-size "
-                f"{config.image_size}; change either by a step"
+                f"--batch-size {config.optimization.batch_size}: {what}, too few for batch normalisation at "
+                f"--image-size {config.data.image_size}; change either by a step"
             )
 
 
@@ -79,10 +83,10 @@ def require_whole_epochs(
 ) -> None:
     """Refuse to go on after steps that ended within an epoch: without that end, the run would have been another."""
     then = recorded["options"].get("steps") if recorded else None
-    if then is not None and then != config.steps and state.clock.step >= then and then % loader.batches:
+    if then is not None and then != config.optimization.steps and state.clock.step >= then and then % loader.batches:
         raise CheckpointError(
-            f"--steps {config.steps}: the run ended after {then} steps, within an epoch of {loader.batches}; it can "
-            "only grow from the end of an epoch; begin another with --out"
+            f"--steps {config.optimization.steps}: the run ended after {then} steps, within an epoch of "
+            f"{loader.batches}; it can only grow from the end of an epoch; begin another with --out"
         )
 
 

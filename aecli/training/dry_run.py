@@ -94,26 +94,37 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
     with Distributed() as distributed:
         if distributed.world_size > 1:
             raise ConfigError("--dry-run: one process does it; start it without torchrun")
-        placement = place(config.device, config.precision, training=True)
+        placement = place(config.run.device, config.run.precision, training=True)
         model_options, encoder = resolve_model(config)
         require_sense(config, distributed, placement)
         options = resolved_options(config, model_options, encoder)
         folder, state, steps_done = foresee_run(config, options)
         train_images, val_images = _count_images(config)
-        batch = min(config.batch_size, train_images or config.batch_size)  # a small set's only batch is a short one
-        batches = config.epoch_steps if train_images is None else -(-train_images // config.batch_size)
-        steps = config.epochs * batches if config.steps is None else config.steps
+        batch = min(
+            config.optimization.batch_size, train_images or config.optimization.batch_size
+        )  # a small set's only batch is a short one
+        batches = (
+            config.optimization.epoch_steps
+            if train_images is None
+            else -(-train_images // config.optimization.batch_size)
+        )
+        steps = config.optimization.epochs * batches if config.optimization.steps is None else config.optimization.steps
 
-        torch.manual_seed(config.seed)
-        model = registry.build(config.model, model_options).to(placement.device)
+        torch.manual_seed(config.run.seed)
+        model = registry.build(config.model.name, model_options).to(placement.device)
         train_state = TrainState(
-            model.to(memory_format=placement.memory_format).train(), placement, config.lr, config.ema
+            model.to(memory_format=placement.memory_format).train(),
+            placement,
+            config.optimization.lr,
+            config.optimization.ema,
         )
         if train_images is not None:
-            listed = ImageSet(np.empty((0, 3, config.image_size, config.image_size), np.uint8), np.arange(train_images))
+            listed = ImageSet(
+                np.empty((0, 3, config.data.image_size, config.data.image_size), np.uint8), np.arange(train_images)
+            )
             require_batch_statistics(model, config, distributed, DatasetLoader(listed, config, placement, distributed))
-        forward = forward_flops(model, config.image_size)
-        less = f"a smaller --batch-size than {config.batch_size}, --accumulate, or --precision bf16"
+        forward = forward_flops(model, config.data.image_size)
+        less = f"a smaller --batch-size than {config.optimization.batch_size}, --accumulate, or --precision bf16"
         with oom_as_device_error(less):
             taken, seconds, activations = _time_steps(train_state, config, batch, placement, distributed, listen)
             validating = _time_validation(train_state, config, val_images or 0)
@@ -126,7 +137,7 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
         options=options,
         placement=placement.describe(),
         parameters=sum(parameter.numel() for parameter in parameters),
-        latent_shape=latent_shape(model, config.image_size),
+        latent_shape=latent_shape(model, config.data.image_size),
         forward_gflop=forward / 1e9,
         step_gflop=3 * forward * batch / 1e9,  # backward takes twice forward
         train_images=train_images,
@@ -134,7 +145,7 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
         batches_per_epoch=batches,
         steps=steps,
         steps_done=steps_done,
-        memory=Memory(size, size, 2 * size, size if config.ema else 0, activations),
+        memory=Memory(size, size, 2 * size, size if config.optimization.ema else 0, activations),
         timed_steps=taken,
         seconds_per_step=seconds,
         validation_seconds=validating,
@@ -148,18 +159,18 @@ def foresee_run(config: TrainConfig, options: Mapping[str, Any]) -> tuple[RunFol
     Raises:
         CheckpointError: a run there is damaged.
     """
-    if config.out is not None:
-        folder = RunFolder(config.out)
+    if config.run.out is not None:
+        folder = RunFolder(config.run.out)
         if not folder.exists():
             return folder, "refused" if is_taken(folder.path) else "new", 0
         refused = first_difference(folder.read_config(), options) or shrunk(config, folder)
-        return (folder, "refused", 0) if refused and not config.restart else (folder, *_progress(config, folder))
+        return (folder, "refused", 0) if refused and not config.run.restart else (folder, *_progress(config, folder))
     folder = choose_run(config, options, held=None).folder
     return (folder, *_progress(config, folder))
 
 
 def _progress(config: TrainConfig, folder: RunFolder) -> tuple[str, int]:
-    if config.restart:
+    if config.run.restart:
         return "new", 0
     epochs, steps = done(folder)  # 0 where nothing is saved yet
     document = (read_document(folder.last) if folder.last.exists() else None) or {}
@@ -170,16 +181,16 @@ def _progress(config: TrainConfig, folder: RunFolder) -> tuple[str, int]:
 
 def _count_images(config: TrainConfig) -> tuple[int | None, int | None]:
     """Return how many images would train and validate, as listed: some may turn out to be unreadable."""
-    val = len(list_images(config.val_data)) if config.val_data is not None else 0
-    if is_stream(config.data):
-        Shards(config.data)  # fails where there are none
+    val = len(list_images(config.data.val_source)) if config.data.val_source is not None else 0
+    if is_stream(config.data.source):
+        Shards(config.data.source)  # fails where there are none
         return None, val
-    images = list_images(config.data)
-    if config.val_data is not None:
+    images = list_images(config.data.source)
+    if config.data.val_source is not None:
         return len(images), val
-    train, held_out = split_indices(images, config.val_fraction)
+    train, held_out = split_indices(images, config.data.val_fraction)
     if not train:
-        raise DataError(f"{config.data}: no image is left to train on")
+        raise DataError(f"{config.data.source}: no image is left to train on")
     return len(train), len(held_out)
 
 
@@ -187,8 +198,8 @@ def _time_steps(
     state: TrainState, config: TrainConfig, batch: int, placement: Placement, distributed: Distributed, listen: Listener
 ) -> tuple[int, float, int]:
     """Return how many steps were timed, the seconds of the median one, and the most bytes that a backward pass kept."""
-    shape = (batch, *state.model.example_shape(config.image_size))
-    images = torch.rand(shape, generator=torch.Generator().manual_seed(config.seed)) * 2 - 1
+    shape = (batch, *state.model.example_shape(config.data.image_size))
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(config.run.seed)) * 2 - 1
     images = images.to(placement.device).contiguous(memory_format=placement.memory_format)
     loss = StepLoss(state.model)
     seconds: list[float] = []
@@ -233,9 +244,9 @@ def _time_validation(state: TrainState, config: TrainConfig, images: int) -> flo
     """Return the seconds that reconstructing so many images takes, in the precision that validation has."""
     if not images:
         return 0.0
-    placement = place(config.device, "auto")
-    at_once = min(images, config.batch_size)
-    batch = torch.zeros(at_once, *state.model.example_shape(config.image_size), device=placement.device)
+    placement = place(config.run.device, "auto")
+    at_once = min(images, config.optimization.batch_size)
+    batch = torch.zeros(at_once, *state.model.example_shape(config.data.image_size), device=placement.device)
     batch = batch.contiguous(memory_format=placement.memory_format)
     state.model.eval()
     with torch.inference_mode(), placement.autocast():

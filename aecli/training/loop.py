@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -47,10 +46,10 @@ def train(config: TrainConfig, should_stop: StopRequest = never) -> Iterator[Tra
             yield Interrupted(None, 0, 0)
             return
         if distributed.attempt:  # torchrun begins these processes again, not the run
-            config = replace(config, restart=False)
+            config = config.replace(restart=False)
         saver = None
         try:
-            less = f"a smaller --batch-size than {config.batch_size}, --accumulate, or --precision bf16"
+            less = f"a smaller --batch-size than {config.optimization.batch_size}, --accumulate, or --precision bf16"
             with peer_loss_as_error(), oom_as_device_error(less):
                 session = yield from prepare(config, distributed, should_stop, held)
                 if session is None:
@@ -209,8 +208,8 @@ def finish_epoch(session: Session, saver: Saver) -> EpochReport:
             saver.save_if_due()  # the steps, though validation will be taken again
             return session.should_stop()
 
-        scores = validate(session.state.eval_model, session.val, config.batch_size, session.validation_placement,
-                          between_batches, session.distributed)  # fmt: skip
+        scores = validate(session.state.eval_model, session.val, config.optimization.batch_size,
+                          session.validation_placement, between_batches, session.distributed)  # fmt: skip
         if not math.isfinite(scores.loss):
             raise diverged(session, f"the validation loss of epoch {clock.epoch + 1}")
     row: dict[str, float | None] = {
@@ -232,5 +231,7 @@ def finish_epoch(session: Session, saver: Saver) -> EpochReport:
     state.sums.zero_()
     figures = {key: value for key, value in row.items() if key.startswith(("train_", "val_"))}
     state.keep_if_best(scores.loss if scores else train_loss, figures)
-    state.stopped_early = config.patience is not None and clock.epoch - state.best.epoch >= config.patience
+    state.stopped_early = (
+        config.optimization.patience is not None and clock.epoch - state.best.epoch >= config.optimization.patience
+    )
     return EpochReport(row, state.best.epoch, state.best.loss, state.best.metrics)

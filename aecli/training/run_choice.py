@@ -24,7 +24,7 @@ from aecli.training.inputs.latent_sets import Encoder
 
 # What may differ between a run and the command that continues it: it changes where and how long, not what.
 _FREE = {"model_defaults", "epochs", "device", "workers", "cache", "checkpoint_every", "log", "out", "runs", "restart",
-         "accumulate", "sync_batchnorm"}  # fmt: skip
+         "grad_accum", "sync_batchnorm"}  # fmt: skip
 
 
 _FLAGS = {"model": "model", "autoencoder": "--model"}
@@ -41,9 +41,9 @@ class RunChoice:
 
 def resolved_options(config: TrainConfig, model_options: Any, encoder: Encoder | None) -> dict[str, Any]:
     """Return the options of `config` as JSON values: the model's worked out, paths absolute, weights by their hash."""
-    values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    values = config.flat()
     values["options"] = dataclasses.asdict(model_options)
-    values["model_defaults"] = dict(config.model_defaults)
+    values["model_defaults"] = dict(config.model.defaults)
     values["autoencoder"] = encoder.record() if encoder else None
     for key in ("data", "val_data"):
         if values[key] not in (None, "demo") and (os.path.exists(values[key]) or is_pattern(values[key])):
@@ -63,7 +63,7 @@ def choose_run(config: TrainConfig, options: Mapping[str, Any], held: ExitStack 
         CheckpointError: `--out` holds a run with other options.
         OutputError: `--out` holds something else, another process trains in the folder, or it can't be written.
     """
-    return _in_named_folder(config, options, held) if config.out is not None else _under_runs(config, options, held)
+    return _in_named_folder(config, options, held) if config.run.out is not None else _under_runs(config, options, held)
 
 
 def share_choice(choice: RunChoice | None, distributed: Distributed) -> RunChoice:
@@ -73,15 +73,15 @@ def share_choice(choice: RunChoice | None, distributed: Distributed) -> RunChoic
 
 
 def _in_named_folder(config: TrainConfig, options: Mapping[str, Any], held: ExitStack | None) -> RunChoice:
-    assert config.out is not None  # for the type checker; choose_run has looked
-    folder = RunFolder(config.out)
+    assert config.run.out is not None  # for the type checker; choose_run has looked
+    folder = RunFolder(config.run.out)
     if not folder.exists() and is_taken(folder.path):
         raise OutputError(f"--out {folder.path} holds something other than a run; name a new or empty folder")
     _hold(folder, held)
     if not folder.exists():
         return RunChoice(folder, resumes=False)
     recorded = folder.read_config()  # fails where config.json is another program's, whose files are not ours to replace
-    if config.restart:
+    if config.run.restart:
         return RunChoice(folder, resumes=False, notice=f"restarting the run in {folder.path} from the beginning")
     difference = first_difference(recorded, options)
     if difference is not None:
@@ -97,11 +97,11 @@ def _in_named_folder(config: TrainConfig, options: Mapping[str, Any], held: Exit
 
 
 def _under_runs(config: TrainConfig, options: Mapping[str, Any], held: ExitStack | None) -> RunChoice:
-    name = registry.run_name(config.model)
+    name = registry.run_name(config.model.name)
     same: RunFolder | None = None
     notice = None
     for number in count(1):
-        folder = RunFolder(config.runs / (name if number == 1 else f"{name}-{number}"))
+        folder = RunFolder(config.run.runs / (name if number == 1 else f"{name}-{number}"))
         if not folder.exists():
             if is_taken(folder.path):
                 continue  # somebody else's
@@ -120,7 +120,7 @@ def _under_runs(config: TrainConfig, options: Mapping[str, Any], held: ExitStack
         if not folder.is_ours():
             continue
         difference = first_difference(folder.read_config(), options)
-        if difference is None and not config.restart:
+        if difference is None and not config.run.restart:
             difference = shrunk(config, folder)
         if difference is None:
             same = folder
@@ -129,7 +129,7 @@ def _under_runs(config: TrainConfig, options: Mapping[str, Any], held: ExitStack
             notice = f"{folder.path} holds a run with {flag} {_shown(before)}, not {_shown(now)}"
     assert same is not None
     _hold(same, held)
-    if config.restart:
+    if config.run.restart:
         return RunChoice(same, resumes=False, notice=f"restarting the run in {same.path} from the beginning")
     return RunChoice(same, resumes=same.last.exists())
 
@@ -179,9 +179,9 @@ def _shown(value: Any) -> str:
 def shrunk(config: TrainConfig, folder: RunFolder) -> tuple[str, int, int] | None:
     """Return (flag, how many the run has done, how many are asked for) where it has done more than that, or None."""
     epochs, steps = done(folder)
-    if config.steps is not None:
-        return ("--steps", steps, config.steps) if steps > config.steps else None
-    return ("--epochs", epochs, config.epochs) if epochs > config.epochs else None
+    if config.optimization.steps is not None:
+        return ("--steps", steps, config.optimization.steps) if steps > config.optimization.steps else None
+    return ("--epochs", epochs, config.optimization.epochs) if epochs > config.optimization.epochs else None
 
 
 def done(folder: RunFolder) -> tuple[int, int]:

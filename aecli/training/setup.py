@@ -3,7 +3,7 @@
 import time
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,10 +64,10 @@ class Session:
     @property
     def batches(self) -> int:
         """Batches of the epoch under way: the feed's, or as many as are left of the steps asked for."""
-        if self.config.steps is None:
+        if self.config.optimization.steps is None:
             return self.loader.batches
         clock = self.state.clock
-        return min(self.loader.batches, self.config.steps - (clock.step - clock.batch))
+        return min(self.loader.batches, self.config.optimization.steps - (clock.step - clock.batch))
 
     @property
     def is_done(self) -> bool:
@@ -78,7 +78,11 @@ class Session:
 
 def is_over(config: TrainConfig, epochs: int, steps: int, stopped_early: bool) -> bool:
     """Whether so many whole epochs and steps are what was asked for."""
-    return stopped_early or (epochs >= config.epochs if config.steps is None else steps >= config.steps)
+    return stopped_early or (
+        epochs >= config.optimization.epochs
+        if config.optimization.steps is None
+        else steps >= config.optimization.steps
+    )
 
 
 def prepare(
@@ -93,11 +97,11 @@ def prepare(
         AecliError: as `train`.
         Stopped: `should_stop` said so before there was anything to save.
     """
-    placement = place(config.device, config.precision, training=True)
-    if config.deterministic:
+    placement = place(config.run.device, config.run.precision, training=True)
+    if config.run.deterministic:
         make_deterministic()
-    require_log(config.log)
-    if config.compile == "on":
+    require_log(config.run.log)
+    if config.run.compile == "on":
         require_compiler(placement.device)
     model_options, encoder = resolve_model(config)
     require_sense(config, distributed, placement)
@@ -136,7 +140,7 @@ def prepare(
         )
     # Of a prior, mirror images have latents of their own, in the set: those of others mean nothing mirrored.
     loader, val = _open_loader(
-        found, val, replace(config, flip=config.flip and not encoder), placement, distributed, state, held
+        found, val, config.replace(flip=config.data.flip and not encoder), placement, distributed, state, held
     )
     if state.clock.batch > loader.batches:  # fewer images can be read than then
         state.restart_epoch()
@@ -146,15 +150,24 @@ def prepare(
     described = {**placement.describe(), "compile": loss.is_compiled, "processes": distributed.world_size}
     if distributed.is_main_process:
         _write_config(choice.folder, recorded, options, {"placement": described, **data_record})
-    epochs = config.epochs if config.steps is None else -(-config.steps // loader.batches)
-    header = {"model": config.model, "options": options["options"], "image_size": config.image_size, "fit": config.fit}
+    epochs = (
+        config.optimization.epochs
+        if config.optimization.steps is None
+        else -(-config.optimization.steps // loader.batches)
+    )
+    header = {
+        "model": config.model.name,
+        "options": options["options"],
+        "image_size": config.data.image_size,
+        "fit": config.data.fit,
+    }
     watch = NonFiniteDetector(state)
     session = Session(
-        config, distributed, choice.folder, state, loss, loader, val, placement, place(config.device, "auto"),
+        config, distributed, choice.folder, state, loss, loader, val, placement, place(config.run.device, "auto"),
         should_stop, Meter(), watch, LossSync(distributed, state, watch, loader.stream_positions, should_stop),
         encoder, header,
     )  # fmt: skip
-    yield Started(choice.folder, config.model, sum(p.numel() for p in state.model.parameters()),
+    yield Started(choice.folder, config.model.name, sum(p.numel() for p in state.model.parameters()),
                   None if isinstance(found, Stream) else loader.images, len(val), epochs, state.clock.epoch,
                   state.clock.batch, session.batches, described,
                   tuple(row["val_loss"] for row in state.rows if row["val_loss"] is not None))  # fmt: skip
@@ -162,10 +175,12 @@ def prepare(
 
 
 def _new_state(config: TrainConfig, distributed: Distributed, placement: Placement, model_options: Any) -> TrainState:
-    torch.manual_seed(config.seed)
-    model = registry.build(config.model, model_options).to(placement.device).to(memory_format=placement.memory_format)
-    model = synchronise(model, config.sync_batchnorm, placement.device, distributed)
-    return TrainState(model.train(), placement, config.lr, config.ema)
+    torch.manual_seed(config.run.seed)
+    model = (
+        registry.build(config.model.name, model_options).to(placement.device).to(memory_format=placement.memory_format)
+    )
+    model = synchronise(model, config.optimization.sync_batchnorm, placement.device, distributed)
+    return TrainState(model.train(), placement, config.optimization.lr, config.optimization.ema)
 
 
 def _write_config(
@@ -195,7 +210,7 @@ def _step_loss(
     if _should_compile(config, distributed, state, placement.device, recorded, loader):
         yield from _compile(loss, config, distributed, placement, loader, should_stop)
     if distributed.world_size > 1:
-        loss.replicate(placement, largest_micro_batch(config, distributed), config.image_size)
+        loss.replicate(placement, largest_micro_batch(config, distributed), config.data.image_size)
     return loss
 
 
@@ -208,14 +223,14 @@ def _compile(
     should_stop: StopRequest,
 ) -> Generator[TrainReport, None, None]:
     """Compile the step in every process, or in none."""
-    gain = "" if config.compile == "on" else " and saves more over this run"
+    gain = "" if config.run.compile == "on" else " and saves more over this run"
     yield Notice(f"compiling the training step, which takes up to a minute{gain}")
-    failure = loss.compile(placement, largest_micro_batch(config, distributed), config.image_size)
+    failure = loss.compile(placement, largest_micro_batch(config, distributed), config.data.image_size)
     if should_stop():  # a terminal's Ctrl-C reaches the compiler too, whose failure then says nothing
         raise Stopped
     distributed.barrier()
     failure = next((one for one in distributed.all_gather_object(failure) if one), None)
-    if failure and config.compile == "on":
+    if failure and config.run.compile == "on":
         raise DeviceError(f"--compile on: {failure}; use --compile off")
     if failure:
         loss.give_up_compiling()
@@ -230,14 +245,22 @@ def _should_compile(
     recorded: Mapping[str, Any] | None,
     loader: BatchLoader,
 ) -> bool:
-    if config.compile != "auto":
-        return config.compile == "on"
-    same = recorded and all(recorded["options"].get(key) == getattr(config, key) for key in ("epochs", "steps"))
+    if config.run.compile != "auto":
+        return config.run.compile == "on"
+    same = recorded and all(
+        recorded["options"].get(key) == getattr(config.optimization, key) for key in ("epochs", "steps")
+    )
     if recorded and same and recorded["placement"]["device"] == str(device):
         return bool(recorded["placement"]["compile"])
-    flops = 3 * forward_flops(state.model, config.image_size) * config.batch_size  # backward takes twice forward
+    flops = (
+        3 * forward_flops(state.model, config.data.image_size) * config.optimization.batch_size
+    )  # backward takes twice forward
     clock = state.clock
-    steps = (config.epochs - clock.epoch) * loader.batches if config.steps is None else config.steps - clock.step
+    steps = (
+        (config.optimization.epochs - clock.epoch) * loader.batches
+        if config.optimization.steps is None
+        else config.optimization.steps - clock.step
+    )
     return pays(device, steps, flops / distributed.world_size)
 
 

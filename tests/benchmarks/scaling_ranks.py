@@ -68,8 +68,8 @@ def _session(config: TrainConfig, distributed: Distributed, held: ExitStack) -> 
 def measure(session: Session, repeats: int) -> dict[str, Any]:
     """Seconds of a step and of its parts, the best of each, and the bytes that a step exchanges."""
     model, device = session.state.model, session.placement.device
-    found: dict[str, Any] = {"ranks": session.distributed.world_size, "images": session.config.batch_size}
-    found["noise_s"] = _timed(session, lambda: draw_noise(model, 64, session.config.image_size)) / 64
+    found: dict[str, Any] = {"ranks": session.distributed.world_size, "images": session.config.optimization.batch_size}
+    found["noise_s"] = _timed(session, lambda: draw_noise(model, 64, session.config.data.image_size)) / 64
     _epoch(session)  # warm-up: after it DDP has rebuilt its buckets
     if session.distributed.world_size == 1:
         found["step_s"] = min(_epoch(session) for _ in range(repeats))

@@ -197,9 +197,8 @@ def test_stopped_anywhere_it_ends_as_if_never_stopped(own):
         ema=0.9, options=SMALL, device="cpu", out=own / "whole",
     )  # fmt: skip
     assert isinstance(list(train(config))[-1], Finished)
-    from dataclasses import replace
 
-    micros = replace(config, out=own / "pieces", checkpoint_every=1e-9)
+    micros = config.replace(out=own / "pieces", checkpoint_every=1e-9)
     calls = 0
 
     def stops():

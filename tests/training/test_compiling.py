@@ -1,7 +1,6 @@
 """The fast path of training against the plain one: layers, precision, compiling, and going on without a compiler."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -175,8 +174,8 @@ def notices(reports):
 
 @needs_compiler
 def test_a_compiled_run_stopped_in_an_epoch_and_continued_is_the_run_never_stopped(config, tmp_path):
-    config = replace(config, compile="on")
-    whole = list(loop.train(replace(config, runs=tmp_path / "whole")))
+    config = config.replace(compile="on")
+    whole = list(loop.train(config.replace(runs=tmp_path / "whole")))
     calls = iter(range(100))
     list(loop.train(config, lambda: next(calls) >= 3))
     rest = list(loop.train(config))
@@ -231,7 +230,7 @@ def test_a_compiler_killed_by_the_same_ctrl_c_leaves_nothing_begun(config, monke
     monkeypatch.setattr(compiling, "_ECONOMIES", {"cpu": PAYS})
     pressed = []
     monkeypatch.setattr(StepLoss, "compile", lambda loss, *shape: pressed.append(1) or "compiling failed: signal 2")
-    end = list(loop.train(replace(config, compile=wish), lambda: bool(pressed)))[-1]
+    end = list(loop.train(config.replace(compile=wish), lambda: bool(pressed)))[-1]
     assert isinstance(end, Interrupted)
     assert end.run is None
     assert not (config.runs / "ae" / "config.json").exists()
@@ -254,7 +253,7 @@ def test_a_compiler_that_fails_is_told_of_and_done_without(config, monkeypatch, 
     assert isinstance(reports[-1], Finished)
     assert "training without a compiled step, since compiling failed: no headers" in notices(reports)
     with pytest.raises(DeviceError, match="--compile on: compiling failed: no headers"):
-        list(loop.train(replace(config, compile="on")))
+        list(loop.train(config.replace(compile="on")))
 
 
 def _fail(batch):
@@ -265,4 +264,4 @@ def test_compile_on_without_a_compiler_is_refused_before_any_image_is_read(confi
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(DeviceError, match="--compile on: a C.. compiler .g... is needed"):
-        list(loop.train(replace(config, compile="on", data="no-such-folder")))
+        list(loop.train(config.replace(compile="on", data="no-such-folder")))

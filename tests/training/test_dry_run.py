@@ -99,13 +99,13 @@ def test_activations_are_what_autograd_keeps(place):
                          options={"width": 2})  # fmt: skip
 
     def activations(**options):
-        return estimate(TrainConfig(**{**vars(config), **options}), ignore).memory.activations
+        return estimate(config.replace(**options), ignore).memory.activations
 
     two, four, eight = (activations(batch_size=size) for size in (2, 4, 8))
     assert two > 2 * 3 * 32 * 32 * 4  # at least the images
     assert eight - four == 2 * (four - two) > 0
     rest_of_the_batch = 6 * 3 * 32 * 32 * 4
-    assert activations(batch_size=8, accumulate=4) == two + rest_of_the_batch
+    assert activations(batch_size=8, grad_accum=4) == two + rest_of_the_batch
 
 
 def test_activations_of_one_product_by_hand(monkeypatch):

@@ -51,7 +51,7 @@ def assert_same_weights(one, other):
 def test_a_set_decoded_on_the_fly_trains_to_the_same_weights(config, tmp_path, monkeypatch):
     list(loop.train(config))
     monkeypatch.setenv("AECLI_CACHE_GB", "0")
-    other = replace(config, runs=tmp_path / "on the fly", workers=3, cache=str(tmp_path / "none"))
+    other = config.replace(runs=tmp_path / "on the fly", workers=3, cache=str(tmp_path / "none"))
     reports = list(loop.train(other))
     assert not (tmp_path / "none").exists()
     assert any("decoded again in every epoch" in each.text for each in reports if isinstance(each, Notice))
@@ -99,7 +99,7 @@ def test_images_kept_on_the_device_train_to_the_same_weights(config, tmp_path, m
         return replace(train, resident=whole), replace(val, resident=whole)
 
     monkeypatch.setattr(setup, "bring_to_device", keep)
-    other = replace(config, runs=tmp_path / "resident")
+    other = config.replace(runs=tmp_path / "resident")
     list(loop.train(other))
     assert_same_weights(weights(config), weights(other))
 

@@ -55,9 +55,9 @@ def run(config, stop_after=None):
     ids=["vae", "ae-flip-ema", "bf16", "fp16"],
 )
 def test_a_run_stopped_anywhere_and_continued_is_the_run_never_stopped(config, tmp_path, changes):
-    config = replace(config, **changes)
-    run(replace(config, out=tmp_path / "whole"))
-    micros = replace(config, out=tmp_path / "pieces")
+    config = config.replace(**changes)
+    run(config.replace(out=tmp_path / "whole"))
+    micros = config.replace(out=tmp_path / "pieces")
     steps_and_validations = []
     # Each piece gets a little further: stops fall after epochs, in mid-epoch and in mid-validation.
     for stop_after in (1, 3, 4, 2, 5):
@@ -72,17 +72,17 @@ def test_a_run_stopped_anywhere_and_continued_is_the_run_never_stopped(config, t
 
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_epochs_may_grow_after_any_epoch(config, tmp_path, epochs):
-    run(replace(config, out=tmp_path / "whole"))
-    _, end = run(replace(config, out=tmp_path / "grown", epochs=epochs))
+    run(config.replace(out=tmp_path / "whole"))
+    _, end = run(config.replace(out=tmp_path / "grown", epochs=epochs))
     assert end.epochs == epochs
-    reports, _ = run(replace(config, out=tmp_path / "grown"))
+    reports, _ = run(config.replace(out=tmp_path / "grown"))
     assert [report.epoch for report in reports if isinstance(report, EpochReport)] == list(range(epochs + 1, 4))
     assert_same_run(tmp_path / "whole", tmp_path / "grown")
 
 
 def test_a_crash_after_the_last_checkpoint_costs_nothing_but_time(config, tmp_path):
-    run(replace(config, out=tmp_path / "whole"))
-    crashed = replace(config, out=tmp_path / "crashed")
+    run(config.replace(out=tmp_path / "whole"))
+    crashed = config.replace(out=tmp_path / "crashed")
     reports = loop.train(crashed)
     for report in reports:
         if isinstance(report, EpochReport) and report.epoch == 3:
@@ -96,14 +96,14 @@ def test_a_crash_after_the_last_checkpoint_costs_nothing_but_time(config, tmp_pa
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(config, tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        run(replace(config, out=tmp_path / name, seed=seed, epochs=1))
+        run(config.replace(out=tmp_path / name, seed=seed, epochs=1))
     assert_same_run(tmp_path / "a", tmp_path / "b")
     assert rows(tmp_path / "a") != rows(tmp_path / "c")
 
 
 def test_the_epochs_loss_is_the_mean_over_all_its_batches(config, photographs):
     """Against the same epoch done by hand from the same initial weights."""
-    config = replace(config, model="ae", epochs=1)
+    config = config.replace(model="ae", epochs=1)
     _, end = run(config)
     row = rows(end.run.path)[0]
 
@@ -152,7 +152,7 @@ def test_validation_figures_are_those_of_the_saved_weights(config, photographs):
 
 @pytest.mark.draws
 def test_a_run_folder_holds_what_is_promised(config):
-    _, end = run(replace(config, ema=0.5))
+    _, end = run(config.replace(ema=0.5))
     folder = end.run.path
     assert folder == config.runs / "vae"
     assert sorted(p.name for p in folder.iterdir()) == [
@@ -177,7 +177,7 @@ def test_a_run_folder_holds_what_is_promised(config):
 
 def test_the_schedule_halves_the_rate_after_ten_epochs_without_a_better_train_loss(config):
     # With a vanishing rate the loss only jitters, so the rate is halved time and again.
-    _, end = run(replace(config, lr=1e-12, epochs=40))
+    _, end = run(config.replace(lr=1e-12, epochs=40))
     rates = [float(row["lr"]) for row in rows(end.run.path)]
     losses = [float(row["train_loss"]) for row in rows(end.run.path)]
     expected, rate, best, bad = [], 1e-12, float("inf"), 0
@@ -191,7 +191,7 @@ def test_the_schedule_halves_the_rate_after_ten_epochs_without_a_better_train_lo
 
 
 def test_patience_stops_early_and_stays_stopped(config):
-    config = replace(config, lr=1e-12, epochs=60, patience=2)
+    config = config.replace(lr=1e-12, epochs=60, patience=2)
     _, end = run(config)
     assert isinstance(end, Finished) and end.stopped_early and end.epochs == end.best_epoch + 2 < 60
     _, again = run(config)
@@ -199,7 +199,7 @@ def test_patience_stops_early_and_stays_stopped(config):
 
 
 def test_decoding_never_runs_twice(config, monkeypatch):
-    run(replace(config, epochs=1))
+    run(config.replace(epochs=1))
 
     def refuse(image, size, how):
         raise AssertionError(f"decoded {image.name} again")
@@ -213,17 +213,17 @@ def test_broken_images_are_named_and_skipped_up_to_one_per_cent(config, photogra
     for seed in range(100):
         (photographs / f"more-{seed}.png").write_bytes(encoded(picture(8, 8, seed)))
     (photographs / "broken[1].png").write_bytes(b"\x89PNG\r\n\x1a\nnot really")
-    reports, end = run(replace(config, epochs=1))
+    reports, end = run(config.replace(epochs=1))
     notices = [report.text for report in reports if isinstance(report, Notice)]
     assert any("skipped 1 of 116" in text and "broken[1].png" in text for text in notices)
     assert json.loads(end.run.config.read_text())["data"]["skipped"] == ["broken[1].png"]
     (photographs / "broken2.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"2 of 117 images can't be decoded"):
-        run(replace(config, epochs=1, seed=3))
+        run(config.replace(epochs=1, seed=3))
 
 
 def test_without_validation_images_the_train_loss_decides(config):
-    reports, end = run(replace(config, val_fraction=0.0))
+    reports, end = run(config.replace(val_fraction=0.0))
     started = next(report for report in reports if isinstance(report, Started))
     assert (started.train_images, started.val_images) == (15, 0)
     found = rows(end.run.path)
@@ -233,11 +233,11 @@ def test_without_validation_images_the_train_loss_decides(config):
 
 def test_a_loss_that_is_no_number_stops_the_run(config):
     with pytest.raises(TrainingError, match="--lr"):
-        run(replace(config, lr=1e30, epochs=5))
+        run(config.replace(lr=1e30, epochs=5))
 
 
 def test_the_best_weights_survive_a_loss_that_is_no_number(config, tmp_path, monkeypatch):
-    run(replace(config, out=tmp_path / "mine", epochs=1))
+    run(config.replace(out=tmp_path / "mine", epochs=1))
     real = loop.validate
     calls = itertools.count()
 
@@ -247,22 +247,22 @@ def test_the_best_weights_survive_a_loss_that_is_no_number(config, tmp_path, mon
 
     monkeypatch.setattr(loop, "validate", ever_better_then_nothing)
     with pytest.raises(TrainingError, match="validation loss of epoch 4"):
-        run(replace(config, out=tmp_path / "mine", epochs=9))
+        run(config.replace(out=tmp_path / "mine", epochs=9))
     assert checkpoints.read_document(tmp_path / "mine" / "model.safetensors")["epoch"] == 3
 
 
 def test_a_long_epoch_is_saved_in_its_middle(config, tmp_path, monkeypatch):
     monkeypatch.setattr(sync, "SYNC_INTERVAL_SECONDS", 0.0)
-    run(replace(config, out=tmp_path / "whole"))
-    config = replace(config, checkpoint_every=1e-9)
-    reports = loop.train(replace(config, out=tmp_path / "killed"))
+    run(config.replace(out=tmp_path / "whole"))
+    config = config.replace(checkpoint_every=1e-9)
+    reports = loop.train(config.replace(out=tmp_path / "killed"))
     for report in reports:
         if isinstance(report, StepReport) and report.batch == 3:
             break
     del reports
     document = checkpoints.read_document(tmp_path / "killed" / "last.safetensors")
     assert (document["epoch"], document["clock"]["batch"]) == (0, 2)
-    run(replace(config, out=tmp_path / "killed"))
+    run(config.replace(out=tmp_path / "killed"))
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
@@ -277,11 +277,11 @@ def test_a_state_lands_on_its_parameters_device_and_layout():
 
 class TestFolders:
     def test_other_options_begin_another_folder_and_the_same_resume(self, config):
-        run(replace(config, epochs=1))
-        reports, end = run(replace(config, epochs=1, lr=2e-3))
+        run(config.replace(epochs=1))
+        reports, end = run(config.replace(epochs=1, lr=2e-3))
         assert end.run.path.name == "vae-2"
         assert any("--lr 0.001, not 0.002" in report.text for report in reports if isinstance(report, Notice))
-        _, again = run(replace(config, epochs=1))
+        _, again = run(config.replace(epochs=1))
         assert again.run.path.name == "vae" and again.was_finished
 
     @pytest.mark.parametrize(
@@ -290,39 +290,39 @@ class TestFolders:
          ({"seed": 1}, "--seed"), ({"flip": True}, "--flip"), ({"batch_size": 5}, "--batch-size")],
     )  # fmt: skip
     def test_out_with_other_options_is_refused_by_name(self, config, tmp_path, change, flag):
-        config = replace(config, out=tmp_path / "mine", epochs=1)
+        config = config.replace(out=tmp_path / "mine", epochs=1)
         run(config)
         with pytest.raises(CheckpointError, match=flag):
-            run(replace(config, **change))
+            run(config.replace(**change))
 
     def test_out_with_fewer_epochs_is_refused(self, config, tmp_path):
-        run(replace(config, out=tmp_path / "mine", epochs=2))
+        run(config.replace(out=tmp_path / "mine", epochs=2))
         with pytest.raises(CheckpointError, match="--epochs 1"):
-            run(replace(config, out=tmp_path / "mine", epochs=1))
+            run(config.replace(out=tmp_path / "mine", epochs=1))
 
     def test_out_with_something_else_in_it_is_refused(self, config, photographs):
         with pytest.raises(OutputError, match="other than a run"):
-            run(replace(config, out=photographs))
+            run(config.replace(out=photographs))
 
     def test_restart_begins_again(self, config, tmp_path):
-        config = replace(config, out=tmp_path / "mine")
+        config = config.replace(out=tmp_path / "mine")
         run(config)
         (tmp_path / "mine" / "notes.txt").write_text("mine")
-        reports, _ = run(replace(config, restart=True, lr=5e-3, epochs=1))
+        reports, _ = run(config.replace(restart=True, lr=5e-3, epochs=1))
         assert [report.epoch for report in reports if isinstance(report, EpochReport)] == [1]
         assert len(rows(tmp_path / "mine")) == 1
         assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
 
     def test_a_batch_of_one_image_without_variance_is_refused(self, config):
         with pytest.raises(ConfigError, match="--batch-size 14: the last batch of 15 images would be one image"):
-            run(replace(config, val_fraction=0.0, batch_size=14))
-        run(replace(config, val_fraction=0.0, batch_size=14, image_size=64, epochs=1))
+            run(config.replace(val_fraction=0.0, batch_size=14))
+        run(config.replace(val_fraction=0.0, batch_size=14, image_size=64, epochs=1))
 
     def test_a_failing_command_leaves_no_folder(self, config):
         with pytest.raises(DataError):
-            run(replace(config, data="no such folder"))
+            run(config.replace(data="no such folder"))
         with pytest.raises(ConfigError, match="multiple of 32"):
-            run(replace(config, image_size=48))
+            run(config.replace(image_size=48))
         assert not config.runs.exists()
 
     @pytest.mark.parametrize("restart", [True, False])
@@ -331,7 +331,7 @@ class TestFolders:
         (tmp_path / "theirs" / "config.json").write_text('{"architectures": ["CLIP"]}')
         (tmp_path / "theirs" / "model.safetensors").write_bytes(b"precious")
         with pytest.raises(CheckpointError, match="config.json"):
-            run(replace(config, out=tmp_path / "theirs", restart=restart))
+            run(config.replace(out=tmp_path / "theirs", restart=restart))
         assert (tmp_path / "theirs" / "model.safetensors").read_bytes() == b"precious"
 
     def test_changed_validation_images_are_told(self, config, photographs, tmp_path):
@@ -339,10 +339,10 @@ class TestFolders:
         held_out.mkdir()
         for seed in (50, 51):
             (held_out / f"{seed}.png").write_bytes(encoded(picture(40, 40, seed)))
-        config = replace(config, val_data=str(held_out))
-        run(replace(config, epochs=1))
+        config = config.replace(val_data=str(held_out))
+        run(config.replace(epochs=1))
         (held_out / "50.png").unlink()
-        reports, _ = run(replace(config, epochs=2))
+        reports, _ = run(config.replace(epochs=2))
         assert any(
             "held_out" in report.text and "2 then, 1 now" in report.text
             for report in reports
@@ -350,25 +350,25 @@ class TestFolders:
         )
 
     def test_changed_images_are_told(self, config, photographs):
-        config = replace(config, image_size=64)
-        run(replace(config, epochs=1))
+        config = config.replace(image_size=64)
+        run(config.replace(epochs=1))
         (photographs / "new.png").write_bytes(encoded(picture(40, 40, 99)))
-        reports, end = run(replace(config, epochs=2))
+        reports, end = run(config.replace(epochs=2))
         assert end.epochs == 2
         assert any("15 then, 16 now" in report.text for report in reports if isinstance(report, Notice))
 
     def test_a_folder_called_demo_is_not_taken_for_the_built_in_photographs(self, config, photographs, monkeypatch):
         photographs.rename(photographs.with_name("demo"))
         monkeypatch.chdir(photographs.parent)
-        _, end = run(replace(config, data="demo", epochs=1, batch_size=42))
+        _, end = run(config.replace(data="demo", epochs=1, batch_size=42))
         assert json.loads(end.run.config.read_text())["options"]["data"] == "demo"
-        _, end = run(replace(config, data="./demo", epochs=1))
+        _, end = run(config.replace(data="./demo", epochs=1))
         assert json.loads(end.run.config.read_text())["options"]["data"] == str(photographs.with_name("demo"))
 
     def test_a_damaged_checkpoint_is_told_and_not_overwritten(self, config, tmp_path):
-        run(replace(config, out=tmp_path / "mine", epochs=1))
+        run(config.replace(out=tmp_path / "mine", epochs=1))
         last = tmp_path / "mine" / "last.safetensors"
         last.write_bytes(last.read_bytes()[:1000])
         with pytest.raises(CheckpointError, match="not a whole safetensors file"):
-            run(replace(config, out=tmp_path / "mine", epochs=2))
+            run(config.replace(out=tmp_path / "mine", epochs=2))
         assert last.stat().st_size == 1000

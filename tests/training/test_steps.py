@@ -1,7 +1,5 @@
 """`--steps` in place of epochs, and `--accumulate`: how a step is cut changes nothing but batch statistics."""
 
-from dataclasses import replace
-
 import pytest
 
 from aecli.configs import TrainConfig
@@ -28,42 +26,42 @@ def config(tmp_path, image_folder):
 
 class TestSteps:
     def test_end_within_an_epoch_which_is_then_told_as_one(self, config, tmp_path):
-        reports, end = run(replace(config, steps=5))  # epochs of 3
+        reports, end = run(config.replace(steps=5))  # epochs of 3
         assert isinstance(end, Finished) and end.epochs == 2
         assert [row["step"] for row in rows(tmp_path / "mine")] == ["3", "5"]
         assert next(report for report in reports if isinstance(report, Started)).epochs == 2
         assert [report.row["step"] for report in reports if isinstance(report, EpochReport)] == [3, 5]
-        _, again = run(replace(config, steps=5))
+        _, again = run(config.replace(steps=5))
         assert again.was_finished
 
     def test_the_first_of_them_are_those_of_epochs(self, config, tmp_path):
-        run(replace(config, steps=6))
-        run(replace(config, epochs=2, out=tmp_path / "epochs"))
+        run(config.replace(steps=6))
+        run(config.replace(epochs=2, out=tmp_path / "epochs"))
         assert rows(tmp_path / "mine") == rows(tmp_path / "epochs")
 
     @pytest.mark.parametrize("stop_after", [1, 3, 4])
     def test_a_run_stopped_and_continued_is_the_run_never_stopped(self, config, tmp_path, stop_after):
-        run(replace(config, steps=5, out=tmp_path / "whole"))
-        _, end = run(replace(config, steps=5), stop_after)
+        run(config.replace(steps=5, out=tmp_path / "whole"))
+        _, end = run(config.replace(steps=5), stop_after)
         assert isinstance(end, Interrupted)
-        run(replace(config, steps=5))
+        run(config.replace(steps=5))
         assert_same_run(tmp_path / "whole", tmp_path / "mine")
 
     def test_may_grow_from_the_end_of_an_epoch_and_from_nowhere_else(self, config, tmp_path):
-        run(replace(config, steps=9, out=tmp_path / "whole"))
-        run(replace(config, steps=3))
-        run(replace(config, steps=9))
+        run(config.replace(steps=9, out=tmp_path / "whole"))
+        run(config.replace(steps=3))
+        run(config.replace(steps=9))
         assert_same_run(tmp_path / "whole", tmp_path / "mine")
-        run(replace(config, steps=10))
+        run(config.replace(steps=10))
         with pytest.raises(CheckpointError, match="--steps 12: the run ended after 10 steps, within an epoch of 3"):
-            run(replace(config, steps=12))
+            run(config.replace(steps=12))
 
     def test_may_not_shrink_nor_turn_into_epochs(self, config):
-        run(replace(config, steps=6))
+        run(config.replace(steps=6))
         with pytest.raises(CheckpointError, match="holds a run of 6 steps: --steps 5 may grow, not shrink"):
-            run(replace(config, steps=5))
+            run(config.replace(steps=5))
         with pytest.raises(CheckpointError, match="--steps 6, not not given"):
-            run(replace(config, epochs=2))
+            run(config.replace(epochs=2))
 
     def test_and_epochs_exclude_each_other(self, tmp_path):
         with pytest.raises(ConfigError, match="--steps and --epochs: give one"):
@@ -84,20 +82,20 @@ class TestAccumulating:
     )  # fmt: skip
     def test_what_cannot_be_meant_is_refused(self, config, given):
         with pytest.raises(ConfigError, match="--" + next(iter(given)).replace("_", "-")):
-            replace(config, **given)
+            config.replace(**given)
 
     @pytest.mark.parametrize(
         ("count", "accumulate", "size", "smallest"),
         [(32, 4, 1, 8), (9, 4, 1, 4), (32, 4, 2, 4), (3, 4, 1, 3), (1, 4, 2, 1)],
     )
     def test_a_short_batch_is_taken_in_fewer_pieces(self, config, count, accumulate, size, smallest):
-        assert smallest_micro_batch(count, replace(config, batch_size=32, accumulate=accumulate), size) == smallest
+        assert smallest_micro_batch(count, config.replace(batch_size=32, grad_accum=accumulate), size) == smallest
 
     def test_pieces_hold_no_more_than_their_share(self, config):
         class Alone:
             rank, size = 0, 1
 
-        assert largest_micro_batch(replace(config, batch_size=32, accumulate=5), Alone()) == 7
+        assert largest_micro_batch(config.replace(batch_size=32, grad_accum=5), Alone()) == 7
 
     def test_a_step_is_taken_in_as_many_passes(self, config, monkeypatch):
         taken = []
@@ -109,10 +107,10 @@ class TestAccumulating:
             return real(model, images)
 
         monkeypatch.setattr(AE, "loss", watched)
-        list(loop.train(replace(config, steps=2, accumulate=2)))
+        list(loop.train(config.replace(steps=2, grad_accum=2)))
         assert taken == [2, 2, 2, 2]
 
     def test_may_change_within_a_run(self, config):
-        run(replace(config, steps=3))
-        _, end = run(replace(config, steps=6, accumulate=2))
+        run(config.replace(steps=3))
+        _, end = run(config.replace(steps=6, grad_accum=2))
         assert end.epochs == 2

@@ -1,7 +1,5 @@
 """Training on a stream: by steps, resumed at the image, the same for every number of processes."""
 
-from dataclasses import replace
-
 import pytest
 
 from aecli.configs import TrainConfig
@@ -43,7 +41,7 @@ def test_it_has_a_row_now_and_then_and_ends_after_its_steps(config, tmp_path):
 
 @pytest.mark.parametrize("stop_after", [1, 3, 5, 7, 9])
 def test_stopped_anywhere_and_continued_it_is_the_run_never_stopped(config, tmp_path, stop_after):
-    run(replace(config, out=tmp_path / "whole"))
+    run(config.replace(out=tmp_path / "whole"))
     _, end = run(config, stop_after)
     assert isinstance(end, Interrupted)
     run(config)
@@ -64,8 +62,8 @@ def test_every_number_of_processes_trains_alike_and_may_go_on(tmp_path, config):
 
 def test_it_needs_an_end_and_holds_nothing_out(config):
     with pytest.raises(ConfigError, match="--steps: .* is a stream, which has no end"):
-        run(replace(config, steps=None))
-    reports, end = run(replace(config, val_data=None, steps=2))
+        run(config.replace(steps=None))
+    reports, end = run(config.replace(val_data=None, steps=2))
     assert isinstance(end, Finished)
     assert any("nothing is held out" in report.text for report in reports if isinstance(report, Notice))
     assert rows(config.out)[0]["val_loss"] == ""
@@ -76,7 +74,7 @@ def test_its_latest_images_are_drawn(config, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("aecli.training.observers.previews.draw_rows", drawn.append)
     monkeypatch.setattr("aecli.training.observers.previews.png_bytes", lambda _picture: b"")
-    run(replace(config, steps=4))
+    run(config.replace(steps=4))
     assert [(label, len(images)) for label, images in drawn[-1]] == [
         ("Validation", 5), ("VAE", 5), ("Training", 6), ("VAE", 6)
     ]  # fmt: skip
@@ -100,8 +98,8 @@ def test_a_place_that_makes_no_sense_is_refused(config, tmp_path):
 
 
 def test_what_is_reconstructed_of_such_a_run(config, tmp_path):
-    run(replace(config, steps=2))
-    run(replace(config, steps=2, val_data=None, out=tmp_path / "unheld"))
+    run(config.replace(steps=2))
+    run(config.replace(steps=2, val_data=None, out=tmp_path / "unheld"))
     assert ok_json("reconstruct", "--model", tmp_path / "mine", "--out", tmp_path / "a")["written"] == 5
     everything = ok_json("reconstruct", "--model", tmp_path / "mine", "--split", "all", "--out", tmp_path / "b")
     assert everything["written"] == 30

@@ -101,29 +101,29 @@ def gather_images(
         AecliError: one of its kinds, for images or a cache that can't be used.
         Stopped: `should_stop` said so.
     """
-    if is_stream(config.data):
+    if is_stream(config.data.source):
         return (yield from _open_stream(config, should_stop))
-    listed = list_images(config.data)
+    listed = list_images(config.data.source)
     pack = yield from _decode_once(config, listed, should_stop)
     kept = [image for image in listed if image.name not in pack.skipped]
-    record: dict[str, Any] = {"data": _record(config.data, listed, pack), "val_data": None}
-    if config.val_data is None:
-        train_rows, val_rows = split_indices(kept, config.val_fraction)
+    record: dict[str, Any] = {"data": _record(config.data.source, listed, pack), "val_data": None}
+    if config.data.val_source is None:
+        train_rows, val_rows = split_indices(kept, config.data.val_fraction)
         train, val = ImageSet.of(pack.images, train_rows), ImageSet.of(pack.images, val_rows)
         record["split"] = {
             "train": len(train),
             "val": len(val),
             "rule": SPLIT_RULE,
-            "val_fraction": config.val_fraction,
+            "val_fraction": config.data.val_fraction,
         }
     else:
-        val_listed = list_images(config.val_data)
+        val_listed = list_images(config.data.val_source)
         val_pack = yield from _decode_once(config, val_listed, should_stop)
         train, val = (ImageSet(each.images, np.arange(len(each.names))) for each in (pack, val_pack))
-        record["val_data"] = _record(config.val_data, val_listed, val_pack)
+        record["val_data"] = _record(config.data.val_source, val_listed, val_pack)
         record["split"] = {"train": len(train), "val": len(val), "rule": _NO_SPLIT}
     if len(train) == 0:
-        raise DataError(f"{config.data}: no image is left to train on")
+        raise DataError(f"{config.data.source}: no image is left to train on")
     return train, val, record
 
 
@@ -131,20 +131,25 @@ def _open_stream(
     config: TrainConfig, should_stop: StopRequest
 ) -> Generator[TrainReport, None, tuple[Stream, ImageSet, dict[str, Any]]]:
     stream = Stream(
-        config.data, config.image_size, config.fit, config.seed, config.batch_size, config.shuffle_buffer,
-        config.workers, config.flip,
+        config.data.source, config.data.image_size, config.data.fit, config.run.seed, config.optimization.batch_size,
+        config.data.shuffle_buffer, config.data.workers, config.data.flip,
     )  # fmt: skip
-    side = config.image_size
+    side = config.data.image_size
     val, val_record = ImageSet(np.empty((0, 3, side, side), dtype=np.uint8), np.arange(0)), None
-    if config.val_data is None:
-        yield Notice(f"{config.data} is a stream, of which nothing is held out: to validate, name images by --val-data")
+    if config.data.val_source is None:
+        yield Notice(
+            f"{config.data.source} is a stream, of which nothing is held out: to validate, name images by --val-data"
+        )
     else:
-        listed = list_images(config.val_data)
+        listed = list_images(config.data.val_source)
         pack = yield from _decode_once(config, listed, should_stop)
-        val, val_record = ImageSet(pack.images, np.arange(len(pack.names))), _record(config.val_data, listed, pack)
+        val, val_record = (
+            ImageSet(pack.images, np.arange(len(pack.names))),
+            _record(config.data.val_source, listed, pack),
+        )
     return stream, val, {
         "data": {
-            "source": config.data, "images": None, "shards": len(stream.shards), "lanes": stream.lanes,
+            "source": config.data.source, "images": None, "shards": len(stream.shards), "lanes": stream.lanes,
             "fingerprint": stream.fingerprint,
         },
         "val_data": val_record,
@@ -155,7 +160,7 @@ def _open_stream(
 def _decode_once(
     config: TrainConfig, listed: Sequence[ImageRef], should_stop: StopRequest
 ) -> Generator[TrainReport, None, Pack]:
-    packing = pack_images(listed, config.image_size, config.fit, config.cache, config.workers)
+    packing = pack_images(listed, config.data.image_size, config.data.fit, config.data.cache, config.data.workers)
     while True:
         try:
             progress = next(packing)

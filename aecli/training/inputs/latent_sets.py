@@ -69,27 +69,30 @@ def resolve_model(config: TrainConfig) -> tuple[Any, Encoder | None]:
         ConfigError: options that the model doesn't have, or that don't fit the autoencoder's.
         AecliError: another of its kinds, for an autoencoder that can't be used.
     """
-    if not issubclass(registry.load(config.model), Prior):
-        if config.autoencoder is not None:
+    if not issubclass(registry.load(config.model.name), Prior):
+        if config.model.autoencoder is not None:
             raise ConfigError(
-                f"--model {config.autoencoder}: {config.model} is no prior, which learns another's latents"
+                f"--model {config.model.autoencoder}: {config.model.name} is no prior, which learns another's latents"
             )
-        return registry.resolve_options(config.model, config.options, config.model_defaults), None
-    if config.autoencoder is None:
-        raise ConfigError(f"--model: which autoencoder's latents? such as: aecli train {config.model} --model vae")
-    loaded = load_model(config.autoencoder, config.runs, config.device)
+        return registry.resolve_options(config.model.name, config.model.options, config.model.defaults), None
+    if config.model.autoencoder is None:
+        raise ConfigError(f"--model: which autoencoder's latents? such as: aecli train {config.model.name} --model vae")
+    loaded = load_model(config.model.autoencoder, config.run.runs, config.run.device)
     path = loaded.located.checkpoint
-    for flag, given, its in (("--image-size", config.image_size, loaded.image_size), ("--fit", config.fit, loaded.fit)):
+    for flag, given, its in (
+        ("--image-size", config.data.image_size, loaded.image_size),
+        ("--fit", config.data.fit, loaded.fit),
+    ):
         if given != its:
             raise ConfigError(f"{flag} {given}: {path} was trained with {its}")
     encoder = Encoder(loaded)
     channels, side, _ = encoder.shape
     filled_in = {"latent_channels": channels, "side": side}
-    if wrong := [key for key, value in filled_in.items() if str(config.options.get(key, value)) != str(value)]:
-        raise ConfigError(f"--option {wrong[0]}={config.options[wrong[0]]}: {path} has {filled_in[wrong[0]]}")
-    defaults = {"channels": FlowOptions.channels, **config.model_defaults}
+    if wrong := [key for key, value in filled_in.items() if str(config.model.options.get(key, value)) != str(value)]:
+        raise ConfigError(f"--option {wrong[0]}={config.model.options[wrong[0]]}: {path} has {filled_in[wrong[0]]}")
+    defaults = {"channels": FlowOptions.channels, **config.model.defaults}
     defaults = {**defaults, "channels": min(defaults["channels"], channels), **filled_in}
-    return registry.resolve_options(config.model, config.options, defaults), encoder
+    return registry.resolve_options(config.model.name, config.model.options, defaults), encoder
 
 
 def encode_sets(
@@ -104,17 +107,19 @@ def encode_sets(
 ) -> Generator[TrainReport, None, tuple[ImageSet, ImageSet]]:
     """Return sets of what `prior` learns from, in place of the images: their latents, reduced.
 
-    A prior that is not fitted is, on the training images. With `config.flip`, the latents of their mirror images are
-    in the set too. Processes share the work.
+    A prior that is not fitted is, on the training images. With `flip`, the latents of their mirror images are in the
+    set too. Processes share the work.
 
     Raises:
         DataError: the images are a stream.
         Stopped: `should_stop` said so.
     """
     if isinstance(train, Stream):
-        raise DataError(f"--data {config.data}: a stream has no end; a prior learns a set of images, so name one")
+        raise DataError(
+            f"--data {config.data.source}: a stream has no end; a prior learns a set of images, so name one"
+        )
     chosen = evenly_spaced(len(train), _MOST_FITTED)
-    views = [(train, train.rows, mirrored) for mirrored in ((False, True) if config.flip else (False,))]
+    views = [(train, train.rows, mirrored) for mirrored in ((False, True) if config.data.flip else (False,))]
     views.append((val, val.rows, False))
     total = (0 if is_fitted else len(chosen)) + sum(len(rows) for _, rows, _ in views)
     done, device = 0, next(prior.buffers()).device
@@ -136,7 +141,7 @@ def encode_sets(
             len(rows) * distributed.rank // distributed.world_size,
             len(rows) * (distributed.rank + 1) // distributed.world_size,
         )
-        mine = [np.empty((0, *prior.example_shape(config.image_size)), np.float32)]
+        mine = [np.empty((0, *prior.example_shape(config.data.image_size)), np.float32)]
         for latents in _encode(images, rows[first:last], mirrored, encoder, should_stop):
             mine.append(prior.reduce(latents.to(device)).cpu().numpy())
             yield Progress("encoding", done + distributed.world_size * sum(map(len, mine)), total)

@@ -47,21 +47,22 @@ class DatasetLoader:
     def __init__(self, images: ImageSet, config: TrainConfig, placement: Placement, distributed: Distributed) -> None:
         """Take what decides on the batches."""
         self._set, self._config, self._placement = images, config, placement
+        self._batch_size = config.optimization.batch_size
         self._share = (distributed.rank, distributed.world_size)
         self.images = len(images)
-        self.batches = -(-len(images) // config.batch_size)
+        self.batches = -(-len(images) // self._batch_size)
 
     def count(self, batch: int) -> int:
         """How many images, over all processes, are in the epoch's batch of that number."""
-        return min(self._config.batch_size, self.images - batch * self._config.batch_size)
+        return min(self._batch_size, self.images - batch * self._batch_size)
 
     def epoch(self, clock: Counters) -> Batches:
         """Yield this process's parts of the batches left in the epoch."""
         config, placement = self._config, self._placement
-        order = self._set.rows[epoch_order(self.images, config.seed, clock.epoch)]
-        flip = flips(len(self._set.images), config.seed, clock.epoch) if config.flip else None
+        order = self._set.rows[epoch_order(self.images, config.run.seed, clock.epoch)]
+        flip = flips(len(self._set.images), config.run.seed, clock.epoch) if config.data.flip else None
         return iterate(
-            self._set.nearest, order, config.batch_size, placement.device, placement.channels_last, flip, clock.batch,
+            self._set.nearest, order, self._batch_size, placement.device, placement.channels_last, flip, clock.batch,
             self._share,
         )  # fmt: skip
 
@@ -94,13 +95,15 @@ class StreamLoader:
         self._stream, self._placement = stream, placement
         on_cuda = placement.device.type == "cuda"
         self._coming = stream.batches(
-            rank_slice(config.batch_size, distributed.rank, distributed.world_size), stream_positions, on_cuda
+            rank_slice(config.optimization.batch_size, distributed.rank, distributed.world_size),
+            stream_positions,
+            on_cuda,
         )
-        self._batch_size = config.batch_size
+        self._batch_size = config.optimization.batch_size
         self._stream_positions: Mapping[int, Any] | None = None
-        self._latest = np.empty((0, 3, config.image_size, config.image_size), dtype=np.uint8)
-        self.batches = config.epoch_steps
-        self.images = config.epoch_steps * config.batch_size
+        self._latest = np.empty((0, 3, config.data.image_size, config.data.image_size), dtype=np.uint8)
+        self.batches = config.optimization.epoch_steps
+        self.images = config.optimization.epoch_steps * config.optimization.batch_size
 
     def count(self, _batch: int) -> int:
         """How many images, over all processes, are in every batch."""

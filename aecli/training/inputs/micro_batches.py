@@ -35,7 +35,7 @@ def _pieces(count: int, config: TrainConfig, size: int) -> int:
 
     A short batch is taken in fewer pieces, not in smaller ones.
     """
-    most = -(-(config.batch_size // size) // config.accumulate)
+    most = -(-(config.optimization.batch_size // size) // config.optimization.grad_accum)
     return -(-_smallest_part(count, size) // most)
 
 
@@ -50,8 +50,8 @@ def smallest_micro_batch(count: int, config: TrainConfig, size: int) -> int:
 
 def largest_micro_batch(config: TrainConfig, distributed: Distributed) -> int:
     """Images of the largest piece that this process takes of a whole batch."""
-    first, last = rank_slice(config.batch_size, distributed.rank, distributed.world_size)
-    return -(-(last - first) // _pieces(config.batch_size, config, distributed.world_size))
+    first, last = rank_slice(config.optimization.batch_size, distributed.rank, distributed.world_size)
+    return -(-(last - first) // _pieces(config.optimization.batch_size, config, distributed.world_size))
 
 
 def cut(
@@ -67,9 +67,9 @@ def cut(
     taken = count * distributed.world_size if count < distributed.world_size else count
     for number in range(micros):
         start, end = rank_slice(len(images), number, micros)
-        noise = _noise(model, first + start, first + end, count, config.image_size, (config.seed, step))
+        noise = _noise(model, first + start, first + end, count, config.data.image_size, (config.run.seed, step))
         if index := distributed.rank * micros + number:
-            seed_step(config.seed, step, _ELSE, index)
+            seed_step(config.run.seed, step, _ELSE, index)
         yield MicroBatch(images[start:end], noise, (end - start) / taken, number == micros - 1)
 
 

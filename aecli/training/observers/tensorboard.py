@@ -84,7 +84,7 @@ def log_of(session: Session) -> Iterator[Log]:
     Raises:
         OutputError: the disk is full, or the folder can't be written.
     """
-    if session.config.log is None or not session.distributed.is_main_process:
+    if session.config.run.log is None or not session.distributed.is_main_process:
         yield NoLog()
         return
     log = TensorBoardLog(session)
