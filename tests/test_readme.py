@@ -1,4 +1,4 @@
-"""What the README says is what the program does: its commands run, its help is the program's, its Python runs."""
+"""The documentation matches the program: commands and Python code run, help and options are the program's."""
 
 import os
 import re
@@ -22,8 +22,26 @@ from tests.conftest import encoded, picture
 from tests.support.ranks import run_ranks
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-YOUR_DATA = (ROOT / "examples" / "YOUR_DATA.md").read_text(encoding="utf-8")
+GENERATED = ROOT / "examples" / "COMMANDS.md"  # compared with the program by test_examples.py
+PAGES = [ROOT / "README.md", *sorted(set((ROOT / "examples").glob("*.md")) - {GENERATED})]
+OTHER_PAGES = [ROOT / "CHANGELOG.md", ROOT / "aecli" / "ARCHITECTURE.md", ROOT / "tests" / "RELIABILITY.md",
+               *sorted((ROOT / "tests" / "benchmarks").glob("*.md"))]  # fmt: skip
+TEXTS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in PAGES + OTHER_PAGES}
+LINES = [
+    (page, line)
+    for page, text in TEXTS.items()
+    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    for line in block.splitlines()
+]
+RUN_HERE = ("aecli ", "torchrun --nproc-per-node 2 -m aecli ", "torchrun --nproc-per-node 2 -m -- aecli ")
+RUN_PAGES = sorted({page for page, line in LINES if line.startswith(RUN_HERE)})
+HELP = [(page, line) for page, text in TEXTS.items() for line in re.findall(r"<!-- help: (.*) -->", text)]
+OTHER_PROGRAMS_OPTIONS = {
+    "torchrun": {"--nproc-per-node", "--max-restarts", "--nnodes"},
+    "pre-commit": {"--hook-type"},
+    "ruff": {"--check"},
+    "tests.benchmarks": {"--small", "--json"},
+}
 SMALL = {
     "ae": "--width 4 --image-size 32",
     "vae": "--width 4 --image-size 32",
@@ -32,34 +50,30 @@ SMALL = {
 }
 
 
-def commands(text):
-    """The lines of `text` that begin aecli, alone or by torchrun."""
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.startswith(("aecli ", "torchrun "))]
-
-
-def test_every_command_is_run_somewhere():
-    """Here, or by .ci/run."""
-    lines = [line for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
-    ci = (ROOT / ".ci" / "run").read_text() if (ROOT / ".ci" / "run").exists() else None
-    for line in lines:
-        if line.startswith("bash "):
-            assert ci is None or line.split()[1] in ci, line
-        elif line.startswith("python -m tests.benchmarks."):
-            assert ci is None or f"small {line.split('.')[-1].split()[0]} " in ci, line
-        else:
-            assert line.startswith(
-                (
-                    "aecli ",
-                    "torchrun --nproc-per-node 2 -m aecli ",
-                    "pip install . && aecli train",
-                    'pip install ".[test]" && pytest',
-                )
-            ), line
+@pytest.mark.parametrize(("page", "line"), [each for each in LINES if not each[1].startswith(RUN_HERE)])
+def test_other_commands_are_run_elsewhere(page, line):
+    """By .ci/run, where it is there (a source distribution has none), or by a test of examples."""
+    ci = ROOT / ".ci" / "run"
+    runs = ci.read_text(encoding="utf-8") if ci.exists() else None
+    first, second = shlex.split(line)[:2] if " " in line else (line, "")
+    if first == "python" and second.startswith("examples/"):
+        name = Path(second).stem
+        assert f'script("{name}")' in (ROOT / "tests" / "test_examples.py").read_text(encoding="utf-8")
+    elif line.startswith("python -m tests."):
+        module = line.split()[2]
+        assert runs is None or f"small {module.split('.')[-1]} " in runs or module == "tests.support.commands", line
+    elif line.startswith("pytest -m soak"):
+        assert set(re.findall(r"tests/\S+\.py", line)) <= {p.relative_to(ROOT).as_posix() for p in ROOT.rglob("*.py")}
+    elif first == "bash":
+        assert runs is None or second in runs, line
+    elif page == "README.md":
+        assert line.startswith(("pip install . && aecli train", 'pip install ".[test]" && pytest')), line
+    else:
+        assert line == 'pip install -e ".[dev]"' or runs is None or f"{first} {second}".strip() in runs, line
 
 
 class TinyCifar:
-    """Stands in for torchvision's data set, which would be downloaded."""
+    """Replaces torchvision's data set, which would be downloaded."""
 
     def __init__(self, root, train=True, transform=None, target_transform=None, download=False):
         assert train and download
@@ -75,7 +89,7 @@ class TinyCifar:
 
 @pytest.fixture
 def desk(tmp_path, monkeypatch):
-    """A folder with what the README takes for granted."""
+    """A working folder with the images that the pages assume."""
     for name in ("photos", "truth", "theirs"):
         for seed in range(12):
             path = tmp_path / name / "album" / f"{seed}.png"
@@ -93,15 +107,18 @@ def desk(tmp_path, monkeypatch):
     files = sorted((tmp_path / "photos" / "album").iterdir())
     parquet.write_table(pyarrow.table({"image": [{"bytes": f.read_bytes(), "path": f.name} for f in files]}),
                         tmp_path / "images.parquet")  # fmt: skip
+    shutil.copytree(tmp_path / "photos", tmp_path / "caltech101" / "train")
+    shutil.copytree(tmp_path / "truth", tmp_path / "caltech101" / "val")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torchvision.datasets.CIFAR10", TinyCifar)
     return tmp_path
 
 
-def test_the_commands_run_in_order(desk, monkeypatch):
+@pytest.mark.parametrize("page", RUN_PAGES)
+def test_the_commands_of_a_page_run_in_order(page, desk, monkeypatch):
     monkeypatch.setattr("aecli.training.observers.previews.draw_curves", lambda rows: b"")
-    for line in commands(README + YOUR_DATA):
+    for line in (line for where, line in LINES if where == page and line.startswith(RUN_HERE)):
         words = shlex.split(line)
         words = words[words.index("aecli") + 1 :]
         if words[0] == "train":
@@ -109,15 +126,15 @@ def test_the_commands_run_in_order(desk, monkeypatch):
             words += shlex.split("--epoch-steps 1 --steps 2" if "--steps" in words else "--epochs 1")
             words += shlex.split("--batch-size 6 --device cpu")
         if line.startswith("torchrun "):
-            statuses, _, said = run_ranks(desk, words, 2)
-            assert statuses == [0, 0], f"{line}\n{said}"
+            statuses, _, errors = run_ranks(desk, words, 2)
+            assert statuses == [0, 0], f"{line}\n{errors}"
         else:
             result = CliRunner().invoke(app, words, catch_exceptions=False)
             assert result.exit_code == 0, f"{line}\n{result.output}"
 
 
 def test_the_python_runs(desk):
-    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
+    code = re.search(r"```python\n(.*?)```", TEXTS["README.md"], re.DOTALL)[1]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
@@ -125,11 +142,11 @@ def test_the_python_runs(desk):
 
 
 @pytest.mark.skipif(
-    tuple(map(int, typer.__version__.split(".")[:2])) < (0, 29), reason="the help shown is as Typer 0.29 lays it out"
+    tuple(map(int, typer.__version__.split(".")[:2])) < (0, 29), reason="the pages show the layout of Typer 0.29"
 )
-@pytest.mark.parametrize("line", re.findall(r"<!-- help: (.*) -->", README))
-def test_the_help_shown_is_the_programs(line):
-    shown = re.search(rf"<!-- help: {re.escape(line)} -->\n```text\n(.*?)```", README, re.DOTALL)[1]
+@pytest.mark.parametrize(("page", "line"), HELP)
+def test_the_help_shown_is_the_programs(page, line):
+    shown = re.search(rf"<!-- help: {re.escape(line)} -->\n```text\n(.*?)```", TEXTS[page], re.DOTALL)[1]
     environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "PYTHONIOENCODING": "utf-8"}
     command = [sys.executable, "-m", *shlex.split(line)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
@@ -140,12 +157,27 @@ def strip(text):
     return [line.rstrip() for line in text.strip().splitlines()]
 
 
+def test_the_help_of_the_program_is_shown():
+    assert "aecli --help" in {line for _, line in HELP}
+
+
+@pytest.mark.parametrize("page", [page for page in TEXTS if page != "CHANGELOG.md"])
+def test_every_option_mentioned_exists(page):
+    """In prose, tables and code; a renamed option is found here."""
+    commands = typer.main.get_command(app).commands.values()
+    ours = {flag for command in commands for parameter in command.params for flag in parameter.opts}
+    known = ours.union(*OTHER_PROGRAMS_OPTIONS.values(), {"--help", "--version", "--install-completion"})
+    known.add("--show-completion")
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", TEXTS[page])) - known == set()
+
+
 def test_the_campaigns_listed_are_there():
-    listed = set(re.findall(r"tests/[\w/]+\.py", (ROOT / "tests" / "RELIABILITY.md").read_text(encoding="utf-8")))
-    campaigns = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests" / "campaigns").glob("test_*.py")}
-    assert campaigns <= listed and all((ROOT / file).is_file() for file in listed)
+    listed = set(re.findall(r"tests/[\w/]+\.py", TEXTS["tests/RELIABILITY.md"]))
+    campaigns = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests" / "soak").glob("test_*.py")}
+    assert campaigns and campaigns <= listed and all((ROOT / file).is_file() for file in listed)
 
 
-def test_pictures_and_links_lead_somewhere():
-    for target in re.findall(r"\]\(((?!http)[^)]+)\)", README):
-        assert (ROOT / target).is_file(), target
+@pytest.mark.parametrize("page", TEXTS)
+def test_pictures_and_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(((?!http)[^)]+)\)", TEXTS[page]):
+        assert ((ROOT / page).parent / target).is_file(), target
