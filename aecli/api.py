@@ -134,7 +134,8 @@ class Model:
         _require_kind(output)
         config = SampleConfig(self._named, prior=prior, n=n, steps=steps, seed=seed, temperature=temperature,
                               runs=self._runs)  # fmt: skip
-        chosen = choose_prior(self._loaded, config, ignore)
+        chosen = choose_prior(self._loaded, config.prior, ignore, runs=config.runs, temperature=config.temperature,
+                              seed=config.seed, steps=config.steps)  # fmt: skip
         starts = range(0, n, SAMPLE_BATCH)
         batches = [range(start, min(start + SAMPLE_BATCH, n)) for start in starts]
         return _joined(

@@ -100,7 +100,7 @@ class Prior(Trainable):
     """
 
     @abstractmethod
-    def observe(self, latents: Tensor) -> None:
+    def partial_fit(self, latents: Tensor) -> None:
         """Take note of a batch (N, latent_channels, side, side) on the CPU, before training begins."""
 
     @abstractmethod
@@ -108,11 +108,11 @@ class Prior(Trainable):
         """Settle, after what was observed, how latents are reduced."""
 
     @abstractmethod
-    def reduce(self, latents: Tensor) -> Tensor:
+    def whiten(self, latents: Tensor) -> Tensor:
         """Return the examples (N, …) of latents (N, latent_channels, side, side)."""
 
     @abstractmethod
-    def expand(self, examples: Tensor) -> Tensor:
+    def unwhiten(self, examples: Tensor) -> Tensor:
         """Return the latents (N, latent_channels, side, side) that examples (N, …) stand for."""
 
     @abstractmethod

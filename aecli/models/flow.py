@@ -104,7 +104,7 @@ class Flow(Prior):
             noise = noise + self(noise, time).float() / steps
         return noise
 
-    def observe(self, latents: Tensor) -> None:
+    def partial_fit(self, latents: Tensor) -> None:
         """Add a batch, on the CPU, to the moments of the channels over all places."""
         rows = latents.movedim(1, -1).flatten(0, -2).double()
         moments = (torch.tensor(len(rows)), rows.sum(dim=0), rows.T @ rows)
@@ -127,12 +127,12 @@ class Flow(Prior):
         self.basis.copy_(vectors * largest.sign())
         self.scale.copy_(values.mean().sqrt())
 
-    def reduce(self, latents: Tensor) -> Tensor:
+    def whiten(self, latents: Tensor) -> Tensor:
         """Return the principal channels (N, channels, side, side) of latents, standardised."""
         centred = latents - self.mean[:, None, None]
         return torch.einsum("nchw,kc->nkhw", centred, self.basis) / self.scale
 
-    def expand(self, examples: Tensor) -> Tensor:
+    def unwhiten(self, examples: Tensor) -> Tensor:
         """Return latents (N, latent_channels, side, side) of such channels."""
         return torch.einsum("nkhw,kc->nchw", examples * self.scale, self.basis) + self.mean[:, None, None]
 

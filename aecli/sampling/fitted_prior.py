@@ -1,4 +1,4 @@
-"""Priors that are fitted to a trained model's latents in one pass, and the file that keeps them.
+"""Priors fitted to a trained model's latents in one pass, and the file that stores them.
 
 A Gaussian of full covariance, of as low a rank as the latents need, and a Gaussian mixture in its principal space.
 """
@@ -19,7 +19,8 @@ from aecli.sampling.pca import StreamingPCA
 from aecli.storage.strict_json import is_count, is_number
 
 RANK = 256
-FAR = 0.1  # nats a number: the divergence from N(0, I) from which samples of that are taken to be noise
+FAR = 0.1  # nats per dimension: the divergence from N(0, I) above which samples of N(0, I) decode to noise
+# In the file `deviations` is `std`; its document's `share` is `explained_variance_ratio`, its `spread` `statistics`.
 _TENSORS = ("mean", "components", "deviations", "mixture.weights", "mixture.means", "mixture.factors")
 
 Floats = NDArray[np.float32]
@@ -27,55 +28,55 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class LatentStatistics:
-    """How latents lie against N(0, I), under which all deviations but that of the means would be 1.
+    """How far latents are from N(0, I).
 
-    `posterior` is the mean standard deviation of the posterior, None for a model without one; `means` that of the
-    latents (the posteriors' means) over the data; `divergence` that of a Gaussian of all their moments from N(0, I), in
-    nats a number.
+    `posterior_std` is the mean standard deviation of the posterior, None for a model without one; `latent_std` that of
+    the latents (the posterior means) over the data; `divergence` is KL from N(0, I) of a Gaussian with the moments of
+    posterior samples, in nats per dimension.
     """
 
-    posterior: float | None
-    means: float
+    posterior_std: float | None
+    latent_std: float
     divergence: float
 
     @property
     def is_far(self) -> bool:
-        """Whether samples of N(0, I) are no latents that the decoder knows."""
+        """Whether samples of N(0, I) are too unlike the latents to be decoded."""
         return self.divergence > FAR
 
 
 @dataclass(frozen=True)
 class FittedPrior:
-    """The principal space of `count` latents of D numbers, and what they look like in it.
+    """The principal space of `count` latents of dimension D, and their distribution in it.
 
-    `mean` (D,), `components` (K, D) with orthonormal rows, `deviations` (K,) along them, the `share` of the variance
-    that they hold, a `mixture` of scores divided by the deviations, and the latents' `spread`.
+    `mean` (D,), `components` (K, D) with orthonormal rows, the `std` (K,) along them, which hold
+    `explained_variance_ratio` of the variance, from 0 to 1; and a `mixture` over the whitened scores (N, K).
     """
 
     count: int
     mean: Floats
     components: Floats
-    deviations: Floats
-    share: float
+    std: Floats
+    explained_variance_ratio: float
     mixture: Mixture
-    spread: LatentStatistics
+    statistics: LatentStatistics
 
-    def expand(self, scores: Floats) -> Floats:
-        """Return latents (N, D) of standardised scores (N, K)."""
-        return np.asarray(self.mean + (scores * self.deviations) @ self.components, dtype=np.float32)
+    def whiten(self, latents: Floats) -> Floats:
+        """Return the scores (N, K), each of unit variance, of latents (N, D)."""
+        return np.asarray(((latents - self.mean) @ self.components.T) / self.std, dtype=np.float32)
 
-    def project(self, latents: Floats) -> Floats:
-        """Return the standardised scores (N, K) of latents (N, D)."""
-        return np.asarray(((latents - self.mean) @ self.components.T) / self.deviations, dtype=np.float32)
+    def unwhiten(self, scores: Floats) -> Floats:
+        """Return the latents (N, D) of whitened scores (N, K)."""
+        return np.asarray(self.mean + (scores * self.std) @ self.components, dtype=np.float32)
 
     def draw(self, kind: str, temperature: float, seed: int, index: int) -> Floats:
-        """Return the standardised scores (K,) of a `gaussian` or `mixture` sample that depends on (seed, index) alone.
+        """Return the whitened scores (K,) of a `gaussian` or `mixture` sample that depends on (seed, index) alone.
 
-        `temperature` multiplies the deviations, in a mixture those of each component.
+        `temperature` multiplies the standard deviations, in a mixture those of each component.
         """
         generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
         choice = generator.random()
-        scores = temperature * generator.standard_normal(len(self.deviations))
+        scores = temperature * generator.standard_normal(len(self.std))
         if kind == "mixture":
             ends = np.cumsum(self.mixture.weights)
             component = min(int(np.searchsorted(ends, choice * ends[-1], side="right")), len(ends) - 1)
@@ -84,88 +85,86 @@ class FittedPrior:
         return scores.astype(np.float32)
 
     def save(self, path: Path, document: Mapping[str, Any]) -> None:
-        """Write it, with what `document` says of where it is from; raises OutputError."""
-        arrays = (self.mean, self.components, self.deviations, self.mixture.weights, self.mixture.means,
-                  self.mixture.factors)  # fmt: skip
+        """Write it, with `document` saying which model it belongs to; raises OutputError."""
+        arrays = (self.mean, self.components, self.std, self.mixture.weights, self.mixture.means, self.mixture.factors)
         tensors = {name: torch.from_numpy(array) for name, array in zip(_TENSORS, arrays, strict=True)}
-        spread = vars(self.spread)
-        checkpoints.save(path, tensors, {**document, "count": self.count, "share": self.share, "spread": spread})
+        found = self.statistics
+        spread = {"posterior": found.posterior_std, "means": found.latent_std, "divergence": found.divergence}
+        own = {"count": self.count, "share": self.explained_variance_ratio, "spread": spread}
+        checkpoints.save(path, tensors, {**document, **own})
 
 
-def load_fitted(path: Path, numbers: int) -> tuple[FittedPrior, dict[str, Any]]:
-    """Return the prior in `path`, of latents of so many numbers, and its document.
+def load_fitted(path: Path, dim: int) -> tuple[FittedPrior, dict[str, Any]]:
+    """Return the prior in `path`, of latents of dimension `dim`, and its document.
 
     Raises:
-        CheckpointError: it is not there, damaged, or of other latents.
+        CheckpointError: it is missing, damaged, or belongs to other latents.
     """
     tensors, document = checkpoints.load(path)
     try:
         arrays = [tensors[name].numpy() for name in _TENSORS]
-        mean, components, deviations, weights, means, factors = arrays
-        rank, (size, d) = len(deviations), means.shape
-        shapes = [(numbers,), (rank, numbers), (rank,), (size,), (size, d), (size, d, d)]
-        said = document["spread"]
-        spread = LatentStatistics(said["posterior"], said["means"], said["divergence"])
-        makes_sense = (
+        mean, components, std, weights, means, factors = arrays
+        rank, (size, d) = len(std), means.shape
+        shapes = [(dim,), (rank, dim), (rank,), (size,), (size, d), (size, d, d)]
+        spread = document["spread"]
+        statistics = LatentStatistics(spread["posterior"], spread["means"], spread["divergence"])
+        is_valid = (
             [array.shape for array in arrays] == shapes
             and all(array.dtype.kind == "f" and bool(np.isfinite(array).all()) for array in arrays)
-            and 0 < d <= rank and size > 0 and bool((deviations > 0).all()) and bool((weights >= 0).all())
+            and 0 < d <= rank and size > 0 and bool((std > 0).all()) and bool((weights >= 0).all())
             and weights.sum() > 0 and is_count(document["count"]) and is_number(document["share"])
-            and (spread.posterior is None or is_number(spread.posterior))
-            and is_number(spread.means) and is_number(spread.divergence)
+            and (statistics.posterior_std is None or is_number(statistics.posterior_std))
+            and is_number(statistics.latent_std) and is_number(statistics.divergence)
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is no prior that aecli wrote") from error
-    if not makes_sense:
-        raise CheckpointError(f"{path} is damaged, or of other latents")
-    mean, components, deviations = (array.astype(np.float32) for array in (mean, components, deviations))
+        raise CheckpointError(f"{path} is not a prior that aecli wrote") from error
+    if not is_valid:
+        raise CheckpointError(f"{path} is damaged, or belongs to other latents")
+    mean, components, std = (array.astype(np.float32) for array in (mean, components, std))
     mixture = Mixture(*(array.astype(np.float64) for array in (weights, means, factors)))
-    return FittedPrior(document["count"], mean, components, deviations, document["share"], mixture, spread), document
+    return FittedPrior(document["count"], mean, components, std, document["share"], mixture, statistics), document
 
 
 class PriorFit:
-    """A fit under way: latents go in by the batch, then `finish` makes the prior."""
+    """A fit in progress: `add` latents batch by batch, then `finish`."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Begin without latents."""
         self._pca = StreamingPCA(RANK)
-        self._deviations, self._squares, self._numbers = 0.0, 0.0, 0
+        self._std_sum, self._variance_sum, self._posterior_size = 0.0, 0.0, 0
 
     def add(self, means: Floats, log_variances: Floats | None) -> None:
-        """Take in latents (N, …) and, where there is a posterior, its log variances."""
+        """Add latents (N, …) and, where there is a posterior, its log variances (N, …)."""
         self._pca.add(means.reshape(len(means), -1))
         if log_variances is not None:
-            self._deviations += float(np.exp(0.5 * log_variances, dtype=np.float64).sum())
-            self._squares += float(np.exp(log_variances, dtype=np.float64).sum())
-            self._numbers += log_variances.size
+            self._std_sum += float(np.exp(0.5 * log_variances, dtype=np.float64).sum())
+            self._variance_sum += float(np.exp(log_variances, dtype=np.float64).sum())
+            self._posterior_size += log_variances.size
 
     def finish(self) -> Iterator[tuple[int, int] | FittedPrior]:
-        """Yield (done, of how many) while a mixture is fitted, and last the prior.
+        """Yield (done, total) while a mixture is fitted, and last the prior.
 
         Raises:
             ValueError: the latents don't vary.
         """
         pca = self._pca
-        if not len(pca.deviations):
+        if not len(pca.std):
             raise ValueError("all latents are the same")
-        standardised = (pca.scores() / pca.deviations).astype(np.float32)
-        for said in fit_mixture(standardised):
-            if isinstance(said, Mixture):
-                held = float((pca.deviations**2).sum() / pca.variance)
-                mean, components, deviations = (
-                    array.astype(np.float32) for array in (pca.mean, pca.components, pca.deviations)
-                )
-                yield FittedPrior(pca.count, mean, components, deviations, held, said, self._spread())
+        for step in fit_mixture((pca.scores() / pca.std).astype(np.float32)):
+            if isinstance(step, Mixture):
+                ratio = float((pca.std**2).sum() / pca.variance)
+                mean, components, std = (array.astype(np.float32) for array in (pca.mean, pca.components, pca.std))
+                yield FittedPrior(pca.count, mean, components, std, ratio, step, self._statistics())
             else:
-                yield said
+                yield step
 
-    def _spread(self) -> LatentStatistics:
+    def _statistics(self) -> LatentStatistics:
         pca = self._pca
-        numbers = len(pca.mean)
-        noise = self._squares / self._numbers if self._numbers else 0.0
-        rest = max(0.0, pca.variance - float((pca.deviations**2).sum())) / max(1, numbers - len(pca.deviations))
-        variances = np.concatenate([pca.deviations**2, np.full(numbers - len(pca.deviations), rest)]) + noise
+        dim, rank = len(pca.mean), len(pca.std)
+        noise = self._variance_sum / self._posterior_size if self._posterior_size else 0.0
+        residual = max(0.0, pca.variance - float((pca.std**2).sum())) / max(1, dim - rank)  # variance per dimension
+        variances = np.concatenate([pca.std**2, np.full(dim - rank, residual)]) + noise
         variances = np.maximum(variances, np.finfo(np.float32).tiny)
         divergence = 0.5 * float((variances - 1 - np.log(variances) + pca.mean**2).mean())
-        posterior = self._deviations / self._numbers if self._numbers else None
-        return LatentStatistics(posterior, float(np.sqrt(pca.variance / numbers)), divergence)
+        posterior_std = self._std_sum / self._posterior_size if self._posterior_size else None
+        return LatentStatistics(posterior_std, float(np.sqrt(pca.variance / dim)), divergence)

@@ -1,13 +1,13 @@
-"""Which prior a model is sampled from: N(0, I), one fitted to its latents, or one trained on them."""
+"""Choosing the prior that latents are drawn from: N(0, I), one fitted to the latents, or a flow trained on them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from aecli.configs import SampleConfig
 from aecli.errors import AecliError, CheckpointError, ConfigError, DataError, ModelError
 from aecli.inference.loaded_model import LoadedModel
 from aecli.models.base import Prior
@@ -22,120 +22,157 @@ FLOW_STEPS = 50
 
 @dataclass(frozen=True)
 class LatentPrior:
-    """What latents are drawn from: its `name`, and what that is made of where it isn't N(0, I) itself."""
+    """A distribution over latents of `shape` (without the batch): `name` is normal, gaussian, mixture or flow.
+
+    `fitted` holds the parameters of gaussian and mixture, `flow` the network, which samples in `flow_steps` steps.
+    `temperature` multiplies the standard deviations, for a flow that of its noise.
+    """
 
     name: str
-    shape: tuple[int, ...]  # of one latent
+    shape: tuple[int, ...]
     temperature: float
     seed: int
     fitted: FittedPrior | None = None
     flow: Prior | None = None
-    steps: int = FLOW_STEPS
+    flow_steps: int = FLOW_STEPS
 
     def draw(self, indices: Sequence[int]) -> Tensor:
-        """Return latents (N, …), each depending on (seed, index) alone, but for rounding that comes with N."""
+        """Return latents (N, …), float32; each depends on (seed, index) alone, but for rounding that differs with N."""
         if self.fitted is not None:
             scores = [self.fitted.draw(self.name, self.temperature, self.seed, index) for index in indices]
-            return torch.from_numpy(self.fitted.expand(np.stack(scores))).reshape(-1, *self.shape)
+            return torch.from_numpy(self.fitted.unwhiten(np.stack(scores))).reshape(-1, *self.shape)
         flow = self.flow
         shape = self.shape if flow is None else flow.example_shape(0)
         noise = torch.stack([self.temperature * sample_noise(shape, self.seed, index) for index in indices])
         if flow is None:
             return noise
         with torch.inference_mode():
-            examples = flow.sample(noise.to(next(flow.parameters()).device), self.steps)
-            return flow.expand(examples).float().cpu().reshape(-1, *self.shape)
+            examples = flow.sample(noise.to(next(flow.parameters()).device), self.flow_steps)
+            return flow.unwhiten(examples).float().cpu().reshape(-1, *self.shape)
 
 
 def sample_noise(shape: Sequence[int], seed: int, index: int) -> Tensor:
-    """Return standard normal noise float32 that depends on (seed, index) alone, on whatever device it will be used."""
+    """Return standard normal noise float32 that depends on (seed, index) alone, not on the device that will use it."""
     entropy = np.random.SeedSequence([seed, index])
     return torch.from_numpy(np.random.Generator(np.random.PCG64(entropy)).standard_normal(shape, dtype=np.float32))
 
 
 def require_prior(loaded: LoadedModel, prior: str) -> None:
-    """Raise ModelError where N(0, I) is asked for, of a model that was never trained towards it."""
+    """Raise ModelError if `prior` is N(0, I) and the model was not trained towards it."""
     if prior == "normal" and not loaded.model.prior_is_normal:
         raise ModelError(
-            f"{loaded.title} can't be sampled from N(0, I): nothing in its training brings its latents near that, "
-            "so random ones decode to noise\nuse --prior gaussian, mixture or, after aecli train prior, flow"
+            f"{loaded.title} can't be sampled from N(0, I): its training doesn't pull latents towards that, so random "
+            "latents decode to noise\nhint: use --prior gaussian or mixture; or flow, after aecli train prior"
         )
 
 
-def choose_prior(loaded: LoadedModel, config: SampleConfig, listen: Listener) -> LatentPrior:
-    """Return the prior that `config` names; of `auto`, the best that is there, and say which.
+def choose_prior(
+    loaded: LoadedModel,
+    prior: str,
+    listen: Listener,
+    *,
+    runs: Path,
+    temperature: float = 1.0,
+    seed: int = 0,
+    steps: int | None = None,
+) -> LatentPrior:
+    """Return the prior called `prior`; for `auto` the best that exists, reporting which.
+
+    Flows are looked for under `runs` and beside the model's run; `steps` is how many a flow takes.
 
     Raises:
-        ModelError: N(0, I) for a model that was never trained towards it.
-        CheckpointError: `flow` where none was trained on these weights.
-        DataError: a fitted one where the images that it is fitted to can't be had.
+        ModelError: N(0, I) for a model that was not trained towards it.
+        ConfigError: `steps` without a flow.
+        CheckpointError: `flow`, and none was trained on these weights.
+        DataError: gaussian or mixture, and the images that they are fitted to aren't available.
     """
-    shape = loaded.model.latent_shape(loaded.image_size)
-    drawn = (shape, config.temperature, config.seed)
-    require_prior(loaded, config.prior)
-    if config.prior in ("auto", "flow") and not (config.interpolate or config.traverse):
-        run = find_flow(loaded, config)
+    if prior in ("auto", "flow"):
+        run = find_flow(loaded, runs)
         if run is not None:
-            flow = _load_flow(run, loaded)
-            if config.prior == "auto":
+            if prior == "auto":
                 listen(Notice(f"sampling from the flow in {run.path}"))
-            return LatentPrior("flow", *drawn, flow=flow, steps=config.steps or FLOW_STEPS)
-        if config.prior == "flow":
-            raise CheckpointError(
-                f"no prior was trained on the weights in {loaded.located.checkpoint}; train one with: "
-                f"aecli train prior --model {config.model}"
-            )
-        if config.steps is not None:
-            raise ConfigError(f"--steps {config.steps}: only a flow takes steps, and none was trained on these weights")
+            shape = loaded.model.latent_shape(loaded.image_size)
+            flow = _load_flow(run, loaded)
+            return LatentPrior("flow", shape, temperature, seed, flow=flow, flow_steps=steps or FLOW_STEPS)
+        hint = f"train one: aecli train prior --model {_model_argument(loaded)}"
+        if prior == "flow":
+            raise CheckpointError(f"--prior flow: none was trained on {loaded.located.checkpoint}\nhint: {hint}")
+        if steps is not None:
+            raise ConfigError(f"--steps {steps}: only a flow takes steps, and none was trained on these weights\n"
+                              f"hint: {hint}")  # fmt: skip
+    return choose_fitted_prior(loaded, prior, listen, temperature, seed)
+
+
+def choose_fitted_prior(
+    loaded: LoadedModel, prior: str, listen: Listener, temperature: float = 1.0, seed: int = 0
+) -> LatentPrior:
+    """Return a normal, gaussian or mixture prior; for `auto` a mixture, or N(0, I) where nothing can be fitted.
+
+    Raises:
+        ModelError: N(0, I) for a model that was not trained towards it.
+        DataError: the images that a prior is fitted to aren't available.
+    """
+    require_prior(loaded, prior)
+    shape = loaded.model.latent_shape(loaded.image_size)
+    normal = LatentPrior("normal", shape, temperature, seed)
     try:
         fitted = fitted_prior(loaded, listen)
     except DataError as error:
-        if config.prior in ("gaussian", "mixture") or not loaded.model.prior_is_normal:
+        if prior in ("gaussian", "mixture") or not loaded.model.prior_is_normal:
             raise
-        listen(Notice(f"sampling from N(0, I); how far the latents are from it isn't known: {error}"))
-        return LatentPrior("normal", *drawn)
-    if config.prior == "normal":
-        if fitted.spread.is_far:
+        listen(Notice(f"sampling from N(0, I), without knowing how far the latents are from it: {error}"))
+        return normal
+    if prior == "normal":
+        if fitted.statistics.is_far:
             listen(Notice(warning(fitted)))
-        return LatentPrior("normal", *drawn)
-    name = "mixture" if config.prior == "auto" else config.prior
-    if config.prior == "auto":
+        return normal
+    if prior == "auto":
         size = len(fitted.mixture.weights)
         what = f"a mixture of {size} Gaussians" if size > 1 else "a Gaussian"
         listen(Notice(f"sampling from {what} fitted to the latents of {fitted.count:,} images"))
-    return LatentPrior(name, *drawn, fitted=fitted)
+    return LatentPrior("mixture" if prior == "auto" else prior, shape, temperature, seed, fitted=fitted)
 
 
 def warning(fitted: FittedPrior) -> str:
-    """Say how far latents are from N(0, I), and what does better."""
-    spread = fitted.spread
-    if spread.posterior is None:
-        figure = f"by {spread.divergence:.1f} nats a number, with a standard deviation of {spread.means:.2f}"
+    """Return a notice of how far the latents are from N(0, I), and what to use instead."""
+    found = fitted.statistics
+    if found.posterior_std is None:
+        figure = f"by {found.divergence:.1f} nats per dimension, with a standard deviation of {found.latent_std:.2f}"
     else:
-        figure = f"the posterior's standard deviation is {spread.posterior:.2f} in place of 1"
+        figure = f"the posterior's standard deviation is {found.posterior_std:.2f} instead of 1"
     return f"the latents are far from N(0, I) ({figure}): such samples are noise; --prior mixture does better"
 
 
-def find_flow(loaded: LoadedModel, config: SampleConfig) -> RunFolder | None:
-    """Return the newest run of a prior that was trained on those weights: under `--runs`, or beside the model's run."""
-    places = [config.runs, *([loaded.located.run.path.resolve().parent] if loaded.located.run else [])]
+def find_flow(loaded: LoadedModel, runs: Path) -> RunFolder | None:
+    """Return the newest run of a flow that was trained on these weights, under `runs` or beside the model's run."""
+    folders = [runs, *([loaded.located.run.path.resolve().parent] if loaded.located.run else [])]
     found = [
-        run for place in places for run in list_runs(place) if run.model.exists() and _weights(run) == loaded.sha256
+        run
+        for folder in folders
+        for run in list_runs(folder)
+        if run.model.exists() and _autoencoder_sha256(run) == loaded.sha256
     ]
     return max(found, key=RunFolder.touched, default=None)
 
 
-def _weights(run: RunFolder) -> str | None:
-    """The SHA-256 of the autoencoder whose latents a run learnt, or None."""
+def _model_argument(loaded: LoadedModel) -> str:
+    """The MODEL argument that names these weights."""
+    located = loaded.located
+    path = located.run.path if located.run else located.checkpoint
+    return f"{located.named}={path}" if located.named and ":" in located.named else str(path)
+
+
+def _autoencoder_sha256(run: RunFolder) -> str | None:
+    """The SHA-256 of the autoencoder whose latents a run was trained on, or None."""
     try:
-        encoder = run.read_config()["options"].get("autoencoder")
+        autoencoder = run.read_config()["options"].get("autoencoder")
     except AecliError:
         return None
-    return encoder.get("sha256") if isinstance(encoder, dict) else None
+    return autoencoder.get("sha256") if isinstance(autoencoder, dict) else None
 
 
 def _load_flow(run: RunFolder, loaded: LoadedModel) -> Prior:
     model, _ = checkpoints.load_model(run.model)
     if not isinstance(model, Prior):
-        raise CheckpointError(f"{run.model} holds no prior, though {run.config.name} beside it says so")
+        raise CheckpointError(f"{run.model} holds {type(model).__name__}, not the prior that {run.config} describes")
     return model.to(loaded.placement.device)

@@ -1,71 +1,109 @@
-"""What lies between two images in a model's latent space, and along its principal directions."""
+"""Walks through a latent space: between two images, and along principal directions."""
 
 import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aecli.configs import SampleConfig
 from aecli.data.decoding.decode import Pixels, decode_fitted
 from aecli.data.image_ref import FileRef
-from aecli.errors import DataError
+from aecli.errors import ConfigError, DataError
 from aecli.figures.animation import animation_bytes
 from aecli.figures.grid import draw_rows
 from aecli.figures.png import png_bytes
 from aecli.inference.loaded_model import LoadedModel
 from aecli.sampling.prior_choice import LatentPrior
 
-REACH = 3.0  # standard deviations, to either side, that a direction is followed
-_SMALL_ANGLE = 1e-4  # radians, below which an arc is a line
+WALK_SUFFIXES = (".png", ".gif", ".webp")
+REACH = 3.0  # standard deviations to either side of the mean that a direction is followed
+_SMALL_ANGLE = 1e-4  # radians, below which an arc is computed as a line
 
 Floats = NDArray[np.float32]
 
 
-def draw_walk(loaded: LoadedModel, prior: LatentPrior, config: SampleConfig) -> bytes:
-    """Return a labelled sheet as a PNG, or what it shows from left to right as an animation, as `--out` is called.
+@dataclass(frozen=True)
+class LatentWalk:
+    """Decoded images along paths through a latent space.
+
+    `headings` name the steps; each row is a label and one image uint8 (S, S, 3) per step. `ends` are the two images
+    that an interpolation goes between, as the model takes them.
+    """
+
+    headings: Sequence[str]
+    rows: Sequence[tuple[str, list[Pixels]]]
+    ends: tuple[Pixels, Pixels] | None = None
+
+
+def require_walk_path(path: Path) -> None:
+    """Raise ConfigError unless `path` ends in a format that walks are drawn in."""
+    if path.suffix.lower() not in WALK_SUFFIXES:
+        raise ConfigError(f"--out {path}: a walk is drawn as a .png sheet, or an animated .gif or .webp")
+
+
+def interpolate(loaded: LoadedModel, prior: LatentPrior, first: Path, last: Path, steps: int) -> LatentWalk:
+    """Return one row of `steps` images from an image file to another.
+
+    Under a fitted prior the path is a line between the whitened latents, under N(0, I) an arc between the latents.
 
     Raises:
         DataError: an image can't be read.
     """
-    heads, rows, originals = (
-        _interpolate(loaded, prior, config) if config.interpolate else _traverse(loaded, prior, config)
-    )
-    suffix = config.target.suffix.lower()
-    if suffix == ".png":
-        if originals:
-            first, last = originals
-            heads = ["A", *heads, "B"]
-            rows = [(label, [first, *images, last]) for label, images in rows]
-        return png_bytes(draw_rows(rows, heads=heads))
-    frames = [draw_rows([(label, [images[step]]) for label, images in rows]) for step in range(len(heads))]
-    return animation_bytes(frames, suffix)
-
-
-Row = tuple[str, list[Pixels]]
-
-
-def _interpolate(
-    loaded: LoadedModel, prior: LatentPrior, config: SampleConfig
-) -> tuple[list[str], list[Row], tuple[Pixels, Pixels]]:
-    """One row from the first image to the second, both as the model takes them."""
-    assert config.interpolate is not None  # for the type checker; draw_walk has looked
-    first, last = (_read(path, loaded) for path in config.interpolate)
-    codes, _ = loaded.latents(loaded.batch(np.stack([first, last]).transpose(0, 3, 1, 2)))
-    flat = codes.reshape(2, -1)
-    shares = np.linspace(0, 1, config.walk_steps, dtype=np.float32)
+    ends = _read(first, loaded), _read(last, loaded)
+    latents, _ = loaded.latents(loaded.batch(np.stack(ends).transpose(0, 3, 1, 2)))
+    start, end = latents.reshape(2, -1)
+    fractions = np.linspace(0, 1, steps, dtype=np.float32)
     if prior.fitted is None:
-        between = np.stack([slerp(flat[0], flat[1], float(share)) for share in shares])
+        path = np.stack([slerp(start, end, float(fraction)) for fraction in fractions])
     else:
-        start, end = prior.fitted.project(flat)
-        between = prior.fitted.expand(np.stack([start + share * (end - start) for share in shares]))
-    heads = [f"{share:.0%}" for share in shares]
-    return heads, [(f"along {prior.name}", _decode(loaded, between))], (first, last)
+        start, end = prior.fitted.whiten(np.stack([start, end]))
+        path = prior.fitted.unwhiten(np.stack([start + fraction * (end - start) for fraction in fractions]))
+    headings = [f"{fraction:.0%}" for fraction in fractions]
+    return LatentWalk(headings, [(f"along {prior.name}", _decode(loaded, path))], ends)
 
 
-def slerp(start: Floats, end: Floats, share: float) -> Floats:
-    """Return the point at `share`, from 0 to 1, of the arc between two vectors (Shoemake 1985).
+def traverse(loaded: LoadedModel, prior: LatentPrior, directions: int, steps: int) -> LatentWalk:
+    """Return one row of `steps` images per principal direction, from the mean minus 3 std to the mean plus 3 std.
+
+    There are at most `directions` rows, in order of falling variance.
+
+    Raises:
+        DataError: no prior was fitted, so there are no principal directions.
+    """
+    fitted = prior.fitted
+    if fitted is None:
+        raise DataError("the principal directions aren't known, because no prior could be fitted to the latents")
+    positions = np.linspace(-REACH, REACH, steps, dtype=np.float32)
+    variances = fitted.std.astype(np.float64) ** 2
+    ratios = fitted.explained_variance_ratio * variances / variances.sum()
+    rows = []
+    for direction in range(min(directions, len(fitted.std))):
+        whitened = np.zeros((steps, len(fitted.std)), dtype=np.float32)
+        whitened[:, direction] = positions
+        label = f"direction {direction + 1} ({ratios[direction]:.1%})"
+        rows.append((label, _decode(loaded, fitted.unwhiten(whitened))))
+    return LatentWalk([f"{position:+.3g}σ" if position else "mean" for position in positions], rows)
+
+
+def draw_walk(walk: LatentWalk, suffix: str) -> bytes:
+    """Return a labelled sheet (`.png`), or an animation (`.gif`, `.webp`) with one frame per step."""
+    if suffix.lower() != ".png":
+        frames = [
+            draw_rows([(label, [images[step]]) for label, images in walk.rows]) for step in range(len(walk.headings))
+        ]
+        return animation_bytes(frames, suffix.lower())
+    if walk.ends is None:
+        return png_bytes(draw_rows(walk.rows, heads=walk.headings))
+    first, last = walk.ends
+    rows = [(label, [first, *images, last]) for label, images in walk.rows]
+    return png_bytes(draw_rows(rows, heads=["A", *walk.headings, "B"]))
+
+
+def slerp(start: Floats, end: Floats, fraction: float) -> Floats:
+    """Return the point at `fraction`, from 0 to 1, of the arc between two vectors (D,) (Shoemake, SIGGRAPH 1985).
 
     Between two draws from N(0, I), a straight line would pass much nearer to 0 than any draw lies.
     """
@@ -73,29 +111,11 @@ def slerp(start: Floats, end: Floats, share: float) -> Floats:
     cosine = float(start @ end) / lengths if lengths else 1.0
     angle = float(np.arccos(np.clip(cosine, -1.0, 1.0)))
     if not _SMALL_ANGLE < angle < np.pi - _SMALL_ANGLE:
-        return start + np.float32(share) * (end - start)
+        return start + np.float32(fraction) * (end - start)
     sine = np.sin(angle)
-    weights = np.float32(np.sin((1 - share) * angle) / sine), np.float32(np.sin(share * angle) / sine)
+    weights = np.float32(np.sin((1 - fraction) * angle) / sine), np.float32(np.sin(fraction * angle) / sine)
     point: Floats = weights[0] * start + weights[1] * end
     return point
-
-
-def _traverse(loaded: LoadedModel, prior: LatentPrior, config: SampleConfig) -> tuple[list[str], list[Row], None]:
-    """A row a principal direction, from the mean minus 3 deviations to the mean plus 3."""
-    fitted = prior.fitted
-    if fitted is None:
-        raise DataError("--traverse: the principal directions aren't known, since no prior could be fitted")
-    steps = np.linspace(-REACH, REACH, config.walk_steps, dtype=np.float32)
-    directions = range(min(config.count, len(fitted.deviations)))
-    variances = fitted.deviations.astype(np.float64) ** 2
-    shares = fitted.share * variances / variances.sum()
-    rows = []
-    for direction in directions:
-        scores = np.zeros((len(steps), len(fitted.deviations)), dtype=np.float32)
-        scores[:, direction] = steps
-        label = f"direction {direction + 1} ({shares[direction]:.1%})"
-        rows.append((label, _decode(loaded, fitted.expand(scores))))
-    return [f"{step:+.3g}σ" if step else "mean" for step in steps], rows, None
 
 
 def _read(path: Path, loaded: LoadedModel) -> Pixels:
@@ -103,12 +123,12 @@ def _read(path: Path, loaded: LoadedModel) -> Pixels:
     try:
         status = os.stat(path)
     except OSError as error:
-        raise DataError(f"--interpolate {path}: {error.strerror or error}") from error
+        raise DataError(f"{path}: {error.strerror or error}") from error
     return decode_fitted(FileRef(path.name, str(path.parent), status), loaded.image_size, loaded.fit)
 
 
 def _decode(loaded: LoadedModel, latents: Floats) -> list[Pixels]:
     """The images uint8 (S, S, 3) of latents (N, D)."""
     shape = loaded.model.latent_shape(loaded.image_size)
-    pictures = loaded.decode_all(torch.from_numpy(np.ascontiguousarray(latents)).reshape(-1, *shape))
-    return list(pictures.permute(0, 2, 3, 1).numpy())
+    images = loaded.decode_all(torch.from_numpy(np.ascontiguousarray(latents)).reshape(-1, *shape))
+    return list(images.permute(0, 2, 3, 1).numpy())

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from aecli.configs import SampleConfig, TrainConfig
+from aecli.configs import TrainConfig
 from aecli.data.decoding.decode import decode_fitted
 from aecli.data.sources.registry import list_images
 from aecli.errors import CheckpointError, ConfigError, DataError, ModelError
 from aecli.inference.loaded_model import load_model as load_autoencoder
 from aecli.models import registry
-from aecli.progress import Notice
+from aecli.progress import Notice, ignore
 from aecli.runs.checkpoints import fingerprint, load_model, read_document
 from aecli.sampling.prior_choice import choose_prior, sample_noise
 from aecli.training.events import EpochReport, Finished, Interrupted
@@ -67,31 +67,31 @@ def latents(count=400, channels=6, side=2):
 def test_principal_channels_are_those_of_the_covariance_over_all_places():
     model, data = build(latent_channels=6, side=2), latents()
     for batch in data.split(70):
-        model.observe(batch)
+        model.partial_fit(batch)
     model.fit()
     by_hand = data.permute(0, 2, 3, 1).reshape(-1, 6).double().numpy()
     values, vectors = np.linalg.eigh(np.cov(by_hand.T, ddof=0))
     assert model.mean.numpy() == pytest.approx(by_hand.mean(axis=0), abs=1e-4)
     for row, vector in zip(model.basis.numpy(), vectors.T[::-1], strict=False):
         assert abs(row @ vector) == pytest.approx(1, abs=1e-3)
-    examples = model.reduce(data)
+    examples = model.whiten(data)
     assert examples.shape == (400, 4, 2, 2) == (400, *model.example_shape(64))
     lost = 1 - values[::-1][:4].sum() / values.sum()
-    error = ((model.expand(examples) - data) ** 2).mean() / data.var()
+    error = ((model.unwhiten(examples) - data) ** 2).mean() / data.var()
     assert float(error) == pytest.approx(lost, rel=0.2)
     assert float(examples.var()) == pytest.approx(1, abs=0.05)
 
 
 def test_with_all_channels_nothing_is_lost():
     model, data = build(latent_channels=4, side=2), latents(channels=4)
-    model.observe(data)
+    model.partial_fit(data)
     model.fit()
-    torch.testing.assert_close(model.expand(model.reduce(data)), data, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.unwhiten(model.whiten(data)), data, rtol=1e-4, atol=1e-4)
 
 
 def test_latents_that_are_all_the_same_are_told():
     model = build(latent_channels=4, side=1)
-    model.observe(torch.ones(10, 4, 1, 1))
+    model.partial_fit(torch.ones(10, 4, 1, 1))
     with pytest.raises(ModelError, match="the same"):
         model.fit()
 
@@ -276,7 +276,7 @@ def test_mirror_images_are_encoded_and_latents_never_mirrored(own):
     pixels = np.stack([decode_fitted(image, 64, "squash") for image in images]).transpose(0, 3, 1, 2)
     loaded = load_autoencoder("larger", own / "runs")
     both = [loaded.latents(loaded.batch(np.ascontiguousarray(each)))[0] for each in (pixels, pixels[..., ::-1])]
-    expected = flow.reduce(torch.from_numpy(np.concatenate(both))).flatten(1)
+    expected = flow.whiten(torch.from_numpy(np.concatenate(both))).flatten(1)
     taken = torch.stack(seen).flatten(1)
     assert taken.shape == (2 * len(expected), expected.shape[1]) and expected.shape[1] == 16
     distances = torch.cdist(taken.double(), expected.double())
@@ -358,7 +358,7 @@ def test_samples_are_those_of_the_flow(own):
     loaded = load_autoencoder("vae", own / "runs")
     with torch.no_grad():
         noise = torch.stack([sample_noise((4, 1, 1), 2, index) for index in range(3)])
-        by_hand = loaded.decode(flow.expand(flow.sample(noise, 6))).permute(0, 2, 3, 1).numpy()
+        by_hand = loaded.decode(flow.unwhiten(flow.sample(noise, 6))).permute(0, 2, 3, 1).numpy()
     for index in range(3):
         assert np.abs(png(own / f"three/{index:06d}.png").astype(int) - by_hand[index]).max() <= 1
 
@@ -367,24 +367,23 @@ def test_auto_takes_the_flow_where_there_is_one_and_says_so(own):
     ok(*PRIOR)
     reports = []
     loaded = load_autoencoder("vae", own / "runs")
-    chosen = choose_prior(loaded, SampleConfig("vae", runs=own / "runs"), reports.append)
-    assert chosen.name == "flow" and chosen.steps == 50
+    chosen = choose_prior(loaded, "auto", reports.append, runs=own / "runs")
+    assert chosen.name == "flow" and chosen.flow_steps == 50
     assert [type(report) for report in reports] == [Notice] and "runs/prior" in reports[0].text
-    other = choose_prior(load_autoencoder("ae", own / "runs"), SampleConfig("ae", runs=own / "runs"), reports.append)
+    other = choose_prior(load_autoencoder("ae", own / "runs"), "auto", reports.append, runs=own / "runs")
     assert other.name == "mixture"
 
 
 def test_a_run_beside_the_model_is_found_wherever_runs_are(own):
     ok(*PRIOR)
     loaded = load_autoencoder("runs/vae", own / "runs")
-    config = SampleConfig("runs/vae", prior="flow", runs=own / "elsewhere")
-    assert choose_prior(loaded, config, lambda report: None).flow is not None
+    assert choose_prior(loaded, "flow", ignore, runs=own / "elsewhere").flow is not None
 
 
 def test_temperature_scales_the_noise(own):
     ok(*PRIOR)
     loaded = load_autoencoder("vae", own / "runs")
-    still = choose_prior(loaded, SampleConfig("vae", prior="flow", temperature=0.0, runs=own / "runs"), lambda _: None)
+    still = choose_prior(loaded, "flow", ignore, temperature=0.0, runs=own / "runs")
     drawn = still.draw(range(3))
     assert drawn[0].equal(drawn[1]) and drawn[1].equal(drawn[2])
 

@@ -1,6 +1,7 @@
 """Priors fitted to latents: against scikit-learn, singular values and known mixtures; and `aecli sample` with them."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from sklearn.decomposition import IncrementalPCA
 from aecli.configs import SampleConfig
 from aecli.errors import CheckpointError, ConfigError, DataError, ModelError
 from aecli.inference.loaded_model import load_model
-from aecli.progress import Notice
+from aecli.progress import Notice, ignore
 from aecli.runs.checkpoints import load
 from aecli.sampling import mixture as mixtures
 from aecli.sampling.fitted_prior import FittedPrior, PriorFit, load_fitted
@@ -42,7 +43,7 @@ def test_with_rank_enough_the_components_are_those_of_the_whole():
     centred = whole - whole.mean(axis=0)
     lengths = np.linalg.svd(centred, compute_uv=False)[:40]
     assert pca.mean == pytest.approx(whole.mean(axis=0), abs=1e-5)
-    assert pca.deviations == pytest.approx(lengths / np.sqrt(300), rel=1e-6)  # 40, the 10 of rounding left out
+    assert pca.std == pytest.approx(lengths / np.sqrt(300), rel=1e-6)  # 40, the 10 of rounding left out
     assert pca.components @ pca.components.T == pytest.approx(np.eye(40), abs=1e-9)
     assert pca.scores() @ pca.components + pca.mean == pytest.approx(whole, abs=1e-3)
     assert pca.variance == pytest.approx((centred**2).sum() / 300, rel=1e-6)
@@ -54,7 +55,7 @@ def test_with_a_smaller_rank_they_are_scikit_learns():
     for start in range(0, 296, 37):
         ours.add(whole[start : start + 37])
         theirs.partial_fit(whole[start : start + 37])
-    assert ours.deviations == pytest.approx(theirs.singular_values_ / np.sqrt(296), rel=1e-9)
+    assert ours.std == pytest.approx(theirs.singular_values_ / np.sqrt(296), rel=1e-9)
     alike = np.abs(np.einsum("kd,kd->k", ours.components, theirs.components_))
     assert alike == pytest.approx(1, abs=1e-9)
 
@@ -114,7 +115,7 @@ def test_a_few_scores_make_a_mixture_too():
 
 
 def test_no_more_vectors_are_looked_at_than_are_needed(monkeypatch):
-    monkeypatch.setattr(mixtures, "_MOST_VECTORS", 400)
+    monkeypatch.setattr(mixtures, "_MAX_VECTORS", 400)
     seen = []
     from sklearn.mixture import GaussianMixture
 
@@ -141,11 +142,11 @@ def fitted(latents, log_variances=None, batch=50):
 def test_draws_have_the_latents_mean_and_covariance(kind):
     latents = vectors(6, 600, 5, 30)
     prior = fitted(latents)
-    drawn = prior.expand(np.stack([prior.draw(kind, 1.0, 0, index) for index in range(6000)]))
+    drawn = prior.unwhiten(np.stack([prior.draw(kind, 1.0, 0, index) for index in range(6000)]))
     scale = latents.std(axis=0).max()
     assert drawn.mean(axis=0) == pytest.approx(latents.mean(axis=0), abs=0.06 * scale)
     assert np.cov(drawn.T) == pytest.approx(np.cov(latents.T), abs=0.12 * scale**2)
-    assert prior.share == pytest.approx(1)
+    assert prior.explained_variance_ratio == pytest.approx(1)
 
 
 def test_a_draw_depends_on_seed_and_index_alone_and_temperature_scales_it():
@@ -154,13 +155,13 @@ def test_a_draw_depends_on_seed_and_index_alone_and_temperature_scales_it():
     assert not np.array_equal(prior.draw("gaussian", 1.0, 3, 11), prior.draw("gaussian", 1.0, 3, 12))
     assert not np.array_equal(prior.draw("gaussian", 1.0, 4, 11), prior.draw("gaussian", 1.0, 3, 11))
     assert prior.draw("gaussian", 0.5, 3, 11) == pytest.approx(0.5 * prior.draw("gaussian", 1.0, 3, 11))
-    assert prior.expand(prior.draw("gaussian", 0.0, 3, 11)[None])[0] == pytest.approx(prior.mean)
+    assert prior.unwhiten(prior.draw("gaussian", 0.0, 3, 11)[None])[0] == pytest.approx(prior.mean)
 
 
 def test_projection_and_expansion_are_each_others_inverse_within_the_space():
     latents = vectors(8, 300, 5, 30).astype(np.float32)
     prior = fitted(latents)
-    assert prior.expand(prior.project(latents)) == pytest.approx(latents, abs=1e-3)
+    assert prior.unwhiten(prior.whiten(latents)) == pytest.approx(latents, abs=1e-3)
 
 
 def test_the_spread_tells_n_0_i_from_what_is_not():
@@ -168,13 +169,13 @@ def test_the_spread_tells_n_0_i_from_what_is_not():
     deviation = 0.6  # of the posterior; with means of variance 1 - 0.36 the latents are N(0, I)
     means = np.sqrt(1 - deviation**2) * generator.standard_normal((4000, 24))
     log_variances = np.full(means.shape, 2 * np.log(deviation), np.float32)
-    near = fitted(means, log_variances).spread
-    assert near.posterior == pytest.approx(deviation, rel=1e-5)
-    assert near.means == pytest.approx(0.8, rel=0.02)
+    near = fitted(means, log_variances).statistics
+    assert near.posterior_std == pytest.approx(deviation, rel=1e-5)
+    assert near.latent_std == pytest.approx(0.8, rel=0.02)
     assert near.divergence == pytest.approx(0, abs=0.01) and not near.is_far
     # Of N(0, s²) from N(0, 1): ½(s² - 1 - ln s²), by a closed form.
-    far = fitted(3 * generator.standard_normal((4000, 24)), None).spread
-    assert far.posterior is None
+    far = fitted(3 * generator.standard_normal((4000, 24)), None).statistics
+    assert far.posterior_std is None
     assert far.divergence == pytest.approx(0.5 * (9 - 1 - np.log(9)), rel=0.03) and far.is_far
 
 
@@ -195,7 +196,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
     assert document["autoencoder"] == "abc"
     for kind in ("gaussian", "mixture"):
         assert np.array_equal(loaded.draw(kind, 1.0, 1, 2), prior.draw(kind, 1.0, 1, 2))
-    assert loaded.spread == prior.spread and np.array_equal(loaded.components, prior.components)
+    assert loaded.statistics == prior.statistics and np.array_equal(loaded.components, prior.components)
 
 
 @pytest.mark.parametrize(
@@ -253,9 +254,9 @@ def test_a_prior_is_fitted_to_the_training_images_alone(own):
     assert len(means) == len(NAMES) - len(VAL)
     kept, _ = load_fitted(own / "runs/vae/prior.safetensors", means.shape[1])
     assert kept.mean == pytest.approx(means.mean(axis=0), abs=1e-5)
-    lengths = np.linalg.svd(means - means.mean(axis=0), compute_uv=False)[: len(kept.deviations)]
-    assert kept.deviations == pytest.approx(lengths / np.sqrt(len(means)), rel=1e-3)
-    assert kept.spread.means == pytest.approx(means.std(axis=0).__pow__(2).mean() ** 0.5, rel=1e-4)
+    lengths = np.linalg.svd(means - means.mean(axis=0), compute_uv=False)[: len(kept.std)]
+    assert kept.std == pytest.approx(lengths / np.sqrt(len(means)), rel=1e-3)
+    assert kept.statistics.latent_std == pytest.approx(means.std(axis=0).__pow__(2).mean() ** 0.5, rel=1e-4)
     assert loaded.model.prior_is_normal
 
 
@@ -287,7 +288,7 @@ def test_samples_are_the_decoded_draws(own):
     sample(SampleConfig("ae", prior="gaussian", n=2, seed=3, temperature=0.7, out=own / "out"))
     loaded = load_model("ae", own / "runs")
     prior, _ = load_fitted(own / "runs/ae/prior.safetensors", 64)
-    latents = prior.expand(np.stack([prior.draw("gaussian", 0.7, 3, index) for index in range(2)]))
+    latents = prior.unwhiten(np.stack([prior.draw("gaussian", 0.7, 3, index) for index in range(2)]))
     by_hand = loaded.decode(torch.from_numpy(latents).reshape(2, 64, 1, 1)).permute(0, 2, 3, 1).numpy()
     for index in range(2):
         assert np.abs(png(own / f"out/{index:06d}.png").astype(int) - by_hand[index]).max() <= 1
@@ -305,7 +306,7 @@ def test_n_0_i_is_warned_of_with_its_figure(own, monkeypatch):
     monkeypatch.setattr("aecli.sampling.fitted_prior.FAR", -1)  # two epochs of training take latents nowhere
     (said,) = notices("sample", "--model", "vae", "--n", "2", "--prior", "normal")
     kept, _ = load_fitted(own / "runs/vae/prior.safetensors", 64)
-    assert f"standard deviation is {kept.spread.posterior:.2f} in place of 1" in said
+    assert f"standard deviation is {kept.statistics.posterior_std:.2f} instead of 1" in said
     assert "far from N(0, I)" in said and "--prior mixture" in said
 
 
@@ -356,7 +357,7 @@ def test_a_folder_that_cannot_be_written_is_no_hindrance(own, monkeypatch):
 
     monkeypatch.setattr(FittedPrior, "save", refuse)
     said = notices("sample", "--model", "vae", "--n", "1")
-    assert any("not kept" in line and "Read-only" in line for line in said)
+    assert any("not stored" in line and "Read-only" in line for line in said)
     assert (own / "samples.png").exists()
 
 
@@ -385,7 +386,7 @@ def test_images_that_cannot_be_read_are_left_out_and_told_and_so_is_that_all_are
     (own / "run/prior.safetensors").unlink()
     shutil.rmtree(own / "mine")
     with pytest.raises(DataError, match="mine"):
-        choose_prior(load_model("run", own / "runs"), SampleConfig("run"), lambda report: None)
+        choose_prior(load_model("run", own / "runs"), "auto", ignore, runs=own / "runs")
 
 
 @pytest.mark.parametrize(
@@ -397,7 +398,7 @@ def test_wrong_use(own, wrong):
 
 
 def test_no_flow_is_told_with_the_mend(own):
-    assert "aecli train prior --model vae" in fails(1, "sample", "--model", "vae", "--prior", "flow")
+    assert f"aecli train prior --model {Path('runs/vae')}" in fails(1, "sample", "--model", "vae", "--prior", "flow")
     assert "--steps 5" in fails(2, "sample", "--model", "vae", "--steps", "5")
 
 
@@ -405,7 +406,7 @@ def test_configs_refuse_what_cannot_be_meant():
     with pytest.raises(ConfigError, match="--prior"):
         SampleConfig("vae", prior="none")
     with pytest.raises(ModelError):
-        choose_prior(load_model_of_nothing(), SampleConfig("ae", prior="normal"), lambda report: None)
+        choose_prior(load_model_of_nothing(), "normal", ignore, runs=Path("runs"))
 
 
 def load_model_of_nothing():

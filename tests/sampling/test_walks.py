@@ -79,9 +79,9 @@ def test_along_a_fitted_prior_it_is_a_line_in_its_principal_space(own, decoded):
     decoded.clear()
     ok("sample", "--model", "vae", *ENDS, "--steps", "3", "--out", "walk.png")
     prior, _ = load_fitted(own / "runs/vae/prior.safetensors", 64)
-    first, last = prior.project(np.stack([start, end]))
+    first, last = prior.whiten(np.stack([start, end]))
     walked = torch.cat(decoded).reshape(3, -1).numpy()
-    assert walked == pytest.approx(prior.expand(np.stack([first, (first + last) / 2, last])), abs=1e-4)
+    assert walked == pytest.approx(prior.unwhiten(np.stack([first, (first + last) / 2, last])), abs=1e-4)
 
 
 def test_the_sheet_shows_both_images_as_the_model_takes_them(own):
@@ -106,7 +106,7 @@ def test_directions_are_swept_from_minus_to_plus_three_deviations(own, decoded):
     prior, _ = load_fitted(own / "runs/ae/prior.safetensors", 64)
     walked = torch.cat([each.reshape(-1, 64) for each in decoded])[-6:].numpy()
     for direction in range(2):
-        reach = 3 * prior.deviations[direction] * prior.components[direction]
+        reach = 3 * prior.std[direction] * prior.components[direction]
         by_hand = np.stack([prior.mean - reach, prior.mean, prior.mean + reach])
         assert walked[3 * direction : 3 * direction + 3] == pytest.approx(by_hand, abs=1e-4)
 

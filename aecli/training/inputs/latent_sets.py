@@ -127,7 +127,7 @@ def encode_sets(
         for latents in (
             _encode(train, train.rows[chosen], False, encoder, should_stop) if distributed.is_main_process else ()
         ):
-            prior.observe(latents)
+            prior.partial_fit(latents)
             done += len(latents)
             yield Progress("encoding", done, total)
         if distributed.is_main_process:
@@ -143,7 +143,7 @@ def encode_sets(
         )
         mine = [np.empty((0, *prior.example_shape(config.data.image_size)), np.float32)]
         for latents in _encode(images, rows[first:last], mirrored, encoder, should_stop):
-            mine.append(prior.reduce(latents.to(device)).cpu().numpy())
+            mine.append(prior.whiten(latents.to(device)).cpu().numpy())
             yield Progress("encoding", done + distributed.world_size * sum(map(len, mine)), total)
         sets.append(np.concatenate(distributed.all_gather(np.concatenate(mine))))
         done += len(rows)

@@ -85,7 +85,7 @@ def _sample(session: Session, encoder: Encoder) -> NDArray[np.uint8]:
     noise = torch.randn(PREVIEW_SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
     prior.eval()
     with torch.inference_mode():
-        latents = prior.expand(prior.sample(noise.to(session.placement.device), PREVIEW_STEPS))
+        latents = prior.unwhiten(prior.sample(noise.to(session.placement.device), PREVIEW_STEPS))
     prior.train()
     shape = encoder.loaded.model.latent_shape(encoder.loaded.image_size)
     pictures: NDArray[np.uint8] = encoder.loaded.decode(latents.reshape(-1, *shape)).permute(0, 2, 3, 1).numpy()
