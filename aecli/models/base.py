@@ -1,4 +1,4 @@
-"""The contracts that models keep: what training, inference and the command line ask of them."""
+"""The interfaces that models implement, for training, inference and the command line."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 class Losses:
     """Scalars of one batch: `total` is what is minimised; `kl` is None where the model has no such term.
 
-    `output` are the reconstructions (N, 3, H, W) that they were taken of; a model that gives them saves validation a
-    second pass.
+    `output` are the reconstructions (N, 3, H, W) that they were computed from; a model that returns them saves
+    validation a second forward pass.
     """
 
     total: Tensor
@@ -23,36 +23,36 @@ class Losses:
 
 
 class Trainable(nn.Module, ABC):
-    """What training asks of a model. A subclass sets `Options`, a frozen dataclass, and takes one as its only argument.
+    """A model that can be trained. A subclass sets `Options`, a frozen dataclass, and takes one as its only argument.
 
-    As in any `nn.Module`, `train()` and `eval()` say whether randomness (dropout, the posterior's noise) is on. Noise
-    is drawn from torch's global generator, which training seeds anew for every step.
+    As in any `nn.Module`, `train()` and `eval()` turn randomness (dropout, the posterior's noise) on and off. Noise is
+    drawn from torch's global generator, which training seeds for every step.
     """
 
     Options: ClassVar[type[Any]]
-    size_multiple: ClassVar[int] = 1  # which the sides of images are multiples of
+    size_multiple: ClassVar[int] = 1  # the sides of images must be multiples of it
     betas: ClassVar[tuple[float, float]] = (0.5, 0.999)  # Adam's; the report's
-    plateau_epochs: ClassVar[int] = 10  # without a lower training loss, after which the rate is halved; the report's
+    plateau_epochs: ClassVar[int] = 10  # patience of ReduceLROnPlateau, on the training loss; the report's
 
     options: Any
 
     @abstractmethod
     def example_shape(self, image_size: int) -> tuple[int, ...]:
-        """Return the shape of one example that it learns from, of an image of that side, without the batch."""
+        """Return the shape of one training example of an image of that side, without the batch dimension."""
 
     @abstractmethod
     def loss(self, examples: Tensor) -> Losses:
-        """Return the losses of a batch (N, …) of examples, each a scalar and a mean over everything.
+        """Return the losses of a batch (N, …) of examples, each a scalar, a mean over all elements.
 
-        A model that draws noise for it (see `draw_noise`) takes that as a second argument. In `eval()` mode the same
-        batch gives the same losses.
+        A model with `draw_noise` takes its noise as a second argument. In `eval()` mode the same batch gives the same
+        losses.
         """
 
     def draw_noise(self, count: int, image_size: int) -> Tensor | None:
-        """Return the noise (count, …) that training gives to `loss` with as many examples, or None for a model without.
+        """Return the noise (count, …) that training passes to `loss` with `count` examples, or None.
 
-        Drawn apart from `loss`, each example gets its own, the same however many processes share a batch. What `loss`
-        draws itself (dropout) is each process's own.
+        It is drawn outside `loss` so that an example's noise doesn't depend on how many processes share the batch. What
+        `loss` draws itself (dropout) differs by process.
         """
         return None
 
@@ -60,8 +60,7 @@ class Trainable(nn.Module, ABC):
 class Autoencoder(Trainable):
     """Images to latents and back.
 
-    Images are float tensors (N, 3, H, W) in [-1, 1], both sides multiples of `size_multiple`; they are what it learns
-    from.
+    Images are float (N, 3, H, W) in [-1, 1], with both sides multiples of `size_multiple`.
     """
 
     size_multiple: ClassVar[int] = 32
@@ -73,19 +72,19 @@ class Autoencoder(Trainable):
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """Return the latent of images (N, 3, H, W); where it is a distribution, its mean."""
+        """Return the latents (N, …) of images (N, 3, H, W); for a distribution, its mean."""
 
     def encode_distribution(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the latent of images (N, 3, H, W) and, where it is a Gaussian's mean, that one's log variance."""
+        """Return the latents (N, …) of images (N, 3, H, W) and, for a Gaussian posterior, its log variances (N, …)."""
         return self.encode(images), None
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """Return images (N, 3, H, W) in [-1, 1] from latents."""
+        """Return images (N, 3, H, W) in [-1, 1] of latents (N, …)."""
 
     @abstractmethod
     def latent_shape(self, image_size: int) -> tuple[int, ...]:
-        """Return the shape of one image's latent, without the batch."""
+        """Return the shape of one image's latent, without the batch dimension."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return reconstructions (N, 3, H, W) in [-1, 1], without randomness in the latent."""
@@ -93,19 +92,19 @@ class Autoencoder(Trainable):
 
 
 class Prior(Trainable):
-    """A distribution over the latents of an autoencoder, learnt from those of its images.
+    """A distribution over the latents of an autoencoder, trained on the latents of its images.
 
-    It learns from latents that it has reduced itself, having observed some of them before. Its options have
-    `latent_channels` and `side`, the shape of the autoencoder's latents.
+    Training examples are whitened latents; the whitening is fitted before training, with `partial_fit` batch by batch
+    and `fit`. Its options have `latent_channels` and `side`, the shape of the autoencoder's latents.
     """
 
     @abstractmethod
     def partial_fit(self, latents: Tensor) -> None:
-        """Take note of a batch (N, latent_channels, side, side) on the CPU, before training begins."""
+        """Add a batch (N, latent_channels, side, side), on the CPU, to the statistics that whitening is fitted to."""
 
     @abstractmethod
     def fit(self) -> None:
-        """Settle, after what was observed, how latents are reduced."""
+        """Fit the whitening to all batches so far."""
 
     @abstractmethod
     def whiten(self, latents: Tensor) -> Tensor:
@@ -113,19 +112,19 @@ class Prior(Trainable):
 
     @abstractmethod
     def unwhiten(self, examples: Tensor) -> Tensor:
-        """Return the latents (N, latent_channels, side, side) that examples (N, …) stand for."""
+        """Return the latents (N, latent_channels, side, side) of examples (N, …)."""
 
     @abstractmethod
     def sample(self, noise: Tensor, steps: int) -> Tensor:
-        """Return the examples that standard normal noise of their shape becomes, in so many steps."""
+        """Return examples (N, …) generated from standard normal noise of that shape, in `steps` steps."""
 
 
 def latent_shape(model: Trainable, image_size: int) -> tuple[int, ...]:
-    """Return the shape of one image's latent, which of a prior is the one that it learns, without the batch."""
+    """Return the shape of one image's latent, for a prior that of its examples, without the batch dimension."""
     shape = model.latent_shape if isinstance(model, Autoencoder) else model.example_shape
     return tuple(shape(image_size))
 
 
 def mean_squared_error(reconstructions: Tensor, images: Tensor) -> Tensor:
-    """Mean over everything, in float32 whatever the precision of the model."""
+    """Mean over all elements, computed in float32 whatever the precision of the model."""
     return torch.nn.functional.mse_loss(reconstructions.float(), images.float())

@@ -1,4 +1,4 @@
-"""Arithmetic counted."""
+"""Floating-point operations of a model."""
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -7,9 +7,9 @@ from aecli.models.base import Trainable
 
 
 def forward_flops(model: Trainable, image_size: int) -> float:
-    """Operations of one forward pass of an example: those of convolutions and products, multiply and add counted apart.
+    """Count the FLOPs of one example's forward pass: convolutions and matrix products, multiply and add separately.
 
-    The model may lie on the meta device. It is left in the mode, training or not, that it was in.
+    The model may be on the meta device; its training mode is restored.
     """
     was_training = model.training
     device = next(model.parameters()).device

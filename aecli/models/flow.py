@@ -1,8 +1,9 @@
-"""A prior over latents, learnt by rectified flow with a small transformer.
+"""A prior over latents: rectified flow with a small transformer.
 
 Liu, Gong and Liu, "Flow straight and fast: learning to generate and transfer data with rectified flow", ICLR 2023;
 times from a logit-normal distribution as in Esser et al., "Scaling rectified flow transformers for high-resolution
-image synthesis", ICML 2024; blocks as in Peebles and Xie, "Scalable diffusion models with transformers", ICCV 2023.
+image synthesis", ICML 2024; adaLN-Zero blocks as in Peebles and Xie, "Scalable diffusion models with transformers",
+ICCV 2023.
 """
 
 import math
@@ -16,59 +17,59 @@ from aecli.models.base import Losses, Prior
 from aecli.models.options import FlowOptions
 
 _TIME_FREQUENCIES = 64
-_EVALUATION_DRAWS = 8  # times and noises an example, the same in every evaluation
-_EVALUATION_SEED = 0
+_EVAL_DRAWS = 8  # times and noises per example, the same in every evaluation
+_EVAL_SEED = 0
 
 
 class Flow(Prior):
-    """A field of velocities that carries N(0, I) to the distribution of standardised, reduced latents.
+    """A velocity field that carries N(0, I) to the distribution of whitened latents.
 
-    A latent's channels are reduced to principal ones, each divided by the deviation that all of them share; what the
-    transformer sees as tokens are the latent's places.
+    Whitening projects a latent's channels onto their first principal components, which are all divided by one standard
+    deviation. Each position of the latent is a token of the transformer.
     """
 
     Options = FlowOptions
     betas = (0.9, 0.99)
-    plateau_epochs = 50  # the loss is noisy: it is taken at random times
+    plateau_epochs = 50  # the loss is noisy, because times and noise are random
 
     def __init__(self, options: FlowOptions) -> None:
-        """Build it so that it begins with no velocity at all, drawn from torch's global generator."""
+        """Build it with weights from torch's global generator; at first its velocity is zero."""
         super().__init__()
         self.options = options
         width = options.width
-        self._moments: tuple[Tensor, ...] = ()
+        self._moments: tuple[Tensor, ...] = ()  # count, sum and products of the channels, until `fit`
         self.mean = nn.Buffer(torch.zeros(options.latent_channels))
         self.basis = nn.Buffer(torch.zeros(options.channels, options.latent_channels))
         self.scale = nn.Buffer(torch.ones(()))
-        self.time = nn.Sequential(nn.Linear(2 * _TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
-        self.read = nn.Linear(options.channels, width)
-        self.places = nn.Parameter(0.02 * torch.randn(options.side**2, width))
+        self.time_mlp = nn.Sequential(nn.Linear(2 * _TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        self.proj_in = nn.Linear(options.channels, width)
+        self.pos_embed = nn.Parameter(0.02 * torch.randn(options.side**2, width))
         self.blocks = nn.ModuleList(
             _Block(width, options.attention_heads, options.dropout) for _ in range(options.depth)
         )
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.shift = nn.Linear(width, 2 * width)
-        self.write = nn.Linear(width, options.channels)
-        for layer in (self.shift, self.write):
+        self.final_modulation = nn.Linear(width, 2 * width)
+        self.proj_out = nn.Linear(width, options.channels)
+        for layer in (self.final_modulation, self.proj_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def example_shape(self, image_size: int) -> tuple[int, ...]:
-        """Return (channels, side, side), whatever the image's side."""
+        """Return (channels, side, side), whatever the image size."""
         return (self.options.channels, self.options.side, self.options.side)
 
     def draw_noise(self, count: int, image_size: int) -> Tensor:
-        """Return what `loss` takes for each of `count` examples: a number that tells the time, then noise."""
+        """Return (count, 1 + channels·side²) standard normal: per example the logit of its time, then its noise."""
         return torch.randn(count, 1 + math.prod(self.example_shape(image_size)), device=self.mean.device)
 
     def loss(self, examples: Tensor, noise: Tensor | None = None) -> Losses:
         """Return the mean squared error of the velocities of examples (N, channels, side, side) mixed with noise.
 
-        Without `noise` it is the mean over a few fixed ones.
+        Without `noise` it is the mean over a few fixed draws.
         """
         if noise is None:
-            generator = torch.Generator().manual_seed(_EVALUATION_SEED)
-            draws = torch.randn(_EVALUATION_DRAWS, len(examples), 1 + examples[0].numel(), generator=generator)
+            generator = torch.Generator().manual_seed(_EVAL_SEED)
+            draws = torch.randn(_EVAL_DRAWS, len(examples), 1 + examples[0].numel(), generator=generator)
             errors = [self._error(examples, draw.to(examples.device)) for draw in draws]
             error = torch.stack(errors).mean()
         else:
@@ -83,95 +84,96 @@ class Flow(Prior):
         return functional.mse_loss(velocity.float(), examples - noise)
 
     def forward(self, mixed: Tensor, time: Tensor | None = None) -> Tensor:
-        """Return the velocity at examples (N, channels, side, side) that are mixed with noise.
+        """Return the velocity (N, channels, side, side) at examples mixed with noise, of that shape.
 
-        `time` (N,) goes from 0, all noise, to 1, none; halfway by default.
+        `time` (N,) goes from 0, pure noise, to 1, no noise; 0.5 by default.
         """
         if time is None:
             time = mixed.new_full((len(mixed),), 0.5)
-        condition = functional.silu(self.time(_waves(time)))
-        tokens = self.read(mixed.flatten(2).transpose(1, 2)) + self.places
+        condition = functional.silu(self.time_mlp(timestep_embedding(time)))
+        tokens = self.proj_in(mixed.flatten(2).transpose(1, 2)) + self.pos_embed
         for block in self.blocks:
             tokens = block(tokens, condition)
-        shift, scale = self.shift(condition)[:, None].chunk(2, dim=-1)
-        velocity: Tensor = self.write(self.norm(tokens) * (1 + scale) + shift)
+        shift, scale = self.final_modulation(condition)[:, None].chunk(2, dim=-1)
+        velocity: Tensor = self.proj_out(self.norm(tokens) * (1 + scale) + shift)
         return velocity.transpose(1, 2).reshape(mixed.shape)
 
     def sample(self, noise: Tensor, steps: int) -> Tensor:
-        """Return the examples that `noise` (N, channels, side, side) is carried to, in Euler's steps of one length."""
+        """Return the examples that `noise` (N, channels, side, side) is carried to, in `steps` equal Euler steps."""
         for step in range(steps):
             time = noise.new_full((len(noise),), step / steps)
             noise = noise + self(noise, time).float() / steps
         return noise
 
     def partial_fit(self, latents: Tensor) -> None:
-        """Add a batch, on the CPU, to the moments of the channels over all places."""
+        """Add a batch, on the CPU, to the moments of the channels over all positions."""
         rows = latents.movedim(1, -1).flatten(0, -2).double()
         moments = (torch.tensor(len(rows)), rows.sum(dim=0), rows.T @ rows)
         before = self._moments or tuple(map(torch.zeros_like, moments))
         self._moments = tuple(one + other for one, other in zip(before, moments, strict=True))
 
     def fit(self) -> None:
-        """Find the principal channels and what they are divided by."""
+        """Compute the principal channels and their scale; raises ModelError where the latents don't vary."""
         (count, total, products), self._moments = self._moments, ()
         mean = total / count
         covariance = products / count - torch.outer(mean, mean)
         values, vectors = torch.linalg.eigh(covariance)
         values = values.flip(0)[: self.options.channels].clamp(min=0)
         if not float(values[0]) > 0:
-            raise ModelError("all latents are the same: there is nothing for a prior to learn")
+            raise ModelError("all latents are the same: a prior has nothing to learn")
         vectors = vectors.flip(1)[:, : self.options.channels].T
-        # An eigenvector has no sign of its own: its largest part is made positive, so that it is the same everywhere.
+        # The sign of an eigenvector is arbitrary: the largest entry is made positive, for the same result everywhere.
         largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
         self.mean.copy_(mean)
         self.basis.copy_(vectors * largest.sign())
         self.scale.copy_(values.mean().sqrt())
 
     def whiten(self, latents: Tensor) -> Tensor:
-        """Return the principal channels (N, channels, side, side) of latents, standardised."""
+        """Return the scaled principal channels (N, channels, side, side) of latents."""
         centred = latents - self.mean[:, None, None]
         return torch.einsum("nchw,kc->nkhw", centred, self.basis) / self.scale
 
     def unwhiten(self, examples: Tensor) -> Tensor:
-        """Return latents (N, latent_channels, side, side) of such channels."""
+        """Return the latents (N, latent_channels, side, side) of scaled principal channels."""
         return torch.einsum("nkhw,kc->nchw", examples * self.scale, self.basis) + self.mean[:, None, None]
 
 
 class _Block(nn.Module):
-    """Attention and a perceptron, each shifted, scaled and gated by the time; at first it passes tokens on."""
+    """Attention and an MLP, each shifted, scaled and gated by the time (adaLN-Zero); at first the identity."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.condition = nn.Linear(width, 6 * width)
-        self.attend = nn.Linear(width, 3 * width)
-        self.mix = nn.Linear(width, width)
-        self.perceptron = nn.Sequential(
+        self.modulation = nn.Linear(width, 6 * width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.attention_out = nn.Linear(width, width)
+        self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * width, width)
         )
-        nn.init.zeros_(self.condition.weight)
-        nn.init.zeros_(self.condition.bias)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
 
     def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
-        shift, scale, gate, shift_after, scale_after, gate_after = self.condition(condition)[:, None].chunk(6, dim=-1)
+        modulation = self.modulation(condition)[:, None]
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulation.chunk(6, dim=-1)
         tokens = tokens + gate * self._attention(self.norm(tokens) * (1 + scale) + shift)
-        after: Tensor = self.perceptron(self.norm(tokens) * (1 + scale_after) + shift_after)
-        passed: Tensor = tokens + gate_after * after
-        return passed
+        residual: Tensor = self.mlp(self.norm(tokens) * (1 + mlp_scale) + mlp_shift)
+        output: Tensor = tokens + mlp_gate * residual
+        return output
 
     def _attention(self, tokens: Tensor) -> Tensor:
         query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.attend(tokens).chunk(3, dim=-1)
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in self.qkv(tokens).chunk(3, dim=-1)
         )
         dropout = self.dropout if self.training else 0.0
-        found = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
-        mixed: Tensor = self.mix(found.transpose(1, 2).flatten(2))
-        return mixed
+        attended = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
+        output: Tensor = self.attention_out(attended.transpose(1, 2).flatten(2))
+        return output
 
 
-def _waves(time: Tensor) -> Tensor:
-    """Cosines and sines of times (N,), of frequencies from 1 to 1000: (N, 128)."""
+def timestep_embedding(time: Tensor) -> Tensor:
+    """Return cosines and sines (N, 128) of times (N,), at frequencies from 1 to 1000."""
     exponents = torch.linspace(0, math.log(1000), _TIME_FREQUENCIES, device=time.device)
     angles: Tensor = time[:, None].float() * exponents.exp()
     return torch.cat([angles.cos(), angles.sin()], dim=1)

@@ -15,6 +15,7 @@ from aecli.configs import FITS, LARGEST_SIDE
 from aecli.errors import AecliError, CheckpointError, message_of
 from aecli.models import registry
 from aecli.models.base import Trainable
+from aecli.models.renamed_keys import current_key
 from aecli.storage.atomic_files import atomic_path, sha256_of
 from aecli.storage.safetensors_file import TensorFile, open_tensors
 from aecli.storage.strict_json import SCHEMA, NewerSchemaError, parse_json, require_known_schema, short_repr
@@ -70,7 +71,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         document = _document(path, file)
         if document is None:
             raise CheckpointError(f"{path} is a safetensors file, but not one that aecli wrote")
-        return file.read_all(), document
+        return {current_key(document.get("model"), key): value for key, value in file.read_all().items()}, document
 
 
 def load_model(path: Path, named: str | None = None) -> tuple[Trainable, dict[str, Any]]:
@@ -92,9 +93,10 @@ def load_model(path: Path, named: str | None = None) -> tuple[Trainable, dict[st
                 f"{path} is a state to continue from; the weights are in {path.with_name('model.safetensors')}"
             )
         name, options, model = _build(path, document, named)
-        _require_fit(path, name, model, file)
+        stored = {current_key(name, key): key for key in file.entries}
+        _require_fit(path, name, model, {key: file.entries[there].shape for key, there in stored.items()})
         _require_sense(path, document, model)
-        tensors = {key: _as_number(path, key, file.read(key), like) for key, like in model.state_dict().items()}
+        tensors = {key: _as_number(path, key, file.read(stored[key]), like) for key, like in model.state_dict().items()}
     saved = model.state_dict().keys()
     if any(buffer.is_meta and key not in saved for key, buffer in model.named_buffers()):
         model = registry.build(name, options)  # buffers that are not saved have to be computed
@@ -149,9 +151,8 @@ def _build(path: Path, document: Mapping[str, Any], named: str | None) -> tuple[
         raise CheckpointError(f"{path}: its model {short_repr(name)} can't be built: {message_of(error)}") from error
 
 
-def _require_fit(path: Path, name: str, model: Trainable, file: TensorFile) -> None:
+def _require_fit(path: Path, name: str, model: Trainable, found: Mapping[str, tuple[int, ...]]) -> None:
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    found = {key: entry.shape for key, entry in file.entries.items()}
     if expected != found:
         wrong = next(key for key in (*expected, *found) if expected.get(key) != found.get(key))
         key = wrong if wrong in expected else short_repr(wrong)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from aecli.configs import TrainConfig
 from aecli.data.decoding.decode import decode_fitted
@@ -14,7 +15,7 @@ from aecli.errors import CheckpointError, ConfigError, DataError, ModelError
 from aecli.inference.loaded_model import load_model as load_autoencoder
 from aecli.models import registry
 from aecli.progress import Notice, ignore
-from aecli.runs.checkpoints import fingerprint, load_model, read_document
+from aecli.runs.checkpoints import fingerprint, load, load_model, read_document
 from aecli.sampling.prior_choice import choose_prior, sample_noise
 from aecli.training.events import EpochReport, Finished, Interrupted
 from aecli.training.inputs.latent_sets import as_places
@@ -231,6 +232,32 @@ def test_the_same_prior_repeated_from_its_folder(own):
     assert_same_run(own / "runs/prior", own / "again")
 
 
+OLD_NAMES = {
+    "proj_in": "read", "proj_out": "write", "pos_embed": "places", "time_mlp": "time", "final_modulation": "shift",
+    "modulation": "condition", "qkv": "attend", "attention_out": "mix", "mlp": "perceptron",
+}  # fmt: skip
+
+
+def with_old_names(path):
+    """Write a checkpoint again with the parameters' first names."""
+    tensors, document = load(path)
+    old = {".".join(OLD_NAMES.get(part, part) for part in key.split(".")): value for key, value in tensors.items()}
+    assert any("read.weight" in key for key in old) and not any("proj_in" in key for key in old)
+    save_file(old, path, {"format": "pt", "aecli": json.dumps(document)})
+
+
+def test_checkpoints_with_the_old_names_of_parameters_load_and_resume(own):
+    ok(*PRIOR)
+    ok(*PRIOR, "--epochs", "2", "--out", "old")
+    weights = load_model(own / "old/model.safetensors")[0].state_dict()
+    for name in ("model.safetensors", "last.safetensors"):
+        with_old_names(own / "old" / name)
+    again = load_model(own / "old/model.safetensors")[0].state_dict()
+    assert all(torch.equal(again[key], value) for key, value in weights.items())
+    ok(*PRIOR, "--out", "old")
+    assert_same_run(own / "runs/prior", own / "old")
+
+
 def test_its_images_are_those_of_the_autoencoders_run_unless_told_otherwise(own):
     from aecli.recipes.layering import layer
 
@@ -328,7 +355,7 @@ def test_other_weights_begin_another_run(own):
 
     tensors = {key: value + (0.01 if value.is_floating_point() else 0) for key, value in model.state_dict().items()}
     save(own / "runs/vae/model.safetensors", tensors, document)
-    assert "no prior was trained on the weights" in fails(1, "sample", "--model", "vae", "--prior", "flow")
+    assert "--prior flow: none was trained" in fails(1, "sample", "--model", "vae", "--prior", "flow")
     result = invoke(*PRIOR[:-1])
     assert result.exit_code == 0 and "--model" in result.stderr and "runs/prior-2" in result.stderr
     assert "--model" in fails(1, *PRIOR, "--out", "runs/prior")
