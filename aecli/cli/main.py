@@ -11,7 +11,7 @@ import warnings
 from typing import Any, NoReturn, TextIO, cast
 
 from aecli.cli.signals import StopRequest, leave
-from aecli.runtime.launch import launch, speaks
+from aecli.runtime.launch import is_reporting_rank, launch
 
 _GRACE_SECONDS = 5.0  # torchrun ends all processes once one has failed: the one that tells why may be slower
 
@@ -64,7 +64,7 @@ class _Stream:
         self._attempt("flush")
 
     def _attempt(self, method: str, *arguments: str) -> None:
-        if self.failure is None and speaks():
+        if self.failure is None and is_reporting_rank():
             try:
                 getattr(self._stream, method)(*arguments)
             except OSError as error:
@@ -123,6 +123,6 @@ def _leave(code: str | int | None, stdout: _Stream) -> NoReturn:
         if stdout.failure.errno != errno.EPIPE:  # with that one, nobody listens any more
             print(f"Error: the result can't be written to stdout: {stdout.failure.strerror}", file=sys.stderr)
     atexit._run_exitfuncs()
-    if status in (1, 2) and launch().is_served and not speaks():
+    if status in (1, 2) and launch().is_served and not is_reporting_rank():
         time.sleep(_GRACE_SECONDS)
     os._exit(status)

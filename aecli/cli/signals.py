@@ -8,7 +8,7 @@ import time
 from types import FrameType
 from typing import NoReturn
 
-from aecli.runtime.launch import launch, speaks
+from aecli.runtime.launch import is_reporting_rank, launch
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # not every system has the last
 _NO_SIGNAL = b"\0"
@@ -80,7 +80,7 @@ def _leave_to_the_thread(_number: int, _frame: FrameType | None) -> None:
 def leave(status: int, said: str) -> NoReturn:
     """End the process here and now, from whatever thread, and say so."""
     try:
-        if speaks() and (os.name != "posix" or select.select([], [2], [], _PATIENCE)[1]):
+        if is_reporting_rank() and (os.name != "posix" or select.select([], [2], [], _PATIENCE)[1]):
             os.write(2, f"{_CLEAN_LINE if os.isatty(2) else ''}Error: {said}\n".encode())
     finally:
         os._exit(status)

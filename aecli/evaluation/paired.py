@@ -36,7 +36,7 @@ from aecli.progress import Listener, Notice, ignore
 from aecli.runtime.device import oom_as_device_error, resolve_device
 from aecli.runtime.device import versions as runtime_versions
 from aecli.runtime.distributed import Distributed
-from aecli.runtime.threads import taking_turns
+from aecli.runtime.threads import device_lock
 from aecli.runtime.work_queue import map_shared
 from aecli.storage.atomic_files import check_writable_file
 from aecli.storage.outputs import forbid_overwriting_inputs, write_output
@@ -185,7 +185,7 @@ def _measure(
     processes: its index, and each metric's numbers.
     """
     width = len(names)
-    turn = taking_turns(device)
+    turn = device_lock(device)
 
     def measure(indices: NDArray[np.intp]) -> tuple[NDArray[np.float64], list[Unpaired]]:
         decoded = {index: _decode(pairs[index], names) for index in indices}

@@ -26,7 +26,7 @@ from aecli.metrics.feature_networks import SetFeatures, load_features
 from aecli.progress import Listener, Notice, ignore
 from aecli.runtime.device import oom_as_device_error, resolve_device, versions
 from aecli.runtime.distributed import Distributed
-from aecli.runtime.threads import taking_turns
+from aecli.runtime.threads import device_lock
 from aecli.runtime.work_queue import map_shared
 
 LEAST_IMAGES = NEIGHBOURS + 1  # of each set
@@ -196,7 +196,7 @@ def _features(
 
     A row an image is gathered from all processes: its place among the images of all sets, and its features.
     """
-    turn = taking_turns(device)
+    turn = device_lock(device)
     images = [(each.source, image) for each in sets for image in each.images]
     places = range(len(images))
     at_once = min(config.batch_size, _AT_ONCE)

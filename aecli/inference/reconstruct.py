@@ -20,7 +20,7 @@ from aecli.inference.loaded_model import MEMORY_HINT, LoadedModel, load_model
 from aecli.progress import Listener, ignore
 from aecli.runs.images import choose_images
 from aecli.runtime.distributed import Distributed
-from aecli.runtime.threads import taking_turns, worker_count
+from aecli.runtime.threads import device_lock, worker_count
 from aecli.runtime.work_queue import map_shared
 from aecli.storage.atomic_files import write_bytes
 from aecli.storage.outputs import forbid_overwriting_inputs, prepare_output_folder
@@ -81,7 +81,7 @@ def _reconstruct_to(
     hint = f"a smaller --batch-size than {config.batch_size}, --workers 1, {MEMORY_HINT}"
     # Each worker takes a batch from file to file, and waits for no other but where they share one accelerator.
     batches, most_workers, at_once = _share_out(images, config, loaded)
-    turn = taking_turns(loaded.placement.device)
+    turn = device_lock(loaded.placement.device)
 
     def work(batch: Sequence[ImageRef]) -> dict[str, str]:
         readable, broken = _read(batch, config.native, loaded)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aecli.metrics.pairs import require_pairs
-from aecli.runtime.threads import sharing_threads
+from aecli.runtime.threads import limit_torch_threads
 
 MIN_SIDE = {"gaussian": 11, "uniform": 7}
 
@@ -89,7 +89,7 @@ def _map_pieces(work: "partial[_Worker]", pieces: Sequence[MicroBatch], device: 
     if threads == 1:
         return work().sums(pieces)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="aecli-ssim")
-    with sharing_threads(torch.get_num_threads()), pool:
+    with limit_torch_threads(torch.get_num_threads()), pool:
         shares = list(pool.map(lambda start: work().sums(pieces[start::threads]), range(threads)))
     return [shares[index % threads][index // threads] for index in range(len(pieces))]
 

@@ -1,1 +1,1 @@
-"""What this machine has, and how it is best used."""
+"""The machine: devices, processes, threads and memory."""

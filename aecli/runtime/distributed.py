@@ -1,7 +1,7 @@
-"""The processes that share one command's work: who they are, and what they exchange. Alone, all of it does nothing.
+"""Collectives and barriers between the processes of one command. With a single process they do nothing.
 
-torchrun starts them, and PyTorch's own process groups (NCCL on GPUs, gloo on CPUs) carry what they exchange. In their
-store, which outlives each of them, they wait for each other without a limit, and see who failed first.
+torchrun starts the processes. Collectives use PyTorch's process groups (NCCL on GPUs, gloo on CPUs). Barriers, counters
+and failures go through a key-value store instead: a barrier there has no timeout, and can see that a process failed.
 """
 
 import json
@@ -26,49 +26,50 @@ from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-
 
 from aecli.errors import AecliError, ConfigError, PeerError
 from aecli.progress import Stopped, StopRequest, never
-from aecli.runtime.launch import give_voice, launch
+from aecli.runtime.launch import launch, set_reporting_rank
 
 Result = TypeVar("Result")
 
 TIMEOUT_VARIABLE, DEFAULT_TIMEOUT = "AECLI_PEER_TIMEOUT", 600.0  # seconds
-_MEETING_SECONDS = 60.0  # for a store that torchrun has begun to serve
+_STORE_TIMEOUT = 60.0  # seconds, to connect to the store and to disconnect
 _POLL_SECONDS = 0.05
-_GRACE_SECONDS = 2.0  # in which who failed first tells so
-_ARRIVED, _FAILED, _LEFT, _COUNTED = "arrived", "failed", "left", "counted"
-_worlds = count()  # what one process enters in turn, all of them enter
+_GRACE_SECONDS = 2.0  # for the first process to fail to say so
+_ARRIVED, _FAILED, _LEFT, _COUNTED = "arrived", "failed", "left", "counted"  # keys of the store
+_instances = count()  # numbers the `Distributed` blocks, which all processes enter in the same order
 _LOST_MESSAGE = "another of the processes that share this work ended, or can't be reached any more"
-# How gloo and NCCL say, in a bare RuntimeError, that another process is gone or silent.
+# In the messages of the bare RuntimeErrors that gloo and NCCL raise when a peer is gone or silent.
 _LOST = ("closed by peer", "reset by peer", "pair closure", "Timed out waiting", "Broken pipe", "Connection refused",
          "gloo", "NCCL", "Socket", "No route to host", "unreachable")  # fmt: skip
 
 
 class Distributed:
-    """The processes of this command, from `with` to its end; `rank` of `size`, of which the first is `is_main_process`.
+    """The processes of this command, connected inside a `with` block; this one is `rank` of `world_size`.
 
-    Every method that speaks of all processes must be called by all of them, in the same order. Raises PeerError where
-    another one is gone, or silent for `AECLI_PEER_TIMEOUT` seconds (600).
+    Collectives (`barrier`, `main_process_first`, `all_gather*`, `broadcast*`, `raise_first_failure`) must be called by
+    all processes in the same order. They raise PeerError if another one is gone, or silent for `AECLI_PEER_TIMEOUT`
+    seconds (600).
     """
 
     def __init__(self, should_stop: StopRequest = never) -> None:
-        """Look at what torchrun said; nobody is met yet. Waiting for the others ends as `should_stop` says."""
+        """Read torchrun's environment, without connecting. Once `should_stop()` is True, barriers raise Stopped."""
         self._should_stop = should_stop
         self._launch = launch()
         self.rank, self.world_size, self.attempt = self._launch.rank, self._launch.size, self._launch.attempt
         self._store: Store | None = None
-        self._serves = self.is_main_process and not self._launch.is_served
+        self._hosts_store = self.is_main_process and not self._launch.is_served
         self._owns_group = False
-        self._meetings = 0
-        self._counted: Counter[str] = Counter()
+        self._barriers = 0
+        self._counters: Counter[str] = Counter()  # without a store
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is the one process that writes, draws and tells."""
+        """Whether this is rank 0, the one process that writes files and reports."""
         return self.rank == 0
 
     def __enter__(self) -> "Distributed":
         if self.world_size > 1:
             with peer_loss_as_error():
-                self._meet()
+                self._connect()
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _at: object) -> None:
@@ -76,18 +77,20 @@ class Distributed:
             return
         if isinstance(error, Exception) and not isinstance(error, Stopped):
             lost = error if isinstance(error, PeerError) else is_lost(error)
-            give_voice(self._is_first_to_fail(bool(lost)))
-            self._outlast(_FAILED, _GRACE_SECONDS)
+            set_reporting_rank(self._is_first_to_fail(bool(lost)))
+            self._host_store_until(_FAILED, _GRACE_SECONDS)
             if lost and lost is not error:
                 raise PeerError(_LOST_MESSAGE) from error
         else:
-            self._leave()
+            self._disconnect()
 
-    def _meet(self) -> None:
+    def _connect(self) -> None:
         limit = timedelta(seconds=peer_timeout())
         host, port = self._launch.address
-        self._store = PrefixStore(f"aecli/{self.attempt}/{next(_worlds)}", _meeting_place(host, port, self._serves))
-        self._barrier(limit.total_seconds())  # begun together, they are soon here
+        self._store = PrefixStore(
+            f"aecli/{self.attempt}/{next(_instances)}", _connect_store(host, port, self._hosts_store)
+        )
+        self._barrier(limit.total_seconds())  # started together, they arrive within the timeout
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             dist.init_process_group(
@@ -96,80 +99,79 @@ class Distributed:
             )  # fmt: skip
             self._owns_group = True
 
-    def _leave(self) -> None:
-        """End the group."""
+    def _disconnect(self) -> None:
         if self._owns_group:
             dist.destroy_process_group()
         self._count(_LEFT, 1)
-        self._outlast(_LEFT, _MEETING_SECONDS)
+        self._host_store_until(_LEFT, _STORE_TIMEOUT)
 
-    def _outlast(self, way: str, seconds: float) -> None:
-        """Who serves the store stays until all others have gone the same way and are done with it."""
+    def _host_store_until(self, key: str, seconds: float) -> None:
+        """In the process that hosts the store, wait until all processes have left or failed, as `key` says."""
         until = time.monotonic() + seconds
-        while self._serves and self._count(way, 0) < self.world_size and time.monotonic() < until:
-            if way == _LEFT and self._count(_FAILED, 0):
+        while self._hosts_store and self._count(key, 0) < self.world_size and time.monotonic() < until:
+            if key == _LEFT and self._count(_FAILED, 0):
                 return
             time.sleep(_POLL_SECONDS)
 
     def _is_first_to_fail(self, is_consequence: bool) -> bool:
-        """Note a failure; who lost another process leaves it a moment to say why.
+        """Record a failure in the store; a process that lost another one first gives that one a moment to do so.
 
-        The store may be out of reach with its host, and would be waited for without an end: then nobody can be asked.
+        It happens in a thread, because a store whose host is gone may block for ever.
         """
         found: list[int] = []
 
-        def note() -> None:
+        def record() -> None:
             until = time.monotonic() + (_GRACE_SECONDS if is_consequence else 0.0)
             with suppress(RuntimeError):
                 while time.monotonic() < until and not self._count(_FAILED, 0):
                     time.sleep(_POLL_SECONDS)
                 found.append(self._count(_FAILED, 1))
 
-        asking = threading.Thread(target=note, daemon=True)
-        asking.start()
-        asking.join(2 * _GRACE_SECONDS + 1.0)
+        recording = threading.Thread(target=record, daemon=True)
+        recording.start()
+        recording.join(2 * _GRACE_SECONDS + 1.0)
         if found:
             return found[0] == 1
-        # One of those who are left: of each machine that lost the store's, or where the first process served it.
+        # Without the store, one process that is still there reports: on each machine, or rank 1 where rank 0 hosted it.
         return self._launch.local_rank == 0 if self._launch.is_served else self.rank == 1
 
-    def _count(self, key: str, more: int) -> int:
+    def _count(self, key: str, amount: int) -> int:
         assert self._store is not None
-        return int(self._store.add(key, more))
+        return int(self._store.add(key, amount))
 
-    def count(self, name: str, more: int) -> int:
-        """Add `more` to the number that processes share by that name, at first 0; returns what it is then."""
+    def add_to_counter(self, name: str, amount: int) -> int:
+        """Atomically add `amount` to a counter that all processes see, 0 at first, and return its new value."""
         if self._store is None:
-            self._counted[name] += more
-            return self._counted[name]
+            self._counters[name] += amount
+            return self._counters[name]
         with peer_loss_as_error():
-            return self._count(f"{_COUNTED}/{name}", more)
+            return self._count(f"{_COUNTED}/{name}", amount)
 
     def raise_first_failure(self, failure: tuple[int, AecliError] | None) -> None:
-        """Wait for all, and go on if none has failed at its part of the work; `failure` says where, and how.
+        """Wait for all processes, and raise if any has failed; `failure` is the number of a work item, and its error.
 
         Raises:
-            AecliError: this process's failure, if it is the first in the order of the work.
-            PeerError: another one's is.
+            AecliError: this process's failure, if its number is the lowest.
+            PeerError: another process's number is.
         """
-        places = [place for place in self.all_gather_object(failure and failure[0]) if place is not None]
-        if failure and failure[0] == min(places):
+        numbers = [number for number in self.all_gather_object(failure and failure[0]) if number is not None]
+        if failure and failure[0] == min(numbers):
             raise failure[1]
-        if places:
-            give_voice(False)
+        if numbers:
+            set_reporting_rank(False)
             raise PeerError(_LOST_MESSAGE)
 
-    def abandon(self) -> None:
-        """Tell the others that this process leaves in the middle of the work, for a reason of its own."""
+    def signal_failure(self) -> None:
+        """Let the others' barriers fail, because this process leaves before the work is done."""
         if self._store is not None:
             with suppress(RuntimeError):
                 self._count(_FAILED, 1)
 
     def barrier(self, may_stop: bool = True) -> None:
-        """Wait until every process is here, however long that takes one that decodes images for all.
+        """Wait, without a timeout, until every process has called this: one may be decoding images for all.
 
         Raises:
-            Stopped: the caller asked to, and `may_stop`.
+            Stopped: `should_stop()` returned True, and `may_stop`.
             PeerError: another process has failed meanwhile.
         """
         self._barrier(math.inf, may_stop)
@@ -177,21 +179,21 @@ class Distributed:
     def _barrier(self, seconds: float, may_stop: bool = True) -> None:
         if self.world_size == 1:
             return
-        self._meetings += 1
-        key, until = f"{_ARRIVED}/{self._meetings}", time.monotonic() + seconds
+        self._barriers += 1
+        key, until = f"{_ARRIVED}/{self._barriers}", time.monotonic() + seconds
         with peer_loss_as_error():
-            here = self._count(key, 1)
-            while here < self.world_size:
+            arrived = self._count(key, 1)
+            while arrived < self.world_size:
                 if may_stop and self._should_stop():
                     raise Stopped
-                has_failed = self._count(_FAILED, 0)  # looked at first: who was here may have gone on to fail
-                here = self._count(key, 0)
-                if here < self.world_size and (has_failed or time.monotonic() > until):
+                has_failed = self._count(_FAILED, 0)  # read first: a process may arrive, go on, and then fail
+                arrived = self._count(key, 0)
+                if arrived < self.world_size and (has_failed or time.monotonic() > until):
                     raise PeerError(_LOST_MESSAGE)
                 time.sleep(_POLL_SECONDS)
 
     def main_process_first(self, work: Callable[[], Result]) -> Result:
-        """Return what `work` gives: called in the first process, which may download or write what the others find."""
+        """Return `work()`, called in rank 0 before the others, which may use what it downloaded or wrote."""
         if not self.is_main_process:
             self.barrier()
         found = work()
@@ -200,7 +202,7 @@ class Distributed:
         return found
 
     def all_gather(self, values: NDArray[Any]) -> list[NDArray[Any]]:
-        """Return the arrays (n, …) of all processes, by rank; n may differ, the rest of the shape and the type not."""
+        """Return the arrays (n, …) of all processes, by rank; only n may differ between them."""
         if self.world_size == 1:
             return [values]
         with peer_loss_as_error():
@@ -223,11 +225,11 @@ class Distributed:
         return [json.loads(part.tobytes()) for part in parts]
 
     def broadcast_object(self, value: Any) -> Any:
-        """Return the first process's JSON value; what the others give counts for nothing."""
+        """Return rank 0's JSON value; the others' are ignored."""
         return self.all_gather_object(value if self.is_main_process else None)[0]
 
     def broadcast_tensors(self, tensors: Iterable[Tensor]) -> None:
-        """Give every process the first one's values of `tensors`, in place."""
+        """Overwrite `tensors` with rank 0's values, in place."""
         if self.world_size > 1:
             with peer_loss_as_error():
                 for tensor in tensors:
@@ -235,15 +237,15 @@ class Distributed:
 
 
 @cache
-def _meeting_place(host: str, port: int, serves: bool) -> Store:
-    """The store in which this process meets the others, for as long as it lives."""
-    timeout = timedelta(seconds=min(_MEETING_SECONDS, peer_timeout()))
-    return TCPStore(host, port, is_master=serves, timeout=timeout, wait_for_workers=False)
+def _connect_store(host: str, port: int, hosts: bool) -> Store:
+    """Return the store of the processes, the same one as long as this process lives."""
+    timeout = timedelta(seconds=min(_STORE_TIMEOUT, peer_timeout()))
+    return TCPStore(host, port, is_master=hosts, timeout=timeout, wait_for_workers=False)
 
 
 @contextmanager
 def peer_loss_as_error() -> Iterator[None]:
-    """Turn what PyTorch says of a lost process into a PeerError, inside the block."""
+    """Convert PyTorch's errors about a lost process to PeerError, inside the block."""
     try:
         yield
     except RuntimeError as error:
@@ -253,17 +255,17 @@ def peer_loss_as_error() -> Iterator[None]:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Whether PyTorch says by `error` that another process is gone or silent."""
+    """Whether `error` is PyTorch's for a process that is gone or silent."""
     if isinstance(error, dist.DistError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST)
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _LOST)
 
 
 def peer_timeout() -> float:
-    """Seconds after which a silent process counts as lost: `AECLI_PEER_TIMEOUT`, or 600.
+    """Return the seconds after which a silent process counts as lost: `AECLI_PEER_TIMEOUT`, or 600.
 
     Raises:
-        ConfigError: the variable is no number above 0.
+        ConfigError: the variable is not a number above 0.
     """
     text = os.environ.get(TIMEOUT_VARIABLE, "").strip()
     try:

@@ -1,6 +1,6 @@
-"""What torchrun says to each process that it starts. Without it, there is one process.
+"""The environment that torchrun gives each process. Without it there is one process.
 
-Only the standard library is imported here: the command line asks before anything else is.
+Only the standard library is imported here, because the command line needs this before anything else.
 """
 
 import os
@@ -12,10 +12,10 @@ _REQUIRED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class Launch:
-    """Which of how many processes this is: `rank` of `size`, the `local_rank`-th of its machine's `local_size`.
+    """Place of this process: `rank` of `size`, and `local_rank` of its machine's `local_size`.
 
-    `attempt` counts from 0 how often torchrun has started them again; they meet at `address`, a host and a port, which
-    torchrun itself serves where `is_served`.
+    `attempt` is torchrun's restart count, from 0. `address` is the host and port of the rendezvous store; with
+    `is_served` torchrun's agent hosts it, else rank 0 must.
     """
 
     rank: int = 0
@@ -29,7 +29,7 @@ class Launch:
 
 @cache
 def launch() -> Launch:
-    """What the environment says, by the names that torchrun and its like agree on; alone where one is missing."""
+    """Read torchrun's environment variables; a single process where one is missing or invalid."""
     found = {name: os.environ.get(name, "") for name in _REQUIRED}
     if not all(value.isdecimal() for name, value in found.items() if name != "MASTER_ADDR") or not found["MASTER_ADDR"]:
         return Launch()
@@ -46,17 +46,17 @@ def launch() -> Launch:
     )
 
 
-class _Voice:
-    """Who tells the user: the first process, until another one is the first to fail."""
+class _Reporting:
+    """Whether this process reports to the user; None until a failure decides it: then rank 0 does."""
 
     is_ours: bool | None = None
 
 
-def speaks() -> bool:
-    """Whether what this process says is for the user; what the others would say is the same, or follows from it."""
-    return launch().rank == 0 if _Voice.is_ours is None else _Voice.is_ours
+def is_reporting_rank() -> bool:
+    """Whether this process's output is for the user: rank 0's, or that of the first process to fail."""
+    return launch().rank == 0 if _Reporting.is_ours is None else _Reporting.is_ours
 
 
-def give_voice(is_ours: bool) -> None:
-    """Decide who tells of a failure: this process, or another."""
-    _Voice.is_ours = is_ours
+def set_reporting_rank(is_ours: bool) -> None:
+    """Decide whether this process reports the failure, or another one does."""
+    _Reporting.is_ours = is_ours

@@ -1,4 +1,4 @@
-"""Memory: keeping it between steps, and how much of it was used."""
+"""Memory: keeping it allocated between steps, and peak usage."""
 
 import ctypes
 import re
@@ -11,17 +11,17 @@ import torch
 if sys.platform != "win32":
     import resource
 
-# mallopt(3)
+# Parameters of mallopt(3).
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
 
 
 @cache
 def keep_freed_memory() -> bool:
-    """Have glibc keep freed memory for the process's next tensors; returns whether it does. Elsewhere, do nothing.
+    """Make glibc's malloc keep freed memory for the process's next tensors; return whether it does.
 
-    Its way is to hand large blocks back at once: then every tensor of every step is new memory to the system, which
-    zeroes it page by page. In training on a CPU that takes as long as half of the arithmetic.
+    By default it returns large blocks to the system at once: then every tensor of every step page-faults into zeroed
+    memory, which in training on a CPU takes half as long as the arithmetic.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -30,12 +30,12 @@ def keep_freed_memory() -> bool:
 
 
 def peak_memory(device: torch.device) -> int | None:
-    """Bytes: the most that tensors took on a CUDA device, else the process's largest resident size; None on Windows."""
+    """Return peak bytes: of tensors on a CUDA device, else the process's peak resident size; None on Windows."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return None
-    if sys.platform == "linux":  # whose getrusage begins with the largest size of the process that started this one
+    if sys.platform == "linux":  # its getrusage starts from the peak of the parent process
         found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8", errors="replace"))
         if found:
             return int(found[1]) * 1024

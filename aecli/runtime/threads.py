@@ -1,4 +1,4 @@
-"""How the processor's cores are shared out."""
+"""Threads: worker pools, and PyTorch's own threads divided among them."""
 
 import os
 from collections import deque
@@ -13,17 +13,20 @@ import torch
 
 from aecli.runtime.launch import launch
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
-def taking_turns(device: torch.device) -> AbstractContextManager[Any]:
-    """What workers enter to compute on `device`: a lock where they share it; on a CPU nothing, each has its threads."""
+
+def device_lock(device: torch.device) -> AbstractContextManager[Any]:
+    """Return what workers hold to compute on `device`: a lock on an accelerator, nothing on a CPU."""
     return nullcontext() if device.type == "cpu" else Lock()
 
 
 @contextmanager
-def sharing_threads(workers: int) -> Iterator[None]:
-    """Let each of `workers` threads begun inside the block have its share of PyTorch's own threads.
+def limit_torch_threads(workers: int) -> Iterator[None]:
+    """Divide PyTorch's intra-op threads among `workers` threads started inside the block.
 
-    Threads that compute for several workers at once spend most of their time waiting for each other.
+    With more of them than cores, most of their time goes into waiting for each other.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // max(1, workers)))
@@ -33,14 +36,8 @@ def sharing_threads(workers: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-Item = TypeVar("Item")
-
-
-Result = TypeVar("Result")
-
-
 def worker_count(workers: int | None) -> int:
-    """`workers`, or for None this process's share of the CPUs that it may use, at least 1 and at most 16."""
+    """Return `workers`; for None this process's part of the available CPUs, from 1 to 16."""
     if workers is not None:
         return workers
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -52,18 +49,18 @@ def ordered_map(
 ) -> Generator[Result, None, None]:
     """`map` in threads, results in the order of `items`.
 
-    At most `ahead` items (default: two a worker) are begun or done but not yet taken. An error in `function` is raised
-    where its result would come. Closing the generator cancels what has not begun and waits for what has.
+    At most `ahead` items (default: two per worker) are submitted but not yet yielded. An error in `function` is raised
+    in place of its result. Closing the generator cancels pending items and waits for running ones.
     """
     count = worker_count(workers)
-    waiting = iter(items)
+    remaining = iter(items)
     pool = ThreadPoolExecutor(count, thread_name_prefix="aecli-map")
     try:
         in_flight: deque[Future[Result]] = deque()
-        in_flight.extend(pool.submit(function, item) for item in islice(waiting, ahead or 2 * count))
+        in_flight.extend(pool.submit(function, item) for item in islice(remaining, ahead or 2 * count))
         while in_flight:
             result = in_flight.popleft().result()
-            in_flight.extend(pool.submit(function, item) for item in islice(waiting, 1))
+            in_flight.extend(pool.submit(function, item) for item in islice(remaining, 1))
             yield result
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

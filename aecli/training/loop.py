@@ -59,13 +59,13 @@ def train(config: TrainConfig, should_stop: StopRequest = never) -> Iterator[Tra
                     yield from _run_epochs(session, saver, log)
         except Stopped:
             if saver is None:  # the others may not have been asked
-                distributed.abandon()
+                distributed.signal_failure()
             yield _stop(saver) if saver else Interrupted(None, 0, 0)
             return
         except PeerError:
             if not should_stop():
                 raise
-            distributed.abandon()  # another one was quicker to leave, for the same reason
+            distributed.signal_failure()  # another one was quicker to leave, for the same reason
             yield Interrupted(saver.session.folder if saver else None, 0, 0, is_saved=False)
             return
         except (TrainingError, DeviceError):  # the state is spoilt, or in the middle of a step

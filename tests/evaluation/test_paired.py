@@ -407,5 +407,5 @@ def test_too_little_memory_is_told(sources, monkeypatch):
         return type(metric)(**(vars(metric) | {"load": lambda device, listen: Loaded(measure)}))
 
     monkeypatch.setitem(BUILDERS, "psnr", hungry)
-    with pytest.raises(DeviceError, match="too little memory.*--batch-size"):
+    with pytest.raises(DeviceError, match="too little memory\nhint: try .*--batch-size"):
         run(sources, "low", metrics=("psnr",))
