@@ -152,12 +152,12 @@ class Model:
                 raise DataError(f"a tensor {whole.dtype} {tuple(images.shape)}: {_ACCEPTED}")
             if whole.shape[2] % multiple or whole.shape[3] % multiple:
                 raise DataError(f"a tensor {tuple(images.shape)}: expected sides that are multiples of {multiple}")
-            yield from torch.split(whole.float(), self._loaded.at_once(SAMPLE_BATCH))
+            yield from torch.split(whole.float(), self._loaded.device_batch_size(SAMPLE_BATCH))
             return
         pictures: Any = images
         if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
             pictures = [images]
-        size = self._loaded.at_once(SAMPLE_BATCH)
+        size = self._loaded.device_batch_size(SAMPLE_BATCH)
         for start in range(0, len(pictures), size):
             fitted = [self._fitted(picture) for picture in pictures[start : start + size]]
             yield self._loaded.batch(np.stack(fitted).transpose(0, 3, 1, 2))

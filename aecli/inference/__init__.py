@@ -1,1 +1,1 @@
-"""Trained models at work: reconstructions, latents, comparison grids."""
+"""Trained models applied to images: reconstructions, latents and comparison grids."""

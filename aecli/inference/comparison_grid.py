@@ -1,4 +1,4 @@
-"""Random images and what each model makes of them, in labelled rows: the report's figure."""
+"""Random images and each model's reconstructions of them, in labelled rows: the report's figure."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ from aecli.storage.outputs import forbid_overwriting_inputs, write_output
 
 @dataclass(frozen=True)
 class GridResult:
-    """Where the picture is, the names of its images, and the labels of its rows."""
+    """The file, the names of its images, and the labels of its rows."""
 
     out: Path
     images: list[str]
@@ -32,18 +32,19 @@ class GridResult:
 
 
 def draw_comparison(config: GridConfig, listen: Listener = ignore) -> GridResult:
-    """Draw `n` images chosen by `seed`: Ground Truth, then one row a model.
+    """Draw `n` random images: a row Ground Truth, then one row per model.
 
     Raises:
-        CheckpointError: no model is named and none has a run.
-        AecliError: one of its other kinds, for a model, images or an output that can't be used.
+        CheckpointError: no model is named, and none has a run.
+        AecliError: a model, images or an output can't be used.
     """
     if config.out.suffix.lower() != ".png":
-        raise ConfigError(f"--out {config.out}: expected the name of a .png file")
+        raise ConfigError(f"--out {config.out}: expected a .png file")
     check_writable_file(config.out, "--out")
-    names = config.models or tuple(name for name in registry.names() if _draws(name) and newest_run(name, config.runs))
+    trained = (name for name in registry.names() if _is_autoencoder(name) and newest_run(name, config.runs))
+    names = config.models or tuple(trained)
     if not names:
-        raise CheckpointError(f"no registry model has a run under {config.runs}; train one first: aecli train vae")
+        raise CheckpointError(f"--runs {config.runs}: no model has a run there\nhint: train one: aecli train vae")
     loaded = [load_model(name, config.runs, config.device, config.precision) for name in names]
     images = choose_images(loaded[0].located, config.data, None)
     forbid_overwriting_inputs("--out", [config.out], file_paths(images))
@@ -51,21 +52,21 @@ def draw_comparison(config: GridConfig, listen: Listener = ignore) -> GridResult
     rows = [("Ground Truth", truth)]
     for done, (label, each) in enumerate(zip(_labels(loaded), loaded, strict=True)):
         listen(Progress("reconstructing", done, len(loaded)))
-        sees_the_same = (each.image_size, each.fit) == (loaded[0].image_size, loaded[0].fit)
-        seen = truth if sees_the_same else [decode_fitted(image, each.image_size, each.fit) for image in chosen]
-        rows.append((label, [_reconstruct(each, pixels) for pixels in seen]))
+        has_same_input = (each.image_size, each.fit) == (loaded[0].image_size, loaded[0].fit)
+        inputs = truth if has_same_input else [decode_fitted(image, each.image_size, each.fit) for image in chosen]
+        rows.append((label, [_reconstruct(each, pixels) for pixels in inputs]))
     write_output(config.out, png_bytes(draw_rows(rows)), listen)
     return GridResult(config.out, [image.name for image in chosen], [label for label, _ in rows])
 
 
-def _draws(name: str) -> bool:
+def _is_autoencoder(name: str) -> bool:
     return issubclass(registry.load(name), Autoencoder)
 
 
 def _choose(
     images: list[ImageRef], model: LoadedModel, config: GridConfig, listen: Listener
 ) -> tuple[list[ImageRef], list[np.ndarray]]:
-    """Return `n` images in an order drawn from the seed, and their pixels as the first model sees them."""
+    """Return `n` random readable images, and their pixels as input for the first model."""
     chosen: list[ImageRef] = []
     pixels: list[np.ndarray] = []
     for index in np.random.default_rng(config.seed).permutation(len(images)):
@@ -75,27 +76,27 @@ def _choose(
             pixels.append(decode_fitted(images[index], model.image_size, model.fit))
             chosen.append(images[index])
         except DecodeError as error:
-            listen(Notice(f"passed over {error}"))
+            listen(Notice(f"skipped {error}"))
     if not chosen:
-        raise DataError(f"none of the {len(images)} images can be read; name others with --data")
+        raise DataError(f"none of the {len(images)} images can be read\nhint: name others with --data")
     if len(chosen) < config.n:
-        listen(Notice(f"drawing {len(chosen)} images: there are no more than that"))
+        listen(Notice(f"drawing {len(chosen)} images: there are no more"))
     return chosen, pixels
 
 
 def _reconstruct(model: LoadedModel, pixels: np.ndarray) -> np.ndarray:
-    """Return what a model makes of an image, both uint8 (S, S, 3)."""
+    """Return the reconstruction of an image, both uint8 (S, S, 3)."""
     reconstruction: np.ndarray = model.reconstruct(pixels.transpose(2, 0, 1)[None])[0].transpose(1, 2, 0)
     return reconstruction
 
 
 def _labels(models: list[LoadedModel]) -> list[str]:
-    """Call each row by its model's class; where two are of one class by the run too, or by the whole path."""
+    """Name each row after its model's class; where two are of one class, after the run too, or the whole path."""
     titles = [each.title for each in models]
     with_run = [f"{each.title} {each.located.label}" for each in models]
     with_path = [f"{each.title} {each.located.checkpoint.parent}" for each in models]
-    times, times_with_run = Counter(titles), Counter(with_run)
+    title_counts, run_counts = Counter(titles), Counter(with_run)
     return [
-        title if times[title] == 1 else run if times_with_run[run] == 1 else path
+        title if title_counts[title] == 1 else run if run_counts[run] == 1 else path
         for title, run, path in zip(titles, with_run, with_path, strict=True)
     ]

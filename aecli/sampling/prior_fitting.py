@@ -92,7 +92,7 @@ def _fit(loaded: LoadedModel, images: Sequence[ImageRef], listen: Listener) -> F
 def _encode(loaded: LoadedModel, images: Sequence[Pixels]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
     """The latents (N, …) of images uint8 (S, S, 3) and, where there is a posterior, its log variances."""
     stacked = np.stack(images).transpose(0, 3, 1, 2)
-    size = loaded.at_once(_ENCODE_BATCH)
+    size = loaded.device_batch_size(_ENCODE_BATCH)
     encoded = [loaded.latents(loaded.batch(stacked[start : start + size])) for start in range(0, len(stacked), size)]
     variances = [variance for _, variance in encoded if variance is not None]
     return np.concatenate([means for means, _ in encoded]), np.concatenate(variances) if variances else None

@@ -120,7 +120,7 @@ def test_a_grid_passes_over_what_it_cannot_read_and_says_so(trained):
     (trained / "some/a.png").write_bytes(b"no image")
     result = invoke("grid", "--data", "some", "--n", "2")
     assert result.exit_code == 0
-    assert "Note: passed over a.png: not a PNG" in result.stderr
+    assert "Note: skipped a.png: not a PNG" in result.stderr
     (trained / "some/b.png").write_bytes(b"no image")
     assert "none of the 2 images" in fails(1, "grid", "--data", "some")
 

@@ -103,7 +103,7 @@ def test_json_alone_is_on_stdout_while_notices_go_to_stderr(trained):
     noisy = invoke("grid", "--n", "30", "--json")  # there are 3 images, and the file is there already
     assert json.loads(noisy.stdout)["rows"] == ["Ground Truth", "AE", "VAE"]
     assert noisy.stderr.splitlines() == [
-        "Note: drawing 3 images: there are no more than that",
+        "Note: drawing 3 images: there are no more",
         "Note: replacing grid.png",
     ]
 

@@ -296,7 +296,7 @@ def test_a_sheet_shows_the_folders_images_in_order(trained):
 
 
 def test_an_ae_cannot_be_sampled_and_the_reason_is_told(trained):
-    with pytest.raises(ModelError, match=r"AE can't be sampled from N\(0, I\).*(?s:.*)gaussian, mixture"):
+    with pytest.raises(ModelError, match=r"AE can't be sampled from N\(0, I\).*\nhint: .*gaussian"):
         sample(SampleConfig("ae", prior="normal"))
     assert not (trained / "samples.png").exists()
 

@@ -157,7 +157,7 @@ def _encode(
 ) -> Iterator[Tensor]:
     """Yield the latents of those rows of `images`, a batch at a time."""
     placement = encoder.loaded.placement
-    at_once = encoder.loaded.at_once(_BATCH)
+    at_once = encoder.loaded.device_batch_size(_BATCH)
     with closing(iterate(images.images, rows, at_once, placement.device, placement.channels_last)) as batches:
         for batch in batches:
             if should_stop():
