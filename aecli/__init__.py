@@ -25,7 +25,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import what is asked for when it is asked for: importing aecli costs no PyTorch."""
+    """Import public names on first use, so that importing aecli doesn't import PyTorch."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"aecli.{_HOMES[name]}"), name)

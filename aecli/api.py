@@ -1,4 +1,4 @@
-"""aecli for Python: models that take pictures and give pictures, evaluation and training as plain calls."""
+"""The Python API: trained models on images in memory, evaluation and training as plain calls."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +25,7 @@ from aecli.training.events import TrainReport
 from aecli.training.loop import train as run_training
 
 Kind = Literal["pil", "array", "tensor"]
-Pictures = Image.Image | Sequence[Image.Image] | NDArray[np.uint8] | Tensor
+Images = Image.Image | Sequence[Image.Image] | NDArray[np.uint8] | Tensor
 
 _ACCEPTED = (
     "expected a PIL image or a list of them, an array uint8 (H, W, 3) or (N, H, W, 3), "
@@ -36,18 +36,18 @@ _ACCEPTED = (
 class Model:
     """A trained model. Made by `load`.
 
-    Images go in as one of three kinds:
+    Images are given as one of three kinds:
 
     - `"pil"`: a PIL image or a list of them, of any size and mode;
     - `"array"`: uint8 (H, W, 3) or (N, H, W, 3), RGB, of any size;
-    - `"tensor"`: floating point (3, H, W) or (N, 3, H, W), RGB in [-1, 1], sides as the model takes them.
+    - `"tensor"`: floating point (3, H, W) or (N, 3, H, W), RGB in [-1, 1], sides multiples of the model's.
 
-    PIL images and arrays are brought to the model's `image_size` as in training; tensors are taken as they are.
-    Whatever comes in, latents and results lie on the CPU, and the first axis is N, also for a single image.
+    PIL images and arrays are resized to the model's `image_size` as in training; tensors are used as they are. Latents
+    and results are on the CPU, and their first axis is N, also for a single image.
     """
 
     def __init__(self, loaded: LoadedModel, named: str, runs: Path) -> None:
-        """Take a loaded model; `load` makes one."""
+        """Wrap a loaded model; use `load` instead."""
         self._loaded, self._named, self._runs = loaded, named, runs
 
     @property
@@ -57,12 +57,12 @@ class Model:
 
     @property
     def image_size(self) -> int:
-        """Side, in pixels, of the images that it was trained on."""
+        """Side in pixels of its training images."""
         return self._loaded.image_size
 
     @property
     def options(self) -> Any:
-        """Its options: a frozen dataclass of its class's own."""
+        """Its options, an instance of its class's `Options` dataclass."""
         return self._loaded.model.options
 
     @property
@@ -73,11 +73,11 @@ class Model:
     def __repr__(self) -> str:
         return f"<aecli {self.name} of {self.image_size}² from {self._loaded.located.checkpoint}>"
 
-    def encode(self, images: Pictures) -> Tensor:
-        """Return latents float32 (N, …), of a VAE the posterior's means.
+    def encode(self, images: Images) -> Tensor:
+        """Return latents float32 (N, …), for a VAE the posterior means.
 
         Raises:
-            DataError: what is given is none of the kinds of images.
+            DataError: `images` is none of the three kinds.
         """
         batches = self._batches(images, _kind_of(images))
         return torch.cat([torch.from_numpy(self._loaded.latents(batch)[0]) for batch in batches])
@@ -85,32 +85,32 @@ class Model:
     def decode(self, latents: Tensor | NDArray[np.floating[Any]], output: Kind = "pil") -> Any:
         """Return the images of latents (N, …): a list of PIL images, uint8 (N, H, W, 3) or float32 (N, 3, H, W).
 
-        A tensor holds the decoder's own numbers, in [-1, 1]; the other kinds are rounded to 8 bits.
+        A tensor holds the decoder's unrounded output, in [-1, 1]; the other kinds are rounded to 8 bits.
 
         Raises:
-            ConfigError: an `output` that is not "pil", "array" or "tensor".
-            DataError: latents that this model can't decode.
-            ModelError: it makes no finite numbers of them.
+            ConfigError: `output` is not "pil", "array" or "tensor".
+            DataError: latents of another shape than the model's.
+            ModelError: the decoder's output is not finite.
         """
         _require_kind(output)
-        codes = torch.as_tensor(latents, dtype=torch.float32)
-        channels = self._loaded.model.latent_shape(self.image_size)
-        if codes.ndim != 1 + len(channels) or codes.shape[1] != channels[0] or len(codes) == 0:
-            expected = ", ".join(["N", *map(str, channels)])
-            raise DataError(f"latents of shape {tuple(codes.shape)}: expected ({expected}), or another size of image")
-        return _joined([self._loaded.decode_all(codes, exact=output == "tensor")], output)
+        tensor = torch.as_tensor(latents, dtype=torch.float32)
+        shape = self._loaded.model.latent_shape(self.image_size)
+        if tensor.ndim != 1 + len(shape) or tensor.shape[1] != shape[0] or len(tensor) == 0:
+            expected = ", ".join(["N", *map(str, shape)])
+            raise DataError(f"latents of shape {tuple(tensor.shape)}: expected ({expected}), or other sides")
+        return _convert([self._loaded.decode_all(tensor, exact=output == "tensor")], output)
 
-    def reconstruct(self, images: Pictures) -> Any:
-        """Return reconstructions, of the kind that came in: a list of PIL images, uint8 (N, H, W, 3) or float32.
+    def reconstruct(self, images: Images) -> Any:
+        """Return reconstructions of the kind given: a list of PIL images, uint8 (N, H, W, 3) or float32 (N, 3, H, W).
 
-        PIL images and arrays come back as `aecli reconstruct` writes them, tensors as the decoder's own numbers.
+        PIL images and arrays equal what `aecli reconstruct` writes; tensors hold the decoder's unrounded output.
 
         Raises:
-            DataError: what is given is none of the kinds of images.
+            DataError: `images` is none of the three kinds.
         """
         kind = _kind_of(images)
         results = [self._loaded.forward(batch, exact=kind == "tensor") for batch in self._batches(images, kind)]
-        return _joined(results, kind)
+        return _convert(results, kind)
 
     def sample(
         self,
@@ -123,13 +123,13 @@ class Model:
     ) -> Any:
         """Return `n` new images, as `aecli sample` draws them: image i depends on (seed, i) alone.
 
-        `prior` is "auto", "normal", "gaussian", "mixture" or "flow", the last in so many `steps`; the fitted ones are
-        fitted on first use, to the images of the model's run.
+        `prior` is "auto", "normal", "gaussian", "mixture" or "flow" (which samples in `steps` steps); gaussian and
+        mixture are fitted on first use, to the training images of the model's run.
 
         Raises:
-            ConfigError: an `n`, seed, temperature, prior or output that can't be meant.
-            ModelError: "normal" for a model that was never trained towards N(0, I) (an AE).
-            CheckpointError, DataError: a prior that isn't there, and can't be fitted.
+            ConfigError: `n`, `seed`, `temperature`, `prior`, `steps` or `output` is out of range.
+            ModelError: "normal" for a model that was not trained towards N(0, I) (an AE).
+            CheckpointError, DataError: the prior doesn't exist, and can't be fitted.
         """
         _require_kind(output)
         config = SampleConfig(self._named, prior=prior, n=n, steps=steps, seed=seed, temperature=temperature,
@@ -138,14 +138,14 @@ class Model:
                               seed=config.seed, steps=config.steps)  # fmt: skip
         starts = range(0, n, SAMPLE_BATCH)
         batches = [range(start, min(start + SAMPLE_BATCH, n)) for start in starts]
-        return _joined(
+        return _convert(
             [draw_samples(self._loaded, chosen, batch, exact=output == "tensor") for batch in batches], output
         )
 
-    def _batches(self, images: Pictures, kind: Kind) -> Iterator[Tensor]:
-        """Yield float32 (N, 3, H, W) in [-1, 1], of the size that `aecli reconstruct` takes at once."""
+    def _batches(self, images: Images, kind: Kind) -> Iterator[Tensor]:
+        """Yield float32 (N, 3, H, W) in [-1, 1], in batches as large as those of `aecli reconstruct`."""
         if kind == "tensor":
-            assert isinstance(images, Tensor)  # for the type checker: that is what makes the kind
+            assert isinstance(images, Tensor)  # for the type checker
             whole = images[None] if images.ndim == 3 else images
             multiple = self._loaded.model.size_multiple
             if whole.ndim != 4 or whole.shape[1] != 3 or not whole.is_floating_point() or whole.numel() == 0:
@@ -154,20 +154,20 @@ class Model:
                 raise DataError(f"a tensor {tuple(images.shape)}: expected sides that are multiples of {multiple}")
             yield from torch.split(whole.float(), self._loaded.device_batch_size(SAMPLE_BATCH))
             return
-        pictures: Any = images
+        listed: Any = images
         if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
-            pictures = [images]
+            listed = [images]
         size = self._loaded.device_batch_size(SAMPLE_BATCH)
-        for start in range(0, len(pictures), size):
-            fitted = [self._fitted(picture) for picture in pictures[start : start + size]]
+        for start in range(0, len(listed), size):
+            fitted = [self._resize(image) for image in listed[start : start + size]]
             yield self._loaded.batch(np.stack(fitted).transpose(0, 3, 1, 2))
 
-    def _fitted(self, picture: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """uint8 (S, S, 3) of a picture; of a PIL image as if out of a file, with its alpha, 16 bits and EXIF."""
-        if isinstance(picture, Image.Image):
-            image = ImageRef("a PIL image", "", "", lambda: picture)
-            return decode_fitted(image, self.image_size, self._loaded.fit)
-        return fit(picture, self.image_size, self._loaded.fit)
+    def _resize(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize to uint8 (S, S, 3); a PIL image's alpha, 16 bits and EXIF are handled as a file's."""
+        if isinstance(image, Image.Image):
+            reference = ImageRef("a PIL image", "", "", lambda: image)
+            return decode_fitted(reference, self.image_size, self._loaded.fit)
+        return fit(image, self.image_size, self._loaded.fit)
 
 
 def load(model: str | Path, *, runs: str | Path = "runs", device: str = "auto", precision: str = "auto") -> Model:
@@ -175,7 +175,7 @@ def load(model: str | Path, *, runs: str | Path = "runs", device: str = "auto", 
 
     Raises:
         CheckpointError, ModelError: it can't be found, read or built.
-        ConfigError: the device or precision is not to be had.
+        ConfigError, DeviceError: the device or precision doesn't exist, or isn't available.
     """
     return Model(load_model(str(model), Path(runs), device, precision), str(model), Path(runs))
 
@@ -191,7 +191,7 @@ def evaluate(
         options: the other fields of EvalConfig.
 
     Raises:
-        AecliError: one of its kinds, as `aecli.evaluation.paired.evaluate`.
+        AecliError: as `aecli.evaluation.paired.evaluate`.
     """
     if isinstance(gt, EvalConfig):
         return run_evaluation(replace(gt, **options))
@@ -203,16 +203,16 @@ def evaluate(
 
 
 def train(config: TrainConfig) -> Iterator[TrainReport]:
-    """Train as `config` says, yielding reports as it goes: Started, StepReport, EpochReport, …, Finished.
+    """Train, yielding reports: Started, StepReport, EpochReport, …, Finished.
 
     Raises:
-        AecliError: one of its kinds, as `aecli.training.loop.train`.
+        AecliError: as `aecli.training.loop.train`.
     """
     return run_training(config)
 
 
 def _kind_of(images: object) -> Kind:
-    """Which kind of images it is; DataError where it is none."""
+    """Return the kind of images; raises DataError for anything else."""
     if isinstance(images, Tensor):
         return "tensor"
     if isinstance(images, np.ndarray):
@@ -230,8 +230,8 @@ def _require_kind(output: str) -> None:
         raise ConfigError(f"output={output!r}: expected one of pil, array, tensor")
 
 
-def _joined(batches: Sequence[Tensor], output: Kind) -> Any:
-    """Batches (N, 3, H, W), uint8 or, for tensors, float32, as one of the kinds."""
+def _convert(batches: Sequence[Tensor], output: Kind) -> Any:
+    """Concatenate batches (N, 3, H, W), uint8 or float32, and convert them to the kind `output`."""
     whole = torch.cat(list(batches))
     if output == "tensor":
         return whole

@@ -1,1 +1,1 @@
-"""Image autoencoders behind one contract, found by name through one registry."""
+"""Image autoencoders and priors behind one interface, found by name in one registry."""

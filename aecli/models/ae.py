@@ -8,12 +8,12 @@ from aecli.models.options import AutoencoderOptions
 
 
 class AE(Autoencoder):
-    """Five convolution blocks down to a latent of 1/32 of each side, five up; trained on the mean squared error."""
+    """Five convolution blocks down to 1/32 of each side, and five up; trained with mean squared error."""
 
     Options = AutoencoderOptions
 
     def __init__(self, options: AutoencoderOptions) -> None:
-        """Build it with the report's initialisation, drawn from torch's global generator."""
+        """Build it with the report's initialisation, from torch's global generator."""
         super().__init__()
         self.options = options
         self.encoder = build_encoder(options.width, options.latent_channels)

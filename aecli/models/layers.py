@@ -10,10 +10,10 @@ from aecli.models.mish import Mish
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
-    """`nn.ConvTranspose2d` of stride, padding and kernel alone, its gradients taken as those of a convolution.
+    """`nn.ConvTranspose2d` with its gradients computed by the kernels of a convolution.
 
-    They are the same numbers: a transposed convolution is a convolution's gradient. oneDNN has slow kernels for the
-    gradients of the one and fast ones for the other.
+    The results are equal, since a transposed convolution is the gradient of a convolution; oneDNN's kernels for the
+    gradients of a transposed convolution are slow. Output padding, groups and dilation use PyTorch's own gradients.
     """
 
     def forward(self, values: Tensor, output_size: list[int] | None = None) -> Tensor:
@@ -39,17 +39,17 @@ class _TransposedConvolution(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         values, weight = ctx.saved_tensors
         gradient = gradients[0]
-        for_values, for_weight, for_bias, *_ = ctx.needs_input_grad
-        towards_values = functional.conv2d(gradient, weight, None, ctx.stride, ctx.padding) if for_values else None
-        towards_weight = None
-        if for_weight:
-            # The convolution that maps `gradient` to the shape of `values`, whose gradient is `values`.
+        needs_values, needs_weight, needs_bias, *_ = ctx.needs_input_grad
+        values_gradient = functional.conv2d(gradient, weight, None, ctx.stride, ctx.padding) if needs_values else None
+        weight_gradient = None
+        if needs_weight:
+            # The weight's gradient in the convolution of `gradient` whose output has the gradient `values`.
             geometry = (list(ctx.stride), list(ctx.padding), [1, 1], False, [0, 0], 1)
-            towards_weight = torch.ops.aten.convolution_backward(
+            weight_gradient = torch.ops.aten.convolution_backward(
                 values, gradient, weight, None, *geometry, [False, True, False]
             )[1]
-        towards_bias = gradient.sum(dim=(0, 2, 3)) if for_bias else None
-        return towards_values, towards_weight, towards_bias, None, None
+        bias_gradient = gradient.sum(dim=(0, 2, 3)) if needs_bias else None
+        return values_gradient, weight_gradient, bias_gradient, None, None
 
 
 def down_block(channels_in: int, channels_out: int) -> list[nn.Module]:
@@ -63,20 +63,20 @@ def up_block(channels_in: int, channels_out: int) -> list[nn.Module]:
 
 
 def build_encoder(width: int, channels_out: int) -> nn.Sequential:
-    """Five blocks, 3 → width → 2·width → 4·width → 8·width → channels_out; the sides shrink 32 fold."""
+    """Five blocks, 3 → width → 2·width → 4·width → 8·width → channels_out; sides are divided by 32."""
     channels = [3, width, 2 * width, 4 * width, 8 * width, channels_out]
     return nn.Sequential(*[layer for pair in zip(channels, channels[1:], strict=False) for layer in down_block(*pair)])
 
 
 def build_decoder(width: int, channels_in: int) -> nn.Sequential:
-    """Five blocks, channels_in → 16·width → 8·width → 4·width → 2·width → width, then Conv2d to RGB and Tanh."""
+    """Five blocks, channels_in → 16·width → 8·width → 4·width → 2·width → width, then Conv2d to RGB, Tanh."""
     channels = [channels_in, 16 * width, 8 * width, 4 * width, 2 * width, width]
     blocks = [layer for pair in zip(channels, channels[1:], strict=False) for layer in up_block(*pair)]
     return nn.Sequential(*blocks, nn.Conv2d(width, 3, 3, 1, 1), nn.Tanh())
 
 
 def initialise(module: nn.Module) -> None:
-    """Kaiming normal with nonlinearity 'linear' and zero bias for convolutions; ones and zeros for batch norm."""
+    """Convolutions: Kaiming normal with nonlinearity 'linear', zero bias; batch norm: ones and zeros."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")

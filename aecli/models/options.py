@@ -14,14 +14,14 @@ class AutoencoderOptions:
     latent_dim: int | None = option(None, "Latent channels.", MODEL, shown_default="16 x width")
 
     def __post_init__(self) -> None:
-        """Refuse sizes that no machine can mean."""
+        """Check the ranges; raises ConfigError."""
         require(1 <= self.width <= 4096, "--width", self.width, "a whole number from 1 to 4096")
         require(self.latent_dim is None or 1 <= self.latent_dim <= 65536, "--latent-dim", self.latent_dim,
                 "a whole number from 1 to 65536")  # fmt: skip
 
     @property
     def latent_channels(self) -> int:
-        """`latent_dim`, worked out."""
+        """`latent_dim`, or its default."""
         return self.latent_dim or 16 * self.width
 
 
@@ -35,17 +35,17 @@ class VAEOptions(AutoencoderOptions):
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        """Refuse a weight that can't be meant."""
+        """Check the ranges; raises ConfigError."""
         super().__post_init__()
         require(0 <= self.beta < float("inf"), "--beta", self.beta, "a number of at least 0")
 
 
 @dataclass(frozen=True)
 class FlowOptions:
-    """A prior's: `channels` that latents are reduced to; `width`, `depth` and `heads` of the transformer, its dropout.
+    """A flow's: `channels` that latents are projected to; `width`, `depth`, `heads` and `dropout` of the transformer.
 
-    By default a head has 64 of the width's numbers, where that parts it evenly; else there is one. `latent_channels`
-    and `side` are those of the autoencoder's latents, and filled in from it.
+    By default heads have a dimension of 64 where that divides the width; else there is one head. `latent_channels` and
+    `side` are the shape of the autoencoder's latents, and set from it.
     """
 
     channels: int = 64
@@ -57,7 +57,7 @@ class FlowOptions:
     side: int = 8
 
     def __post_init__(self) -> None:
-        """Refuse sizes that no machine can mean."""
+        """Check the ranges; raises ConfigError."""
         sizes = {"channels": self.channels, "depth": self.depth, "latent_channels": self.latent_channels,
                  "side": self.side, "heads": self.attention_heads}  # fmt: skip
         for name, size in {"width": self.width, **sizes}.items():
@@ -71,5 +71,5 @@ class FlowOptions:
 
     @property
     def attention_heads(self) -> int:
-        """`heads`, worked out."""
+        """`heads`, or its default."""
         return self.heads if self.heads is not None else self.width // 64 if self.width % 64 == 0 else 1

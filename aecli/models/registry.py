@@ -1,6 +1,6 @@
-"""Name → model class. Built-ins, plug-ins and `package.module:Class` take one path: a target that is imported.
+"""Name → model class. Built-ins, plug-ins and `package.module:Class` are all targets that are imported on use.
 
-Nothing here imports torch until a model is loaded, so that names can be listed and completed at once.
+Nothing here imports torch until a model is loaded, so that names can be listed and completed quickly.
 """
 
 import dataclasses
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "aecli.models"
 _BUILT_IN = {"ae": "aecli.models.ae:AE", "vae": "aecli.models.vae:VAE", "prior": "aecli.models.flow:Flow"}
-PRIORS = ("prior",)  # of these the names that are no autoencoder's, told without importing them
+PRIORS = ("prior",)  # the names of those that are not autoencoders, known without importing them
 
 
 def targets() -> dict[str, str]:
-    """Every registered name and its `package.module:Class`: the built-in ones, then installed plug-ins' by name."""
+    """Return every registered name and its `package.module:Class`: built-ins, then plug-ins by name."""
     plugins = {point.name: point.value for point in sorted(entry_points(group=ENTRY_POINT_GROUP))}
     return {**_BUILT_IN, **{name: target for name, target in plugins.items() if name not in _BUILT_IN}}
 
 
 def names() -> list[str]:
-    """Every registered name."""
+    """Return every registered name."""
     return list(targets())
 
 
 def is_built_in(model: type) -> bool:
-    """Whether that class is one of aecli's own."""
+    """Whether the class is one of aecli's own."""
     return f"{model.__module__}:{model.__qualname__}" in _BUILT_IN.values()
 
 
@@ -52,14 +52,14 @@ def _is_target(text: str) -> bool:
 
 
 def suggestion(name: str) -> str:
-    """Words that name the registered models, and the one that `name` may have meant."""
-    near = difflib.get_close_matches(name.lower(), names(), n=1)
-    hint = f"did you mean {near[0]}?" if near else "or name a class as package.module:Class"
-    return f"there are {', '.join(names())}: {hint}"
+    """Return a hint for an unknown `name`: the registered names, and the one most like it."""
+    close = difflib.get_close_matches(name.lower(), names(), n=1)
+    advice = f"did you mean {close[0]}?" if close else "or name a class as package.module:Class"
+    return f"there are {', '.join(names())}; {advice}"
 
 
 def run_name(name: str) -> str:
-    """What a run of that model is called: the name itself, or a `package.module:Class`'s class in lower case."""
+    """Return the name for a model's run folder: its name, or the class of `package.module:Class` in lower case."""
     return name.partition(":")[2].lower() or name
 
 
@@ -67,16 +67,16 @@ def load(name: str) -> type["Trainable"]:
     """Import and return the class of a registered name or `package.module:Class`.
 
     Raises:
-        ModelError: unknown name, a module that can't be imported, or a class that is no Autoencoder or Prior.
+        ModelError: an unknown name, a module that can't be imported, or a class that isn't an Autoencoder or Prior.
     """
     from aecli.models.base import Trainable
 
     target = name if ":" in name else targets().get(name)
     if target is None or not _is_target(target):
-        raise ModelError(f"no model is called {name!r}; {suggestion(name)}")
+        raise ModelError(f"unknown model {name!r}\nhint: {suggestion(name)}")
     module_name, _, attribute = target.partition(":")
-    # As `python -m` would: a class of one's own lies beside one's data. A registered name is no word for importing what
-    # lies there, of which PyTorch's own imports would try some (of packages that it can do without).
+    # Like `python -m`, for a class in the working folder; but for a registered name that folder stays out of the path,
+    # because PyTorch tries to import optional packages, which might be found there.
     if ":" in name and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
@@ -85,8 +85,7 @@ def load(name: str) -> type["Trainable"]:
         raise ModelError(f"model {name!r}: {module_name} can't be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Trainable)):
         raise ModelError(
-            f"model {name!r}: {module_name} has no subclass of aecli.models.base.Autoencoder or Prior "
-            f"called {attribute!r}"
+            f"model {name!r}: {attribute} in {module_name} is not a subclass of aecli.models.base.Autoencoder or Prior"
         )
     if not dataclasses.is_dataclass(getattr(found, "Options", None)):
         raise ModelError(f"model {name!r}: its `Options` must be a dataclass")
@@ -94,12 +93,12 @@ def load(name: str) -> type["Trainable"]:
 
 
 def resolve_options(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Any:
-    """Make the model's options from `given` values (of their type, or text as typed), checked.
+    """Return the model's options from `given` values, of their type or as typed text.
 
-    `defaults` are used where the model has such an option and `given` doesn't say.
+    `defaults` fill in what is not given, where the model has such an option.
 
     Raises:
-        ConfigError: an option that the model doesn't have, or a value that is not of its type or out of range.
+        ConfigError: an option that the model doesn't have, or a value of another type or out of range.
     """
     options_class = load(name).Options
     hints = typing.get_type_hints(options_class)
@@ -117,12 +116,12 @@ def resolve_options(name: str, given: Mapping[str, Any], defaults: Mapping[str, 
 
 
 def build(name: str, options: Any) -> "Trainable":
-    """Build a model with freshly drawn weights from its options."""
+    """Build a model from its options, with newly initialised weights."""
     return load(name)(options)
 
 
 def type_name(hint: Any) -> str:
-    """`int`, `float`, … for messages; of an optional type, the type."""
+    """Return a type's name for messages; for an optional type that of the type."""
     return " or ".join(getattr(kind, "__name__", str(kind)) for kind in _alternatives(hint))
 
 
@@ -136,7 +135,7 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def _convert(key: str, value: Any, hint: Any) -> Any:
-    """Turn `value` into the option's type: exact types pass, text is parsed, an int serves as a float."""
+    """Convert `value` to the option's type: text is parsed, and an int accepted as a float."""
     kinds = _alternatives(hint)
     is_optional = kinds != (hint,)
     if value is None and is_optional or isinstance(value, str) and value.lower() == "none" and is_optional:

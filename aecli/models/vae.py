@@ -1,4 +1,4 @@
-"""The report's variational autoencoder (Kingma and Welling 2014; the weight β is that of Higgins et al. 2017)."""
+"""The report's variational autoencoder (Kingma and Welling, ICLR 2014; weight β: Higgins et al., ICLR 2017)."""
 
 from dataclasses import dataclass
 
@@ -18,25 +18,25 @@ class Posterior:
     log_variance: Tensor
 
     def sample(self, noise: Tensor | None = None) -> Tensor:
-        """Return z = μ + ε·exp(½ log σ²), ε the standard normal `noise` or drawn from torch's global generator."""
+        """Return z = μ + ε·exp(½ log σ²), with ε the standard normal `noise`, or from torch's global generator."""
         if noise is None:
-            # Drawn in plain memory order, so that a step's noise does not depend on the memory format.
+            # In contiguous order, so that a step's noise doesn't depend on the memory format.
             noise = torch.randn(self.mean.shape, device=self.mean.device)
         return self.mean + noise * torch.exp(0.5 * self.log_variance)
 
     def kl_divergence(self) -> Tensor:
-        """KL from N(0, I): -½·mean(1 + log σ² - μ² - σ²), the mean over everything."""
+        """KL from N(0, I): -½·mean(1 + log σ² - μ² - σ²), the mean over all elements."""
         return -0.5 * torch.mean(1 + self.log_variance - self.mean.square() - self.log_variance.exp())
 
 
 class VAE(Autoencoder):
-    """The autoencoder with a Gaussian posterior; trained on mean squared error + β·KL."""
+    """The AE with a Gaussian posterior; trained with mean squared error + β·KL."""
 
     Options = VAEOptions
     prior_is_normal = True
 
     def __init__(self, options: VAEOptions) -> None:
-        """Build it with the report's initialisation, drawn from torch's global generator."""
+        """Build it with the report's initialisation, from torch's global generator."""
         super().__init__()
         self.options = options
         self.encoder = build_encoder(options.width, 16 * options.width)
@@ -64,11 +64,11 @@ class VAE(Autoencoder):
         return images
 
     def draw_noise(self, count: int, image_size: int) -> Tensor:
-        """Return standard normal noise in the shape of `count` latents, from torch's global generator."""
+        """Return standard normal noise (count, latent_dim, side, side) from torch's global generator."""
         return torch.randn(count, *self.latent_shape(image_size), device=next(self.parameters()).device)
 
     def loss(self, images: Tensor, noise: Tensor | None = None) -> Losses:
-        """Return mean squared error + β·KL; in `eval()` mode the latent is the posterior mean, without noise."""
+        """Return mean squared error + β·KL; in `eval()` mode the latent is the posterior mean."""
         posterior = self.posterior(images)
         latents = posterior.sample(noise) if self.training else posterior.mean
         output = self.decode(latents)

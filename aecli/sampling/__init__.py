@@ -1,1 +1,1 @@
-"""Distributions over a trained model's latents: fitted ones, and what is drawn from any."""
+"""Priors over a trained model's latents, and images drawn from them."""

@@ -166,7 +166,7 @@ class TestContract:
 
 
 def test_unknown_model_names_what_exists():
-    with pytest.raises(ModelError, match=r"'vea'.*ae, vae, prior.*did you mean"):
+    with pytest.raises(ModelError, match=r"'vea'\nhint: .*ae, vae, prior.*did you mean"):
         registry.load("vea")
 
 
