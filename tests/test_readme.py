@@ -165,7 +165,8 @@ def test_the_help_of_the_program_is_shown():
 def test_every_option_mentioned_exists(page):
     """In prose, tables and code; a renamed option is found here."""
     commands = typer.main.get_command(app).commands.values()
-    ours = {flag for command in commands for parameter in command.params for flag in parameter.opts}
+    shown = [each for command in commands for each in command.params if not getattr(each, "hidden", False)]
+    ours = {flag for each in shown for flag in each.opts}
     known = ours.union(*OTHER_PROGRAMS_OPTIONS.values(), {"--help", "--version", "--install-completion"})
     known.add("--show-completion")
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*[a-z]", TEXTS[page])) - known == set()

@@ -1,4 +1,4 @@
-"""The command reference, from the program: `python -m tests.support.commands > examples/COMMANDS.md`."""
+"""Generates the command reference: `python -m tests.support.commands > examples/COMMANDS.md`."""
 
 import sys
 from pathlib import Path
@@ -11,8 +11,7 @@ from aecli.cli.app import app
 
 HEAD = """# All commands
 
-Written by the program itself: `aecli COMMAND --help` says the same in fewer columns. What every command prints as a
-result goes to stdout, all else to stderr.
+Generated from the program; `aecli COMMAND --help` shows the same. Results go to stdout, everything else to stderr.
 """
 METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 
@@ -29,7 +28,7 @@ def section(name, command, kinds) -> str:
     usage = " ".join(["aecli", name, *(each.metavar or each.name.upper() for each in arguments), "[OPTIONS]"])
     panels: dict[str, list[str]] = {}
     for parameter in command.params:
-        if parameter.param_type_name == "option" and parameter.name != "help":
+        if parameter.param_type_name == "option" and parameter.name != "help" and not parameter.hidden:
             panel = getattr(parameter, "rich_help_panel", None) or "Options"
             panels.setdefault(panel, []).append(row(parameter, kinds))
     lines = [f"## `{usage}`", "", *(line.strip() for line in command.help.strip().splitlines()), ""]
