@@ -1,22 +1,16 @@
-import struct
-import zlib
-from collections.abc import Callable, Generator, Iterator
-from io import BytesIO
+"""Fixtures of several rooms: folders of images, and two tiny trained runs."""
+
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from aecli.data.decoding.decode import DecodeError, decode
-from aecli.data.image_ref import ImageRef
-from aecli.data.sources.registry import list_images
-from aecli.errors import DataError
+from tests.support.images import encoded, picture
 
-pytest.register_assert_rewrite("tests.soak.runs", "tests.support.processes", "tests.support.trained")
-
-Result = TypeVar("Result")
+pytest.register_assert_rewrite(
+    "tests.soak.runs", *(f"tests.support.{name}" for name in ("data", "processes", "ranks", "trained"))
+)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -26,68 +20,6 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
-
-
-def picture(height: int = 24, width: int = 32, seed: int = 0) -> np.ndarray:
-    """A smooth coloured uint8 (H, W, 3) picture with noise: every corner differs."""
-    rows, columns = np.mgrid[0:height, 0:width]
-    smooth = np.stack([rows / height, columns / width, (rows + columns) / (height + width)], axis=-1)
-    noise = np.random.default_rng(seed).random((height, width, 3))
-    return (255 * (0.8 * smooth + 0.2 * noise)).astype(np.uint8)
-
-
-def encoded(image: Image.Image | np.ndarray, format: str = "PNG", **options: object) -> bytes:
-    buffer = BytesIO()
-    pil = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    pil.save(buffer, format, **options)
-    return buffer.getvalue()
-
-
-def image_ref(content, name="folder/a [1].png"):
-    return ImageRef(name, name, "", lambda: content)
-
-
-def fail_to_decode(content, *words):
-    with pytest.raises(DecodeError) as caught:
-        decode(image_ref(content))
-    assert isinstance(caught.value, DataError)
-    assert caught.value.name == "folder/a [1].png"
-    assert str(caught.value) == f"folder/a [1].png: {caught.value.reason}"
-    assert "\n" not in caught.value.reason
-    for word in words:
-        assert word in caught.value.reason
-    return caught.value
-
-
-def hand_made_png(width, height, depth, colour, rows, extra=b""):
-    """A PNG written by hand: `rows` are the unfiltered rows' bytes."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
-
-
-def fail_to_list(source, *words):
-    with pytest.raises(DataError) as caught:
-        list_images(str(source))
-    message = str(caught.value)
-    assert "\n" not in message
-    for word in (str(source), *words):
-        assert word in message
-    return message
-
-
-def finish(steps: Generator[Any, None, Result]) -> tuple[Result, list[Any]]:
-    """Run a generator to its end: what it returns, and what it yielded."""
-    reports = []
-    while True:
-        try:
-            reports.append(next(steps))
-        except StopIteration as end:
-            return end.value, reports
 
 
 @pytest.fixture
@@ -110,3 +42,60 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path / folder
 
     return make
+
+
+def _skip_curves(patch: pytest.MonkeyPatch) -> None:
+    """Curves take most of a tiny run's time, and have tests of their own."""
+    patch.setattr("aecli.training.observers.previews.draw_curves", lambda rows: b"curves")
+
+
+@pytest.fixture(scope="session")
+def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `images` and the finished runs `runs/vae` and `runs/ae`, for reading only."""
+    from tests.support.trained import TRAIN, ok, write_images
+
+    root = tmp_path_factory.mktemp("trained")
+    write_images(root / "images")
+    with pytest.MonkeyPatch.context() as patch:
+        _skip_curves(patch)
+        patch.chdir(root)
+        for model in ("vae", "ae"):  # in this order: `ae` is the newer
+            ok("train", model, *TRAIN, "--quiet")
+    return root
+
+
+@pytest.fixture
+def trained(trained_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with links to the shared `images` and `runs` (vae, ae), which are for reading."""
+    for name in ("images", "runs"):
+        (tmp_path / name).symlink_to(trained_once / name)
+    _skip_curves(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def own(trained: Path) -> Path:
+    """As `trained`, with copies of the runs, which may be written to and have no priors yet."""
+    shutil.copytree(trained / "runs", trained / "copied", ignore=shutil.ignore_patterns("prior*"))
+    (trained / "runs").unlink()
+    (trained / "copied").rename(trained / "runs")
+    return trained
+
+
+@pytest.fixture
+def run(trained: Path) -> Path:
+    """A copy of the VAE's run, `mine/vae`, to be damaged."""
+    shutil.copytree((trained / "runs/vae").resolve(), trained / "mine/vae")
+    return trained / "mine/vae"
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with `images` of its own."""
+    from tests.support.trained import write_images
+
+    write_images(tmp_path / "images")
+    _skip_curves(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -12,7 +12,7 @@ from PIL import Image
 
 import aecli
 from aecli.errors import ConfigError, DataError, ModelError
-from tests.conftest import picture
+from tests.support.images import picture
 from tests.support.trained import ok
 
 SIZE = 32

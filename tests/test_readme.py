@@ -18,7 +18,7 @@ from pyarrow import parquet
 from typer.testing import CliRunner
 
 from aecli.cli.app import app
-from tests.conftest import encoded, picture
+from tests.support.images import encoded, picture
 from tests.support.ranks import run_ranks
 
 ROOT = Path(__file__).parent.parent

@@ -11,21 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.support.trained import (
-    EPOCHS,
-    SIZE,
-    TRAIN,
-    VAL,
-    invoke,
-    ok,
-    ok_json,
-    pngs,
-    trained,
-    workplace,
-    write_images,
-)
-
-__all__ = ["trained", "workplace"]  # fixtures
+from tests.support.trained import EPOCHS, SIZE, TRAIN, VAL, invoke, ok, ok_json, pngs, write_images
 
 RUN_FILES = ["config.json", "curves.png", "last.safetensors", "metrics.csv", "model.safetensors",
              "previews/epoch-0001.png", "previews/epoch-0002.png"]  # fmt: skip

@@ -11,10 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from aecli.errors import OutputError
 from aecli.runs import checkpoints
-from tests.support.trained import NAMES, TRAIN, fails, invoke, ok, ok_json, pngs, rewrite, run, trained
-
-__all__ = ["run", "trained"]  # fixtures
-
+from tests.support.trained import NAMES, TRAIN, fails, invoke, ok, ok_json, pngs, rewrite
 
 # What a checkpoint says of itself
 

@@ -16,9 +16,7 @@ from aecli.cli.main import set_up_process
 from aecli.configs import EvalConfig, ModelsConfig
 from aecli.evaluation.paired import evaluate
 from aecli.runs.catalogue import list_models
-from tests.support.trained import TRAIN, fails, invoke, ok, trained, workplace
-
-__all__ = ["trained", "workplace"]  # fixtures
+from tests.support.trained import TRAIN, fails, invoke, ok
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full, forks and the limits of a process")
 

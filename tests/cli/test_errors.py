@@ -7,9 +7,7 @@ import shutil
 import pytest
 import torch
 
-from tests.support.trained import TRAIN, fails, invoke, ok, pngs, trained, workplace, write_images
-
-__all__ = ["trained", "workplace"]  # fixtures
+from tests.support.trained import TRAIN, fails, invoke, ok, pngs, write_images
 
 TAKES = {  # each command with what it cannot do without
     "train": ["train", "vae", *TRAIN],

@@ -11,9 +11,7 @@ import pytest
 from typer.models import OptionInfo
 
 from aecli.cli.app import app
-from tests.support.trained import TRAIN, fails, invoke, ok, ok_json, pngs, trained, workplace, write_images
-
-__all__ = ["trained", "workplace"]  # fixtures
+from tests.support.trained import TRAIN, fails, invoke, ok, ok_json, pngs, write_images
 
 TAKES = {  # each command with what it cannot do without
     "train": ["train", "vae", *TRAIN, "--out", "new"],

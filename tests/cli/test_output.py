@@ -17,9 +17,7 @@ from PIL import Image
 from aecli.cli.main import set_up_process
 from aecli.runs.folder import RunFolder
 from aecli.training.events import Finished
-from tests.support.trained import SIZE, TRAIN, VAL, invoke, ok, ok_json, png, trained, workplace, write_images
-
-__all__ = ["trained", "workplace"]  # fixtures
+from tests.support.trained import SIZE, TRAIN, VAL, invoke, ok, ok_json, png, write_images
 
 # eval
 

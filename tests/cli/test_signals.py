@@ -6,14 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from aecli.storage.atomic_files import list_names
-from tests.support.trained import TRAIN, workplace
-
-__all__ = ["workplace"]  # fixtures
+from tests.support.processes import wait_for
+from tests.support.trained import TRAIN
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 LONG = ["train", "vae", *TRAIN, "--epochs", "100000", "--compile", "off", "--cache", "cache", "--runs", "runs"]
@@ -24,13 +22,6 @@ def start(*arguments, **options):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "aecli", *arguments]
     return subprocess.Popen(command, env=environment, text=True, **options)
-
-
-def wait_for(path: Path):
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline, f"no {path}"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

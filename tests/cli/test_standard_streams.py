@@ -9,9 +9,6 @@ import pytest
 
 from tests.cli.test_environment import COMMANDS, process, shell
 from tests.support.processes import begin, end, redirect
-from tests.support.trained import trained
-
-__all__ = ["trained"]  # a fixture
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full, and forks")
 

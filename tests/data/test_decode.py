@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from aecli.data.decoding.decode import DecodeError, decode, image_size
-from tests.conftest import encoded, fail_to_decode, hand_made_png, image_ref, picture
+from tests.support.data import fail_to_decode, image_ref
+from tests.support.images import encoded, hand_made_png, picture
 
 
 def decoded(image, format="PNG", **options):

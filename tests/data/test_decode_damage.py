@@ -8,7 +8,8 @@ from PIL import Image
 from aecli.data.decoding import limits
 from aecli.data.decoding.decode import DecodeError, decode, image_size
 from aecli.data.image_ref import ImageRef
-from tests.conftest import encoded, fail_to_decode, hand_made_png, image_ref, picture
+from tests.support.data import fail_to_decode, image_ref
+from tests.support.images import encoded, hand_made_png, picture
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])

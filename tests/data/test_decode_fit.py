@@ -9,7 +9,7 @@ from PIL import Image
 from aecli.data.decoding.decode import fit, resize
 from aecli.errors import DataError
 from aecli.runtime.threads import ordered_map, worker_count
-from tests.conftest import picture
+from tests.support.images import picture
 
 # Resizing
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from aecli.data.sources.registry import list_images, split_indices
-from tests.conftest import fail_to_list
+from tests.support.data import fail_to_list
 
 
 def test_demo_pieces_are_cut_from_the_photographs():

@@ -11,7 +11,8 @@ from aecli.data.decoding.decode import decode, image_size
 from aecli.data.image_ref import FILE_LIMIT
 from aecli.data.sources.registry import list_images
 from aecli.errors import DataError
-from tests.conftest import encoded, fail_to_list, picture
+from tests.support.data import fail_to_list
+from tests.support.images import encoded, picture
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs pipes and links")
 

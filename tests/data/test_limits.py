@@ -13,8 +13,9 @@ from aecli.data.decoding import limits
 from aecli.data.decoding.decode import decode, decode_fitted, image_size
 from aecli.data.decoding.limits import MemoryBudget
 from aecli.errors import DataError
-from tests.conftest import encoded, fail_to_decode, hand_made_png, image_ref, picture
 from tests.soak.hostile_images import bmp, tiff, tiff_tags
+from tests.support.data import fail_to_decode, image_ref
+from tests.support.images import encoded, hand_made_png, picture
 
 
 def chunk(kind, data):

@@ -9,9 +9,7 @@ import sys
 import pytest
 
 from aecli.errors import single_line
-from tests.support.trained import TINY, invoke, workplace
-
-__all__ = ["workplace"]
+from tests.support.trained import TINY, invoke
 
 ESCAPES = "\x1b]0;owned\x07\x1b[31m"
 NAMES = [

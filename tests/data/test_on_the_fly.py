@@ -8,8 +8,8 @@ from aecli.data.batches import epoch_order, flips, iterate
 from aecli.data.image_ref import ImageRef
 from aecli.data.packs.on_the_fly import OnTheFly
 from aecli.errors import DataError
-from tests.conftest import encoded, picture
 from tests.data.test_pack import broken, run, whole
+from tests.support.images import encoded, picture
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ from aecli.data.packs.pack import Pack, pack_images
 from aecli.data.sources.registry import list_images
 from aecli.errors import DataError
 from aecli.progress import Progress
-from tests.conftest import encoded, finish, picture
+from tests.support.data import finish
+from tests.support.images import encoded, picture
 
 
 def run(images, size=16, how="squash", cache="off", workers=2) -> tuple[Pack, list[Progress]]:

@@ -8,7 +8,8 @@ import pytest
 from aecli.data.sources import registry
 from aecli.data.sources.registry import ImageRef, list_images, split_indices
 from aecli.errors import DataError
-from tests.conftest import encoded, fail_to_list, picture
+from tests.support.data import fail_to_list
+from tests.support.images import encoded, picture
 
 
 def names(source):

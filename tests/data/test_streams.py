@@ -18,7 +18,7 @@ from aecli.data.sources import shards as shards_module
 from aecli.data.sources.shards import Encoded, Shards, is_stream
 from aecli.data.streams import Stream
 from aecli.errors import DataError
-from tests.conftest import encoded, picture
+from tests.support.images import encoded, picture
 from tests.support.shards import write_parquet, write_tar, write_tars
 
 COUNTS = (7, 5, 1, 6, 4)

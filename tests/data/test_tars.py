@@ -9,7 +9,8 @@ from PIL import Image
 from aecli.data.decoding.decode import decode
 from aecli.data.sources import shards as shards_module
 from aecli.data.sources.registry import list_images
-from tests.conftest import encoded, fail_to_list, picture
+from tests.support.data import fail_to_list
+from tests.support.images import encoded, picture
 from tests.support.shards import write_parquet, write_tar, write_tars
 
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from aecli.data.sources.registry import list_images
-from tests.conftest import fail_to_list
+from tests.support.data import fail_to_list
 
 
 def test_torchvision_fake_data_equals_torchvision_and_leaves_the_random_state_alone():

@@ -12,7 +12,8 @@ import pytest
 from aecli.data.decoding.decode import decode
 from aecli.data.sources.registry import list_images
 from aecli.errors import DataError
-from tests.conftest import encoded, fail_to_list, picture
+from tests.support.data import fail_to_list
+from tests.support.images import encoded, picture
 
 
 def make_zip(path, members, method=zipfile.ZIP_STORED):

@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 from aecli.evaluation.html_report import pictures
-from tests.conftest import picture
+from tests.support.images import picture
 from tests.support.ranks import run_ranks
 from tests.support.trained import fails, invoke, ok
 

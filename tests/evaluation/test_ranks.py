@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import picture
-from tests.support.processes import end
+from tests.support.images import picture
+from tests.support.processes import end, wait_for
 from tests.support.ranks import begin_ranks, fail_ranks, run_ranks
 
 
@@ -208,14 +208,6 @@ def _stall(rank):
         return exactly(*arguments)
 
     paired._measure_batch = measure
-
-
-def wait_for(file):
-    for _ in range(1200):
-        if file.exists():
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"no {file}")
 
 
 def test_workers_are_shared_by_the_processes_of_a_machine(tmp_path):

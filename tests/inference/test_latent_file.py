@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 import aecli
 from aecli.data.decoding.decode import fit
-from tests.conftest import picture
+from tests.support.images import picture
 from tests.support.ranks import run_ranks
 from tests.support.trained import invoke, ok
 

@@ -6,12 +6,9 @@ import time
 
 import pytest
 
-from tests.evaluation.test_ranks import wait_for
-from tests.support.processes import end
+from tests.support.processes import end, wait_for
 from tests.support.ranks import begin_ranks, run_ranks
-from tests.support.trained import NAMES, trained, write_images
-
-__all__ = ["trained"]  # a fixture
+from tests.support.trained import NAMES, write_images
 
 
 @pytest.fixture

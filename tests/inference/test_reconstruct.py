@@ -19,9 +19,7 @@ from aecli.progress import Notice, Progress
 from aecli.sampling.prior_choice import sample_noise
 from aecli.sampling.sample import sample
 from tests.reference.report import ReportAE, ReportVAE
-from tests.support.trained import NAMES, SIZE, TINY, TRAIN, VAL, ok, png, pngs, trained, write_images
-
-__all__ = ["trained"]  # a fixture
+from tests.support.trained import NAMES, SIZE, TINY, TRAIN, VAL, ok, png, pngs, write_images
 
 LATENT = 64  # 16 times the width
 BATCH = 16  # the default

@@ -22,24 +22,7 @@ from aecli.training.inputs.latent_sets import as_places
 from aecli.training.loop import train
 from tests.support.ranks import run_ranks
 from tests.support.shards import write_tars
-from tests.support.trained import (
-    NAMES,
-    SIZE,
-    TRAIN,
-    VAL,
-    assert_same_run,
-    fails,
-    invoke,
-    ok,
-    ok_json,
-    own,
-    png,
-    pngs,
-    rows,
-    trained,
-)
-
-__all__ = ["own", "trained"]  # fixtures
+from tests.support.trained import NAMES, SIZE, TRAIN, VAL, assert_same_run, fails, invoke, ok, ok_json, png, pngs, rows
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = {"channels": 4, "width": 32, "depth": 2, "heads": 2}

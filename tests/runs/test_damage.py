@@ -8,9 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.support.trained import TRAIN, fails, ok, ok_json, rewrite, run, trained
-
-__all__ = ["run", "trained"]  # fixtures
+from tests.support.trained import TRAIN, fails, ok, ok_json, rewrite
 
 CONFIGS = {
     "a name of escapes": lambda c: c["model"].update(name="\x1b[2J"),

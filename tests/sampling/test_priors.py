@@ -20,9 +20,7 @@ from aecli.sampling.mixture import Mixture, fit_mixture
 from aecli.sampling.pca import StreamingPCA
 from aecli.sampling.prior_choice import choose_prior, sample_noise
 from aecli.sampling.sample import sample
-from tests.support.trained import NAMES, SIZE, TINY, TRAIN, VAL, fails, invoke, ok, ok_json, own, png, pngs, trained
-
-__all__ = ["own", "trained"]  # fixtures
+from tests.support.trained import NAMES, SIZE, TINY, TRAIN, VAL, fails, invoke, ok, ok_json, png, pngs
 
 
 def vectors(seed, count, rank, numbers):

@@ -12,9 +12,8 @@ from aecli.figures.grid import draw_rows
 from aecli.inference.loaded_model import load_model
 from aecli.sampling.fitted_prior import load_fitted
 from aecli.sampling.walks import slerp
-from tests.support.trained import fails, ok, ok_json, own, trained
+from tests.support.trained import fails, ok, ok_json
 
-__all__ = ["own", "trained"]  # fixtures
 ENDS = ["--interpolate", "images/i1.png", "images/i2.png"]
 
 

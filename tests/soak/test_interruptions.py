@@ -21,9 +21,6 @@ from aecli.storage import atomic_files
 from aecli.storage.atomic_files import OWN_PREFIX, atomic_write
 from tests.cli.test_environment import COMMANDS
 from tests.support.processes import begin, end
-from tests.support.trained import trained
-
-__all__ = ["trained"]  # a fixture
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 

@@ -32,9 +32,7 @@ from aecli.evaluation.paired import evaluate
 from aecli.inference.reconstruct import reconstruct
 from aecli.metrics.lpips import _NETWORKS
 from aecli.sampling.sample import sample
-from tests.support.trained import TRAIN, assert_same_run, png, pngs, trained, write_images
-
-__all__ = ["trained"]  # a fixture
+from tests.support.trained import TRAIN, assert_same_run, png, pngs, write_images
 
 SIZES = [(40, 48), (33, 64), (64, 64), (50, 37)]
 

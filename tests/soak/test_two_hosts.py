@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.processes import wait_for
 from tests.support.ranks import run_ranks
 from tests.support.trained import write_images
-from tests.training.test_ranks import assert_close_runs, wait_for
+from tests.training.test_ranks import assert_close_runs
 
 pytestmark = [
     pytest.mark.soak,

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -52,3 +53,11 @@ def end(process: BaseProcess) -> int:
     process.join(timeout=120)
     assert process.exitcode is not None, "it hangs"
     return process.exitcode
+
+
+def wait_for(path: Path, seconds: float = 60) -> None:
+    """Wait until that file is there."""
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < until, f"no {path}"
+        time.sleep(0.02)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow
 from pyarrow import parquet
 
-from tests.conftest import encoded, picture
+from tests.support.images import encoded, picture
 
 
 def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:

@@ -1,15 +1,12 @@
-"""Two tiny trained runs that tests share, and the command line called in this process."""
+"""The command line called in this process, and what tiny runs are made of and compared by."""
 
 import csv
-import functools
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
@@ -106,58 +103,6 @@ def assert_same_run(one: Path, other: Path) -> None:
         for key in first:
             assert torch.equal(first[key], second[key]), f"{name}: {key}"
     assert read_document(one / "model.safetensors") == read_document(other / "model.safetensors")
-
-
-def _spare_curves(patch: pytest.MonkeyPatch) -> None:
-    """Curves take most of a tiny run's time, and have tests of their own."""
-    patch.setattr("aecli.training.observers.previews.draw_curves", lambda rows: b"curves")
-
-
-@functools.cache
-def _train_once(root: Path) -> Path:
-    write_images(root / "images")
-    with pytest.MonkeyPatch.context() as patch:
-        _spare_curves(patch)
-        patch.chdir(root)
-        for model in ("vae", "ae"):  # in this order: `ae` is the newer
-            ok("train", model, *TRAIN, "--quiet")
-    return root
-
-
-@pytest.fixture
-def trained(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder with links to the shared `images` and `runs` (vae, ae), which are for reading."""
-    root = _train_once(tmp_path_factory.getbasetemp() / "trained")
-    for name in ("images", "runs"):
-        (tmp_path / name).symlink_to(root / name)
-    _spare_curves(monkeypatch)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def own(trained: Path) -> Path:
-    """As `trained`, with copies of the runs, which may be written to and have no priors yet."""
-    shutil.copytree(trained / "runs", trained / "copied", ignore=shutil.ignore_patterns("prior*"))
-    (trained / "runs").unlink()
-    (trained / "copied").rename(trained / "runs")
-    return trained
-
-
-@pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder with `images` of its own."""
-    write_images(tmp_path / "images")
-    _spare_curves(monkeypatch)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def run(trained: Path) -> Path:
-    """A copy of the VAE's run, `mine/vae`, to be damaged."""
-    shutil.copytree((trained / "runs/vae").resolve(), trained / "mine/vae")
-    return trained / "mine/vae"
 
 
 def rewrite(path: Path, change: Callable[[Any], Any], tensors: dict[str, torch.Tensor] | None = None) -> None:

@@ -15,7 +15,7 @@ from aecli.training import loop, setup
 from aecli.training.events import Finished
 from aecli.training.inputs import image_sets as images_module
 from aecli.training.inputs.image_sets import ImageSet, bring_to_device, gather_images, upload
-from tests.conftest import finish
+from tests.support.data import finish
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from aecli.configs import TrainConfig
 from aecli.data.batches import epoch_order
 from aecli.data.packs import pack as pack_module
 from aecli.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
@@ -18,23 +17,10 @@ from aecli.progress import Notice
 from aecli.runs import checkpoints
 from aecli.training import loop, sync
 from aecli.training.events import EpochReport, Finished, Interrupted, Started, StepReport
-from tests.conftest import encoded, picture
+from tests.support.images import encoded, picture
 from tests.support.trained import assert_same_run, rows
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
-
-
-@pytest.fixture
-def photographs(image_folder):
-    return image_folder(*(f"{seed:02d}.png" for seed in range(15)), folder="photographs", height=40, width=40)
-
-
-@pytest.fixture
-def config(tmp_path, photographs):
-    return TrainConfig(
-        model="vae", data=str(photographs), val_fraction=0.25, epochs=3, image_size=32, batch_size=3, lr=1e-3,
-        options={"width": 4}, device="cpu", precision="fp32", runs=tmp_path / "runs",
-    )  # fmt: skip
 
 
 def run(config, stop_after=None):

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import time
 from functools import partial
 
 import numpy as np
@@ -14,7 +13,7 @@ from aecli.data.batches import epoch_order
 from aecli.runs.checkpoints import read_document
 from aecli.training.state import seed_step
 from tests.reference import report
-from tests.support.processes import end
+from tests.support.processes import end, wait_for
 from tests.support.ranks import begin_ranks, fail_ranks, run_ranks
 from tests.support.trained import assert_same_run, rows, write_images
 
@@ -172,14 +171,6 @@ class TestTakingUpAgain:
             again = ["--restart"] if out == "mine" else []
             train(place, 2, out, "--epochs", epochs, *options[2:], *again, attempt=1)
         assert_same_run(place / "whole", place / "mine")
-
-
-def wait_for(file):
-    for _ in range(1200):
-        if file.exists():
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"no {file}")
 
 
 class TestFailures:

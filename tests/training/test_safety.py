@@ -16,9 +16,8 @@ from aecli.training import checkpointing, loop, sync
 from aecli.training.events import Finished, Started, StepReport
 from aecli.training.inputs import loaders
 from tests.support.trained import assert_same_run, rows
-from tests.training.test_loop import config, photographs, run
+from tests.training.test_loop import run
 
-__all__ = ["config", "photographs"]  # fixtures
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 

@@ -12,9 +12,7 @@ from aecli.models import registry
 from aecli.runtime.device import place
 from aecli.training.state import TrainState
 from aecli.training.state_schema import load_state, require_scaling
-from tests.support.trained import TRAIN, fails, ok, rewrite, run, trained
-
-__all__ = ["run", "trained"]  # fixtures
+from tests.support.trained import TRAIN, fails, ok, rewrite
 
 STATES = {
     "an epoch that never was": lambda d: d.update(epoch=10**18),

@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.support.processes import wait_for
 from tests.support.ranks import run_ranks
 from tests.support.trained import assert_same_run, write_images
-from tests.training.test_ranks import wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 OPTIONS = ["train", "tests.support.plain_models:PlainVAE", "--data", "images", "--image-size", "64",
