@@ -212,7 +212,7 @@ def test_more_workers_than_there_is_work_are_as_many_as_there_is_work(trained):
 
 
 @pytest.fixture
-def reserve(trained):
+def taken(trained):
     """A working folder whose outputs are there already."""
     for name in ("grid.png", "samples.png", "numbers.csv", "notes.txt"):
         (trained / name).write_text("mine")
