@@ -1,4 +1,4 @@
-"""The layers of a model as a table in Markdown: what each is, what it gives, how many parameters it has.
+"""Prints the layers of a model as a Markdown table: kind, output shape, parameters.
 
 python examples/architecture.py vae [IMAGE_SIZE] [KEY=VALUE ...]
 """
@@ -12,7 +12,7 @@ from aecli.models import registry
 
 
 def layers(name, image_size=256, **options):
-    """Rows of (name, kind, output of one image, parameters), in the order of computation; nothing is allocated."""
+    """Return rows of (name, kind, output shape, parameters) in execution order, computed on the meta device."""
     rows = []
     with torch.device("meta"):
         model = registry.build(name, registry.resolve_options(name, options)).eval()
@@ -24,13 +24,13 @@ def layers(name, image_size=256, **options):
 
 
 def row(path, layer, output):
-    """What the table says of one layer."""
+    """Return the table's row of one layer."""
     parameters = sum(parameter.numel() for parameter in layer.parameters())
     return path, kind(layer), "×".join(map(str, output.shape[1:])), parameters
 
 
 def kind(layer):
-    """A layer in words: its class and, of a convolution, kernel, stride and padding."""
+    """Return the layer's class and, for a convolution, kernel, stride and padding."""
     name = type(layer).__name__
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         return f"{name} k{layer.kernel_size[0]} s{layer.stride[0]} p{layer.padding[0]}"
@@ -38,7 +38,7 @@ def kind(layer):
 
 
 def markdown(rows):
-    """The rows as a table, with their sum."""
+    """Return the rows as a table with the total."""
     lines = [f"| `{path}` | {what} | {shape} | {parameters:,} |" for path, what, shape, parameters in rows]
     total = sum(row[3] for row in rows)
     return "\n".join(

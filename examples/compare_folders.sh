@@ -3,7 +3,7 @@
 #
 #   examples/compare_folders.sh GROUND_TRUTH FOLDER [FOLDER …]
 #
-# Images pair by relative path without suffix. The numbers go to comparison.json and comparison.csv as well.
+# Images pair by relative path without suffix. The numbers are also written to comparison.json and comparison.csv.
 set -euo pipefail
 [ $# -ge 2 ] || { echo "usage: $0 GROUND_TRUTH FOLDER [FOLDER …]" >&2; exit 2; }
 truth=$1

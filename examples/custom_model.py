@@ -1,9 +1,9 @@
-"""A model of one's own: an autoencoder with residual blocks and a small latent, under 60 lines.
+"""A custom model: an autoencoder with residual blocks and a small latent, in under 60 lines.
 
     aecli train examples.custom_model:ResidualAE --recipe quick -o channels=24
     aecli reconstruct --model examples.custom_model:ResidualAE
 
-To install it under a short name, give your package an entry point in its pyproject.toml:
+To register it under a short name, give your package an entry point in its pyproject.toml:
 
     [project.entry-points."aecli.models"]
     resae = "your_package.custom_model:ResidualAE"

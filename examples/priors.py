@@ -1,10 +1,10 @@
-"""Samples of one model from every prior that it has: a table of what they are worth, and a sheet to look at.
+"""Compares every prior of one model: a table of sample quality, and a sheet of samples.
 
     python examples/priors.py MODEL REAL TRAIN OUT [N]
 
-MODEL is a run folder; where a flow is to be shown, `aecli train prior --model MODEL` comes first. REAL are photographs
-that nothing was trained on, TRAIN those that the model was. N samples of each prior (1000) are written under OUT, and
-beside them what the model makes of REAL itself, which no sample of it can be much better than.
+MODEL is a run folder; run `aecli train prior --model MODEL` first to include a flow. REAL are images that nothing was
+trained on, TRAIN those that the model was trained on. N samples of each prior (default 1000) are written under OUT,
+with the model's reconstructions of REAL, the upper bound for its samples.
 """
 
 import sys
@@ -26,9 +26,9 @@ SHOWN = 10
 
 
 def draw(model: "aecli.Model", prior: str, out: Path, n: int) -> float | None:
-    """Write `n` samples to a folder; returns the seconds an image, or None where the model has no such prior."""
+    """Write `n` samples to a folder; return seconds an image, or None if the model has no such prior."""
     try:
-        model.sample(1, prior=prior)  # fits what has to be fitted
+        model.sample(1, prior=prior)  # fits the prior on first use, which is not timed
         began = time.monotonic()
         samples = model.sample(n, prior=prior)
     except AecliError as error:
@@ -42,7 +42,7 @@ def draw(model: "aecli.Model", prior: str, out: Path, n: int) -> float | None:
 
 
 def show(model_path: str, real: str, train: str, out: Path, n: int) -> str:
-    """Draw, measure, and return the table as Markdown; the sheet is OUT/priors.png."""
+    """Sample, measure, write OUT/priors.png, and return the table as Markdown."""
     model = aecli.load(model_path)
     seconds = {prior: draw(model, prior, out / prior, n) for prior in PRIORS}
     there = [prior for prior in PRIORS if seconds[prior] is not None]

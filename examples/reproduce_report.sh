@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# The report, end to end: train both models, reconstruct the held-out images, table, figure, samples.
+# Reproduces the report: trains both models, reconstructs the held-out images, and makes table, figure and samples.
 #
 #   examples/reproduce_report.sh [DATA] [IMAGE_SIZE] [EPOCHS] [further options of aecli train]
 #
-# DATA is a folder, a .zip, or demo (the default); the report's own setting is 256 and 1000.
-# Everything lands in the folder `report` beside you. Run it again after an interruption and it goes on.
+# DATA is a folder, a .zip, or demo (the default). The report's own setting is 256 and 1000, the defaults.
+# Everything is written to the folder `report` in the current one. Run it again after an interruption and it resumes.
 set -euo pipefail
 data=${1:-demo} size=${2:-256} epochs=${3:-1000}
 shift $(($# < 3 ? $# : 3))
@@ -15,7 +15,7 @@ for model in ae vae; do
     aecli reconstruct --model "report/runs/$model" --out "report/reconstructions/$model" --overwrite
 done
 
-# The ground truth as the models saw it: the held-out images at the models' size.
+# The ground truth is the held-out images at the models' size.
 python3 - <<'PYTHON'
 from pathlib import Path
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Several machines under Slurm: copy this, change what stands below, and hand it over with options of `aecli train`.
+# Several machines under Slurm: copy this, adapt the lines below, and submit it with options of `aecli train`.
 #
 #   sbatch slurm.sh vae --data /shared/photos --batch-size 2048 --epochs 300 --out /shared/runs/vae
 #
-# The run folder, and the images or shards, lie on a disk that all machines see. --batch-size is that of all GPUs
-# together. Near the end of its time, and where it has to make room, the job is asked to stop (SIGTERM): aecli saves
-# once and leaves, and the same command, queued again, goes on where it stopped.
+# The run folder and the images or shards must be on a file system shared by all machines. --batch-size is the global
+# batch. Near its time limit, or when preempted, the job gets SIGTERM: aecli saves once and exits, and the same command,
+# queued again, resumes.
 #SBATCH --job-name=aecli
 #SBATCH --nodes=4
 #SBATCH --gpus-per-node=8
@@ -19,15 +19,15 @@
 set -euo pipefail
 [ $# -gt 0 ] || { echo "usage: sbatch $0 MODEL [options of aecli train]" >&2; exit 2; }
 
-# Seconds after which a machine that says nothing counts as lost; more than the longest pause that is no failure.
+# Seconds of silence after which a process counts as lost; must exceed the longest normal pause.
 export AECLI_PEER_TIMEOUT=${AECLI_PEER_TIMEOUT:-600}
-# Where machines have several networks, name the fast one: export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0
+# On machines with several networks, name the fast one: export NCCL_SOCKET_IFNAME=ib0 GLOO_SOCKET_IFNAME=ib0
 
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 export RENDEZVOUS="$first:$((29400 + SLURM_JOB_ID % 1000))"
 
-# One torchrun a machine, which starts a process a GPU. They meet on the first machine; where a process dies, all begin
-# again from the last checkpoint. No machine is ended because another one has left: it may be saving.
+# One torchrun a machine starts one process a GPU; the rendezvous is on the first machine. When a process dies, all
+# restart from the last checkpoint. A machine that exits doesn't end the others, which may still be saving.
 status=0
 srun --kill-on-bad-exit=0 bash -c '
     exec torchrun --nnodes "$SLURM_JOB_NUM_NODES" --nproc-per-node "${PROCESSES:-gpu}" --max-restarts 3 \
@@ -35,10 +35,10 @@ srun --kill-on-bad-exit=0 bash -c '
         --rdzv-conf "is_host=$((SLURM_NODEID == 0))" -m aecli train "$@"
 ' torchrun "$@" || status=$?
 
-# Slurm itself queues again what it ended before its time; what ran out of time is for us to queue. (SLURM_JOB_END_TIME
-# is there from Slurm 22.05 on; without it, queue the job again by hand.)
+# Slurm requeues preempted jobs by itself, but not those that ran out of time. (SLURM_JOB_END_TIME exists since Slurm
+# 22.05; without it, requeue by hand.)
 if [ "$status" -ne 0 ] && [ $((${SLURM_JOB_END_TIME:-9999999999} - $(date +%s))) -le 120 ]; then
-    echo "out of time; the job is queued again and goes on where it stopped"
+    echo "out of time; requeued, and will resume"
     exec scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

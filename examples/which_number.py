@@ -1,7 +1,7 @@
-"""One pair of folders, many numbers: what the choices behind PSNR, SSIM and LPIPS change. Prints a table in Markdown.
+"""Prints a Markdown table: PSNR, SSIM and LPIPS of the same images under different definitions.
 
 python examples/which_number.py              # needs no network
-python examples/which_number.py vgg squeeze  # over these networks too, whose weights do not ship
+python examples/which_number.py vgg squeeze  # with these networks too, whose weights do not ship
 """
 
 import sys
@@ -23,7 +23,7 @@ SIDE, QUALITY, BORDER = 256, 20, 4
 
 
 def photographs():
-    """Five photographs that ship with scikit-image, cut to the middle and reduced to 256²."""
+    """Yield five photographs that ship with scikit-image, center-cropped and resized to 256²."""
     for pixels in (data.astronaut(), data.coffee(), data.chelsea(), data.rocket(), data.immunohistochemistry()):
         side = min(pixels.shape[:2])
         top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
@@ -31,25 +31,25 @@ def photographs():
         yield np.array(square.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
 
 
-def spoilt(pixels):
-    """The picture as a JPEG of quality 20."""
+def degraded(pixels):
+    """Return the image after JPEG compression at quality 20."""
     file = BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=QUALITY)
     return np.array(Image.open(file))
 
 
 def luma(pixels):
-    """Y of ITU-R BT.601, 16 to 235, as super-resolution papers take it."""
+    """Return Y of ITU-R BT.601, 16 to 235, as in super-resolution papers."""
     return rgb2ycbcr(pixels)[..., 0]
 
 
 def halved(pixels):
-    """Half of each side."""
+    """Return the image at half its size."""
     return np.array(Image.fromarray(pixels).resize((SIDE // 2, SIDE // 2), Image.Resampling.BICUBIC))
 
 
 def lpips_of(net, pairs):
-    """The mean of LPIPS over `net`."""
+    """Return the mean LPIPS with network `net`."""
     network = LPIPS.from_net(net, None, ignore)
     truths, others = (
         torch.from_numpy(np.stack(side)).permute(0, 3, 1, 2).contiguous() for side in zip(*pairs, strict=True)
@@ -58,8 +58,8 @@ def lpips_of(net, pairs):
 
 
 def table(nets=("alex",)):
-    """Rows of (metric, how it was taken, number)."""
-    pairs = [(pixels, spoilt(pixels)) for pixels in photographs()]
+    """Return rows of (metric, definition, number)."""
+    pairs = [(pixels, degraded(pixels)) for pixels in photographs()]
     ys = [(luma(a), luma(b)) for a, b in pairs]
     cut = [(a[BORDER:-BORDER, BORDER:-BORDER], b[BORDER:-BORDER, BORDER:-BORDER]) for a, b in ys]
     small = [(halved(a), halved(b)) for a, b in pairs]
@@ -87,7 +87,7 @@ def table(nets=("alex",)):
 
 
 def markdown(rows):
-    """The rows as a table."""
+    """Return the rows as a table."""
     return "\n".join(["| | how | number |", "|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)])
 
 

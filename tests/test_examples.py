@@ -1,4 +1,4 @@
-"""Pages and scripts under examples/: what they say is what the program and the papers say."""
+"""Pages and scripts under examples/ agree with the program."""
 
 import importlib.util
 import re
@@ -22,17 +22,17 @@ def script(name):
 
 def test_the_command_reference_is_the_programs():
     page = (EXAMPLES / "COMMANDS.md").read_text(encoding="utf-8")
-    assert page == reference(), "write it anew: python -m tests.support.commands > examples/COMMANDS.md"
+    assert page == reference(), "regenerate: python -m tests.support.commands > examples/COMMANDS.md"
 
 
-def test_the_table_of_numbers_is_what_the_script_prints():
+def test_the_table_of_definitions_is_what_the_script_prints():
     module = script("which_number")
     page = (EXAMPLES / "WHICH_NUMBER.md").read_text(encoding="utf-8")
-    said = re.findall(r"^\| ?(\w*) ?\| (.*?) \| ([\d.]+) \|$", page, re.MULTILINE)
+    printed = re.findall(r"^\| ?(\w*) ?\| (.*?) \| ([\d.]+) \|$", page, re.MULTILINE)
     measured = module.table()
-    assert [(metric, how) for metric, how, _ in said] == [row[:2] for row in measured] and len(measured) == 11
-    for (_, how, told), (_, _, number) in zip(said, measured, strict=True):
-        assert float(told) == pytest.approx(float(number), abs=0.011 if float(told) > 2 else 0.0011), how
+    assert [(metric, how) for metric, how, _ in printed] == [row[:2] for row in measured] and len(measured) == 11
+    for (_, how, quoted), (_, _, number) in zip(printed, measured, strict=True):
+        assert float(quoted) == pytest.approx(float(number), abs=0.011 if float(quoted) > 2 else 0.0011), how
 
 
 @pytest.mark.parametrize(("model", "total", "rows"), [("ae", 39_076_163, 32), ("vae", 57_952_579, 33)])
@@ -52,8 +52,8 @@ def test_the_table_and_sheet_of_priors(tmp_path, monkeypatch):
     write_images(tmp_path / "real", [f"r{number}" for number in range(8)])
     ok("train", "vae", "--data", "photos", "--val-data", "real", "--width", "4", "--image-size", "32", "--epochs", "1",
        "--batch-size", "4", "--quiet")  # fmt: skip
-    told = script("priors").show("runs/vae", "real", "photos", tmp_path / "out", 8)
-    rows = [line.split(" | ")[0].strip("| ") for line in told.splitlines()]
+    table = script("priors").show("runs/vae", "real", "photos", tmp_path / "out", 8)
+    rows = [line.split(" | ")[0].strip("| ") for line in table.splitlines()]
     assert rows == ["prior", "---|---|---|---|---|---|---", "normal", "gaussian", "mixture", "reconstructions"]
     assert len(list((tmp_path / "out/gaussian").iterdir())) == 8
     with Image.open(tmp_path / "out/priors.png") as sheet:

@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom, on a tiny setting, and shows pictures."""
+"""The notebook runs from top to bottom on a tiny setting and shows pictures."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from nbclient import NotebookClient
 NOTEBOOK = Path(__file__).parent.parent / "examples" / "notebook.ipynb"
 
 
-@pytest.mark.filterwarnings("default")  # of the machinery that runs notebooks
+@pytest.mark.filterwarnings("default")  # raised by nbclient and ipykernel
 def test_the_notebook_runs(tmp_path, monkeypatch):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     settings = next(cell for cell in notebook.cells if cell.source.startswith("SETTINGS"))
@@ -26,12 +26,12 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
         notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4  # curves, rows, a walk, samples
-    told = "".join(output.get("text", "") for output in outputs)
-    assert "best epoch 1" in told and "'lpips'" in told
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 4  # curves, rows, interpolation, samples
+    printed = "".join(output.get("text", "") for output in outputs)
+    assert "best epoch 1" in printed and "'lpips'" in printed
     assert (tmp_path / "notebook_runs" / "vae" / "model.safetensors").is_file()
 
 
-def test_it_is_kept_without_outputs():
+def test_it_is_committed_without_outputs():
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert all(not cell.outputs for cell in notebook.cells if cell.cell_type == "code")

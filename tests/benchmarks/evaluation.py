@@ -1,4 +1,4 @@
-"""`aecli eval` against the plain script: whole processes, start-up included, on pairs of 256×256 PNGs made here."""
+"""`aecli eval` against a usual script: whole processes including start-up, on generated pairs of 256×256 PNGs."""
 
 import sys
 import tempfile
@@ -17,11 +17,11 @@ from tests.benchmarks.common import Row, arguments, in_turns, matmul_peak, middl
 
 SIDE = 256
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
-# AlexNet's five convolutions at 256×256, multiplications and additions counted apart.
+# AlexNet's five convolutions at 256×256, counting multiplications and additions.
 ALEX_FLOPS = 1.74e9
 
-# What a competent person writes: one pair at a time, nothing slowed down. The lpips package's network gets the weights
-# that ship with aecli, which are torchvision's, so that nothing is downloaded.
+# A fair baseline: one pair at a time, nothing slowed down. The lpips package gets the weights that ship with aecli
+# (torchvision's), so that nothing is downloaded.
 PLAIN = """
 import sys, warnings
 from pathlib import Path
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def make_images(folder: Path, count: int) -> None:
-    """Cut photographs into `gt`; two worse copies of each into `one` and `two`."""
+    """Write crops of photographs to `gt`, and two degraded copies of each to `one` and `two`."""
     photographs = [getattr(data, name)() for name in PHOTOGRAPHS]
     rng = np.random.default_rng(0)
     for name in ("gt", "one", "two"):
@@ -100,7 +100,7 @@ def ours(folder: Path, metrics: str, predictions: Sequence[str], device: str) ->
 
 
 def measure(folder: Path, script: Path, pairs: int, repeats: int, device: str) -> tuple[list[Row], dict[str, str]]:
-    """The rows of the table, and what stands below it."""
+    """Return the rows of the table and the notes below it."""
     plain = [sys.executable, script, folder / "gt", folder / "one"]
     all_metrics, two_metrics = "psnr,ssim,lpips", "psnr,ssim"
     commands = {
@@ -123,7 +123,7 @@ def measure(folder: Path, script: Path, pairs: int, repeats: int, device: str) -
     each_alone = times["ours, three metrics"] + times["ours, the other prediction"]
     rows = [
         _against("three metrics", times["ours, three metrics"], times["plain, three metrics"], limit_two + arithmetic,
-                 "importing torch + decoding + AlexNet multiplied out at the fp32 matmul peak"),
+                 "importing torch + decoding + AlexNet without Winograd at the fp32 matmul peak"),
         _against("PSNR and SSIM", times["ours, PSNR and SSIM"], times["plain, PSNR and SSIM"], limit_two,
                  "importing torch + decoding"),
         Row("two predictions / each alone", "s", times["ours, two predictions"], each_alone,
@@ -134,8 +134,8 @@ def measure(folder: Path, script: Path, pairs: int, repeats: int, device: str) -
             f"{name} {min(found):.2f} {times[name]:.2f} {middle(cpu[name]):.2f}" for name, found in figures.items()
         ),
         "parts of the limit, s": f"import {starting:.2f}, decoding {decoding:.2f}, AlexNet {arithmetic:.2f}",
-        "of the limit": "AlexNet's 3x3 and 5x5 filters take fewer multiplications here than multiplied out",
-        "ratio of the last row": "ours / plain: less is better; three images are decoded and measured instead of four",
+        "of the limit": "ours can beat the AlexNet part, as Winograd convolutions take fewer multiplications",
+        "ratio of the last row": "ours / plain, less is better: three images are decoded and measured instead of four",
     }
     return rows, notes
 
@@ -152,7 +152,7 @@ def _seconds(command: Sequence[str | Path], cpu: list[float] | None = None) -> f
 
 
 def _decode_seconds(folder: Path) -> float:
-    """Decoding every image of one comparison once, on all cores."""
+    """Seconds to decode every image of one comparison once, on all cores."""
     paths = [*(folder / "gt").iterdir(), *(folder / "one").iterdir()]
 
     def decode(path: Path) -> None:

@@ -1,8 +1,8 @@
-"""The benchmarks that a CUDA device changes, one after the other, in under 8 minutes with an H200 in mind.
+"""Runs the benchmarks that use a CUDA device, within 8 minutes (limits chosen for an H200).
 
     pip install ".[test]" && python -m tests.benchmarks.gpu > gpu.txt
 
-A part that fails or takes too long is said to, and the rest goes on.
+A part that fails or exceeds its limit is reported, and the others still run.
 """
 
 import subprocess
@@ -18,7 +18,7 @@ PARTS = (
 
 
 def main() -> int:
-    """Run all parts; the number of those that failed."""
+    """Run all parts; return the number of those that failed."""
     failed = 0
     for limit, module, *options in PARTS:
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""`aecli reconstruct` against the loop that people write: whole processes, start-up included.
+"""`aecli reconstruct` against a usual PyTorch loop: whole processes including start-up.
 
     python -m tests.benchmarks.inference [--images 500] [--repeats 3] [--json]
 

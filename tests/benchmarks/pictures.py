@@ -1,4 +1,4 @@
-"""Photographs in any number, cut from those that ship inside scikit-image."""
+"""Any number of photographs, cropped from those that ship with scikit-image."""
 
 from pathlib import Path
 
@@ -10,20 +10,20 @@ SOURCES = ("astronaut", "coffee", "chelsea", "rocket", "immunohistochemistry", "
 
 
 def write_photographs(folder: Path, count: int, width: int, height: int, suffix: str = "png") -> Path:
-    """Write `count` crops of width x height, all different: where they are cut, how large, and mirrored or not."""
+    """Write `count` different crops of width x height: random position and scale, half of them mirrored."""
     folder.mkdir(parents=True)
     photographs = [Image.fromarray(getattr(data, name)()[..., :3]) for name in SOURCES]
     generator = np.random.default_rng(0)
     for number in range(count):
         photograph = photographs[number % len(photographs)]
-        share = generator.uniform(0.4, 1.0)
-        crop_width, crop_height = (max(8, int(share * side)) for side in photograph.size)
+        scale = generator.uniform(0.4, 1.0)
+        crop_width, crop_height = (max(8, int(scale * side)) for side in photograph.size)
         left = int(generator.integers(0, photograph.width - crop_width + 1))
         top = int(generator.integers(0, photograph.height - crop_height + 1))
-        cut = photograph.resize(
+        crop = photograph.resize(
             (width, height), Image.Resampling.LANCZOS, (left, top, left + crop_width, top + crop_height)
         )
         if generator.random() < 0.5:
-            cut = cut.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        cut.save(folder / f"{number:06d}.{suffix}", quality=90)
+            crop = crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        crop.save(folder / f"{number:06d}.{suffix}", quality=90)
     return folder

@@ -1,4 +1,4 @@
-"""What many files cost: indexing them with their pack present, building a pack, and doing without one.
+"""The cost of many files: indexing them with an existing pack, building a pack, and decoding without one.
 
 `python -m tests.benchmarks.scale [--files N] [--json]`
 """
@@ -32,12 +32,13 @@ LINKS_A_FILE = 30_000  # ext4 allows 65,000
 PHOTOGRAPHS = 400
 REPEATS = 5
 
-# All that training does with the images before its first step, in a fresh process, importing torch apart.
+# Everything that training does with the images before its first step, in a fresh process, not counting imports.
 INDEX = """
 import json, sys, time
 from aecli.configs import TrainConfig
-from aecli.data import pack
-from aecli.training.images import gather_images
+from aecli.data.packs import pack
+
+from aecli.training.inputs.image_sets import gather_images
 from aecli.runtime.memory import peak_memory
 import torch
 
@@ -65,7 +66,7 @@ sorted(path for path in Path(sys.argv[1]).rglob("*") if path.suffix.lower() in s
 print(json.dumps({"seconds": time.perf_counter() - began}))
 """
 
-# The list of names, and one question about each file, are all that the system has to be asked for.
+# The lower bound: the names, and one stat of each file.
 WALK = """
 import json, os, sys, time
 began = time.perf_counter()
@@ -94,7 +95,7 @@ def make_files(folder: Path, count: int) -> None:
 
 
 def make_pack(source: Path, cache: Path) -> None:
-    """Write the pack of `source` as training would find it, its pixels a hole in the file."""
+    """Write a pack of `source` as training would find it, with pixels that are a hole in the file."""
     images = list_images(str(source))
     folder = cache / pack_key(images, SIDE, "squash")
     folder.mkdir(parents=True)
@@ -123,15 +124,15 @@ def measure_index(work: Path, count: int) -> list[Row]:
     )
     peak, before = (middle(figures[name] for figures in memory) for name in ("after", "before"))
     return [
-        Row(f"index {count:,} files, their pack present", "s", seconds, plain, plain / seconds, walk,
+        Row(f"index {count:,} files that have a pack", "s", seconds, plain, plain / seconds, walk,
             "os.walk and os.stat; plain: a sorted Path.rglob, which neither hashes nor splits"),
-        Row("  its peak memory", "MB", peak, limit=before, limit_is="what the imports take"),
+        Row("  its peak memory", "MB", peak, limit=before, limit_is="the imports alone"),
         Row("  memory an image", "bytes", (peak - before) * 1e6 / count),
     ]  # fmt: skip
 
 
 def measure_decoding(work: Path) -> list[Row]:
-    """Images a second: building a pack, batches decoded on the fly, batches read from the pack, and a plain loop."""
+    """Images a second: building a pack, batches decoded on the fly, batches from the pack, and a simple loop."""
     folder = write_photographs(work / "photographs", PHOTOGRAPHS, 500, 375, "jpg")
     images = list_images(str(folder))
     paths = [folder / image.name for image in images]

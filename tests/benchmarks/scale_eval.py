@@ -1,4 +1,4 @@
-"""How `aecli eval` grows: peak memory and time a pair of many small images against few."""
+"""How `aecli eval` scales: peak memory and time a pair, for many small images against few."""
 
 import sys
 import tempfile
@@ -10,8 +10,8 @@ from skimage.data import astronaut
 from tests.benchmarks.common import Ran, Row, arguments, run, show
 
 SIDE = 32
-START, FEW = 8, 1000  # so few pairs that their time is that of starting up; and as many as one compares with
-# A BMP of 24 bits is this header and the rows from the bottom up; written here, as an encoder's time is of no interest.
+START, FEW = 8, 1000  # pairs whose time is start-up alone, and pairs to compare with
+# A 24-bit BMP is this header and the rows from the bottom up; written by hand, which is faster than an encoder.
 HEADER = b"BM" + b"".join(
     value.to_bytes(size, "little")
     for value, size in [

@@ -1,4 +1,4 @@
-"""`aecli --help` against a bare Typer app of six empty commands: whole processes.
+"""`aecli --help` against a Typer app with six empty commands: whole processes.
 
 python -m tests.benchmarks.startup [--repeats 20] [--json]
 """
@@ -24,7 +24,7 @@ app(prog_name="bare")
 
 
 def main() -> None:
-    """Measure and print; the best of many turns, since all that differs between them is what else the machine does."""
+    """Measure and print the best of many turns, which other load on the machine changes least."""
     options = arguments(__doc__ or "", repeats=(20, "turns"))
     with TemporaryDirectory() as name:
         bare = Path(name, "bare.py")
@@ -35,8 +35,8 @@ def main() -> None:
                     [sys.executable, "-c", ""]]  # fmt: skip
             found = in_turns([lambda way=way: run(way).seconds for way in ways], options.repeats)
             ours, plain, python = (min(times) for times in found)
-            rows.append(Row(what, "s", ours, plain, ours / plain, python, "Python itself starting"))
-    show("Starting up (the ratio is ours to the bare app's: lower is better)", rows, options.json)
+            rows.append(Row(what, "s", ours, plain, ours / plain, python, "Python's own start-up"))
+    show("Start-up (ratio: ours / plain, lower is better)", rows, options.json)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""`aecli train vae` against the report's loop as people write it, images a second.
+"""`aecli train vae` against a usual PyTorch loop for the report's VAE, in images a second.
 
     python -m tests.benchmarks.training [--device cuda --batch-sizes 64,128,256 --images 4096] [--json]
 
 The plain way: float32, NCHW, Pillow decodes and resizes in the Dataset, PyTorch's default DataLoader, `.item()` each
-step. Its rate leaves out its first two steps; ours is what `aecli train` says of the whole run, first steps included.
+step. Its first two steps are not timed; ours is the rate that `aecli train` reports for the whole run.
 """
 
 import json
@@ -67,7 +67,7 @@ def main() -> None:
         batch_sizes=("16", "each way takes the best of these"),
         images=(96, "images in the folder"),
         epochs=(3, "epochs of ours"),
-        plain_steps=(4, "timed steps of the plain way"),
+        plain_steps=(4, "timed steps of plain"),
         repeats=(2, "turns"),
         compile=("auto", "--compile of ours"),
     )
@@ -109,7 +109,7 @@ def main() -> None:
         "batch size of ours": best[2],
         "time waiting for data": f"{best[3]['data_wait_fraction']:.2%}",
         "peak memory": f"{best[3]['peak_memory'] / 1e9:.2f} GB",
-        "the recipe's 1000 epochs on 2,000 images": f"{2e6 / our_rate / 3600:.2f} h, validation left out",
+        "the report's 1000 epochs on 2,000 images": f"{2e6 / our_rate / 3600:.2f} h without validation",
     }
     show(f"aecli train vae, 256², on {options.device}", rows, options.json, **notes)
 
