@@ -1,0 +1,103 @@
+"""Checkpoints of models: what is refused, before anything of the weights is read."""
+
+import json
+
+import pytest
+import torch
+
+from aecli.errors import CheckpointError
+from aecli.models import registry
+from aecli.runs import checkpoints
+
+
+def build(name, **options):
+    torch.manual_seed(0)
+    return registry.build(name, registry.resolve_options(name, options))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A small AE's checkpoint: its path, and a function that writes it with some tensors or words changed."""
+    path = tmp_path / "m.safetensors"
+    model = build("ae", width=1)
+    document = {"model": "ae", "options": {"width": 1}, "image_size": 64, "fit": "squash"}
+
+    def write(tensors=None, **words):
+        checkpoints.save(path, {**model.state_dict(), **(tensors or {})}, {**document, **words})
+
+    write()
+    return path, write
+
+
+def test_a_class_named_by_the_file_alone_is_not_imported(tmp_path):
+    document = {"model": "this.module.would.fail:Class", "options": {}, "image_size": 64, "fit": "squash"}
+    checkpoints.save(tmp_path / "m.safetensors", {"a": torch.zeros(1)}, document)
+    with pytest.raises(CheckpointError, match="--model this.module.would.fail:Class"):
+        checkpoints.load_model(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("encoder.0.weight", lambda value: value * float("nan"), "not finite"),
+        ("encoder.0.weight", lambda value: value.double() + 1e300, "not finite"),  # in the model's own precision
+        ("encoder.1.running_var", lambda value: value - 2, r"encoder\.1\.running_var holds variances below 0"),
+        ("encoder.0.weight", lambda value: value.to(torch.int32), "is of type torch.int32"),
+        ("encoder.1.num_batches_tracked", lambda value: value.float(), "is of type torch.float32"),
+    ],
+)
+def test_weights_that_are_no_numbers_for_the_model_are_told(saved, key, change, message):
+    path, write = saved
+    write({key: change(build("ae", width=1).state_dict()[key])})
+    with pytest.raises(CheckpointError, match=message):
+        checkpoints.load_model(path)
+
+
+def test_a_checkpoint_of_another_model_than_the_one_named_is_told(saved):
+    path, _ = saved
+    assert checkpoints.load_model(path, named="ae")[1]["model"] == "ae"
+    with pytest.raises(CheckpointError, match="holds a model 'ae', not vae"):
+        checkpoints.load_model(path, named="vae")
+    with pytest.raises(CheckpointError, match="holds a model 'ae', not own:Model"):
+        checkpoints.load_model(path, named="own:Model")
+
+
+def test_weights_are_not_read_before_they_are_found_to_fit(saved):
+    """A file may be as large as it likes: what doesn't fit costs nothing."""
+    path, write = saved
+    write(options={"width": 2})
+    with open(path, "r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        for key, entry in header.items():
+            if key != "__metadata__":
+                entry.update(shape=[0], data_offsets=[0, 0])
+        header["vast"] = {"dtype": "U8", "shape": [2**40], "data_offsets": [0, 2**40]}
+        raw = json.dumps(header).encode()
+        file.seek(0)
+        file.write(len(raw).to_bytes(8, "little") + raw)
+        file.truncate(8 + len(raw) + 2**40)  # takes no room on the disk
+    with pytest.raises(CheckpointError, match=r"does not fit model 'ae': encoder\.0\.weight is 0 in the file"):
+        checkpoints.load_model(path)
+
+
+@pytest.mark.parametrize("words", [
+    {"model": "\x1b[2J\n"}, {"model": 10**6 * "x"}, {"fit": [0] * 10**5}, {"image_size": "\r"},
+    {"options": {"\x1b[2J\n": 1}}, {"options": {"width": 10**6 * "x"}},
+], ids=lambda words: next(iter(words)))  # fmt: skip
+def test_words_of_a_checkpoint_are_told_short_and_printable(saved, words):
+    path, write = saved
+    write(**words)
+    with pytest.raises(CheckpointError) as caught:
+        checkpoints.load_model(path)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
+
+
+def test_the_largest_options_cost_next_to_nothing_before_they_are_found_not_to_fit(saved):
+    path, write = saved
+    write(model="vae", options={"width": 4096, "latent_dim": 65536})
+    with pytest.raises(CheckpointError, match="does not fit model 'vae'"):
+        checkpoints.load_model(path)
+    write(options={"width": 1, "latent_dim": 10**9})
+    with pytest.raises(CheckpointError, match="can't be built: --latent-dim 1000000000"):
+        checkpoints.load_model(path)

@@ -1,0 +1,61 @@
+"""`aecli sample --prior flow`: which flow is found, and the samples that it makes."""
+
+import numpy as np
+import pytest
+import torch
+
+from aecli.errors import CheckpointError
+from aecli.inference.loaded_model import load_model as load_autoencoder
+from aecli.progress import Notice, ignore
+from aecli.runs.checkpoints import load_model
+from aecli.sampling.prior_choice import choose_prior, sample_noise
+from tests.support.flows import TRAIN_PRIOR
+from tests.support.trained import fails, ok, png, pngs
+
+
+def test_samples_are_those_of_the_flow(own):
+    ok(*TRAIN_PRIOR)
+    ok("sample", "--model", "vae", "--prior", "flow", "--steps", "6", "--n", "3", "--seed", "2", "--out", "three")
+    ok("sample", "--model", "vae", "--prior", "flow", "--steps", "6", "--n", "18", "--seed", "2", "--out", "many")
+    for name in pngs(own / "three"):
+        assert (own / f"three/{name}.png").read_bytes() == (own / f"many/{name}.png").read_bytes()
+    flow, _ = load_model(own / "runs/prior/model.safetensors")
+    loaded = load_autoencoder("vae", own / "runs")
+    with torch.no_grad():
+        noise = torch.stack([sample_noise((4, 1, 1), 2, index) for index in range(3)])
+        by_hand = loaded.decode(flow.unwhiten(flow.sample(noise, 6))).permute(0, 2, 3, 1).numpy()
+    for index in range(3):
+        assert np.abs(png(own / f"three/{index:06d}.png").astype(int) - by_hand[index]).max() <= 1
+
+
+def test_auto_takes_the_flow_where_there_is_one_and_says_so(own):
+    ok(*TRAIN_PRIOR)
+    reports = []
+    loaded = load_autoencoder("vae", own / "runs")
+    chosen = choose_prior(loaded, "auto", reports.append, runs=own / "runs")
+    assert chosen.name == "flow" and chosen.flow_steps == 50
+    assert [type(report) for report in reports] == [Notice] and "runs/prior" in reports[0].text
+    other = choose_prior(load_autoencoder("ae", own / "runs"), "auto", reports.append, runs=own / "runs")
+    assert other.name == "mixture"
+
+
+def test_a_run_beside_the_model_is_found_wherever_runs_are(own):
+    ok(*TRAIN_PRIOR)
+    loaded = load_autoencoder("runs/vae", own / "runs")
+    assert choose_prior(loaded, "flow", ignore, runs=own / "elsewhere").flow is not None
+
+
+def test_temperature_scales_the_noise(own):
+    ok(*TRAIN_PRIOR)
+    loaded = load_autoencoder("vae", own / "runs")
+    still = choose_prior(loaded, "flow", ignore, temperature=0.0, runs=own / "runs")
+    drawn = still.draw(range(3))
+    assert drawn[0].equal(drawn[1]) and drawn[1].equal(drawn[2])
+
+
+def test_a_flow_whose_weights_are_damaged_is_told(own):
+    ok(*TRAIN_PRIOR)
+    (own / "runs/prior/model.safetensors").write_bytes(b"damaged")
+    assert "runs/prior/model.safetensors" in fails(1, "sample", "--model", "vae", "--prior", "flow")
+    with pytest.raises(CheckpointError):
+        load_model(own / "runs/prior/model.safetensors")

@@ -1,0 +1,242 @@
+"""`aecli train prior`: a flow trained on an autoencoder's latents is a run like any other."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from aecli.configs import TrainConfig
+from aecli.configs.train import DataConfig
+from aecli.data.decoding.decode import decode_fitted
+from aecli.data.sources.registry import list_images
+from aecli.errors import ConfigError, DataError, ModelError
+from aecli.inference.loaded_model import load_model as load_autoencoder
+from aecli.models import registry
+from aecli.runs.checkpoints import fingerprint, load, load_model, read_document
+from aecli.training.events import EpochReport, Finished, Interrupted
+from aecli.training.inputs.latent_sets import as_places
+from aecli.training.loop import train
+from tests.support.flows import SMALL, TRAIN_PRIOR
+from tests.support.ranks import run_ranks
+from tests.support.shards import write_tars
+from tests.support.trained import NAMES, SIZE, TRAIN, VAL, assert_same_run, fails, invoke, ok, ok_json, png, rows
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_a_latent_without_places_is_one_of_side_1():
+    assert as_places((7,)) == (7, 1, 1)
+    assert as_places((7, 3, 3)) == (7, 3, 3)
+    for shape in [(7, 3, 4), (7, 3), ()]:
+        with pytest.raises(ModelError, match="latents of shape"):
+            as_places(shape)
+
+
+def config_of(run):
+    return json.loads((run / "config.json").read_text())
+
+
+@pytest.mark.draws
+def test_a_prior_is_a_run_like_any_other(own):
+    ok(*TRAIN_PRIOR)
+    run = own / "runs/prior"
+    assert {"config.json", "curves.png", "last.safetensors", "metrics.csv", "model.safetensors", "previews"} <= {
+        path.name for path in run.iterdir()
+    }
+    config = config_of(run)
+    weights = (own / "runs/vae/model.safetensors").resolve()
+    assert config["options"]["autoencoder"] == {"path": str(weights), "sha256": fingerprint(weights)}
+    assert config["split"]["train"] == len(NAMES) - len(VAL) and config["split"]["val"] == len(VAL)
+    assert config["options"]["image_size"] == SIZE
+    assert config["model"]["options"] == {**SMALL, "dropout": 0.0, "latent_channels": 64, "side": 1}
+    table = rows(run)
+    assert [row["val_psnr"] for row in table] == [""] * 3
+    assert all(float(row["val_loss"]) > 0 for row in table)
+    sheet = png(run / "previews/epoch-0003.png")
+    assert sheet.std() > 0
+    assert "was finished already" in ok(*TRAIN_PRIOR[:-1]).stdout
+
+
+def test_stopped_anywhere_it_ends_as_if_never_stopped(own):
+    config = TrainConfig(
+        "prior", autoencoder="vae", data="images", val_fraction=0.3, image_size=SIZE, epochs=4, batch_size=3, lr=1e-3,
+        ema=0.9, options=SMALL, device="cpu", out=own / "whole",
+    )  # fmt: skip
+    assert isinstance(list(train(config))[-1], Finished)
+
+    micros = config.replace(out=own / "pieces", checkpoint_every=1e-9)
+    calls = 0
+
+    def stops():
+        nonlocal calls
+        calls += 1
+        return calls % 7 == 0
+
+    ends = []
+    while not (ends and isinstance(ends[-1], Finished)):
+        ends.append(list(train(parts, stops))[-1])
+        assert len(ends) < 40
+    assert sum(isinstance(end, Interrupted) for end in ends) >= 3
+    assert_same_run(own / "whole", own / "pieces")
+
+
+def test_two_processes_take_the_steps_of_one(own, monkeypatch):
+    ok(*TRAIN_PRIOR, "--precision", "fp32", "--out", "one")
+    monkeypatch.chdir(ROOT)
+    statuses, _, said = run_ranks(own, [*TRAIN_PRIOR, "--precision", "fp32", "--out", "two"], 2)
+    assert statuses == [0, 0], said
+    one, two = (rows(own / name) for name in ("one", "two"))
+    assert len(one) == len(two) == 3
+    for key in ("train_loss", "val_loss"):
+        assert [float(row[key]) for row in two] == pytest.approx([float(row[key]) for row in one], rel=1e-4)
+
+
+def test_the_same_prior_repeated_from_its_folder(own):
+    ok(*TRAIN_PRIOR)
+    ok("train", "prior", "--config", "runs/prior", "--out", "again", "--quiet")
+    assert_same_run(own / "runs/prior", own / "again")
+
+
+OLD_NAMES = {
+    "proj_in": "read", "proj_out": "write", "pos_embed": "places", "time_mlp": "time", "final_modulation": "shift",
+    "modulation": "condition", "qkv": "attend", "attention_out": "mix", "mlp": "perceptron",
+}  # fmt: skip
+
+
+def with_old_names(path):
+    """Write a checkpoint again with the parameters' first names."""
+    tensors, document = load(path)
+    old = {".".join(OLD_NAMES.get(part, part) for part in key.split(".")): value for key, value in tensors.items()}
+    assert any("read.weight" in key for key in old) and not any("proj_in" in key for key in old)
+    save_file(old, path, {"format": "pt", "aecli": json.dumps(document)})
+
+
+def test_checkpoints_with_the_old_names_of_parameters_load_and_resume(own):
+    ok(*TRAIN_PRIOR)
+    ok(*TRAIN_PRIOR, "--epochs", "2", "--out", "old")
+    weights = load_model(own / "old/model.safetensors")[0].state_dict()
+    for name in ("model.safetensors", "last.safetensors"):
+        with_old_names(own / "old" / name)
+    again = load_model(own / "old/model.safetensors")[0].state_dict()
+    assert all(torch.equal(again[key], value) for key, value in weights.items())
+    ok(*TRAIN_PRIOR, "--out", "old")
+    assert_same_run(own / "runs/prior", own / "old")
+
+
+def test_its_images_are_those_of_the_autoencoders_run_unless_told_otherwise(own):
+    from aecli.recipes.layering import layer
+
+    recorded = config_of(own / "runs/vae")["options"]
+    config = layer("prior", {"autoencoder": "vae"})
+    assert (config.data.source, config.data.val_fraction, config.data.image_size) == (recorded["data"], 0.3, SIZE)
+    assert (config.optimization.batch_size, config.optimization.ema) == (128, 0.999), (
+        "of the recipe that is called like the model"
+    )
+    assert layer("prior", {"autoencoder": "vae", "val_fraction": 0.5}).data.val_fraction == 0.5
+    validated = layer("prior", {"autoencoder": "vae", "val_data": "demo"})
+    assert (validated.data.val_source, validated.data.val_fraction) == ("demo", DataConfig.val_fraction)
+    assert layer("prior", {"autoencoder": "vae", "data": "images"}).data.val_fraction == 0.3, "by another path the same"
+    assert layer("prior", {"autoencoder": "vae", "data": "demo"}).data.val_fraction == DataConfig.val_fraction
+    assert layer("prior", {"autoencoder": "vae", "recipe": "quick"}).optimization.batch_size == 8
+
+
+def test_mirror_images_double_the_set(own):
+    reports = list(train(TrainConfig(
+        "prior", autoencoder="vae", data="images", val_fraction=0.3, image_size=SIZE, epochs=1, batch_size=3, flip=True,
+        options=SMALL, device="cpu", out=own / "flipped")))  # fmt: skip
+    epoch = next(report for report in reports if isinstance(report, EpochReport))
+    assert int(epoch.row["step"]) == 2 * (len(NAMES) - len(VAL)) // 3
+
+
+def test_mirror_images_are_encoded_and_latents_never_mirrored(own):
+    ok("train", "vae", *TRAIN, "--image-size", "64", "--epochs", "1", "--out", "larger", "--quiet")
+    config = TrainConfig(
+        "prior", autoencoder="larger", data="images", val_fraction=0.3, image_size=64, epochs=2, batch_size=4, lr=1e-9,
+        flip=True, options=SMALL, device="cpu", precision="fp32", out=own / "flipped",
+    )  # fmt: skip
+    seen = []
+    loss = registry.load("prior").loss
+
+    def noting(self, examples, *noise):
+        if self.training and noise:
+            seen.extend(examples.clone())
+        return loss(self, examples, *noise)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry.load("prior"), "loss", noting)
+        list(train(config))
+    flow, _ = load_model(own / "flipped/model.safetensors")
+    images = [image for image in list_images("images") if image.key not in VAL]
+    pixels = np.stack([decode_fitted(image, 64, "squash") for image in images]).transpose(0, 3, 1, 2)
+    loaded = load_autoencoder("larger", own / "runs")
+    both = [loaded.latents(loaded.batch(np.ascontiguousarray(each)))[0] for each in (pixels, pixels[..., ::-1])]
+    expected = flow.whiten(torch.from_numpy(np.concatenate(both))).flatten(1)
+    taken = torch.stack(seen).flatten(1)
+    assert taken.shape == (2 * len(expected), expected.shape[1]) and expected.shape[1] == 16
+    distances = torch.cdist(taken.double(), expected.double())
+    assert float(distances.min(dim=1).values.max()) < 1e-4
+    assert sorted(distances.argmin(dim=1).tolist()) == sorted(2 * list(range(len(expected))))
+
+
+def test_the_loss_falls(own):
+    ok(*TRAIN_PRIOR, "--epochs", "200", "--lr", "0.003")
+    table = rows(own / "runs/prior")
+    first, last = (np.mean([float(row["train_loss"]) for row in part]) for part in (table[:10], table[-50:]))
+    assert last < 0.9 * first
+
+
+@pytest.mark.parametrize(
+    "status, args, words",
+    [
+        (2, ["train", "prior"], ["--model", "aecli train prior --model vae"]),
+        (2, ["train", "vae", "--model", "ae"], ["--model ae", "is no prior"]),
+        (1, ["train", "prior", "--model", "nothing"], ["nothing"]),
+        (2, [*TRAIN_PRIOR, "--image-size", "64"], ["--image-size 64", "32"]),
+        (2, [*TRAIN_PRIOR, "--fit", "crop"], ["--fit crop"]),
+        (2, [*TRAIN_PRIOR, "--option", "latent_channels=5"], ["latent_channels", "64"]),
+        (2, [*TRAIN_PRIOR, "--beta", "1"], ["--beta"]),
+        (2, ["train", "prior", "--model", "vae", "--option", "channels=65"], ["channels", "64"]),
+        (1, ["reconstruct", "--model", "runs/prior"], ["a prior", "--prior flow"]),
+        (1, ["sample", "--model", "runs/prior"], ["a prior", "--prior flow"]),
+    ],
+)
+def test_wrong_use_is_told(own, status, args, words):
+    if "runs/prior" in args:
+        ok(*TRAIN_PRIOR)
+    message = fails(status, *args)
+    assert all(word in message for word in words), message
+
+
+def test_a_stream_is_refused(own):
+    write_tars(own, [3, 3])
+    with pytest.raises((DataError, ConfigError), match="stream"):
+        list(train(TrainConfig("prior", autoencoder="vae", data=str(next(own.glob("*.tar"))), image_size=SIZE, steps=2,
+                               options=SMALL, device="cpu", out=own / "x")))  # fmt: skip
+
+
+def test_other_weights_begin_another_run(own):
+    ok(*TRAIN_PRIOR)
+    document = read_document(own / "runs/vae/model.safetensors")
+    model, _ = load_model(own / "runs/vae/model.safetensors")
+    from aecli.runs.checkpoints import save
+
+    tensors = {key: value + (0.01 if value.is_floating_point() else 0) for key, value in model.state_dict().items()}
+    save(own / "runs/vae/model.safetensors", tensors, document)
+    assert "--prior flow: none was trained" in fails(1, "sample", "--model", "vae", "--prior", "flow")
+    result = invoke(*TRAIN_PRIOR[:-1])
+    assert result.exit_code == 0 and "--model" in result.stderr and "runs/prior-2" in result.stderr
+    assert "--model" in fails(1, *TRAIN_PRIOR, "--out", "runs/prior")
+
+
+def test_grid_and_models_know_what_a_prior_is(own):
+    ok(*TRAIN_PRIOR)
+    assert ok_json("grid", "--n", "2")["rows"] == ["Ground Truth", "AE", "VAE"]
+    listed = ok_json("models")
+    found = next(model for model in listed["models"] if model["name"] == "prior")
+    assert found["latent_shape"] == [64, 8, 8] and found["gflop"] > 0.5
+    assert any(run["model"] == "prior" and run["val_psnr"] is None for run in listed["runs"])
+    dry = ok_json("train", "prior", "--model", "vae", "--epochs", "7", "--dry-run")
+    assert dry["train_images"] == len(NAMES) - len(VAL) and dry["latent_shape"] == [64, 1, 1]
