@@ -123,7 +123,7 @@ class TestSample:
     @pytest.mark.parametrize("out", [("alone", "shared"), ("alone.png", "shared.png")])
     @pytest.mark.parametrize("n", ["150", "5"])
     def test_the_same_files_as_one_process(self, place, size, out, n):
-        command = ["sample", "--model", "vae", "--prior", "gaussian", "--n", n, "--seed", "4"]
+        command = ["sample", "--model", "vae", "--prior", "gaussian", "--n", n, "--seed", "4", "--quiet"]
         alone = run(place, 1, *command, out=out[0])
         assert alone[:3] == (0, f"wrote {n} samples to OUT\n", "") and len(alone[3]) in (1, int(n))
         assert run(place, size, *command, out=out[1]) == alone

@@ -67,7 +67,7 @@ def test_stopped_anywhere_it_ends_as_if_never_stopped(own):
     )  # fmt: skip
     assert isinstance(list(train(config))[-1], Finished)
 
-    micros = config.replace(out=own / "pieces", checkpoint_every=1e-9)
+    parts = config.replace(out=own / "pieces", checkpoint_every=1e-9)
     calls = 0
 
     def stops():
