@@ -1,6 +1,7 @@
 """Fixtures of several rooms: folders of images, and two tiny trained runs."""
 
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,18 @@ from tests.support.images import encoded, picture
 pytest.register_assert_rewrite(
     "tests.soak.runs", *(f"tests.support.{name}" for name in ("data", "processes", "ranks", "trained"))
 )
+
+
+def pytest_configure() -> None:
+    """Processes that tests start get the default action of each signal, wherever pytest itself was started.
+
+    Under nohup, or in the background of a script, signals are ignored, and children inherit that. They don't inherit
+    a handler.
+    """
+    for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture(autouse=True, scope="session")
