@@ -1,4 +1,4 @@
-"""Latents of many images in one safetensors file, written as they come, in memory for a few of them only."""
+"""Latents of many images in one safetensors file, written batch by batch through a scratch folder."""
 
 import json
 import os
@@ -19,14 +19,14 @@ from aecli.runtime.distributed import Distributed
 from aecli.storage.atomic_files import atomic_write, check_writable_file
 from aecli.storage.outputs import forbid_overwriting_inputs, notify_if_replaced, shared_scratch_folder
 
-_ALIGNMENT = 8  # bytes; what safetensors asks of a header's length
-_MEAN, _LOG_VARIANCE = "mean", "log_variance"  # the tensors, by the names that they have in the file
-_CHUNK = 2**22  # bytes that are copied at a time
+_ALIGNMENT = 8  # bytes, of a safetensors header
+_MEAN, _LOG_VARIANCE = "mean", "log_variance"  # the tensors of the file
+_CHUNK = 2**22  # bytes copied at a time
 
 
 @dataclass(frozen=True)
 class LatentStore:
-    """A file of rows, one an image, for each tensor; any process and thread may write any row."""
+    """A file of rows per tensor, one row per image; any process and thread may write any row."""
 
     path: Path
     scratch: Path
@@ -34,7 +34,7 @@ class LatentStore:
     rows: dict[str, int]  # an image's key -> its row
 
     def add(self, keys: Sequence[str], mean: NDArray[np.float32], log_variance: NDArray[np.float32] | None) -> None:
-        """Take the latents (N, …) of the images of `keys`; log variances where the model has them.
+        """Write the latents (N, …) of the images of `keys`, and their log variances where the model has a posterior.
 
         Raises:
             OutputError: the disk is full.
@@ -54,7 +54,7 @@ class LatentStore:
         return 4 * prod(self.shape)
 
     def write(self, images: Sequence[ImageRef], document: dict[str, Any], listen: Listener) -> None:
-        """Put the rows of `images`, in this order, into one file, with their names; `document` says the rest.
+        """Write the rows of `images`, in this order, to the file, with their names and `document` as metadata.
 
         Raises:
             OutputError: it can't be written.
@@ -62,10 +62,10 @@ class LatentStore:
         kept = [self.rows[image.key] for image in images]
         tensors = [name for name in (_MEAN, _LOG_VARIANCE) if (self.scratch / name).exists()]
         length = len(kept) * self._row_bytes
-        told = [image.name.encode("utf-8", "backslashreplace").decode() for image in images]
-        header: dict[str, Any] = {"__metadata__": {"format": "pt", "aecli": json.dumps({**document, "names": told})}}
-        for place, name in enumerate(tensors):
-            offsets = [place * length, (place + 1) * length]
+        names = [image.name.encode("utf-8", "backslashreplace").decode() for image in images]
+        header: dict[str, Any] = {"__metadata__": {"format": "pt", "aecli": json.dumps({**document, "names": names})}}
+        for index, name in enumerate(tensors):
+            offsets = [index * length, (index + 1) * length]
             header[name] = {"dtype": "F32", "shape": [len(kept), *self.shape], "data_offsets": offsets}
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % _ALIGNMENT)
@@ -84,7 +84,7 @@ class LatentStore:
 def open_latent_store(
     path: Path | None, shape: tuple[int, ...], images: Sequence[ImageRef], distributed: Distributed
 ) -> Iterator[LatentStore | None]:
-    """Yield a store for the latents of `images`, in every process the same one, or None without a path.
+    """Yield a store for the latents of `images`, the same one in every process; None without a path.
 
     Raises:
         OutputError: it can't be written there, or is one of the images.

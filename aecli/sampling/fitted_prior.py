@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aecli.errors import CheckpointError
+from aecli.errors import CheckpointError, DataError
 from aecli.runs import checkpoints
 from aecli.sampling.mixture import Mixture, fit_mixture
 from aecli.sampling.pca import StreamingPCA
@@ -101,28 +101,42 @@ def load_fitted(path: Path, dim: int) -> tuple[FittedPrior, dict[str, Any]]:
         CheckpointError: it is missing, damaged, or belongs to other latents.
     """
     tensors, document = checkpoints.load(path)
-    try:
-        arrays = [tensors[name].numpy() for name in _TENSORS]
-        mean, components, std, weights, means, factors = arrays
-        rank, (size, d) = len(std), means.shape
-        shapes = [(dim,), (rank, dim), (rank,), (size,), (size, d), (size, d, d)]
-        spread = document["spread"]
-        statistics = LatentStatistics(spread["posterior"], spread["means"], spread["divergence"])
-        is_valid = (
-            [array.shape for array in arrays] == shapes
-            and all(array.dtype.kind == "f" and bool(np.isfinite(array).all()) for array in arrays)
-            and 0 < d <= rank and size > 0 and bool((std > 0).all()) and bool((weights >= 0).all())
-            and weights.sum() > 0 and is_count(document["count"]) and is_number(document["share"])
-            and (statistics.posterior_std is None or is_number(statistics.posterior_std))
-            and is_number(statistics.latent_std) and is_number(statistics.divergence)
-        )  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a prior that aecli wrote") from error
-    if not is_valid:
+    arrays, statistics = _checked_arrays(tensors, dim), _checked_statistics(document.get("spread"))
+    count, ratio = document.get("count"), document.get("share")
+    if arrays is None or statistics is None or not is_count(count) or not is_number(ratio):
         raise CheckpointError(f"{path} is damaged, or belongs to other latents")
-    mean, components, std = (array.astype(np.float32) for array in (mean, components, std))
-    mixture = Mixture(*(array.astype(np.float64) for array in (weights, means, factors)))
-    return FittedPrior(document["count"], mean, components, std, document["share"], mixture, statistics), document
+    mean, components, std = (array.astype(np.float32) for array in arrays[:3])
+    mixture = Mixture(*(array.astype(np.float64) for array in arrays[3:]))
+    return FittedPrior(count, mean, components, std, ratio, mixture, statistics), document
+
+
+def _checked_arrays(tensors: Mapping[str, torch.Tensor], dim: int) -> list[NDArray[Any]] | None:
+    """The arrays of `_TENSORS` in that order, or None where their types, shapes or values are invalid."""
+    found = [tensors.get(name) for name in _TENSORS]
+    arrays = [each.numpy() for each in found if each is not None and each.dtype in (torch.float32, torch.float64)]
+    if len(arrays) < len(_TENSORS):
+        return None
+    _, _, std, weights, means, _ = arrays
+    rank, size, d = std.size, weights.size, means.shape[-1] if means.ndim else 0
+    shapes = [(dim,), (rank, dim), (rank,), (size,), (size, d), (size, d, d)]
+    is_valid = (
+        [array.shape for array in arrays] == shapes
+        and all(bool(np.isfinite(array).all()) for array in arrays)
+        and 0 < d <= rank and bool((std > 0).all()) and bool((weights >= 0).all()) and weights.sum() > 0
+    )  # fmt: skip
+    return arrays if is_valid else None
+
+
+def _checked_statistics(values: Any) -> LatentStatistics | None:
+    """The statistics in a prior's document, or None where they are invalid."""
+    if not isinstance(values, dict):
+        return None
+    posterior_std, latent_std, divergence = (values.get(key) for key in ("posterior", "means", "divergence"))
+    if posterior_std is not None and not is_number(posterior_std):
+        return None
+    if not is_number(latent_std) or not is_number(divergence):
+        return None
+    return LatentStatistics(posterior_std, latent_std, divergence)
 
 
 class PriorFit:
@@ -145,11 +159,11 @@ class PriorFit:
         """Yield (done, total) while a mixture is fitted, and last the prior.
 
         Raises:
-            ValueError: the latents don't vary.
+            DataError: the latents don't vary.
         """
         pca = self._pca
         if not len(pca.std):
-            raise ValueError("all latents are the same")
+            raise DataError("a prior can't be fitted: all latents are the same")
         for step in fit_mixture((pca.scores() / pca.std).astype(np.float32)):
             if isinstance(step, Mixture):
                 ratio = float((pca.std**2).sum() / pca.variance)

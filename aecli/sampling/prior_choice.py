@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aecli.errors import AecliError, CheckpointError, ConfigError, DataError, ModelError
+from aecli.errors import CheckpointError, ConfigError, DataError, ModelError
 from aecli.inference.loaded_model import LoadedModel
 from aecli.models.base import Prior
 from aecli.progress import Listener, Notice
 from aecli.runs import checkpoints
 from aecli.runs.folder import RunFolder, list_runs
 from aecli.sampling.fitted_prior import FittedPrior
-from aecli.sampling.prior_fitting import fitted_prior
+from aecli.sampling.prior_fitting import first_line, fitted_prior
 
 FLOW_STEPS = 50
 
@@ -120,7 +120,7 @@ def choose_fitted_prior(
     except DataError as error:
         if prior in ("gaussian", "mixture") or not loaded.model.prior_is_normal:
             raise
-        listen(Notice(f"sampling from N(0, I), without knowing how far the latents are from it: {error}"))
+        listen(Notice(f"sampling from N(0, I), without knowing how far the latents are from it: {first_line(error)}"))
         return normal
     if prior == "normal":
         if fitted.statistics.is_far:
@@ -166,7 +166,7 @@ def _autoencoder_sha256(run: RunFolder) -> str | None:
     """The SHA-256 of the autoencoder whose latents a run was trained on, or None."""
     try:
         autoencoder = run.read_config()["options"].get("autoencoder")
-    except AecliError:
+    except CheckpointError:  # of a run that is damaged
         return None
     return autoencoder.get("sha256") if isinstance(autoencoder, dict) else None
 

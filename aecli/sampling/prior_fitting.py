@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from aecli.data.decoding.decode import DecodeError, Pixels, decode_fitted
 from aecli.data.image_ref import ImageRef
-from aecli.errors import CheckpointError, DataError, OutputError, summarize
+from aecli.errors import AecliError, CheckpointError, DataError, OutputError, summarize
 from aecli.inference.loaded_model import LoadedModel
 from aecli.progress import Listener, Notice, Progress
 from aecli.runs.images import run_images
@@ -40,14 +40,14 @@ def fitted_prior(loaded: LoadedModel, listen: Listener) -> FittedPrior:
             if document.get("autoencoder") == loaded.sha256:
                 return found
         except CheckpointError as error:
-            listen(Notice(f"{error}: fitting it again"))
+            listen(Notice(f"{first_line(error)}: fitting it again"))
     # In fp32 whatever the precision asked for: what is stored serves every later command.
     exact = replace(loaded, placement=place(str(loaded.placement.device), "fp32"))
     prior = _fit(exact, run_images(run, "train"), listen)
     try:
         prior.save(run.prior, {"autoencoder": loaded.sha256})
     except OutputError as error:
-        listen(Notice(f"the prior is not stored for next time: {error}"))
+        listen(Notice(f"the prior is not stored for next time: {first_line(error)}"))
     return prior
 
 
@@ -79,14 +79,16 @@ def _fit(loaded: LoadedModel, images: Sequence[ImageRef], listen: Listener) -> F
         listen(Notice(f"left out {len(unreadable)} of {total} unreadable images: {summarize(unreadable)}"))
     if len(unreadable) == total:
         raise DataError("no readable image is left to fit a prior to")
-    try:
-        for step in fit.finish():
-            if isinstance(step, FittedPrior):
-                return step
-            listen(Progress("choosing a mixture", *step))
-    except ValueError as error:
-        raise DataError(f"a prior can't be fitted: {error}") from error
+    for step in fit.finish():
+        if isinstance(step, FittedPrior):
+            return step
+        listen(Progress("choosing a mixture", *step))
     raise AssertionError("PriorFit.finish ends with a prior")
+
+
+def first_line(error: AecliError) -> str:
+    """The message of an error without its hint, for a notice of one line."""
+    return str(error).partition("\n")[0]
 
 
 def _encode(loaded: LoadedModel, images: Sequence[Pixels]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:

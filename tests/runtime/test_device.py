@@ -1,4 +1,4 @@
-"""Where and how a model runs, by what the hardware says of itself."""
+"""Devices and precision by hardware, memory, and determinism."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from aecli.runtime.device import is_out_of_memory, make_deterministic, place, re
 
 @pytest.fixture
 def hardware(monkeypatch):
-    """Pretend to have CUDA, MPS, and fast bf16 as told."""
+    """Pretend to have CUDA, MPS, or native bf16."""
 
     def pretend(cuda=False, mps=False, amx=False, avx=False, cuda_bf16=True):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
@@ -125,6 +125,8 @@ def test_deterministic_leaves_nothing_to_the_clock_on_a_gpu(monkeypatch, own):
     assert os.environ["TORCHINDUCTOR_DETERMINISTIC"] == "1"
 
 
-@pytest.mark.parametrize("said", ["could not create a primitive", "std::bad_alloc", "can't allocate memory: you tried"])
-def test_the_words_by_which_a_cpu_is_out_of_memory_are_known(said):
-    assert is_out_of_memory(RuntimeError(said)) and not is_out_of_memory(RuntimeError("a bug"))
+@pytest.mark.parametrize(
+    "message", ["could not create a primitive", "std::bad_alloc", "can't allocate memory: you tried"]
+)
+def test_out_of_memory_on_a_cpu_is_recognised_by_its_message(message):
+    assert is_out_of_memory(RuntimeError(message)) and not is_out_of_memory(RuntimeError("a bug"))

@@ -1,4 +1,4 @@
-"""Who a process is among others, what they exchange, and what stands for it where there is one alone."""
+"""torchrun's environment, collectives of several processes, and of one alone."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ from tests.support.processes import end
 from tests.support.ranks import begin_ranks
 
 ROOT = Path(__file__).parent.parent.parent
-TOLD = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "host", "MASTER_PORT": "1234"}
+ENVIRONMENT = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "host", "MASTER_PORT": "1234"}
 
 
 @pytest.fixture(autouse=True)
@@ -30,32 +30,32 @@ def fresh():
     launch.cache_clear()
 
 
-def tell(monkeypatch, **changes):
-    for name, value in {**TOLD, **changes}.items():
+def set_environment(monkeypatch, **changes):
+    for name, value in {**ENVIRONMENT, **changes}.items():
         monkeypatch.delenv(name, raising=False) if value is None else monkeypatch.setenv(name, value)
 
 
 class TestLaunch:
-    def test_as_torchrun_tells(self, monkeypatch):
-        tell(monkeypatch, TORCHELASTIC_RESTART_COUNT="2", TORCHELASTIC_USE_AGENT_STORE="True")
-        told = launch()
-        assert (told.rank, told.size, told.local_rank, told.attempt) == (3, 8, 1, 2)
-        assert told.address == ("host", 1234) and told.is_served
+    def test_read_from_torchruns_environment(self, monkeypatch):
+        set_environment(monkeypatch, TORCHELASTIC_RESTART_COUNT="2", TORCHELASTIC_USE_AGENT_STORE="True")
+        found = launch()
+        assert (found.rank, found.size, found.local_rank, found.attempt) == (3, 8, 1, 2)
+        assert found.address == ("host", 1234) and found.is_served
 
-    @pytest.mark.parametrize("missing", [*TOLD])
-    def test_alone_where_something_is_missing(self, monkeypatch, missing):
-        tell(monkeypatch, **{missing: None})
+    @pytest.mark.parametrize("missing", [*ENVIRONMENT])
+    def test_alone_where_a_variable_is_missing(self, monkeypatch, missing):
+        set_environment(monkeypatch, **{missing: None})
         assert launch() == Launch()
 
     @pytest.mark.parametrize("changes", [{"RANK": "x"}, {"WORLD_SIZE": "-1"}, {"MASTER_PORT": ""}])
-    def test_alone_where_it_makes_no_sense(self, monkeypatch, changes):
-        tell(monkeypatch, **changes)
+    def test_alone_where_a_variable_is_invalid(self, monkeypatch, changes):
+        set_environment(monkeypatch, **changes)
         assert launch() == Launch()
 
 
 class TestDevices:
     def test_each_process_has_its_own(self, monkeypatch):
-        tell(monkeypatch)
+        set_environment(monkeypatch)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
         chosen = []
@@ -65,14 +65,14 @@ class TestDevices:
         for wanted in ("cuda:0", "mps"):
             with pytest.raises(DeviceError, match=f"--device {wanted}: torchrun's processes can't share one"):
                 device.resolve_device(wanted)
-        tell(monkeypatch, LOCAL_RANK="2")
+        set_environment(monkeypatch, LOCAL_RANK="2")
         launch.cache_clear()
         with pytest.raises(DeviceError, match="has CUDA devices 0 to 1"):
             device.resolve_device("auto")
 
 
 class TestAlone:
-    def test_there_is_nobody_to_wait_for(self):
+    def test_collectives_return_this_process_s_values(self):
         tensor = torch.ones(2)
         with Distributed() as distributed:
             assert (distributed.rank, distributed.world_size, distributed.is_main_process) == (0, 1, True)
@@ -84,12 +84,12 @@ class TestAlone:
 
 
 class TestTogether:
-    def test_what_is_exchanged_comes_in_the_order_of_ranks(self, tmp_path):
+    def test_collectives_return_values_in_the_order_of_ranks(self, tmp_path):
         processes = begin_ranks(tmp_path, ["--version"], 3, before=_exchange)
         assert [end(process) for process in processes] == [0, 0, 0]
         assert sorted(path.name for path in tmp_path.glob("met-*")) == ["met-0", "met-1", "met-2"]
 
-    def test_one_of_them_speaks(self, tmp_path):
+    def test_only_rank_0_prints(self, tmp_path):
         processes = begin_ranks(tmp_path, ["--version"], 3)
         assert [end(process) for process in processes] == [0, 0, 0]
         assert (tmp_path / "stdout.txt").read_text().count("aecli ") == 1
@@ -112,12 +112,12 @@ def _exchange():
 
 class TestTrouble:
     @pytest.mark.parametrize("text", ["0", "-1", "soon", "nan", "1e12"])
-    def test_a_time_that_is_none_is_refused(self, monkeypatch, text):
+    def test_an_invalid_timeout_is_refused(self, monkeypatch, text):
         monkeypatch.setenv(distributed.TIMEOUT_VARIABLE, text)
         with pytest.raises(ConfigError, match=f"{distributed.TIMEOUT_VARIABLE}={text}"):
             peer_timeout()
 
-    def test_the_time_is_ten_minutes_or_what_is_said(self, monkeypatch):
+    def test_the_timeout_is_ten_minutes_or_the_variable(self, monkeypatch):
         assert peer_timeout() == 600
         monkeypatch.setenv(distributed.TIMEOUT_VARIABLE, "12.5")
         assert peer_timeout() == 12.5
@@ -132,7 +132,7 @@ class TestTrouble:
             (ValueError("Connection closed by peer"), False),
         ],
     )
-    def test_of_others_is_told_from_ones_own(self, error, expected):
+    def test_lost_peers_are_told_from_other_errors(self, error, expected):
         assert is_lost(error) == expected
 
 
@@ -153,7 +153,7 @@ class TestBatchStatistics:
             ("auto", "cuda", One, False),
         ],
     )
-    def test_are_taken_over_all_processes_on_cuda(self, mode, kind, distributed, expected):
+    def test_are_synchronised_on_cuda(self, mode, kind, distributed, expected):
         model = registry.build("vae", registry.resolve_options("vae", {"width": 4}))
         before = {key: value.clone() for key, value in model.state_dict().items()}
         parameters = [id(parameter) for parameter in model.parameters()]
@@ -164,7 +164,7 @@ class TestBatchStatistics:
         assert all(torch.equal(before[key], value) for key, value in converted.state_dict().items())
 
 
-def test_launch_costs_no_torch():
+def test_launch_imports_no_torch():
     code = "import sys, aecli.runtime.launch; print('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

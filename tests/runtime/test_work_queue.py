@@ -1,4 +1,4 @@
-"""Work dealt out to processes: each batch done once, by several of them, and the first failure told to all."""
+"""The shared work queue: each batch is done once, by several processes, and the first failure is raised in all."""
 
 import json
 import os
@@ -19,7 +19,7 @@ BATCHES = [range(number, number + 1 + number % 3) for number in range(20)]
 TOTAL = sum(map(len, BATCHES))
 
 
-def test_alone_all_is_done_in_order_and_told():
+def test_alone_all_is_done_in_order_with_progress():
     heard = []
     with Distributed() as distributed:
         done = map_shared(list, BATCHES, "counting", 3, distributed, heard.append)
@@ -41,7 +41,7 @@ def test_alone_the_first_failure_ends_it():
     assert max(done) < 10
 
 
-def test_no_work_is_soon_done():
+def test_no_batches_give_no_results():
     with Distributed() as distributed:
         assert map_shared(len, [], "counting", None, distributed, ignore) == []
 
@@ -50,12 +50,12 @@ def test_no_work_is_soon_done():
 def test_each_batch_is_done_by_one_of_several(tmp_path, size):
     processes = begin_ranks(tmp_path, ["--version"], size, before=_share)
     assert [end(process) for process in processes] == [0] * size
-    told = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(size)]
-    done = [[number for number, _ in one["done"]] for one in told]
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(size)]
+    done = [[number for number, _ in one["done"]] for one in found]
     assert all(done) and sorted(sum(done, [])) == list(range(len(BATCHES)))
     assert sum(done, []) != sorted(sum(done, [])), "else it would show nothing that what follows is in order"
-    assert {tuple(one["unpaired"]) for one in told} == {tuple(f"{number}" for number in range(len(BATCHES)))}
-    assert max(one["heard"] for one in told) == TOTAL
+    assert {tuple(one["unpaired"]) for one in found} == {tuple(f"{number}" for number in range(len(BATCHES)))}
+    assert max(one["heard"] for one in found) == TOTAL
 
 
 def _share():
@@ -69,11 +69,11 @@ def _share():
         assert all(result == sum(BATCHES[number]) for number, result in done)
         missing = ((number, [Unpaired(str(number), None, "unreadable", "")]) for number, _ in done)
         unpaired = [each.name for each in gather_unpaired(missing, distributed)]
-    told = {"done": done, "unpaired": unpaired, "heard": heard[-1].done}
-    Path(f"{os.environ['RANK']}.json").write_text(json.dumps(told))
+    record = {"done": done, "unpaired": unpaired, "heard": heard[-1].done}
+    Path(f"{os.environ['RANK']}.json").write_text(json.dumps(record))
 
 
-def test_of_several_failures_the_first_in_order_is_told(tmp_path):
+def test_of_several_failures_the_first_in_order_is_raised(tmp_path):
     processes = begin_ranks(tmp_path, ["--version"], 3, before=_fail)
     assert [end(process) for process in processes] == [0] * 3
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(3)] == ["PeerError", "DataError at 4", "PeerError"]
@@ -84,8 +84,8 @@ def _fail():
     try:
         with Distributed() as distributed:
             distributed.raise_first_failure(None)
-            place = [7, 4, 5][rank]
-            distributed.raise_first_failure((place, DataError(f"at {place}")))
+            number = [7, 4, 5][rank]
+            distributed.raise_first_failure((number, DataError(f"at {number}")))
     except DataError as error:
         Path(f"{rank}.txt").write_text(f"DataError {error}")
     except PeerError:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from sklearn.decomposition import IncrementalPCA
 
 from aecli.configs import SampleConfig
@@ -20,7 +20,7 @@ from aecli.sampling.mixture import Mixture, fit_mixture
 from aecli.sampling.pca import StreamingPCA
 from aecli.sampling.prior_choice import choose_prior, sample_noise
 from aecli.sampling.sample import sample
-from tests.support.trained import NAMES, SIZE, TINY, TRAIN, VAL, fails, invoke, ok, ok_json, png, pngs
+from tests.support.trained import NAMES, SIZE, TINY, TRAIN, VAL, fails, invoke, ok, ok_json, png, pngs, rewrite
 
 
 def vectors(seed, count, rank, numbers):
@@ -180,7 +180,7 @@ def test_the_spread_tells_n_0_i_from_what_is_not():
 def test_latents_that_do_not_vary_are_told():
     fit = PriorFit()
     fit.add(np.ones((20, 6), np.float32), None)
-    with pytest.raises(ValueError, match="the same"):
+    with pytest.raises(DataError, match="the same"):
         list(fit.finish())
 
 
@@ -200,6 +200,22 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
 @pytest.mark.parametrize(
     "damage",
     [
+        {"spread": None}, {"spread": {"means": 1.0}}, {"spread": {"posterior": "x", "means": 1.0, "divergence": 1.0}},
+        {"count": -1}, {"share": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_damage_of_the_document_is_reported(tmp_path, damage):
+    path = tmp_path / "prior.safetensors"
+    fitted(vectors(10, 300, 5, 30)).save(path, {})
+    rewrite(path, lambda document: {**document, **damage})
+    with pytest.raises(CheckpointError, match="prior.safetensors"):
+        load_fitted(path, 30)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
         lambda tensors: tensors.pop("mean"),
         lambda tensors: tensors.update(mean=torch.zeros(29)),
         lambda tensors: tensors.update(deviations=torch.zeros(5)),
@@ -207,17 +223,18 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
         lambda tensors: tensors.update({"mixture.weights": torch.zeros_like(tensors["mixture.weights"])}),
         lambda tensors: tensors.update({"mixture.factors": torch.zeros(1)}),
         lambda tensors: tensors.update(mean=torch.zeros(30, dtype=torch.int64)),
+        lambda tensors: tensors.update(mean=torch.zeros(30, dtype=torch.bfloat16)),
+        lambda tensors: tensors.update(components=torch.zeros(())),
+        lambda tensors: tensors.update({"mixture.means": torch.zeros(())}),
     ],
 )
 def test_damage_is_told(tmp_path, damage):
     path = tmp_path / "prior.safetensors"
     fitted(vectors(10, 300, 5, 30)).save(path, {})
     load_fitted(path, 30)
-    tensors, document = load(path)
+    tensors, _ = load(path)
     damage(tensors)
-    import json
-
-    save_file(tensors, path, metadata={"format": "pt", "aecli": json.dumps(document)})
+    rewrite(path, lambda document: document, tensors)
     with pytest.raises(CheckpointError, match="prior.safetensors"):
         load_fitted(path, 30)
 
