@@ -174,7 +174,7 @@ def _read(path: Path, net: str) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             with open_tensors(path) as file:
-                return {name: _plain(name, file.read(name)) for name in file.entries if name.startswith(_USED)}
+                return {name: _plain(name, value) for name, value in file.read().items() if name.startswith(_USED)}
         return {name: _plain(name, value) for name, value in _unpickled(path).items()}
     except DAMAGE as error:
         raise WeightsError(f"{path} can't be read as weights of LPIPS {net}: {message_of(error)}") from error

@@ -1,7 +1,10 @@
-"""Safetensors files by the format's rules: what is whole is read to the last bit, what lies is refused."""
+"""Safetensors files: valid ones are read to the last bit, damaged and hostile ones refused."""
 
 import json
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,7 +29,7 @@ def path(tmp_path):
 
 def read(path):
     with open_tensors(path) as file:
-        return file.read_all(), dict(file.metadata)
+        return file.read(), dict(file.metadata)
 
 
 def refuse(path, reason):
@@ -54,40 +57,31 @@ def test_a_file_cut_short_between_header_and_tensors_is_told(path):
     save_file({"weight": torch.zeros(10**6)}, path)
     with open_tensors(path) as file:
         os.truncate(path, path.stat().st_size - 4)
-        with pytest.raises(ValueError, match="cut short while it was read"):
-            file.read_all()
-
-
-def test_bytes_are_turned_where_the_machine_counts_from_the_other_end(path, monkeypatch):
-    monkeypatch.setattr("sys.byteorder", "big")
-    tensors, _ = read(path)
-    assert tensors["none"].shape == (0, 5)
-    turned = TENSORS["weight"].reshape(-1).view(torch.uint8).reshape(-1, 4).flip(1).reshape(-1).view(torch.float32)
-    assert torch.equal(tensors["weight"].reshape(-1), turned) and torch.equal(tensors["byte"], TENSORS["byte"])
+        with pytest.raises(ValueError, match="changed while it was read"):
+            file.read()
 
 
 LIES = {
-    "offsets past the end": (lambda h: h["weight"].update(data_offsets=[0, 2**40]), "bytes, which its shape and type"),
-    "offsets reversed": (lambda h: h["weight"]["data_offsets"].reverse(), "bytes, which its shape and type"),
-    "offsets below zero": (lambda h: h["weight"].update(data_offsets=[-24, 0]), "makes no sense"),
-    "offsets of three": (lambda h: h["weight"]["data_offsets"].append(0), "makes no sense"),
+    "offsets past the end": (lambda h: h["weight"].update(data_offsets=[0, 2**40]), "invalid (shape|offset)"),
+    "offsets reversed": (lambda h: h["weight"]["data_offsets"].reverse(), "invalid offset"),
+    "offsets below zero": (lambda h: h["weight"].update(data_offsets=[-24, 0]), "expected usize"),
+    "offsets of three": (lambda h: h["weight"]["data_offsets"].append(0), "invalid length 3"),
     "two in one place": (lambda h: h["half"].update(shape=[6], dtype="F32", data_offsets=h["weight"]["data_offsets"]),
-                         "overlap, or leave gaps"),
-    "one left out": (lambda h: h.pop("half"), "overlap, or leave gaps|should end at"),
-    "another type": (lambda h: h["weight"].update(dtype="F64"), "bytes, which its shape and type"),
-    "an unknown type": (lambda h: h["weight"].update(dtype="F8_E4M3"), "which serves for no weights"),
-    "a type that is none": (lambda h: h["weight"].update(dtype=["F32"]), "makes no sense"),
-    "another shape": (lambda h: h["weight"].update(shape=[2, 2]), "bytes, which its shape and type"),
-    "a shape below zero": (lambda h: h["weight"].update(shape=[-2, -3]), "makes no sense"),
-    "a shape of fractions": (lambda h: h["weight"].update(shape=[2.0, 3]), "makes no sense"),
-    "a shape of truths": (lambda h: h["weight"].update(shape=[True, 6]), "makes no sense"),
-    "a shape beyond 64 bits": (lambda h: h["weight"].update(shape=[2**62, 2**62]), "beyond all memory"),
-    "nothing beyond 64 bits": (lambda h: h["none"].update(shape=[2**62, 2**62, 0]), "beyond all memory"),
-    "a thousand axes": (lambda h: h["weight"].update(shape=[1] * 1000 + [6]), "makes no sense"),
-    "something more": (lambda h: h["weight"].update(more=1), "makes no sense"),
-    "a tensor that is a word": (lambda h: h.update(weight="F32"), "makes no sense"),
-    "metadata that are no words": (lambda h: h["__metadata__"].update(said=1), "metadata are no words"),
-    "metadata that are a list": (lambda h: h.update(__metadata__=[]), "metadata are no words"),
+                         "invalid offset|header asks for"),
+    "one left out": (lambda h: h.pop("half"), "header asks for"),
+    "another type": (lambda h: h["weight"].update(dtype="F64"), "header asks for"),
+    "an unknown type": (lambda h: h["weight"].update(dtype="F8_E4M3"), "unsupported dtype 'F8_E4M3'"),
+    "a type that is none": (lambda h: h["weight"].update(dtype=["F32"]), "unsupported dtype"),
+    "another shape": (lambda h: h["weight"].update(shape=[2, 2]), "header asks for"),
+    "a shape below zero": (lambda h: h["weight"].update(shape=[-2, -3]), "invalid shape"),
+    "a shape of fractions": (lambda h: h["weight"].update(shape=[2.0, 3]), "invalid shape"),
+    "a shape of truths": (lambda h: h["weight"].update(shape=[True, 6]), "invalid shape"),
+    "a shape beyond 64 bits": (lambda h: h["weight"].update(shape=[2**62, 2**62]), "too large"),
+    "nothing beyond 64 bits": (lambda h: h["none"].update(shape=[2**62, 2**62, 0]), "too large"),
+    "a thousand axes": (lambda h: h["weight"].update(shape=[1] * 1000 + [6]), "invalid shape"),
+    "a tensor that is a word": (lambda h: h.update(weight="F32"), "invalid shape"),
+    "metadata that are no words": (lambda h: h["__metadata__"].update(said=1), "metadata is not"),
+    "metadata that are a list": (lambda h: h.update(__metadata__=[]), "metadata is not"),
 }  # fmt: skip
 
 
@@ -101,9 +95,8 @@ def test_a_header_that_lies_is_refused(path, lie):
     refuse(path, reason)
     if lie not in (
         "an unknown type",
-        "something more",
         "a thousand axes",
-    ):  # in which the format's own reader sees none
+    ):  # which the library accepts
         with pytest.raises(SafetensorError):
             load(path.read_bytes())
 
@@ -118,15 +111,15 @@ def test_a_key_that_is_there_twice_is_refused(path):
 def test_gaps_and_what_follows_the_tensors_are_refused(path):
     whole = path.read_bytes()
     path.write_bytes(whole + b"\0")
-    refuse(path, "should end at")
+    refuse(path, "header asks for")
     path.write_bytes(whole[:-1])
-    refuse(path, "should end at")
+    refuse(path, "header asks for")
 
 
 @pytest.mark.parametrize("length", [0, 1, 10**8 + 1, 2**60, 2**64 - 1])
 def test_a_length_that_lies_is_refused(path, length):
     path.write_bytes(length.to_bytes(8, "little") + path.read_bytes()[8:])
-    refuse(path, "ends within its header|Expecting|is no object")
+    refuse(path, "ends within its header|Expecting|not a JSON object")
 
 
 def test_a_header_longer_than_the_format_allows_is_not_read(path):
@@ -136,18 +129,36 @@ def test_a_header_longer_than_the_format_allows_is_not_read(path):
     refuse(path, "longer than the format allows")
 
 
-def test_truths_that_are_neither_are_refused(path):
+def test_booleans_other_than_0_and_1_are_refused(path):
     header, data = split(path.read_bytes())
     begin, _ = json.loads(header)["mask"]["data_offsets"]
     path.write_bytes(joined(header, data[:begin] + b"\x07" + data[begin + 1 :]))
-    refuse(path, "neither true nor false")
+    refuse(path, "boolean other than 0 and 1")
 
 
-def test_a_tensor_too_large_for_memory_is_told(path, monkeypatch):
-    def no_memory(*args, **options):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+@pytest.mark.skipif(sys.platform != "linux", reason="limits its own address space")
+@pytest.mark.parametrize("spare", [50, 150])
+def test_too_little_memory_is_a_memory_error(path, spare):
+    """Whether the file's bytes don't fit, or the tensors made of them."""
+    save_file({"weight": torch.zeros(25 * 10**6)}, path)
+    script = f"""
+import resource
+from pathlib import Path
+from aecli.storage.safetensors_file import open_tensors
+with open_tensors(Path({str(path)!r})) as file:
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + {spare} * 10**6,) * 2)
+    try:
+        file.read()
+    except MemoryError:
+        print("MemoryError")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "MemoryError\n", done.stderr
 
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
+def test_an_open_file_is_not_mapped(path):
     with open_tensors(path) as file:
-        monkeypatch.setattr("torch.empty", no_memory)
-        with pytest.raises(MemoryError):
-            file.read("weight")
+        tensors = file.read()
+        assert tensors and path.name not in Path("/proc/self/maps").read_text()
