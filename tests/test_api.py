@@ -41,7 +41,7 @@ def place(tmp_path_factory):
         "--out",
         place / "made",
         "--latents",
-        place / "codes.safetensors",
+        place / "latents.safetensors",
     )
     ok("sample", "--model", place / "vae", "--n", 19, "--seed", 3, "--out", place / "drawn")
     return place
@@ -61,7 +61,7 @@ class TestReconstruct:
         made = vae.reconstruct(pictures(place))
         assert [np.array(one).tolist() for one in made] == [np.array(one).tolist() for one in pictures(place, "made")]
 
-    def test_each_kind_comes_back_as_it_came(self, place, vae):
+    def test_each_kind_of_image_is_returned_as_that_kind(self, place, vae):
         image = pictures(place)[0].resize((SIZE, SIZE))
         array = np.array(image)
         tensor = torch.from_numpy(array).permute(2, 0, 1) / 127.5 - 1
@@ -153,13 +153,13 @@ class TestSample:
     ],
     ids=repr,
 )  # fmt: skip
-def test_what_is_no_image_is_told(vae, wrong):
+def test_what_is_no_image_is_refused(vae, wrong):
     for call in (vae.encode, vae.reconstruct):
         with pytest.raises(DataError, match="expected"):
             call(wrong)
 
 
-def test_latents_of_another_model_are_told(vae):
+def test_latents_of_another_model_are_refused(vae):
     for wrong in (torch.zeros(2, 3, 1, 1), torch.zeros(64, 1, 1), torch.zeros(0, 64, 1, 1)):
         with pytest.raises(DataError, match="expected"):
             vae.decode(wrong)

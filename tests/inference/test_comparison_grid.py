@@ -16,7 +16,7 @@ def test_a_grid_is_the_same_again_and_another_with_another_seed(trained):
     assert (trained / "a.png").read_bytes() == (trained / "b.png").read_bytes() != (trained / "c.png").read_bytes()
 
 
-def test_rows_stand_in_the_order_asked_for_and_can_be_told_apart(trained):
+def test_rows_are_in_the_given_order_with_distinct_labels(trained):
     shutil.copy("runs/vae/model.safetensors", "bare.safetensors")
     models = ("vae", "bare.safetensors", "runs/ae")
     result = draw_comparison(GridConfig(n=1, models=models, out=trained / "g.png"))

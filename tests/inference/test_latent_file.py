@@ -92,7 +92,7 @@ def test_processes_write_the_file_of_one(place):
 def test_what_can_not_be_meant(place):
     assert "--native" in invoke(*reconstruct(place, "native", "--native")).stderr
     wrong = reconstruct(place, "wrong")
-    assert ".safetensors file" in invoke(*wrong[:-1], "codes.pt").stderr
+    assert ".safetensors file" in invoke(*wrong[:-1], "latents.pt").stderr
     ok(*reconstruct(place, "twice"))
     assert "replacing" in ok(*reconstruct(place, "twice")).stderr
 

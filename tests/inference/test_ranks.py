@@ -42,7 +42,7 @@ class TestReconstruct:
         command = ["reconstruct", "--model", "vae", "--data", "one"]
         assert run(place, 3, *command, out="shared") == run(place, 1, *command, out="alone")
 
-    def test_what_can_not_be_read_is_named_in_the_order_of_one_process(self, place):
+    def test_unreadable_images_are_named_in_the_order_of_one_process(self, place):
         for name in ("a4", "a0", "sub/b", "a1", "sub/c"):
             (place / "mixed" / f"{name}.png").write_bytes(name.encode())
         command = ["reconstruct", "--model", "vae", "--data", "mixed", "--batch-size", "1", "--json"]
@@ -128,7 +128,7 @@ class TestSample:
         assert alone[:3] == (0, f"wrote {n} samples to OUT\n", "") and len(alone[3]) in (1, int(n))
         assert run(place, size, *command, out=out[1]) == alone
 
-    def test_what_is_replaced_is_said_once(self, place):
+    def test_a_replaced_file_is_reported_once(self, place):
         (place / "sheet.png").write_bytes(b"old")
         statuses, _, stderr = run_ranks(
             place, ["sample", "--model", "vae", "--n", "3", "--prior", "mixture", "--out", "sheet.png"], 2
@@ -144,7 +144,7 @@ class TestSample:
 @pytest.mark.parametrize(
     ("command", "said"), [(["grid", "--n", "2", "--out", "grid.png"], "drew 2 images"), (["models"], "inference")]
 )
-def test_what_is_not_shared_is_done_by_one(place, command, said):
+def test_commands_that_share_no_work_run_in_rank_0(place, command, said):
     alone = run_ranks(place, command, 1)
     files = {file.name for file in place.iterdir()}
     (place / "grid.png").unlink(missing_ok=True)

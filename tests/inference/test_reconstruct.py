@@ -29,7 +29,7 @@ def test_train_and_val_are_all_and_no_image_is_in_both(trained):
     assert reconstruct(ReconstructConfig("ae", data="images", split="val", out=trained / "v")).written == 3
 
 
-def test_data_means_all_of_it_whatever_the_file_type_and_depth_of_folders(trained):
+def test_data_is_read_whole_in_all_formats_and_subfolders(trained):
     write_images(trained / "new", ["deep/er/a.b", "c"])
     with Image.open(trained / "new/c.png") as opened:
         opened.save(trained / "new/d.bmp")
@@ -102,7 +102,7 @@ def test_reduced_precision_stays_near(trained):
     assert 0 < difference.max() < 8
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_written(trained):
+def test_unreadable_images_are_named_and_the_rest_written(trained):
     write_images(trained / "some", ["a", "b", "c"])
     (trained / "some/b.png").write_bytes(b"no image")
     reports = []
@@ -121,7 +121,7 @@ def test_names_that_would_overwrite_each_other_are_refused_before_anything_is_wr
     assert not (trained / "out").exists()
 
 
-def test_validation_images_of_their_own_may_bear_the_names_of_the_training_images(trained):
+def test_separate_validation_images_may_have_the_names_of_training_images(trained):
     write_images(trained / "held_out", ["i1", "new"])
     ok("train", "ae", "--data", "images", *TINY, "--val-data", "held_out", "--out", "run", "--quiet")
     ok("reconstruct", "--model", "run", "--out", "val")
@@ -132,7 +132,7 @@ def test_validation_images_of_their_own_may_bear_the_names_of_the_training_image
     assert "suffix" not in str(caught.value), "it is not the suffix in which they differ"
 
 
-def test_overwriting_is_asked_for_and_announced(trained):
+def test_overwriting_needs_a_flag_and_is_reported(trained):
     out = trained / "out"
     out.mkdir()
     (out / "mine.txt").write_text("mine")
@@ -153,7 +153,7 @@ def test_a_crop_too_elongated_is_named_like_any_unreadable_image(trained):
     assert (result.written, list(result.unreadable)) == (1, ["b.png"])
 
 
-def test_a_bare_file_needs_data_and_knows_no_split(trained):
+def test_a_bare_file_needs_data_and_has_no_split(trained):
     shutil.copy("runs/vae/model.safetensors", "bare.safetensors")
     with pytest.raises(ConfigError, match="--data"):
         reconstruct(ReconstructConfig("bare.safetensors"))

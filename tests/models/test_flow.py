@@ -17,7 +17,7 @@ def latents(count=400, channels=6, side=2):
     return 5 + 3 * sign * direction * places + 0.2 * torch.randn(count, channels, side, side, generator=generator)
 
 
-def test_principal_channels_are_those_of_the_covariance_over_all_places():
+def test_principal_channels_are_those_of_the_covariance_over_all_positions():
     model, data = build_flow(latent_channels=6, side=2), latents()
     for batch in data.split(70):
         model.partial_fit(batch)
@@ -42,7 +42,7 @@ def test_with_all_channels_nothing_is_lost():
     torch.testing.assert_close(model.unwhiten(model.whiten(data)), data, rtol=1e-4, atol=1e-4)
 
 
-def test_at_first_it_does_not_move_and_the_loss_is_that_of_standing_still():
+def test_the_initial_velocity_is_zero():
     model, examples = build_flow(latent_channels=4, side=2), torch.randn(64, 4, 2, 2)
     noise = model.draw_noise(64, 64)
     assert model.sample(noise[:, 1:].reshape(64, 4, 2, 2), 5).equal(noise[:, 1:].reshape(64, 4, 2, 2))
@@ -50,7 +50,7 @@ def test_at_first_it_does_not_move_and_the_loss_is_that_of_standing_still():
     torch.testing.assert_close(model.loss(examples, noise).total, by_hand)
 
 
-def test_a_field_that_is_known_is_followed(monkeypatch):
+def test_sampling_integrates_a_known_velocity(monkeypatch):
     # dx/dt = x from x(0): after n of Euler's steps of 1/n, (1 + 1/n)^n times that.
     model = build_flow(latent_channels=4, side=1)
     monkeypatch.setattr(type(model), "forward", lambda self, mixed, time: mixed)
@@ -89,6 +89,6 @@ def test_it_learns_a_distribution_of_two_clusters():
     [({"width": 30, "heads": 4}, "--width"), ({"channels": 0}, "--option channels"), ({"dropout": 1.0}, "dropout"),
      ({"channels": 9, "latent_channels": 8}, "--option channels")],
 )  # fmt: skip
-def test_options_that_cannot_be_meant(wrong, flag):
+def test_options_out_of_range_are_refused(wrong, flag):
     with pytest.raises(ConfigError, match=flag):
         build_flow(**wrong)

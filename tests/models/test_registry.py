@@ -17,7 +17,7 @@ def test_unknown_model_names_what_exists():
 
 
 @pytest.mark.parametrize("target", ["no.such.module:Thing", "aecli.models.ae:Thing", "pathlib:Path"])
-def test_a_class_that_is_no_model_is_refused(target):
+def test_a_class_that_is_not_a_model_is_refused(target):
     with pytest.raises(ModelError, match=target.split(":")[0].replace(".", r"\.")):
         registry.load(target)
 
@@ -38,7 +38,7 @@ def test_options_are_checked_by_name(given, message):
         registry.resolve_options("vae", given)
 
 
-def test_options_as_typed_become_their_types_and_defaults_count_only_where_they_exist():
+def test_typed_options_are_converted_and_unknown_defaults_ignored():
     options = registry.resolve_options("ae", {"width": "16", "latent_dim": "none"}, {"beta": 1.0, "latent_dim": 7})
     assert dataclasses.asdict(options) == {"width": 16, "latent_dim": None}
 
@@ -55,7 +55,7 @@ def test_the_working_folder_is_imported_from_only_for_a_class_that_the_user_name
     del sys.modules["model_beside_the_data"]
 
 
-def test_plug_ins_come_in_by_entry_point(monkeypatch):
+def test_plug_ins_are_found_by_entry_point(monkeypatch):
     point = EntryPoint("mine", "aecli.models.ae:AE", registry.ENTRY_POINT_GROUP)
     usurper = EntryPoint("vae", "aecli.models.ae:AE", registry.ENTRY_POINT_GROUP)
     monkeypatch.setattr(registry, "entry_points", lambda group: [point, usurper])

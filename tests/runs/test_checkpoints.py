@@ -46,14 +46,14 @@ def test_a_class_named_by_the_file_alone_is_not_imported(tmp_path):
         ("encoder.1.num_batches_tracked", lambda value: value.float(), "is torch.float32 in the file"),
     ],
 )
-def test_weights_that_are_no_numbers_for_the_model_are_told(saved, key, change, message):
+def test_invalid_weights_are_refused(saved, key, change, message):
     path, write = saved
     write({key: change(build("ae", width=1).state_dict()[key])})
     with pytest.raises(CheckpointError, match=message):
         checkpoints.load_model(path)
 
 
-def test_a_checkpoint_of_another_model_than_the_one_named_is_told(saved):
+def test_a_checkpoint_of_another_model_than_the_one_named_is_refused(saved):
     path, _ = saved
     assert checkpoints.load_model(path, named="ae")[1]["model"] == "ae"
     with pytest.raises(CheckpointError, match="holds a model 'ae', not vae"):
@@ -85,7 +85,7 @@ def test_weights_are_not_read_before_they_are_found_to_fit(saved):
     {"model": "\x1b[2J\n"}, {"model": 10**6 * "x"}, {"fit": [0] * 10**5}, {"image_size": "\r"},
     {"options": {"\x1b[2J\n": 1}}, {"options": {"width": 10**6 * "x"}},
 ], ids=lambda words: next(iter(words)))  # fmt: skip
-def test_words_of_a_checkpoint_are_told_short_and_printable(saved, words):
+def test_messages_about_a_checkpoint_are_short_and_printable(saved, words):
     path, write = saved
     write(**words)
     with pytest.raises(CheckpointError) as caught:

@@ -28,7 +28,7 @@ def test_samples_are_those_of_the_flow(own):
         assert np.abs(png(own / f"three/{index:06d}.png").astype(int) - by_hand[index]).max() <= 1
 
 
-def test_auto_takes_the_flow_where_there_is_one_and_says_so(own):
+def test_auto_uses_a_flow_if_there_is_one_and_reports_it(own):
     ok(*TRAIN_PRIOR)
     reports = []
     loaded = load_autoencoder("vae", own / "runs")
@@ -39,7 +39,7 @@ def test_auto_takes_the_flow_where_there_is_one_and_says_so(own):
     assert other.name == "mixture"
 
 
-def test_a_run_beside_the_model_is_found_wherever_runs_are(own):
+def test_a_flow_beside_the_model_is_found_outside_runs(own):
     ok(*TRAIN_PRIOR)
     loaded = load_autoencoder("runs/vae", own / "runs")
     assert choose_prior(loaded, "flow", ignore, runs=own / "elsewhere").flow is not None
@@ -53,7 +53,7 @@ def test_temperature_scales_the_noise(own):
     assert drawn[0].equal(drawn[1]) and drawn[1].equal(drawn[2])
 
 
-def test_a_flow_whose_weights_are_damaged_is_told(own):
+def test_damaged_weights_of_a_flow_are_reported(own):
     ok(*TRAIN_PRIOR)
     (own / "runs/prior/model.safetensors").write_bytes(b"damaged")
     assert "runs/prior/model.safetensors" in fails(1, "sample", "--model", "vae", "--prior", "flow")

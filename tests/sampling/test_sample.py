@@ -9,7 +9,7 @@ from aecli.sampling.sample import sample
 from tests.support.trained import png
 
 
-def test_the_noise_is_standard_normal_and_its_own_for_every_index():
+def test_noise_is_standard_normal_and_independent_by_index():
     noise = torch.stack([sample_noise((64, 8, 8), 0, index) for index in range(4)]).double()
     assert abs(noise.mean()) < 0.03 and abs(noise.std() - 1) < 0.03
     correlations = torch.corrcoef(noise.flatten(1)) - torch.eye(4)

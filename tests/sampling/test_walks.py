@@ -51,11 +51,11 @@ def test_slerp_of_vectors_without_an_arc_is_a_line(end):
     assert slerp(start, end, 0.5) == pytest.approx((start + end) / 2, abs=1e-6)
 
 
-def codes(own, *names):
-    ok("reconstruct", "--model", "vae", "--data", "images", "--latents", "codes.safetensors", "--out", "r", "--quiet")
+def latents_of(own, *names):
+    ok("reconstruct", "--model", "vae", "--data", "images", "--latents", "latents.safetensors", "--out", "r", "--quiet")
     from safetensors import safe_open
 
-    with safe_open(own / "codes.safetensors", "np") as file:
+    with safe_open(own / "latents.safetensors", "np") as file:
         import json
 
         listed = json.loads(file.metadata()["aecli"])["names"]
@@ -64,7 +64,7 @@ def codes(own, *names):
 
 
 def test_along_n_0_i_it_is_the_arc_between_the_means(own, decoded):
-    start, end = codes(own, "i1.png", "i2.png")
+    start, end = latents_of(own, "i1.png", "i2.png")
     decoded.clear()
     said = ok_json("sample", "--model", "vae", *ENDS, "--prior", "normal", "--steps", "5", "--out", "walk.png")
     assert said == {"out": "walk.png", "n": 5, "prior": "normal"}
@@ -74,7 +74,7 @@ def test_along_n_0_i_it_is_the_arc_between_the_means(own, decoded):
 
 
 def test_along_a_fitted_prior_it_is_a_line_in_its_principal_space(own, decoded):
-    start, end = codes(own, "i1.png", "i2.png")
+    start, end = latents_of(own, "i1.png", "i2.png")
     decoded.clear()
     ok("sample", "--model", "vae", *ENDS, "--steps", "3", "--out", "walk.png")
     prior, _ = load_fitted(own / "runs/vae/prior.safetensors", 64)
@@ -146,7 +146,7 @@ def test_a_webp_is_without_loss_and_a_gif_near(own):
         assert np.abs(shown - np.asarray(frames[0])).mean() <= most
 
 
-def test_heads_stand_above_their_columns():
+def test_headings_are_above_their_columns():
     images = [np.full((64, 64, 3), 200, np.uint8)] * 3
     plain = draw_rows([("row", images)])
     headed = draw_rows([("row", images)], heads=["one", "", "three"])
