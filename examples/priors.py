@@ -29,12 +29,12 @@ def draw(model: "aecli.Model", prior: str, out: Path, n: int) -> float | None:
     """Write `n` samples to a folder; return seconds an image, or None if the model has no such prior."""
     try:
         model.sample(1, prior=prior)  # fits the prior on first use, which is not timed
-        began = time.monotonic()
+        start = time.monotonic()
         samples = model.sample(n, prior=prior)
     except AecliError as error:
         print(f"no {prior}: {str(error).splitlines()[0]}", file=sys.stderr)
         return None
-    seconds = (time.monotonic() - began) / n
+    seconds = (time.monotonic() - start) / n
     out.mkdir(parents=True, exist_ok=True)
     for index, picture in enumerate(samples):
         picture.save(out / f"{index:06d}.png")

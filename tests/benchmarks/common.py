@@ -7,11 +7,10 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryFile
 from typing import Any
 
@@ -43,7 +42,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Ran:
+class Completed:
     """A process that exited with status 0: wall seconds, CPU seconds, peak resident memory in MB, its output."""
 
     seconds: float
@@ -52,13 +51,13 @@ class Ran:
     stdout: str
 
 
-def run(arguments: Sequence[str | Path], folder: Path | None = None, env: Mapping[str, str] | None = None) -> Ran:
+def run(arguments: Sequence[str | Path], folder: Path | None = None, env: Mapping[str, str] | None = None) -> Completed:
     """Run a program to its end.
 
     Raises:
         RuntimeError: its exit status is not 0; the message contains its output.
     """
-    began = time.perf_counter()
+    start = time.perf_counter()
     words = [str(argument) for argument in arguments]
     before = os.times()
     environment = {**os.environ, **(env or {})}
@@ -69,13 +68,13 @@ def run(arguments: Sequence[str | Path], folder: Path | None = None, env: Mappin
                 # Not ru_maxrss, which a child inherits from its parent.
                 peak = max(peak, _resident_mb(process.pid))
                 time.sleep(0.005)
-        seconds, after = time.perf_counter() - began, os.times()
+        seconds, after = time.perf_counter() - start, os.times()
         file.seek(0)
         output = file.read()
     if process.returncode != 0:
         raise RuntimeError(f"{' '.join(words)}: status {process.returncode}\n{output}")
     cpu_seconds = after.children_user + after.children_system - before.children_user - before.children_system
-    return Ran(seconds, cpu_seconds, peak, output)
+    return Completed(seconds, cpu_seconds, peak, output)
 
 
 def _resident_mb(pid: int) -> float:
@@ -88,18 +87,13 @@ def _resident_mb(pid: int) -> float:
     return int(found[1]) / 1e3 if found else 0.0
 
 
-def in_turns(ways: Sequence[Callable[[], float]], repeats: int) -> list[list[float]]:
+def interleave(ways: Sequence[Callable[[], float]], repeats: int) -> list[list[float]]:
     """Call each function `repeats` times, interleaved, so that changes of the machine's load affect all alike."""
     found: list[list[float]] = [[] for _ in ways]
     for _ in range(repeats):
         for way, figures in zip(ways, found, strict=True):
             figures.append(way())
     return found
-
-
-def middle(figures: Iterable[float]) -> float:
-    """The median."""
-    return float(median(figures))
 
 
 def matmul_peak(dtype_name: str, device: str = "cpu", side: int = 4096, repeats: int = 8) -> float:
@@ -110,10 +104,10 @@ def matmul_peak(dtype_name: str, device: str = "cpu", side: int = 4096, repeats:
     matrix = torch.randn(side, side, device=device).to(dtype)
     times = []
     for _ in range(repeats + 1):
-        began = time.perf_counter()
+        start = time.perf_counter()
         product = matrix @ matrix
         product[0, 0].item()
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
     return 2 * side**3 / min(times[1:])
 
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from PIL import Image, ImageFilter
 from skimage import data
 
 from aecli.metrics.network_weights import SHIPPED
-from tests.benchmarks.common import Row, arguments, in_turns, matmul_peak, middle, run, show
+from tests.benchmarks.common import Row, arguments, interleave, matmul_peak, run, show
 
 SIDE = 256
 PHOTOGRAPHS = ("astronaut", "coffee", "chelsea", "rocket")
@@ -114,9 +115,9 @@ def measure(folder: Path, script: Path, pairs: int, repeats: int, device: str) -
     run(commands["ours, three metrics"])  # fills the system's file cache
     cpu: dict[str, list[float]] = {name: [] for name in commands}
     ways = [partial(_seconds, command, cpu[name]) for name, command in commands.items()]
-    figures = dict(zip(commands, in_turns(ways, repeats), strict=True))
-    times = {name: middle(found) for name, found in figures.items()}
-    starting = middle([_seconds([sys.executable, "-c", "import aecli.evaluation.paired"]) for _ in range(repeats)])
+    figures = dict(zip(commands, interleave(ways, repeats), strict=True))
+    times = {name: median(found) for name, found in figures.items()}
+    starting = median([_seconds([sys.executable, "-c", "import aecli.evaluation.paired"]) for _ in range(repeats)])
     decoding = _decode_seconds(folder)
     arithmetic = 2 * pairs * ALEX_FLOPS / matmul_peak("fp32", side=2048)
     limit_two = starting + decoding
@@ -131,7 +132,7 @@ def measure(folder: Path, script: Path, pairs: int, repeats: int, device: str) -
     ]  # fmt: skip
     notes = {
         "each, min and median of s, median of CPU s": "; ".join(
-            f"{name} {min(found):.2f} {times[name]:.2f} {middle(cpu[name]):.2f}" for name, found in figures.items()
+            f"{name} {min(found):.2f} {times[name]:.2f} {median(cpu[name]):.2f}" for name, found in figures.items()
         ),
         "parts of the limit, s": f"import {starting:.2f}, decoding {decoding:.2f}, AlexNet {arithmetic:.2f}",
         "of the limit": "ours can beat the AlexNet part, as Winograd convolutions take fewer multiplications",
@@ -158,10 +159,10 @@ def _decode_seconds(folder: Path) -> float:
     def decode(path: Path) -> None:
         np.array(Image.open(path).convert("RGB"))
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     with ThreadPoolExecutor() as pool:
         list(pool.map(decode, paths))
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

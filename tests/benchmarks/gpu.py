@@ -21,7 +21,7 @@ def main() -> int:
     """Run all parts; return the number of those that failed."""
     failed = 0
     for limit, module, *options in PARTS:
-        began = time.monotonic()
+        start = time.monotonic()
         command = [sys.executable, "-m", module, *options]
         try:
             status = subprocess.run(command, timeout=limit).returncode
@@ -29,7 +29,7 @@ def main() -> int:
             status = 124
         failed += status != 0
         outcome = "done" if status == 0 else f"failed with status {status}"
-        print(f"-- {module} {' '.join(options)}: {outcome} after {time.monotonic() - began:.0f} s\n", flush=True)
+        print(f"-- {module} {' '.join(options)}: {outcome} after {time.monotonic() - start:.0f} s\n", flush=True)
     return failed
 
 

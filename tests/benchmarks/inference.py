@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 import torch
 
 from aecli.models import registry
 from aecli.runs import checkpoints
-from tests.benchmarks.common import Row, arguments, in_turns, matmul_peak, middle, run, show
+from tests.benchmarks.common import Row, arguments, interleave, matmul_peak, run, show
 from tests.benchmarks.pictures import write_photographs
 
 FORWARD_FLOPS = 26.4e9  # of the report's VAE at 256²
@@ -77,8 +78,8 @@ def main() -> None:
         start = time.perf_counter()
         run([sys.executable, "-c", "import torch"])
         importing = time.perf_counter() - start
-        found = in_turns([plain, ours(), ours("--precision", "bf16")], options.repeats)
-    plain_s, fp32_s, bf16_s = map(middle, found)
+        found = interleave([plain, ours(), ours("--precision", "bf16")], options.repeats)
+    plain_s, fp32_s, bf16_s = map(median, found)
     rows = []
     for what, seconds, dtype in (("fp32 (the default)", fp32_s, "fp32"), ("bf16", bf16_s, "bf16")):
         least = options.images * FORWARD_FLOPS / matmul_peak(dtype, options.device) + importing

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import closing
 from io import BytesIO
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from PIL import Image
@@ -23,7 +24,7 @@ from aecli.data.packs.on_the_fly import OnTheFly
 from aecli.data.packs.pack import Pack, describe, pack_images, pack_key
 from aecli.data.sources.registry import list_images
 from aecli.runtime.threads import worker_count
-from tests.benchmarks.common import Row, arguments, in_turns, middle, run, show
+from tests.benchmarks.common import Row, arguments, interleave, run, show
 from tests.benchmarks.pictures import write_photographs
 
 SIDE = 256
@@ -50,30 +51,30 @@ def refuse(*arguments):
 
 pack.decode_fitted = refuse
 config = TrainConfig("ae", data=sys.argv[1], cache=sys.argv[2])
-before, began = peak_mb(), time.perf_counter()
+before, start = peak_mb(), time.perf_counter()
 for report in gather_images(config, lambda: False):
     raise SystemExit(f"the pack was not found: {report}")
-seconds = time.perf_counter() - began
+seconds = time.perf_counter() - start
 print(json.dumps({"seconds": seconds, "before": before, "after": peak_mb()}))
 """
 
 PLAIN_INDEX = """
 import json, sys, time
 from pathlib import Path
-began = time.perf_counter()
+start = time.perf_counter()
 suffixes = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 sorted(path for path in Path(sys.argv[1]).rglob("*") if path.suffix.lower() in suffixes and path.is_file())
-print(json.dumps({"seconds": time.perf_counter() - began}))
+print(json.dumps({"seconds": time.perf_counter() - start}))
 """
 
 # The lower bound: the names, and one stat of each file.
 WALK = """
 import json, os, sys, time
-began = time.perf_counter()
+start = time.perf_counter()
 for folder, _, names in os.walk(sys.argv[1]):
     for name in names:
         os.stat(os.path.join(folder, name))
-print(json.dumps({"seconds": time.perf_counter() - began}))
+print(json.dumps({"seconds": time.perf_counter() - start}))
 """
 
 
@@ -120,9 +121,9 @@ def measure_index(work: Path, count: int) -> list[Row]:
         return memory[-1]["seconds"]
 
     seconds, plain, walk = map(
-        middle, in_turns([ours, lambda: child(PLAIN_INDEX)["seconds"], lambda: child(WALK)["seconds"]], 3)
+        median, interleave([ours, lambda: child(PLAIN_INDEX)["seconds"], lambda: child(WALK)["seconds"]], 3)
     )
-    peak, before = (middle(figures[name] for figures in memory) for name in ("after", "before"))
+    peak, before = (median(figures[name] for figures in memory) for name in ("after", "before"))
     return [
         Row(f"index {count:,} files that have a pack", "s", seconds, plain, plain / seconds, walk,
             "os.walk and os.stat; plain: a sorted Path.rglob, which neither hashes nor splits"),
@@ -140,9 +141,9 @@ def measure_decoding(work: Path) -> list[Row]:
 
     def rate(work: Callable[[], object]) -> Callable[[], float]:
         def timed() -> float:
-            began = time.perf_counter()
+            start = time.perf_counter()
             work()
-            return len(images) / (time.perf_counter() - began)
+            return len(images) / (time.perf_counter() - start)
 
         return timed
 
@@ -163,7 +164,7 @@ def measure_decoding(work: Path) -> list[Row]:
     ways = (plain, build, lambda: through(decoded), lambda: through(kept))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # of the plain loop's files
-        plainly, built, on_the_fly, read = map(middle, in_turns([rate(way) for way in ways], REPEATS))
+        plainly, built, on_the_fly, read = map(median, interleave([rate(way) for way in ways], REPEATS))
     many = f"plain on each of {cores} cores"
     return [
         Row("build a pack at 256²", "images/s", built, plainly, built / plainly, plainly * cores, many),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from skimage.data import astronaut
 
-from tests.benchmarks.common import Ran, Row, arguments, run, show
+from tests.benchmarks.common import Completed, Row, arguments, run, show
 
 SIDE = 32
 START, FEW = 8, 1000  # pairs whose time is start-up alone, and pairs to compare with
@@ -65,13 +65,13 @@ def make_images(folder: Path, count: int) -> None:
             path.write_bytes(HEADER + image[::-1, :, ::-1].tobytes())
 
 
-def evaluate(folder: Path) -> Ran:
+def evaluate(folder: Path) -> Completed:
     """Run `aecli eval` with its three metrics."""
     words = ["--gt", folder / "gt", "--pred", folder / "pred", "--device", "cpu", "--quiet", "--json"]
     return run([sys.executable, "-m", "aecli", "eval", *words])
 
 
-def _cpu_ms(ran: Ran, start: Ran, pairs: int) -> float:
+def _cpu_ms(ran: Completed, start: Completed, pairs: int) -> float:
     return 1e3 * (ran.cpu_seconds - start.cpu_seconds) / (pairs - START)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks.common import Row, aligned, in_turns, run, show
+from tests.benchmarks.common import Row, aligned, interleave, run, show
 from tests.benchmarks.pictures import write_photographs
 from tests.benchmarks.scaling_data import measure_decoding
 
@@ -107,7 +107,7 @@ def measure(
         found[number].append(_launch(count, {"config": config, "repeats": EPOCHS}, counts[-1]))
         return 0.0
 
-    in_turns([lambda number=number: launch(number) for number in range(len(ways))], launches)
+    interleave([lambda number=number: launch(number) for number in range(len(ways))], launches)
     alone_s = min(one["step_s"] for one in found[0])
     return [{"width": width, "side": side, "alone_s": alone_s, **_best(each)} for each in found]
 

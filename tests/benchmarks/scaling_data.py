@@ -4,6 +4,7 @@ import time
 from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
+from statistics import median
 
 import torch
 
@@ -12,7 +13,7 @@ from aecli.data.decoding.decode import decode_fitted
 from aecli.data.packs.pack import Pack, pack_images
 from aecli.data.sources.registry import list_images
 from aecli.data.streams import Stream
-from tests.benchmarks.common import Row, in_turns, middle
+from tests.benchmarks.common import Row, interleave
 from tests.benchmarks.pictures import write_photographs
 from tests.support.shards import write_tar
 
@@ -40,7 +41,7 @@ def measure_decoding(work: Path, count: int, turns: int) -> list[Row]:
 
     ways = [lambda way=way: _rate(way(), count // BATCH)
             for way in (decode, lambda: stream.batches((0, BATCH)), read_pack)]  # fmt: skip
-    decoded, streamed, packed = map(middle, in_turns(ways, turns))
+    decoded, streamed, packed = map(median, interleave(ways, turns))
     unit, limit_is = "images/s a core", "plain: decoding alone"
     return [
         Row("decode and resize to 256²", unit, decoded),
@@ -63,7 +64,7 @@ def _rate(batches: Generator[object, None, None], count: int) -> float:
     """Images a second of processor time over `count` batches, after a first one that fills the prefetch."""
     with closing(batches):
         next(batches)
-        began = time.process_time()
+        start = time.process_time()
         for _ in range(count - 1):
             next(batches)
-        return (count - 1) * BATCH / (time.process_time() - began)
+        return (count - 1) * BATCH / (time.process_time() - start)

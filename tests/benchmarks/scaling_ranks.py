@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
+from statistics import median
 from typing import Any
 from unittest.mock import patch
 
@@ -21,7 +22,7 @@ from aecli.training.compiling import StepLoss
 from aecli.training.inputs.micro_batches import draw_noise
 from aecli.training.loop import train_epoch
 from aecli.training.setup import Session, prepare
-from tests.benchmarks.common import in_turns, middle
+from tests.benchmarks.common import interleave
 
 SYNCS = 20
 ALL_REDUCES = 5
@@ -32,7 +33,7 @@ def main() -> None:
     request = json.loads(sys.argv[1])
     if "config" not in request:
         with Distributed() as distributed:
-            sync_s = middle(_all_gather_s(distributed) for _ in range(SYNCS))
+            sync_s = median(_all_gather_s(distributed) for _ in range(SYNCS))
             if distributed.is_main_process:
                 print(json.dumps({"ranks": distributed.world_size, "sync_s": sync_s}))
             return
@@ -48,11 +49,11 @@ def main() -> None:
 def _all_gather_s(distributed: Distributed) -> float:
     """Seconds of an all-gather of as many bytes as a loss sync takes, without training."""
     distributed.all_gather_object(None)
-    began = time.perf_counter()
+    start = time.perf_counter()
     distributed.all_gather_object(
         {"stops": False, "sums": [0.123456789] * 3, "failure": None, "stream_positions": None, "steps": 1}
     )
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def _session(config: TrainConfig, distributed: Distributed, held: ExitStack) -> Session:
@@ -78,11 +79,11 @@ def measure(session: Session, repeats: int) -> dict[str, Any]:
     assert replica is not None
     buckets = [torch.zeros(size // 4, device=device) for size in _bucket_sizes(replica)]
     found["gradient_bytes"] = sum(each.nbytes for each in buckets)
-    step, no_sync = in_turns([lambda: _epoch(session), lambda: _epoch_without_sync(session)], repeats)
+    step, no_sync = interleave([lambda: _epoch(session), lambda: _epoch_without_sync(session)], repeats)
     found |= {"step_s": min(step), "no_sync_s": min(no_sync)}
     found["sync_s"] = min(_timed(session, session.exchange.sync) for _ in range(SYNCS))
     ways = [lambda: _all_reduce(buckets), lambda: _all_reduce(buckets, torch.bfloat16)]
-    times = in_turns([lambda way=way: _timed(session, way) for way in ways], ALL_REDUCES)
+    times = interleave([lambda way=way: _timed(session, way) for way in ways], ALL_REDUCES)
     found |= {"all_reduce_s": min(times[0]), "all_reduce_bf16_s": min(times[1])}
     buffers = [buffer.clone() for buffer in model.buffers()]
     found["broadcast_s"] = min(_timed(session, lambda: _broadcast(buffers)) for _ in range(SYNCS))
@@ -137,11 +138,11 @@ def _all_reduce(buckets: list[torch.Tensor], dtype: torch.dtype = torch.float32)
 def _timed(session: Session, work: Callable[[], Any]) -> float:
     """Seconds of `work` in this process, begun by all processes together."""
     session.distributed.all_gather_object(None)
-    began = time.perf_counter()
+    start = time.perf_counter()
     work()
     if session.placement.device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

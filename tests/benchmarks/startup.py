@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.benchmarks.common import Row, arguments, in_turns, run, show
+from tests.benchmarks.common import Row, arguments, interleave, run, show
 
 BARE = """
 import typer
@@ -33,7 +33,7 @@ def main() -> None:
         for what, arguments_of in (("aecli --help", ["--help"]), ("aecli train --help", ["train", "--help"])):
             ways = [[sys.executable, "-m", "aecli", *arguments_of], [sys.executable, bare, *arguments_of],
                     [sys.executable, "-c", ""]]  # fmt: skip
-            found = in_turns([lambda way=way: run(way).seconds for way in ways], options.repeats)
+            found = interleave([lambda way=way: run(way).seconds for way in ways], options.repeats)
             ours, plain, python = (min(times) for times in found)
             rows.append(Row(what, "s", ours, plain, ours / plain, python, "Python's own start-up"))
     show("Start-up (ratio: ours / plain, lower is better)", rows, options.json)

@@ -9,9 +9,10 @@ step. Its first two steps are not timed; ours is the rate that `aecli train` rep
 import json
 import sys
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
-from tests.benchmarks.common import Row, arguments, in_turns, matmul_peak, middle, run, show
+from tests.benchmarks.common import Row, arguments, interleave, matmul_peak, run, show
 from tests.benchmarks.pictures import write_photographs
 
 STEP_FLOPS = 79.0e9  # an image of the report's VAE at 256², forward and backward
@@ -41,11 +42,11 @@ class Photographs(Dataset):
 
 model = ReportVAE().to(device).train()
 optimizer = optimizer_for(model)
-done, began = 0, 0.0
+done, start = 0, 0.0
 while done < steps + 2:
     for x in DataLoader(Photographs(), batch_size=batch_size, shuffle=True, drop_last=True):
         if done == 2:
-            began = time.perf_counter()
+            start = time.perf_counter()
         x = x.to(device)
         loss = vae_loss(model, x, torch.randn(len(x), 1024, 8, 8, device=device))
         optimizer.zero_grad()
@@ -55,7 +56,7 @@ while done < steps + 2:
         done += 1
         if done == steps + 2:
             break
-print(steps * batch_size / (time.perf_counter() - began))
+print(steps * batch_size / (time.perf_counter() - start))
 """
 
 
@@ -96,7 +97,7 @@ def main() -> None:
         ways = [lambda size=size: plain(size) for size in sizes]
         ways += [lambda size=size: ours(size, "50") for size in sizes]
         ways.append(lambda: ours(sizes[-1], "0"))
-        found = [middle(rates) for rates in in_turns(ways, options.repeats)]
+        found = [median(rates) for rates in interleave(ways, options.repeats)]
     plain_rate, our_rate, unpacked_rate = max(found[: len(sizes)]), max(found[len(sizes) : -1]), found[-1]
     peak = matmul_peak("bf16", options.device, 4096 if options.device == "cpu" else 8192)
     limit_is = f"{STEP_FLOPS / 1e9:.3g} GFLOP an image at the bf16 matmul peak of {peak / 1e12:.3g} TFLOP/s"
