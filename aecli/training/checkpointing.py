@@ -62,7 +62,7 @@ def require_finite(session: Session, failure: tuple[str, int] | None) -> None:
     """
     if failure is not None:
         what, step = failure
-        raise diverged(session, f"the {what} of step {step}, in epoch {session.state.clock.epoch + 1},")
+        raise diverged(session, f"the {what} of step {step}, in epoch {session.state.counters.epoch + 1},")
 
 
 def diverged(session: Session, what: str) -> TrainingError:

@@ -17,6 +17,7 @@ from aecli.runtime.distributed import Distributed
 from aecli.training.inputs.loaders import BatchLoader
 from aecli.training.inputs.micro_batches import smallest_micro_batch
 from aecli.training.state import TrainState
+from aecli.training.state_schema import StateDocument
 
 
 def require_sense(config: TrainConfig, distributed: Distributed, placement: Placement) -> None:
@@ -39,13 +40,11 @@ def require_sense(config: TrainConfig, distributed: Distributed, placement: Plac
         raise DeviceError("--device mps: several processes can't share one; use --device cpu")
 
 
-def require_same(distributed: Distributed, folder: RunFolder, document: Mapping[str, Any]) -> None:
-    """Refuse to train where processes found different states of the run: then they look at different disks."""
-    if (
-        len({json.dumps(each) for each in distributed.all_gather_object([document["clock"], document["rows"][-1:]])})
-        > 1
-    ):
-        raise CheckpointError(f"{folder.last} is not the same on all machines: it must lie on a shared disk")
+def require_same(distributed: Distributed, folder: RunFolder, state: StateDocument) -> None:
+    """Refuse to train where processes read different states of the run: then their folders are on different disks."""
+    states = distributed.all_gather_object([vars(state.counters), state.rows[-1:]])
+    if len({json.dumps(each) for each in states}) > 1:
+        raise CheckpointError(f"{folder.last} is not the same on all machines\nhint: runs must lie on a shared disk")
 
 
 def require_same_images(distributed: Distributed, record: Mapping[str, Any]) -> None:
@@ -83,7 +82,7 @@ def require_whole_epochs(
 ) -> None:
     """Refuse to go on after steps that ended within an epoch: without that end, the run would have been another."""
     then = recorded["options"].get("steps") if recorded else None
-    if then is not None and then != config.optimization.steps and state.clock.step >= then and then % loader.batches:
+    if then is not None and then != config.optimization.steps and state.counters.step >= then and then % loader.batches:
         raise CheckpointError(
             f"--steps {config.optimization.steps}: the run ended after {then} steps, within an epoch of "
             f"{loader.batches}; it can only grow from the end of an epoch; begin another with --out"

@@ -29,7 +29,7 @@ from aecli.training.inputs.image_sets import ImageSet
 from aecli.training.inputs.latent_sets import resolve_model
 from aecli.training.inputs.loaders import DatasetLoader
 from aecli.training.inputs.micro_batches import cut
-from aecli.training.run_choice import choose_run, done, first_difference, is_taken, resolved_options, shrunk
+from aecli.training.run_choice import choose_run, first_difference, is_occupied, progress, resolved_options, shrunk
 from aecli.training.setup import is_over
 from aecli.training.state import TrainState
 
@@ -162,7 +162,7 @@ def foresee_run(config: TrainConfig, options: Mapping[str, Any]) -> tuple[RunFol
     if config.run.out is not None:
         folder = RunFolder(config.run.out)
         if not folder.exists():
-            return folder, "refused" if is_taken(folder.path) else "new", 0
+            return folder, "refused" if is_occupied(folder.path) else "new", 0
         refused = first_difference(folder.read_config(), options) or shrunk(config, folder)
         return (folder, "refused", 0) if refused and not config.run.restart else (folder, *_progress(config, folder))
     folder = choose_run(config, options, held=None).folder
@@ -172,7 +172,7 @@ def foresee_run(config: TrainConfig, options: Mapping[str, Any]) -> tuple[RunFol
 def _progress(config: TrainConfig, folder: RunFolder) -> tuple[str, int]:
     if config.run.restart:
         return "new", 0
-    epochs, steps = done(folder)  # 0 where nothing is saved yet
+    epochs, steps = progress(folder)  # 0 where nothing is saved yet
     document = (read_document(folder.last) if folder.last.exists() else None) or {}
     if is_over(config, epochs, steps, document.get("stopped_early") is True):
         return "finished", steps
@@ -214,11 +214,7 @@ def _time_steps(
                     losses = loss(micro.images, micro.noise)
             kept = max(kept, sum(saved.values()))
             state.scaler.scale(losses.total * micro.share).backward()  # type: ignore[no-untyped-call]
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-        state.optimizer.zero_grad(set_to_none=True)
-        if state.average is not None:
-            state.average.update_parameters(state.model)
+        state.optimizer_step()
         losses.total.item()  # waits for the device
         if step:
             seconds.append(time.monotonic() - began)

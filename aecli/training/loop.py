@@ -87,7 +87,7 @@ def _stop(saver: Saver) -> Interrupted:
         session.folder.write_metrics(session.state.rows)
         PreviewWriter(session).draw_curves()
     session.distributed.barrier(may_stop=False)  # who leaves before all is saved may take the others along
-    return Interrupted(session.folder, session.state.clock.epoch, session.state.clock.batch)
+    return Interrupted(session.folder, session.state.counters.epoch, session.state.counters.batch)
 
 
 def _save_unfinished(saver: Saver) -> bool:
@@ -108,7 +108,7 @@ def _save_unfinished(saver: Saver) -> bool:
 def _end(session: Session) -> Finished:
     state, best = session.state, session.state.best
     pace = session.meter.pace(session.placement.device)
-    return Finished(session.folder, state.clock.epoch, best.epoch, best.metrics, state.stopped_early, False, pace)
+    return Finished(session.folder, state.counters.epoch, best.epoch, best.metrics, state.stopped_early, False, pace)
 
 
 def _run_epochs(session: Session, saver: Saver, log: Log) -> Iterator[StepReport | EpochReport | Notice]:
@@ -151,15 +151,15 @@ def train_epoch(session: Session) -> Iterator[StepReport]:
         TrainingError: a loss or gradient is no finite number, seen when the device is waited for.
     """
     config, state, loader, loss = session.config, session.state, session.loader, session.compute_loss
-    clock = state.clock
-    began, began_with, seconds_before = time.monotonic(), session.meter.images, clock.seconds
+    counters = state.counters
+    began, began_with, seconds_before = time.monotonic(), session.meter.images, counters.seconds
 
-    with closing(loader.epoch(clock)) as batches:
-        for images in session.meter.watch(islice(batches, session.batches - clock.batch)):
+    with closing(loader.epoch(counters)) as batches:
+        for images in session.meter.watch(islice(batches, session.batches - counters.batch)):
             # ---------------------------------------------------------------------------- a single training step
-            count = loader.count(clock.batch)
+            count = loader.count(counters.batch)
             total = torch.zeros_like(state.sums[0])
-            for micro in cut(images, count, clock.step, state.model, config, session.distributed):
+            for micro in cut(images, count, counters.step, state.model, config, session.distributed):
                 with loss.accumulating(not micro.is_last):
                     with session.placement.autocast():
                         losses = loss(micro.images, micro.noise)
@@ -169,24 +169,20 @@ def train_epoch(session: Session) -> Iterator[StepReport]:
                 state.add(losses, micro.share)
                 total += losses.total.detach()
             session.watch.update(total)
-            state.scaler.step(state.optimizer)
-            state.scaler.update()
-            state.optimizer.zero_grad(set_to_none=True)
-            if state.average is not None:
-                state.average.update_parameters(state.model)
-            clock.step += 1
-            clock.batch += 1
-            clock.seconds = seconds_before + time.monotonic() - began
+            state.optimizer_step()
+            counters.step += 1
+            counters.batch += 1
+            counters.seconds = seconds_before + time.monotonic() - began
             session.meter.images += count
             # ---------------------------------------------------------------------------------------------------
-            if session.exchange.is_due() or clock.batch == session.batches:
+            if session.exchange.is_due() or counters.batch == session.batches:
                 look = session.exchange.sync()  # here alone the epoch waits for the device, and for other processes
                 if look.stops:
                     raise Stopped
                 require_finite(session, look.failure)
                 rate = (session.meter.images - began_with) / (time.monotonic() - began)
-                mean_loss = look.sums[0] / clock.batch
-                yield StepReport(clock.epoch + 1, clock.batch, session.batches, mean_loss, state.lr, rate)
+                mean_loss = look.sums[0] / counters.batch
+                yield StepReport(counters.epoch + 1, counters.batch, session.batches, mean_loss, state.lr, rate)
 
 
 def finish_epoch(session: Session, saver: Saver) -> EpochReport:
@@ -197,10 +193,10 @@ def finish_epoch(session: Session, saver: Saver) -> EpochReport:
         Stopped: in mid-validation, with the clock still at the epoch's last batch.
     """
     config, state = session.config, session.state
-    clock = state.clock
-    train_loss, train_recon, train_kl = (each / clock.batch for each in session.exchange.sync().sums)
-    train_seconds, began = clock.seconds, time.monotonic()
-    images = (clock.batch - 1) * session.loader.count(0) + session.loader.count(clock.batch - 1)
+    counters = state.counters
+    train_loss, train_recon, train_kl = (each / counters.batch for each in session.exchange.sync().sums)
+    train_seconds, began = counters.seconds, time.monotonic()
+    images = (counters.batch - 1) * session.loader.count(0) + session.loader.count(counters.batch - 1)
     scores = None
     if len(session.val):
 
@@ -211,10 +207,10 @@ def finish_epoch(session: Session, saver: Saver) -> EpochReport:
         scores = validate(session.state.eval_model, session.val, config.optimization.batch_size,
                           session.validation_placement, between_batches, session.distributed)  # fmt: skip
         if not math.isfinite(scores.loss):
-            raise diverged(session, f"the validation loss of epoch {clock.epoch + 1}")
+            raise diverged(session, f"the validation loss of epoch {counters.epoch + 1}")
     row: dict[str, float | None] = {
-        "epoch": clock.epoch + 1,
-        "step": clock.step,
+        "epoch": counters.epoch + 1,
+        "step": counters.step,
         "lr": state.lr,
         "train_loss": train_loss,
         "train_recon": train_recon,
@@ -225,13 +221,5 @@ def finish_epoch(session: Session, saver: Saver) -> EpochReport:
         "images_per_s": round(images / max(train_seconds, _TICK), 3),
         "seconds": round(train_seconds + time.monotonic() - began, 3),
     }
-    state.schedule.step(train_loss)
-    state.rows.append(row)
-    clock.epoch, clock.batch, clock.seconds = clock.epoch + 1, 0, 0.0
-    state.sums.zero_()
-    figures = {key: value for key, value in row.items() if key.startswith(("train_", "val_"))}
-    state.keep_if_best(scores.loss if scores else train_loss, figures)
-    state.stopped_early = (
-        config.optimization.patience is not None and clock.epoch - state.best.epoch >= config.optimization.patience
-    )
+    state.finish_epoch(row, scores.loss if scores else train_loss, config.optimization.patience)
     return EpochReport(row, state.best.epoch, state.best.loss, state.best.metrics)

@@ -1,6 +1,7 @@
-"""Which folder a train command works in: the run that it began before, or a new one."""
+"""Which folder a train command works in: that of the run that it continues, or a new one."""
 
 import dataclasses
+import json
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack, closing
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aecli.configs import MODEL_FLAGS, TrainConfig
+from aecli.configs.train import OLD_NAMES, train_options
 from aecli.data.sources.shards import is_pattern
 from aecli.errors import CheckpointError, OutputError, message_of
 from aecli.models import registry
@@ -19,28 +21,30 @@ from aecli.runtime.distributed import Distributed
 from aecli.storage import atomic_files
 from aecli.storage.atomic_files import list_names
 from aecli.storage.locks import Lock
-from aecli.storage.strict_json import is_count
-from aecli.training.inputs.latent_sets import Encoder
+from aecli.training.inputs.latent_sets import LatentEncoder
+from aecli.training.state_schema import Counters
 
-# What may differ between a run and the command that continues it: it changes where and how long, not what.
-_FREE = {"model_defaults", "epochs", "device", "workers", "cache", "checkpoint_every", "log", "out", "runs", "restart",
-         "grad_accum", "sync_batchnorm"}  # fmt: skip
-
-
+# May change when a run continues: they say where and for how long it is computed, not what.
+_MAY_CHANGE = {
+    "model_defaults", "epochs", "device", "workers", "cache", "checkpoint_every", "log", "out", "runs", "restart",
+    "grad_accum", "sync_batchnorm",
+}  # fmt: skip
 _FLAGS = {"model": "model", "autoencoder": "--model"}
+
+Difference = tuple[str, Any, Any]  # flag, recorded value, value now
 
 
 @dataclass(frozen=True)
 class RunChoice:
-    """The folder, whether a run in it is to be continued, and what to tell the user, if anything."""
+    """The folder, whether the run in it continues, and a notice for the user, if there is one."""
 
     folder: RunFolder
     resumes: bool
     notice: str | None = None
 
 
-def resolved_options(config: TrainConfig, model_options: Any, encoder: Encoder | None) -> dict[str, Any]:
-    """Return the options of `config` as JSON values: the model's worked out, paths absolute, weights by their hash."""
+def resolved_options(config: TrainConfig, model_options: Any, encoder: LatentEncoder | None) -> dict[str, Any]:
+    """Return every option as config.json has it: defaults filled in, paths absolute, an autoencoder by its SHA-256."""
     values = config.flat()
     values["options"] = dataclasses.asdict(model_options)
     values["model_defaults"] = dict(config.model.defaults)
@@ -48,51 +52,52 @@ def resolved_options(config: TrainConfig, model_options: Any, encoder: Encoder |
     for key in ("data", "val_data"):
         if values[key] not in (None, "demo") and (os.path.exists(values[key]) or is_pattern(values[key])):
             values[key] = os.path.realpath(values[key])
-    return {key: str(value) if isinstance(value, Path) else value for key, value in values.items()}
+    resolved: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return resolved
 
 
 def choose_run(config: TrainConfig, options: Mapping[str, Any], held: ExitStack | None) -> RunChoice:
-    """Choose the folder for `config`, whose resolved options are `options`; it is this process's until `held` closes.
+    """Choose the folder for `config`, whose resolved options are `options`, and lock it until `held` closes.
 
-    Without `held`, nobody's: that tells what would be chosen, and writes nothing.
+    Without `held`, nothing is locked or written: a dry run.
 
-    With `--out`, that folder and no other; otherwise the last run under `--runs` that the same options began, or else
-    a new folder there.
+    With `--out`, that folder and no other; otherwise the last run under `--runs` with the same options, or else a new
+    folder there.
 
     Raises:
         CheckpointError: `--out` holds a run with other options.
         OutputError: `--out` holds something else, another process trains in the folder, or it can't be written.
     """
-    return _in_named_folder(config, options, held) if config.run.out is not None else _under_runs(config, options, held)
+    if config.run.out is not None:
+        return _in_named_folder(config, RunFolder(config.run.out), options, held)
+    return _under_runs(config, options, held)
 
 
-def share_choice(choice: RunChoice | None, distributed: Distributed) -> RunChoice:
-    """Return what the first process has chosen, to all."""
-    told = distributed.broadcast_object([str(choice.folder.path), choice.resumes, choice.notice] if choice else None)
-    return choice or RunChoice(RunFolder(Path(told[0])), told[1], told[2])
+def broadcast_choice(choice: RunChoice | None, distributed: Distributed) -> RunChoice:
+    """Return the main process's choice in all processes."""
+    sent = distributed.broadcast_object([str(choice.folder.path), choice.resumes, choice.notice] if choice else None)
+    return choice or RunChoice(RunFolder(Path(sent[0])), sent[1], sent[2])
 
 
-def _in_named_folder(config: TrainConfig, options: Mapping[str, Any], held: ExitStack | None) -> RunChoice:
-    assert config.run.out is not None  # for the type checker; choose_run has looked
-    folder = RunFolder(config.run.out)
-    if not folder.exists() and is_taken(folder.path):
-        raise OutputError(f"--out {folder.path} holds something other than a run; name a new or empty folder")
-    _hold(folder, held)
+def _in_named_folder(
+    config: TrainConfig, folder: RunFolder, options: Mapping[str, Any], held: ExitStack | None
+) -> RunChoice:
+    if not folder.exists() and is_occupied(folder.path):
+        raise OutputError(f"--out {folder.path}: holds something other than a run\nhint: name a new or empty folder")
+    _lock(folder, held)
     if not folder.exists():
         return RunChoice(folder, resumes=False)
     recorded = folder.read_config()  # fails where config.json is another program's, whose files are not ours to replace
     if config.run.restart:
         return RunChoice(folder, resumes=False, notice=f"restarting the run in {folder.path} from the beginning")
-    difference = first_difference(recorded, options)
-    if difference is not None:
-        flag, before, now = difference
+    if difference := first_difference(recorded, options):
         raise CheckpointError(
-            f"{folder.path} holds a run with {flag} {_shown(before)}, not {_shown(now)}: it can't change within a run\n"
-            "give the same options, another --out, or --restart to begin it again"
+            f"{_describe(folder, difference)}, which can't change within a run\n"
+            "hint: give the same options, another --out, or --restart to begin it again"
         )
-    if less := shrunk(config, folder):
-        flag, before, now = less
-        raise CheckpointError(f"{folder.path} holds a run of {before} {flag[2:]}: {flag} {now} may grow, not shrink")
+    if difference := shrunk(config, folder):
+        flag, done, asked = difference
+        raise CheckpointError(f"{flag} {asked}: {folder.path} has trained {done} {flag[2:]}, which can only grow")
     return RunChoice(folder, resumes=folder.last.exists())
 
 
@@ -103,20 +108,20 @@ def _under_runs(config: TrainConfig, options: Mapping[str, Any], held: ExitStack
     for number in count(1):
         folder = RunFolder(config.run.runs / (name if number == 1 else f"{name}-{number}"))
         if not folder.exists():
-            if is_taken(folder.path):
-                continue  # somebody else's
+            if is_occupied(folder.path):
+                continue
             if same is not None:
                 break
             if held is None:
                 return RunChoice(folder, resumes=False)
-            claim = Claim(folder)
-            if not claim.take():
-                notice = f"{claim.holder()} is beginning a run in {folder.path}"
+            lock = RunLock(folder)
+            if not lock.take():
+                notice = f"{lock.holder()} is beginning a run in {folder.path}"
                 continue
-            held.enter_context(closing(claim))
+            held.enter_context(closing(lock))
             if not folder.exists():
                 return RunChoice(folder, resumes=False, notice=notice and f"{notice}: beginning {folder.path}")
-            claim.close()  # begun and ended between two looks
+            lock.close()  # another process began and ended a run there before the lock was taken
         if not folder.is_ours():
             continue
         difference = first_difference(folder.read_config(), options)
@@ -125,84 +130,96 @@ def _under_runs(config: TrainConfig, options: Mapping[str, Any], held: ExitStack
         if difference is None:
             same = folder
         else:
-            flag, before, now = difference
-            notice = f"{folder.path} holds a run with {flag} {_shown(before)}, not {_shown(now)}"
+            notice = _describe(folder, difference)
     assert same is not None
-    _hold(same, held)
+    _lock(same, held)
     if config.run.restart:
         return RunChoice(same, resumes=False, notice=f"restarting the run in {same.path} from the beginning")
     return RunChoice(same, resumes=same.last.exists())
 
 
-def is_taken(path: Path) -> bool:
-    """Whether something that is no run stands there: a file, or a folder that holds more than a killed run's locks."""
+def is_occupied(path: Path) -> bool:
+    """Whether a file, or a folder with anything but the locks and temporary files of a killed run, is there."""
     return path.is_file() or (path.is_dir() and bool(list_names(path)))
 
 
-def _hold(folder: RunFolder, held: ExitStack | None) -> None:
-    """Take `folder` until `held` closes, if there is one; OutputError where another process trains in it."""
+def _lock(folder: RunFolder, held: ExitStack | None) -> None:
+    """Lock `folder` until `held` closes, if there is one; OutputError where another process trains in it."""
     if held is None:
         return
-    claim = Claim(folder)
-    if not claim.take():
+    lock = RunLock(folder)
+    if not lock.take():
         raise OutputError(
-            f"{folder.path} is being trained by {claim.holder()}\nwait for its end, stop it, or name another --out"
+            f"{folder.path} is being trained by {lock.holder()}\nhint: wait for its end, stop it, or name another --out"
         )
-    held.enter_context(closing(claim))
+    held.enter_context(closing(lock))
 
 
-def first_difference(recorded: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """Return (flag, recorded value, value now) of the first option that may not differ and does, or None."""
-    before: Mapping[str, Any] = recorded["options"]
+def first_difference(recorded: Mapping[str, Any], options: Mapping[str, Any]) -> Difference | None:
+    """Return the first option that may not change within a run and differs from the recorded config, or None.
+
+    An option that the config lacks, because an older version wrote it, had its default; one that this version doesn't
+    know is ignored.
+    """
+    defaults = {each.name: each.default for each in train_options()}
+    before = {**defaults, **{OLD_NAMES.get(key, key): value for key, value in recorded["options"].items()}}
     for key, now in options.items():
+        was = before.get(key)
         if key == "options":
-            was = before.get(key) or {}
-            for option in now:
-                if was.get(option) != now[option]:
-                    return MODEL_FLAGS.get(option, f"--option {option}"), was.get(option), now[option]
-        elif key == "steps" and None not in (before.get(key), now):
+            if difference := _model_difference(was, now, options.get("model")):
+                return difference
+        elif key == "steps" and None not in (was, now):
             continue  # they may grow
-        elif key not in _FREE and before.get(key) != now:
-            return _FLAGS.get(key) or "--" + key.replace("_", "-"), _brief(before.get(key)), _brief(now)
+        elif key not in _MAY_CHANGE and was != now:
+            return _FLAGS.get(key) or "--" + key.replace("_", "-"), _brief(was), _brief(now)
+    return None
+
+
+def _model_difference(was: Any, now: Mapping[str, Any], model: str | None) -> Difference | None:
+    fields = dataclasses.fields(registry.load(model).Options) if model else ()
+    before = {each.name: None if each.default is dataclasses.MISSING else each.default for each in fields}
+    before |= was if isinstance(was, dict) else {}
+    for option, value in now.items():
+        if before.get(option) != value:
+            return MODEL_FLAGS.get(option, f"--option {option}"), before.get(option), value
     return None
 
 
 def _brief(value: Any) -> Any:
-    """An autoencoder by its path and the first digits of its weights' SHA-256; anything else as it is."""
+    """An autoencoder by its path and the first digits of its SHA-256; anything else as it is."""
     return f"{value.get('path')} ({str(value.get('sha256'))[:8]})" if isinstance(value, dict) else value
 
 
-def _shown(value: Any) -> str:
-    return "not given" if value is None else message_of(value)
+def _describe(folder: RunFolder, difference: Difference) -> str:
+    flag, before, now = (message_of("none" if part is None else part) for part in difference)
+    return f"{folder.path} holds a run with {flag} {before}, not {now}"
 
 
-def shrunk(config: TrainConfig, folder: RunFolder) -> tuple[str, int, int] | None:
-    """Return (flag, how many the run has done, how many are asked for) where it has done more than that, or None."""
-    epochs, steps = done(folder)
+def shrunk(config: TrainConfig, folder: RunFolder) -> Difference | None:
+    """Return (flag, how many the run has trained, how many are asked for) where these are fewer, or None."""
+    epochs, steps = progress(folder)
     if config.optimization.steps is not None:
         return ("--steps", steps, config.optimization.steps) if steps > config.optimization.steps else None
     return ("--epochs", epochs, config.optimization.epochs) if epochs > config.optimization.epochs else None
 
 
-def done(folder: RunFolder) -> tuple[int, int]:
-    """Return how many epochs and how many steps the run in `folder` has finished and saved."""
+def progress(folder: RunFolder) -> tuple[int, int]:
+    """Return how many epochs and steps the run in `folder` has finished and saved; raises CheckpointError."""
     if not folder.last.exists():
         return 0, 0
     try:
         document = read_document(folder.last)
     except CheckpointError as error:
-        raise CheckpointError(f"{error}\n--restart begins the run again") from error
+        raise CheckpointError(f"{error}\nhint: --restart begins the run again") from error
     try:
-        epochs, steps = (document or {})["epoch"], (document or {})["clock"]["step"]
-    except (KeyError, TypeError):
-        epochs = steps = None
-    if not (is_count(epochs) and is_count(steps)):
-        raise CheckpointError(f"{folder.last} is not what aecli train writes; --restart begins the run again")
-    return epochs, steps
+        counters = Counters.from_document((document or {})["clock"])
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{folder.last} is not a training state\nhint: --restart begins the run again") from error
+    return counters.epoch, counters.step
 
 
-class Claim:
-    """The right to write a run folder; nobody else gets it before `close`, or before this process ends, however."""
+class RunLock:
+    """The lock of a run folder, held until `close` or the end of this process, however it ends."""
 
     def __init__(self, folder: RunFolder) -> None:
         """Name the folder; nothing is made yet."""
@@ -211,7 +228,7 @@ class Claim:
         self._made: list[Path] = []
 
     def take(self) -> bool:
-        """Make the folder and take it, tidied of what a killed process left half written; False where another has it.
+        """Make the folder, lock it and remove the temporary files of a killed process; False where another has it.
 
         Raises:
             OutputError: the folder can't be made.
@@ -228,11 +245,11 @@ class Claim:
         return True
 
     def holder(self) -> str:
-        """Who has it: `process 4242 on host-a`."""
+        """Return who has it: `process 4242 on host-a`."""
         return self._lock.holder()
 
     def close(self) -> None:
-        """Give it up; a folder made for a run that never began goes again."""
+        """Release it; a folder that was made for a run which never began is removed."""
         self._lock.close()
         if not self.folder.exists():
             atomic_files.remove_empty_folders(self._made)

@@ -32,12 +32,12 @@ from aecli.training.checks import (
 from aecli.training.compiling import StepLoss, pays, require_compiler, synchronise
 from aecli.training.events import Finished, Meter, Started, TrainReport
 from aecli.training.inputs.image_sets import ImageSet, bring_to_device, gather_images
-from aecli.training.inputs.latent_sets import Encoder, encode_sets, resolve_model
+from aecli.training.inputs.latent_sets import LatentEncoder, encode_sets, resolve_model
 from aecli.training.inputs.loaders import BatchLoader, DatasetLoader, StreamLoader
 from aecli.training.inputs.micro_batches import largest_micro_batch
-from aecli.training.run_choice import choose_run, resolved_options, share_choice
+from aecli.training.run_choice import broadcast_choice, choose_run, resolved_options
 from aecli.training.state import TrainState
-from aecli.training.state_schema import load_state
+from aecli.training.state_schema import StateDocument, load_state
 from aecli.training.sync import LossSync, NonFiniteDetector
 
 
@@ -58,7 +58,7 @@ class Session:
     meter: Meter
     watch: NonFiniteDetector
     exchange: LossSync
-    encoder: Encoder | None  # of a prior
+    encoder: LatentEncoder | None  # of a prior
     header: dict[str, Any]  # what model.safetensors says of itself, but for the epoch
 
     @property
@@ -66,14 +66,14 @@ class Session:
         """Batches of the epoch under way: the feed's, or as many as are left of the steps asked for."""
         if self.config.optimization.steps is None:
             return self.loader.batches
-        clock = self.state.clock
-        return min(self.loader.batches, self.config.optimization.steps - (clock.step - clock.batch))
+        counters = self.state.counters
+        return min(self.loader.batches, self.config.optimization.steps - (counters.step - counters.batch))
 
     @property
     def is_done(self) -> bool:
         """Whether nothing is left to train."""
-        clock = self.state.clock
-        return clock.batch == 0 and is_over(self.config, clock.epoch, clock.step, self.state.stopped_early)
+        counters = self.state.counters
+        return counters.batch == 0 and is_over(self.config, counters.epoch, counters.step, self.state.stopped_early)
 
 
 def is_over(config: TrainConfig, epochs: int, steps: int, stopped_early: bool) -> bool:
@@ -106,7 +106,7 @@ def prepare(
     model_options, encoder = resolve_model(config)
     require_sense(config, distributed, placement)
     options = resolved_options(config, model_options, encoder)
-    choice = share_choice(choose_run(config, options, held) if distributed.is_main_process else None, distributed)
+    choice = broadcast_choice(choose_run(config, options, held) if distributed.is_main_process else None, distributed)
     saved = load_state(choice.folder.last) if choice.resumes else None
     if saved:
         require_same(distributed, choice.folder, saved[1])
@@ -142,7 +142,7 @@ def prepare(
     loader, val = _open_loader(
         found, val, config.replace(flip=config.data.flip and not encoder), placement, distributed, state, held
     )
-    if state.clock.batch > loader.batches:  # fewer images can be read than then
+    if state.counters.batch > loader.batches:  # fewer images can be read than then
         state.restart_epoch()
     require_batch_statistics(state.model, config, distributed, loader)
     require_whole_epochs(config, recorded, state, loader)
@@ -168,8 +168,8 @@ def prepare(
         encoder, header,
     )  # fmt: skip
     yield Started(choice.folder, config.model.name, sum(p.numel() for p in state.model.parameters()),
-                  None if isinstance(found, Stream) else loader.images, len(val), epochs, state.clock.epoch,
-                  state.clock.batch, session.batches, described,
+                  None if isinstance(found, Stream) else loader.images, len(val), epochs, state.counters.epoch,
+                  state.counters.batch, session.batches, described,
                   tuple(row["val_loss"] for row in state.rows if row["val_loss"] is not None))  # fmt: skip
     return session
 
@@ -255,22 +255,21 @@ def _should_compile(
     flops = (
         3 * forward_flops(state.model, config.data.image_size) * config.optimization.batch_size
     )  # backward takes twice forward
-    clock = state.clock
+    counters = state.counters
     steps = (
-        (config.optimization.epochs - clock.epoch) * loader.batches
+        (config.optimization.epochs - counters.epoch) * loader.batches
         if config.optimization.steps is None
-        else config.optimization.steps - clock.step
+        else config.optimization.steps - counters.step
     )
     return pays(device, steps, flops / distributed.world_size)
 
 
-def _finished(folder: RunFolder, document: Mapping[str, Any], config: TrainConfig) -> Finished | None:
+def _finished(folder: RunFolder, state: StateDocument, config: TrainConfig) -> Finished | None:
     """The report on a run that has nothing left to do, or None."""
-    done, stopped_early, best = document["epoch"], document["stopped_early"], document["best"]
-    clock = document["clock"]
-    if clock["batch"] or not is_over(config, done, clock["step"], stopped_early):
+    counters, best = state.counters, state.best
+    if counters.batch or not is_over(config, counters.epoch, counters.step, state.stopped_early):
         return None
-    return Finished(folder, done, best["epoch"], best["metrics"], stopped_early, was_finished=True)
+    return Finished(folder, counters.epoch, best.epoch, best.metrics, state.stopped_early, was_finished=True)
 
 
 def _open_loader(
@@ -290,7 +289,7 @@ def _open_loader(
     return held.enter_context(closing(StreamLoader(found, config, placement, distributed, state.stream_positions))), val
 
 
-def _restore(state: TrainState, tensors: dict[str, torch.Tensor], document: dict[str, Any], path: Path) -> None:
+def _restore(state: TrainState, tensors: dict[str, torch.Tensor], document: StateDocument, path: Path) -> None:
     try:
         state.restore(tensors, document)
     except ValueError as error:
@@ -307,4 +306,4 @@ def _require_place(stream: Stream, state: TrainState, path: Path) -> None:
 
 
 def _misfit(path: Path, what: str, error: ValueError) -> CheckpointError:
-    return CheckpointError(f"{path} does not fit {what}: {error}; --restart begins the run again")
+    return CheckpointError(f"{path} does not fit {what}: {error}\nhint: --restart begins the run again")

@@ -1,7 +1,5 @@
-"""All that a run is, saved and restored. No random state is in it: randomness is derived from the seed and the step."""
+"""All that a run is, saved and restored. It holds no random state: randomness follows from the seed and the step."""
 
-import math
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,70 +9,74 @@ from torch.amp import GradScaler
 
 from aecli.models.base import Losses, Trainable
 from aecli.runtime.device import Placement
-from aecli.training.optim import build_average, build_optimizer, build_schedule, matching_layout
-from aecli.training.state_schema import SCHEDULE, require_fit, require_scaling, require_sense
+from aecli.training.optim import build_ema, build_optimizer, build_scheduler, matching_layout
+from aecli.training.state_schema import (
+    Best,
+    Counters,
+    PlateauState,
+    Row,
+    StateDocument,
+    validate_scaler,
+    validate_tensors,
+)
 
 _OPTIMIZER_QUANTITIES = ("step", "exp_avg", "exp_avg_sq")
-
-
-@dataclass
-class Counters:
-    """How far a run is; the only clock that data order and randomness follow."""
-
-    epoch: int = 0  # finished epochs
-    step: int = 0  # finished steps
-    batch: int = 0  # finished batches of the epoch under way
-    seconds: float = 0.0  # time spent so far in the epoch under way
-
-
-@dataclass
-class Best:
-    """The best epoch so far, by validation loss (by train loss without validation images)."""
-
-    loss: float = math.inf
-    epoch: int = 0
-    metrics: dict[str, float | None] = field(default_factory=dict)
+_EMA_PREFIX = "average."  # in last.safetensors
 
 
 class TrainState:
-    """Model, optimiser, schedule, weight average, clock, sums of the epoch under way, the best so far and the rows."""
+    """Model, optimiser, scheduler, EMA, counters, loss sums of the current epoch, the best epoch so far and the rows.
+
+    `sums` are the epoch's losses (total, reconstruction, KL) summed over its batches, on the device.
+    """
 
     def __init__(self, model: Trainable, placement: Placement, lr: float, ema: float | None) -> None:
         """Start from a freshly built model that is already on its device."""
         self.model = model
         self.optimizer = build_optimizer(model, lr)
-        self.schedule = build_schedule(self.optimizer, model.plateau_epochs)
-        self.average = build_average(model, ema)
+        self.scheduler = build_scheduler(self.optimizer, model.plateau_epochs)
+        self.ema = build_ema(model, ema)
         self.scaler = GradScaler(placement.device.type, enabled=placement.precision == "fp16")
-        self.clock = Counters()
+        self.counters = Counters()
         self.best = Best()
         self.unsaved_best: dict[str, Tensor] | None = None  # the best weights, until they are on the disk
-        self.rows: list[dict[str, float | None]] = []
+        self.rows: list[Row] = []
         self.stopped_early = False
         self.stream_positions: list[Any] | None = None  # of a streamed source, one per shard group
-        self.has_kl = False  # whether the model's losses have that term, as its last batch told
+        self.has_kl = False  # whether the losses of the last batch had that term
         sums_dtype = torch.float32 if placement.device.type == "mps" else torch.float64
         self.sums = torch.zeros(3, dtype=sums_dtype, device=placement.device)
 
     @property
     def eval_model(self) -> Trainable:
-        """The weights that count: the average where there is one."""
-        if self.average is None:
+        """The model that is validated and kept as best: the EMA where there is one."""
+        if self.ema is None:
             return self.model
-        averaged = self.average.module
+        averaged = self.ema.module
         assert isinstance(averaged, Trainable)
         return averaged
 
     @property
     def lr(self) -> float:
-        """The learning rate in force."""
+        """The current learning rate."""
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def add(self, losses: Losses, share: float) -> None:
-        """Add the losses of that share of a batch to the epoch's sums, without waiting for the device."""
+    def add(self, losses: Losses, weight: float) -> None:
+        """Add a micro-batch's losses to the epoch's sums, without waiting for the device.
+
+        `weight` is the micro-batch's fraction of the batch.
+        """
         self.has_kl = losses.kl is not None
         kl = losses.kl if losses.kl is not None else torch.zeros_like(losses.total)
-        self.sums += share * torch.stack([losses.total, losses.reconstruction, kl]).detach()
+        self.sums += weight * torch.stack([losses.total, losses.reconstruction, kl]).detach()
+
+    def optimizer_step(self) -> None:
+        """Update weights and EMA from the accumulated gradients, and clear these."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
 
     def keep_stream_positions(self, gathered: list[dict[str, Any] | None]) -> None:
         """Merge what all ranks report (shard group -> position); each reports None where nothing is streamed."""
@@ -83,103 +85,91 @@ class TrainState:
             self.stream_positions = [merged[group] for group in sorted(merged)]
 
     def restart_epoch(self) -> None:
-        """Forget how far the epoch under way is: its images have changed, and with them its order."""
-        self.clock.batch, self.clock.seconds = 0, 0.0
+        """Start the current epoch again: its images have changed, and with them their order."""
+        self.counters.batch, self.counters.seconds = 0, 0.0
         self.stream_positions = None
         self.sums.zero_()
 
-    def keep_if_best(self, loss: float, metrics: dict[str, float | None]) -> None:
-        """Take a copy of the weights that count if `loss` is the lowest yet."""
+    def finish_epoch(self, row: Row, loss: float, patience: int | None) -> None:
+        """Add the epoch's row, step the scheduler, and keep the weights if `loss` is the lowest so far."""
+        train_loss = row["train_loss"]
+        assert train_loss is not None  # every row has one
+        self.scheduler.step(train_loss)
+        self.rows.append(row)
+        counters = self.counters
+        counters.epoch, counters.batch, counters.seconds = counters.epoch + 1, 0, 0.0
+        self.sums.zero_()
         if loss < self.best.loss:
-            self.best = Best(loss, self.clock.epoch, metrics)
+            metrics = {key: value for key, value in row.items() if key.startswith(("train_", "val_"))}
+            self.best = Best(loss, counters.epoch, metrics)
             weights = self.eval_model.state_dict()
             self.unsaved_best = {key: value.detach().clone() for key, value in weights.items()}
+        self.stopped_early = patience is not None and counters.epoch - self.best.epoch >= patience
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor, under names that tell what it is."""
+        """Return every tensor of the state, under the names that last.safetensors gives them."""
         found = {f"model.{key}": value for key, value in self.model.state_dict().items()}
-        if self.average is not None:
-            found |= {f"average.{key}": value for key, value in self.average.state_dict().items()}
+        if self.ema is not None:
+            found |= {f"{_EMA_PREFIX}{key}": value for key, value in self.ema.state_dict().items()}
         for key, parameter in self.model.named_parameters():
             for quantity, value in self.optimizer.state.get(parameter, {}).items():
                 found[f"optimizer.{quantity}.{key}"] = value
         return {**found, "sums": self.sums}
 
     def document(self) -> dict[str, Any]:
-        """Everything that is not a tensor, as JSON values."""
-        schedule = {key: getattr(self.schedule, key) for key in SCHEDULE}
-        return {
-            "epoch": self.clock.epoch,
-            "clock": vars(self.clock),
-            "lr": self.lr,
-            "schedule": {**schedule, "best": _finite(schedule["best"])},
-            "scaler": self.scaler.state_dict(),
-            "best": {**vars(self.best), "loss": _finite(self.best.loss)},
-            "stopped_early": self.stopped_early,
-            "has_kl": self.has_kl,
-            "cursors": self.stream_positions,
-            "rows": self.rows,
-        }
+        """Return everything that is not a tensor, as JSON values."""
+        plateau = PlateauState(**{key: getattr(self.scheduler, key) for key in PlateauState.__dataclass_fields__})
+        return StateDocument(
+            self.counters, self.lr, plateau, self.best, self.rows, self.scaler.state_dict(), self.stopped_early,
+            self.has_kl, self.stream_positions,
+        ).to_document()  # fmt: skip
 
-    def restore(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
-        """Become the state that `tensors()` and `document()` told of.
+    def restore(self, tensors: dict[str, Tensor], document: StateDocument) -> None:
+        """Become the state that `tensors()` and `document()` were taken of.
 
         Raises:
-            ValueError: they make no sense, or don't fit this state, which is then as it was.
+            ValueError: they don't fit this state, which is then unchanged.
         """
-        require_sense(document)
-        self._require_fit(tensors, document)
+        self._validate(tensors, document)
 
         def under(prefix: str) -> dict[str, Tensor]:
             return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
         self.model.load_state_dict(under("model."))
-        if self.average is not None:
-            self.average.load_state_dict(under("average."))
+        if self.ema is not None:
+            self.ema.load_state_dict(under(_EMA_PREFIX))
         for key, parameter in self.model.named_parameters():
             for quantity in _OPTIMIZER_QUANTITIES:
                 name = f"optimizer.{quantity}.{key}"
                 if name in tensors:
                     self.optimizer.state[parameter][quantity] = matching_layout(tensors[name], parameter)
         for group in self.optimizer.param_groups:
-            group["lr"] = document["lr"]
-        for key in SCHEDULE:
-            value = document["schedule"][key]
-            setattr(self.schedule, key, math.inf if value is None else value)
-        if document["scaler"]:
-            self.scaler.load_state_dict(document["scaler"])
-        self.clock = Counters(**document["clock"])
-        self.best = Best(**{**document["best"], "loss": _infinite(document["best"]["loss"])})
-        self.stopped_early = document["stopped_early"]
-        self.has_kl = document["has_kl"]
-        self.stream_positions = document.get("cursors")
-        self.rows = document["rows"]
+            group["lr"] = document.lr
+        for key, value in vars(document.schedule).items():
+            setattr(self.scheduler, key, value)
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(document.scaler)
+        self.counters, self.best, self.rows = document.counters, document.best, document.rows
+        self.stopped_early, self.has_kl = document.stopped_early, document.has_kl
+        self.stream_positions = document.stream_positions
         self.sums.copy_(tensors["sums"])
 
-    def _require_fit(self, tensors: dict[str, Tensor], document: dict[str, Any]) -> None:
+    def _validate(self, tensors: dict[str, Tensor], document: StateDocument) -> None:
         expected = self.tensors()
         for key, parameter in self.model.named_parameters():
             likes = (torch.zeros((), dtype=torch.float32), parameter, parameter)
             named = {f"optimizer.{q}.{key}": like for q, like in zip(_OPTIMIZER_QUANTITIES, likes, strict=True)}
             if named.keys() & tensors.keys():  # a parameter that has had no gradient yet has none of them
                 expected |= named
-        if "sums" in tensors:  # in the precision that the device at the time had
+        if "sums" in tensors:  # written on a device with another precision of sums
             expected["sums"] = torch.empty(self.sums.shape, dtype=tensors["sums"].dtype)
-        require_fit(tensors, expected)
-        if document["lr"] > self.lr:
-            raise ValueError(f"its learning rate {document['lr']:g} is above {self.lr:g}, from which it can only fall")
-        require_scaling(document["scaler"], self.scaler.state_dict())
+        validate_tensors(tensors, expected)
+        if document.lr > self.lr:
+            raise ValueError(f"its learning rate {document.lr:g} is above the initial {self.lr:g}")
+        validate_scaler(document.scaler, self.scaler.state_dict())
 
 
 def seed_step(seed: int, step: int, *stream: int) -> None:
     """Seed torch's global generator for one step, so that its randomness depends on (seed, step) and `stream` alone."""
     sequence = np.random.SeedSequence([seed, step], spawn_key=stream)
     torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _infinite(value: float | None) -> float:
-    return math.inf if value is None else value

@@ -1,127 +1,253 @@
-"""What last.safetensors says, looked at before any of it is believed: a stranger may have written it."""
+"""The document of last.safetensors, which anyone may have written: checked field by field when read.
 
-from collections.abc import Mapping
+The format is open, so that runs outlive versions of aecli: unknown keys are ignored, and an absent key takes its
+field's default. Fields without a default have been written by every version.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, TypeVar
 
 from torch import Tensor
 
-from aecli.errors import CheckpointError, message_of
+from aecli.errors import CheckpointError
 from aecli.runs import checkpoints
 from aecli.runs.folder import COLUMNS
 from aecli.storage.strict_json import is_count, is_number, short_repr
 
-SCHEDULE = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
-FIGURES = {column for column in COLUMNS if column.startswith(("train_", "val_"))}
-_ALWAYS_THERE = ("epoch", "step", "lr", "train_loss", "train_recon", "images_per_s", "seconds")  # in a row
-_LONGEST = 1e12  # seconds
-_LARGEST = 1e39  # of a figure: beyond float32, in which losses are computed, and short of where a plot's axis overflows
+Row = dict[str, float | None]  # of metrics.csv
+Kind = TypeVar("Kind")
+
+METRIC_COLUMNS = tuple(column for column in COLUMNS if column.startswith(("train_", "val_")))
+_REQUIRED_COLUMNS = {"epoch", "step", "lr", "train_loss", "train_recon", "images_per_s", "seconds"}
+_MAX_SECONDS = 1e12
+_MAX_METRIC = 1e39  # beyond float32, in which losses are computed, and short of where a plot's axis overflows
+_TENSOR_GROUPS = ("model", "average", "optimizer", "sums")  # what a tensor's name begins with
 
 
-def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and the document of a last.safetensors, the document as training could have written it.
+def _checked(read: Callable[[Any], Any], default: Any = MISSING, factory: Any = MISSING, key: str | None = None) -> Any:
+    """Return a dataclass field that `_parse` reads with `read`, which raises ValueError; `key`: its name in JSON."""
+    return field(default=default, default_factory=factory, metadata={"read": read, "key": key})
+
+
+def _parse(kind: type[Kind], document: Any) -> Kind:
+    """Make a dataclass of `_checked` fields from a JSON object; raises ValueError naming the invalid ones."""
+    if not isinstance(document, Mapping):
+        raise ValueError("not a JSON object")
+    values, invalid = {}, []
+    for each in fields(kind):  # type: ignore[arg-type]
+        key = each.metadata["key"] or each.name
+        if key in document:
+            try:
+                values[each.name] = each.metadata["read"](document[key])
+            except ValueError:
+                invalid.append(key)
+        elif each.default is MISSING and each.default_factory is MISSING:
+            invalid.append(key)
+    if invalid:
+        raise ValueError(f"invalid fields: {', '.join(invalid)}")
+    return kind(**values)
+
+
+def _that(is_valid: Callable[[Any], bool]) -> Callable[[Any], Any]:
+    """Return a reader of values that `is_valid` accepts, as they are."""
+
+    def read(value: Any) -> Any:
+        if not is_valid(value):
+            raise ValueError
+        return value
+
+    return read
+
+
+def _is_metric(value: Any) -> bool:
+    return value is None or (is_number(value) and abs(value) < _MAX_METRIC)
+
+
+def _read_loss(value: Any) -> float:
+    """Read a lowest loss, which JSON has as null before there is one."""
+    if not _is_metric(value):
+        raise ValueError
+    return math.inf if value is None else float(value)
+
+
+def _write_loss(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _read_columns(columns: tuple[str, ...]) -> Callable[[Any], Row]:
+    """Return a reader of rows with those columns: null where one is absent, unless every version has written it."""
+
+    def read(row: Any) -> Row:
+        if not isinstance(row, Mapping):
+            raise ValueError
+        values = {column: row.get(column) for column in columns}
+        if not all(map(_is_metric, values.values())):
+            raise ValueError
+        if any(values[column] is None for column in _REQUIRED_COLUMNS.intersection(columns)):
+            raise ValueError
+        return values
+
+    return read
+
+
+def _read_rows(rows: Any) -> list[Row]:
+    if not isinstance(rows, list):
+        raise ValueError
+    read_row = _read_columns(COLUMNS)
+    return [read_row(row) for row in rows]
+
+
+@dataclass
+class Counters:
+    """Progress of a run: all that the order of the data, randomness and schedules depend on."""
+
+    epoch: int = _checked(_that(is_count), 0)  # finished epochs
+    step: int = _checked(_that(is_count), 0)  # finished steps, of all epochs
+    batch: int = _checked(_that(is_count), 0)  # finished batches of the current epoch
+    seconds: float = _checked(_that(lambda value: is_number(value) and 0 <= value < _MAX_SECONDS), 0.0)  # of the epoch
+
+    @classmethod
+    def from_document(cls, document: Any) -> Self:
+        """Read them; raises ValueError."""
+        counters = _parse(cls, document)
+        if counters.step < counters.epoch + counters.batch:
+            raise ValueError("invalid fields: step")
+        return counters
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best epoch so far: of the lowest validation loss, or train loss where there are no validation images."""
+
+    loss: float = _checked(_read_loss, math.inf)
+    epoch: int = _checked(_that(is_count), 0)
+    metrics: Row = _checked(_that(lambda value: isinstance(value, dict)), factory=dict)
+
+    @classmethod
+    def from_document(cls, document: Any) -> Self:
+        """Read it; raises ValueError."""
+        best = _parse(cls, document)
+        if best.epoch == 0:
+            if best != cls():
+                raise ValueError("invalid fields: loss, metrics")
+            return best
+        if math.isinf(best.loss):
+            raise ValueError("invalid fields: loss")
+        return cls(best.loss, best.epoch, _read_columns(METRIC_COLUMNS)(best.metrics))
+
+
+@dataclass(frozen=True)
+class PlateauState:
+    """What ReduceLROnPlateau remembers between epochs."""
+
+    best: float = _checked(_read_loss)
+    num_bad_epochs: int = _checked(_that(is_count))
+    cooldown_counter: int = _checked(_that(is_count), 0)
+    last_epoch: int = _checked(_that(is_count), 0)
+
+    @classmethod
+    def from_document(cls, document: Any) -> Self:
+        """Read it; raises ValueError."""
+        return _parse(cls, document)
+
+
+@dataclass(frozen=True)
+class StateDocument:
+    """All of a training state that is not a tensor."""
+
+    counters: Counters = _checked(Counters.from_document, key="clock")
+    lr: float = _checked(_that(lambda value: is_number(value) and value > 0))
+    schedule: PlateauState = _checked(PlateauState.from_document)
+    best: Best = _checked(Best.from_document)
+    rows: list[Row] = _checked(_read_rows)
+    scaler: dict[str, Any] = _checked(_that(lambda value: isinstance(value, dict)), factory=dict)
+    stopped_early: bool = _checked(_that(lambda value: isinstance(value, bool)), False)
+    has_kl: bool = _checked(_that(lambda value: isinstance(value, bool)), False)
+    stream_positions: list[Any] | None = _checked(
+        _that(lambda value: value is None or isinstance(value, list)), None, key="cursors"
+    )
+
+    @classmethod
+    def from_document(cls, document: Any) -> Self:
+        """Read it.
+
+        Raises:
+            ValueError: fields are absent, of a wrong type or out of range, or contradict one another.
+        """
+        state = _parse(cls, document)
+        epochs = state.counters.epoch
+        agree = {
+            "epoch": type(document.get("epoch")) is int and document["epoch"] == epochs,
+            "best": (1 <= state.best.epoch <= epochs) if epochs else state.best.epoch == 0,
+            "rows": [row["epoch"] for row in state.rows] == list(range(1, len(state.rows) + 1))
+            and len(state.rows) == epochs,
+        }
+        if wrong := [key for key, is_right in agree.items() if not is_right]:
+            raise ValueError(f"invalid fields: {', '.join(wrong)}")
+        return state
+
+    def to_document(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "epoch": self.counters.epoch,
+            "clock": dict(vars(self.counters)),
+            "lr": self.lr,
+            "schedule": {**vars(self.schedule), "best": _write_loss(self.schedule.best)},
+            "scaler": self.scaler,
+            "best": {**vars(self.best), "loss": _write_loss(self.best.loss)},
+            "stopped_early": self.stopped_early,
+            "has_kl": self.has_kl,
+            "cursors": self.stream_positions,
+            "rows": self.rows,
+        }
+
+
+def load_state(path: Path) -> tuple[dict[str, Tensor], StateDocument]:
+    """Return the tensors and the document of a last.safetensors.
 
     Raises:
-        CheckpointError: it is no such file.
+        CheckpointError: the file is damaged, or something else.
     """
     tensors, document = checkpoints.load(path)
     try:
-        require_sense(document)
+        return tensors, StateDocument.from_document(document)
     except ValueError as error:
-        raise CheckpointError(f"{path} is damaged: {error}; --restart begins the run again") from error
-    return tensors, document
+        raise CheckpointError(f"{path} is damaged: {error}\nhint: --restart begins the run again") from error
 
 
-def require_sense(document: Mapping[str, Any]) -> None:
-    """Raise ValueError unless all parts of a state's document are there, of their types, and agree."""
-    try:
-        makes_sense = {
-            "clock": _is_clock(document["clock"], document["epoch"]),
-            "lr": is_number(document["lr"]) and document["lr"] > 0,
-            "schedule": _is_schedule(document["schedule"]),
-            "scaler": isinstance(document["scaler"], dict),
-            "best": _is_best(document["best"], document["epoch"]),
-            "stopped_early": isinstance(document["stopped_early"], bool),
-            "has_kl": isinstance(document["has_kl"], bool),
-            "rows": isinstance(document["rows"], list) and len(document["rows"]) == document["epoch"],
-        }
-        wrong = [part for part, is_right in makes_sense.items() if not is_right]
-        if not wrong and not all(_is_row(row, epoch) for epoch, row in enumerate(document["rows"], 1)):
-            wrong = ["rows"]
-    except KeyError as error:
-        raise ValueError(f"it has no {error}") from error
-    except (TypeError, AttributeError) as error:
-        raise ValueError(message_of(error)) from error
-    if wrong:
-        raise ValueError(f"what it says of {', '.join(wrong)} makes no sense")
+def validate_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Check names, shapes, dtypes and values; tensors of groups that this version doesn't know are ignored.
 
-
-def _is_clock(clock: Mapping[str, Any], epoch: Any) -> bool:
-    counts = [clock["epoch"], clock["step"], clock["batch"]]
-    return (
-        clock.keys() == {"epoch", "step", "batch", "seconds"}
-        and all(map(is_count, counts))
-        and clock["epoch"] == epoch
-        and clock["step"] >= epoch + clock["batch"]
-        and is_number(clock["seconds"])
-        and 0 <= clock["seconds"] < _LONGEST
-    )
-
-
-def _is_schedule(schedule: Mapping[str, Any]) -> bool:
-    counts = [value for key, value in schedule.items() if key != "best"]
-    return schedule.keys() == set(SCHEDULE) and all(map(is_count, counts)) and _is_figure(schedule["best"])
-
-
-def _is_best(best: Mapping[str, Any], epoch: int) -> bool:
-    """Of no epoch before the first is finished; from then on one that is finished, with its figures."""
-    if epoch == 0:
-        return best == {"loss": None, "epoch": 0, "metrics": {}}
-    return (
-        best.keys() == {"loss", "epoch", "metrics"}
-        and best["loss"] is not None
-        and _is_figure(best["loss"])
-        and is_count(best["epoch"])
-        and 1 <= best["epoch"] <= epoch
-        and best["metrics"].keys() == FIGURES
-        and all(map(_is_figure, best["metrics"].values()))
-    )
-
-
-def _is_row(row: Mapping[str, Any], epoch: int) -> bool:
-    return (
-        row.keys() == set(COLUMNS)
-        and all(map(_is_figure, row.values()))
-        and all(row[column] is not None for column in _ALWAYS_THERE)
-        and row["epoch"] == epoch
-    )
-
-
-def _is_figure(value: Any) -> bool:
-    return value is None or (is_number(value) and abs(value) < _LARGEST)
-
-
-def require_fit(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Raise ValueError unless `tensors` are those `expected`, in names, shapes and types, and all finite."""
-    if wrong := sorted(tensors.keys() ^ expected.keys()):
-        raise ValueError(
-            f"{short_repr(wrong[0])} is {'not in it' if wrong[0] in expected else 'no part of this model'}"
-        )
+    Raises:
+        ValueError: they differ from those `expected`, or are not finite.
+    """
+    known = {name for name in tensors if name.split(".", 1)[0] in _TENSOR_GROUPS}
+    if wrong := sorted(known ^ expected.keys()):
+        name = short_repr(wrong[0])
+        raise ValueError(f"{name} is missing" if wrong[0] in expected else f"{name} is not a tensor of this model")
     for name, like in expected.items():
         value = tensors[name]
         if (value.shape, value.dtype) != (like.shape, like.dtype):
             raise ValueError(f"{name} is {value.dtype} {tuple(value.shape)}, not {like.dtype} {tuple(like.shape)}")
         if not bool(value.isfinite().all()):
-            raise ValueError(f"{name} holds numbers that are not finite")
+            raise ValueError(f"{name} has values that are not finite")
         if ".exp_avg_sq." in name and bool((value < 0).any()):
-            raise ValueError(f"{name} holds squares below 0")
+            raise ValueError(f"{name} has negative values")
 
 
-def require_scaling(scaler: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise ValueError unless fp16's loss scaling is what it is `now` but for its scale; elsewhere both are empty."""
-    is_of_numbers = scaler.keys() == now.keys() and all(map(is_number, scaler.values()))
-    constants = now.keys() - {"scale", "_growth_tracker"}
-    if not is_of_numbers or any(scaler[key] != now[key] for key in constants):
-        raise ValueError("its loss scaling is not that of this precision")
-    if now and not (scaler["scale"] > 0 and is_count(scaler["_growth_tracker"])):
-        raise ValueError("its loss scaling can't be")
+def validate_scaler(scaler: Mapping[str, Any], current: Mapping[str, Any]) -> None:
+    """Check fp16's loss scaling; `current` is that of this run, empty in other precisions.
+
+    Raises:
+        ValueError: it differs from `current` in more than its scale and growth, or these are out of range.
+    """
+    constants = current.keys() - {"scale", "_growth_tracker"}
+    if ("scale" in scaler) != bool(current) or any(scaler.get(key) != current[key] for key in constants):
+        raise ValueError("its loss scaling is of another precision")
+    if current:
+        scale = scaler.get("scale")
+        if not (is_number(scale) and scale > 0 and is_count(scaler.get("_growth_tracker"))):
+            raise ValueError("its loss scaling is out of range")

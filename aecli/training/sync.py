@@ -35,7 +35,7 @@ class NonFiniteDetector:
             gradients = [each.grad for each in self._state.model.parameters() if each.grad is not None]
             values.append(get_total_norm(gradients).to(loss.device))
         is_first = ~torch.isfinite(torch.stack(values)) & (self._first[: len(values)] == 0)
-        self._first[: len(values)].masked_fill_(is_first, self._state.clock.step + 1)
+        self._first[: len(values)].masked_fill_(is_first, self._state.counters.step + 1)
 
     def first_failure(self) -> tuple[str, int] | None:
         """What was the first to be no finite number, and in which step (from 1); waits for the device."""
@@ -45,7 +45,7 @@ class NonFiniteDetector:
         if gradient_step:
             return "gradient", gradient_step
         if self._state.scaler.is_enabled() and self._state.scaler.get_scale() < 1:  # it begins at 65536
-            return "gradient (in fp16, at every scale)", self._state.clock.step
+            return "gradient (in fp16, at every scale)", self._state.counters.step
         return None
 
 
@@ -76,13 +76,13 @@ class LossSync:
         self._distributed, self._state, self._watch = distributed, state, watch
         self._stream_positions, self._should_stop = stream_positions, should_stop
         self._stops = False
-        self._looked_at, self._step = 0.0, state.clock.step
+        self._looked_at, self._step = 0.0, state.counters.step
         self._next_step = self._step  # the first look tells how long a step takes
 
     def is_due(self) -> bool:
         """Whether to look after this step; every process comes to the same answer."""
         if self._distributed.world_size > 1:
-            return self._state.clock.step >= self._next_step
+            return self._state.counters.step >= self._next_step
         self._stops = self._should_stop()
         return self._stops or time.monotonic() - self._looked_at > SYNC_INTERVAL_SECONDS
 
@@ -102,14 +102,14 @@ class LossSync:
             state.sums.copy_(
                 torch.tensor(sums if self._distributed.is_main_process else [0.0] * len(sums), dtype=state.sums.dtype)
             )
-            self._next_step = state.clock.step + told[0]["steps"]
+            self._next_step = state.counters.step + told[0]["steps"]
         state.keep_stream_positions([one["stream_positions"] for one in told])
-        self._looked_at, self._step = time.monotonic(), state.clock.step
+        self._looked_at, self._step = time.monotonic(), state.counters.step
         failures = [(step, what) for what, step in (one["failure"] for one in told if one["failure"])]
         return SyncedLosses(any(one["stops"] for one in told), sums, min(failures)[::-1] if failures else None)
 
     def _steps_to_go(self) -> int:
         """About as many steps as take the time between two looks."""
-        steps = self._state.clock.step - self._step
+        steps = self._state.counters.step - self._step
         seconds = time.monotonic() - self._looked_at
         return max(1, min(_MOST_STEPS, round(steps * SYNC_INTERVAL_SECONDS / seconds)))

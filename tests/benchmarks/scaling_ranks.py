@@ -100,7 +100,7 @@ def _bucket_sizes(replica: DistributedDataParallel) -> list[int]:
 
 def _epoch(session: Session) -> float:
     """Seconds a step, over an epoch of aecli's own loop."""
-    session.state.clock.batch = 0
+    session.state.counters.batch = 0
     session.state.sums.zero_()
 
     def steps() -> None:

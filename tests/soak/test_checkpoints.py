@@ -94,7 +94,7 @@ def resume(path: Path, folder: Path) -> None:
         assert before[1] == json.dumps(state.document())
         raise AecliError(str(error)) from error
     json.dumps(state.document(), allow_nan=False)
-    assert len(state.rows) == state.clock.epoch
+    assert len(state.rows) == state.counters.epoch
     assert all(bool(value.isfinite().all()) for value in state.tensors().values())
     RunFolder(folder).write_metrics(state.rows)
 

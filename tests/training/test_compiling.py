@@ -233,7 +233,7 @@ def test_a_compiler_killed_by_the_same_ctrl_c_leaves_nothing_begun(config, monke
     end = list(loop.train(config.replace(compile=wish), lambda: bool(pressed)))[-1]
     assert isinstance(end, Interrupted)
     assert end.run is None
-    assert not (config.runs / "ae" / "config.json").exists()
+    assert not (config.run.runs / "ae" / "config.json").exists()
 
 
 def test_auto_carries_on_with_one_line_where_there_is_no_compiler(config, monkeypatch):

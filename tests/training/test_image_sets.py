@@ -31,7 +31,7 @@ def config(tmp_path, image_folder):
 
 def break_images(config, names):
     for name in names:
-        with open(f"{config.data}/{name}", "r+b") as file:
+        with open(f"{config.data.source}/{name}", "r+b") as file:
             file.truncate(60)
 
 
@@ -40,7 +40,7 @@ def gathered(config):
 
 
 def weights(config):
-    return load_file(config.runs / "ae" / "last.safetensors")
+    return load_file(config.run.runs / "ae" / "last.safetensors")
 
 
 def assert_same_weights(one, other):
@@ -132,5 +132,5 @@ def test_the_summary_tells_the_pace(config):
     assert end.pace.peak_memory > 2**26
     again = list(loop.train(config))[-1]
     assert again.was_finished and again.pace is None
-    document = json.loads((config.runs / "ae" / "config.json").read_text())
+    document = json.loads((config.run.runs / "ae" / "config.json").read_text())
     assert document["split"]["train"] == len(train)

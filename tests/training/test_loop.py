@@ -140,7 +140,7 @@ def test_validation_figures_are_those_of_the_saved_weights(config, photographs):
 def test_a_run_folder_holds_what_is_promised(config):
     _, end = run(config.replace(ema=0.5))
     folder = end.run.path
-    assert folder == config.runs / "vae"
+    assert folder == config.run.runs / "vae"
     assert sorted(p.name for p in folder.iterdir()) == [
         "config.json", "curves.png", "last.safetensors", "metrics.csv", "model.safetensors", "previews",
     ]  # fmt: skip
@@ -309,7 +309,7 @@ class TestFolders:
             run(config.replace(data="no such folder"))
         with pytest.raises(ConfigError, match="multiple of 32"):
             run(config.replace(image_size=48))
-        assert not config.runs.exists()
+        assert not config.run.runs.exists()
 
     @pytest.mark.parametrize("restart", [True, False])
     def test_another_programs_config_json_is_not_ours_to_replace(self, config, tmp_path, restart):

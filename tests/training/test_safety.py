@@ -27,14 +27,14 @@ def until(reports, kind):
 
 class TestOneProcessAFolder:
     def test_a_folder_in_use_is_refused_with_its_holder(self, config, tmp_path):
-        first = loop.train(replace(config, out=tmp_path / "mine"))
+        first = loop.train(config.replace(out=tmp_path / "mine"))
         until(first, Started)
         host, _, pid = this_process().rpartition("-")
         for also in ({}, {"restart": True}, {"lr": 0.5}):
             with pytest.raises(OutputError, match=f"mine is being trained by process {pid} on {host}\n.*--out"):
-                run(replace(config, out=tmp_path / "mine", **also))
+                run(config.replace(out=tmp_path / "mine", **also))
         assert isinstance(list(first)[-1], Finished)
-        run(replace(config, out=tmp_path / "whole"))
+        run(config.replace(out=tmp_path / "whole"))
         assert_same_run(tmp_path / "whole", tmp_path / "mine")
 
     def test_the_same_command_is_refused_and_another_begins_another_folder(self, config):
@@ -42,22 +42,22 @@ class TestOneProcessAFolder:
         until(first, Started)
         with pytest.raises(OutputError, match="vae is being trained by process"):
             run(config)
-        _, end = run(replace(config, seed=5, epochs=1))
+        _, end = run(config.replace(seed=5, epochs=1))
         assert end.run.path.name == "vae-2"
         first.close()
 
     def test_a_folder_that_another_process_is_just_beginning_is_left_to_it(self, config):
-        first = loop.train(replace(config, cache="off"))
+        first = loop.train(config.replace(cache="off"))
         next(first)  # decoding: nothing says yet what run this will be
-        assert not RunFolder(config.runs / "vae").exists()
-        reports, end = run(replace(config, seed=5, epochs=1))
+        assert not RunFolder(config.run.runs / "vae").exists()
+        reports, end = run(config.replace(seed=5, epochs=1))
         assert end.run.path.name == "vae-2"
         assert any(f"beginning {end.run.path}" in report.text for report in reports if isinstance(report, Notice))
         assert list(first)[-1].run.path.name == "vae"
 
     def test_what_a_killed_process_leaves_blocks_nobody_and_goes(self, config, tmp_path):
         folder = tmp_path / "mine"
-        run(replace(config, out=folder, epochs=1))
+        run(config.replace(out=folder, epochs=1))
         (folder / "previews").mkdir()
         (folder / ".aecli-run.lock").write_text("host-77")
         left = [folder / ".aecli-host-77-8.tmp", folder / "previews" / ".aecli-host-77-8.tmp"]
@@ -66,15 +66,15 @@ class TestOneProcessAFolder:
             (half_written / "last.safetensors").write_text("half")
         theirs = folder / "pictures" / f".aecli-{this_process()}-7.tmp"  # somebody reconstructs into the run's folder
         theirs.mkdir(parents=True)
-        run(replace(config, out=folder, epochs=2))
+        run(config.replace(out=folder, epochs=2))
         assert [path for path in folder.rglob("*") if path.name.startswith(".")] == [theirs]
 
     def test_a_restart_killed_before_it_began_can_be_repeated(self, config, tmp_path, monkeypatch):
-        config = replace(config, out=tmp_path / "mine", epochs=1)
+        config = config.replace(out=tmp_path / "mine", epochs=1)
         run(config)
         monkeypatch.setattr(RunFolder, "write_config", lambda folder, config: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            run(replace(config, restart=True))
+            run(config.replace(restart=True))
         monkeypatch.undo()
         assert not (tmp_path / "mine" / "last.safetensors").exists()
         _, end = run(config)
@@ -84,15 +84,15 @@ class TestOneProcessAFolder:
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / ".aecli-run.lock").write_text("x-1")
         (tmp_path / "mine" / ".aecli-x-1-2.tmp").mkdir()
-        (config.runs / "vae").mkdir(parents=True)
-        (config.runs / "vae" / ".aecli-run.lock").write_text("x-1")
-        _, end = run(replace(config, out=tmp_path / "mine", epochs=1))
+        (config.run.runs / "vae").mkdir(parents=True)
+        (config.run.runs / "vae" / ".aecli-run.lock").write_text("x-1")
+        _, end = run(config.replace(out=tmp_path / "mine", epochs=1))
         assert end.run.path.name == "mine"
-        _, end = run(replace(config, epochs=1))
+        _, end = run(config.replace(epochs=1))
         assert end.run.path.name == "vae"
 
     def test_a_finished_run_that_cannot_be_written_says_that_it_is_finished(self, config, tmp_path, monkeypatch):
-        run(replace(config, out=tmp_path / "mine", epochs=1))
+        run(config.replace(out=tmp_path / "mine", epochs=1))
         real = os.open
 
         def read_only(path, flags, *more, **named):
@@ -101,14 +101,14 @@ class TestOneProcessAFolder:
             return real(path, flags, *more, **named)
 
         monkeypatch.setattr(os, "open", read_only)
-        _, end = run(replace(config, out=tmp_path / "mine", epochs=1))
+        _, end = run(config.replace(out=tmp_path / "mine", epochs=1))
         assert end.was_finished
 
 
 class TestCheckpointsInTime:
     def test_they_are_taken_in_mid_validation_too(self, config, tmp_path, monkeypatch):
         """Steps and validation batches alike: the state on the disk is never older than the time given."""
-        run(replace(config, out=tmp_path / "whole"))
+        run(config.replace(out=tmp_path / "whole"))
         saved = []
         real = checkpoints.save
 
@@ -119,29 +119,29 @@ class TestCheckpointsInTime:
 
         monkeypatch.setattr(checkpoints, "save", watched)
         monkeypatch.setattr(sync, "SYNC_INTERVAL_SECONDS", 0.0)
-        run(replace(config, out=tmp_path / "often", checkpoint_every=1e-9))
+        run(config.replace(out=tmp_path / "often", checkpoint_every=1e-9))
         last_batch = max(batch for _, batch in saved)
         assert [epoch for epoch, batch in saved if batch == last_batch].count(0) >= 2  # after the step, in validation
         assert_same_run(tmp_path / "whole", tmp_path / "often")
 
     def test_the_time_may_change_within_a_run(self, config, tmp_path):
-        run(replace(config, out=tmp_path / "mine", epochs=1))
-        _, end = run(replace(config, out=tmp_path / "mine", epochs=2, checkpoint_every=1.0))
+        run(config.replace(out=tmp_path / "mine", epochs=1))
+        _, end = run(config.replace(out=tmp_path / "mine", epochs=2, checkpoint_every=1.0))
         assert end.epochs == 2
 
     def test_a_quick_run_is_saved_after_its_first_epoch_and_its_last(self, config, tmp_path, monkeypatch):
         kept = []
         real = checkpointing.Saver.save
         monkeypatch.setattr(
-            checkpointing.Saver, "save", lambda saver: (kept.append(saver.session.state.clock.epoch), real(saver))
+            checkpointing.Saver, "save", lambda saver: (kept.append(saver.session.state.counters.epoch), real(saver))
         )
-        run(replace(config, out=tmp_path / "mine", epochs=4))
+        run(config.replace(out=tmp_path / "mine", epochs=4))
         assert kept == [1, 4]
 
     @pytest.mark.parametrize("minutes", [0, -1, float("inf"), float("nan"), "10", True])
     def test_what_is_no_time_is_refused(self, config, minutes):
         with pytest.raises(ConfigError, match="--checkpoint-every"):
-            replace(config, checkpoint_every=minutes)
+            config.replace(checkpoint_every=minutes)
 
 
 class TestStepsThatWentWrong:
@@ -175,11 +175,11 @@ class TestStepsThatWentWrong:
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_the_step_is_told_and_the_last_good_checkpoint_kept(self, config, tmp_path, wrong_at, what, value):
         folder = tmp_path / "mine"
-        run(replace(config, out=folder, epochs=1))
+        run(config.replace(out=folder, epochs=1))
         step = checkpoints.read_document(folder / "last.safetensors")["clock"]["step"] + 3
         wrong_at(3, what, value)
         with pytest.raises(TrainingError) as caught:
-            run(replace(config, out=folder, epochs=3, checkpoint_every=1e-9))
+            run(config.replace(out=folder, epochs=3, checkpoint_every=1e-9))
         message = str(caught.value)
         assert message.startswith(f"the {what} of step {step}, in epoch 2, is not a finite number: try a smaller --lr")
         assert f"kept: {folder / 'last.safetensors'}, after epoch" in message
@@ -197,22 +197,22 @@ class TestStepsThatWentWrong:
         monkeypatch.setattr(sync, "SYNC_INTERVAL_SECONDS", 1e9)  # nobody has looked yet when the stop comes
         wrong_at(2, "gradient")
         with pytest.raises(TrainingError, match="gradient of step 2"):
-            run(replace(config, out=tmp_path / "mine"), stop_after=5)
+            run(config.replace(out=tmp_path / "mine"), stop_after=5)
         assert not (tmp_path / "mine" / "last.safetensors").exists()
 
     def test_fp16_gets_over_a_step_that_overflows_but_not_over_all(self, config, tmp_path, wrong_at, monkeypatch):
-        config = replace(config, precision="fp16")
+        config = config.replace(precision="fp16")
         wrong_at(3, "gradient", float("inf"))
-        _, end = run(replace(config, out=tmp_path / "once"))
+        _, end = run(config.replace(out=tmp_path / "once"))
         assert isinstance(end, Finished)
         wrong_at(3, "gradient", float("inf"), ever_after=True)
         with pytest.raises(TrainingError, match=r"the gradient \(in fp16, at every scale\) of step"):
-            run(replace(config, out=tmp_path / "ever", epochs=20))
+            run(config.replace(out=tmp_path / "ever", epochs=20))
 
     def test_a_look_does_not_change_the_steps(self, config, tmp_path, monkeypatch):
-        run(replace(config, out=tmp_path / "watched"))
+        run(config.replace(out=tmp_path / "watched"))
         monkeypatch.setattr("aecli.training.sync.NonFiniteDetector.look", lambda watch, loss: None)
-        run(replace(config, out=tmp_path / "unwatched"))
+        run(config.replace(out=tmp_path / "unwatched"))
         assert_same_run(tmp_path / "watched", tmp_path / "unwatched")
 
 
@@ -221,7 +221,7 @@ class TestWritesThatFail:
     def test_a_picture_that_cannot_be_written_costs_no_training(self, config, tmp_path):
         (tmp_path / "mine" / "curves.png").mkdir(parents=True)
         (tmp_path / "mine" / "curves.png").rmdir()
-        reports = loop.train(replace(config, out=tmp_path / "mine"))
+        reports = loop.train(config.replace(out=tmp_path / "mine"))
         until(reports, StepReport)
         (tmp_path / "mine" / "curves.png").mkdir()
         with pytest.raises(OutputError, match=r"curves\.png can't be written") as caught:
@@ -229,8 +229,8 @@ class TestWritesThatFail:
         assert f"the run is saved in {tmp_path / 'mine'}" in str(caught.value)
         assert checkpoints.read_document(tmp_path / "mine" / "last.safetensors")["epoch"] == 1
         (tmp_path / "mine" / "curves.png").rmdir()
-        run(replace(config, out=tmp_path / "mine"))
-        run(replace(config, out=tmp_path / "whole"))
+        run(config.replace(out=tmp_path / "mine"))
+        run(config.replace(out=tmp_path / "whole"))
         assert_same_run(tmp_path / "whole", tmp_path / "mine")
 
     def test_images_that_go_away_cost_no_training(self, config, tmp_path, monkeypatch):
@@ -244,10 +244,10 @@ class TestWritesThatFail:
 
         monkeypatch.setattr(loaders, "iterate", gone_after_two)
         with pytest.raises(DataError, match="the folder is gone\nthe run is saved in"):
-            run(replace(config, out=tmp_path / "mine"))
+            run(config.replace(out=tmp_path / "mine"))
         clock = checkpoints.read_document(tmp_path / "mine" / "last.safetensors")["clock"]
         assert (clock["epoch"], clock["batch"]) == (0, 2)
         monkeypatch.undo()
-        run(replace(config, out=tmp_path / "mine"))
-        run(replace(config, out=tmp_path / "whole"))
+        run(config.replace(out=tmp_path / "mine"))
+        run(config.replace(out=tmp_path / "whole"))
         assert_same_run(tmp_path / "whole", tmp_path / "mine")

@@ -66,7 +66,7 @@ def test_it_needs_an_end_and_holds_nothing_out(config):
     reports, end = run(config.replace(val_data=None, steps=2))
     assert isinstance(end, Finished)
     assert any("nothing is held out" in report.text for report in reports if isinstance(report, Notice))
-    assert rows(config.out)[0]["val_loss"] == ""
+    assert rows(config.run.out)[0]["val_loss"] == ""
 
 
 @pytest.mark.draws

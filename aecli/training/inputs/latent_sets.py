@@ -29,7 +29,7 @@ _MOST_FITTED = 4096  # images, spread over all, that show how latents are best r
 
 
 @dataclass(frozen=True)
-class Encoder:
+class LatentEncoder:
     """A trained autoencoder whose latents a prior learns."""
 
     loaded: LoadedModel
@@ -62,7 +62,7 @@ def as_places(shape: tuple[int, ...]) -> tuple[int, int, int]:
     raise ModelError(f"latents of shape {'×'.join(map(str, shape))}: a prior learns those of channels × side × side")
 
 
-def resolve_model(config: TrainConfig) -> tuple[Any, Encoder | None]:
+def resolve_model(config: TrainConfig) -> tuple[Any, LatentEncoder | None]:
     """Return the model's options, worked out, and for a prior the autoencoder that it is of.
 
     Raises:
@@ -85,7 +85,7 @@ def resolve_model(config: TrainConfig) -> tuple[Any, Encoder | None]:
     ):
         if given != its:
             raise ConfigError(f"{flag} {given}: {path} was trained with {its}")
-    encoder = Encoder(loaded)
+    encoder = LatentEncoder(loaded)
     channels, side, _ = encoder.shape
     filled_in = {"latent_channels": channels, "side": side}
     if wrong := [key for key, value in filled_in.items() if str(config.model.options.get(key, value)) != str(value)]:
@@ -98,7 +98,7 @@ def resolve_model(config: TrainConfig) -> tuple[Any, Encoder | None]:
 def encode_sets(
     train: ImageSet | Stream,
     val: ImageSet,
-    encoder: Encoder,
+    encoder: LatentEncoder,
     prior: Prior,
     is_fitted: bool,
     config: TrainConfig,
@@ -153,7 +153,7 @@ def encode_sets(
 
 
 def _encode(
-    images: ImageSet, rows: NDArray[np.integer], mirrored: bool, encoder: Encoder, should_stop: StopRequest
+    images: ImageSet, rows: NDArray[np.integer], mirrored: bool, encoder: LatentEncoder, should_stop: StopRequest
 ) -> Iterator[Tensor]:
     """Yield the latents of those rows of `images`, a batch at a time."""
     placement = encoder.loaded.placement

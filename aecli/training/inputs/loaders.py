@@ -13,7 +13,7 @@ from aecli.data.streams import Stream
 from aecli.runtime.device import Placement
 from aecli.runtime.distributed import Distributed
 from aecli.training.inputs.image_sets import ImageSet
-from aecli.training.state import Counters
+from aecli.training.state_schema import Counters
 
 Batches = Generator[torch.Tensor, None, None]
 
@@ -27,7 +27,7 @@ class BatchLoader(Protocol):
     def count(self, batch: int) -> int:
         """How many images, over all processes, are in the epoch's batch of that number."""
 
-    def epoch(self, clock: Counters) -> Batches:
+    def epoch(self, counters: Counters) -> Batches:
         """Yield parts of the batches left in the epoch, float32 (n, 3, S, S) in [-1, 1] on the device."""
 
     def stream_positions(self) -> Mapping[int, Any] | None:
@@ -56,18 +56,18 @@ class DatasetLoader:
         """How many images, over all processes, are in the epoch's batch of that number."""
         return min(self._batch_size, self.images - batch * self._batch_size)
 
-    def epoch(self, clock: Counters) -> Batches:
+    def epoch(self, counters: Counters) -> Batches:
         """Yield this process's parts of the batches left in the epoch."""
         config, placement = self._config, self._placement
-        order = self._set.rows[epoch_order(self.images, config.run.seed, clock.epoch)]
-        flip = flips(len(self._set.images), config.run.seed, clock.epoch) if config.data.flip else None
+        order = self._set.rows[epoch_order(self.images, config.run.seed, counters.epoch)]
+        flip = flips(len(self._set.images), config.run.seed, counters.epoch) if config.data.flip else None
         return iterate(
-            self._set.nearest, order, self._batch_size, placement.device, placement.channels_last, flip, clock.batch,
+            self._set.nearest, order, self._batch_size, placement.device, placement.channels_last, flip, counters.batch,
             self._share,
         )  # fmt: skip
 
     def stream_positions(self) -> None:
-        """Nothing: the clock tells where a set stands."""
+        """Return None: the counters say where a set stands."""
         return
 
     def preview_images(self, count: int) -> Pixels:
@@ -109,7 +109,7 @@ class StreamLoader:
         """How many images, over all processes, are in every batch."""
         return self._batch_size
 
-    def epoch(self, _clock: Counters) -> Batches:
+    def epoch(self, counters: Counters) -> Batches:
         """Yield parts of the batches to come, without an end; what was read ahead stays for the next call."""
         placement = self._placement
         for batch in self._coming:

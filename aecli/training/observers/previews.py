@@ -13,7 +13,7 @@ from aecli.figures.grid import draw_rows, draw_sheet
 from aecli.figures.png import png_bytes
 from aecli.models.base import Prior
 from aecli.storage.atomic_files import write_bytes
-from aecli.training.inputs.latent_sets import Encoder
+from aecli.training.inputs.latent_sets import LatentEncoder
 from aecli.training.setup import Session
 
 CURVES_SECONDS = 15.0  # the least between two drawings of the curves, but for epochs with pictures
@@ -37,7 +37,7 @@ class PreviewWriter:
 
     def draw_epoch(self) -> None:
         """Draw the finished epoch; raises OutputError."""
-        if self._session.is_done or is_preview_epoch(self._session.state.clock.epoch):
+        if self._session.is_done or is_preview_epoch(self._session.state.counters.epoch):
             draw(self._session)
             self.draw_curves()
         elif time.monotonic() >= self._next_curves:
@@ -62,7 +62,7 @@ def draw(session: Session) -> None:
     state, folder = session.state, session.folder
     if session.encoder:
         samples = list(_sample(session, session.encoder))
-        write_bytes(folder.preview(state.clock.epoch), png_bytes(draw_sheet(samples)))
+        write_bytes(folder.preview(state.counters.epoch), png_bytes(draw_sheet(samples)))
         return
     title = type(state.model).__name__
     rows = []
@@ -74,10 +74,10 @@ def draw(session: Session) -> None:
         if len(originals):
             reconstructions = _reconstruct(session, originals)
             rows += [(label, list(originals.transpose(0, 2, 3, 1))), (title, list(reconstructions))]
-    write_bytes(folder.preview(state.clock.epoch), png_bytes(draw_rows(rows)))
+    write_bytes(folder.preview(state.counters.epoch), png_bytes(draw_rows(rows)))
 
 
-def _sample(session: Session, encoder: Encoder) -> NDArray[np.uint8]:
+def _sample(session: Session, encoder: LatentEncoder) -> NDArray[np.uint8]:
     """Return samples (N, S, S, 3) of a prior under way, of the same noise every time."""
     prior = session.state.eval_model
     assert isinstance(prior, Prior)  # for the type checker: what has an encoder is one

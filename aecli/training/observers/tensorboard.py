@@ -47,7 +47,7 @@ class TensorBoardLog:
         """Begin an event file; what an earlier one says of the steps to come is void."""
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self._session, step = session, session.state.clock.step
+        self._session, step = session, session.state.counters.step
         with _as_data_error(session.folder.tensorboard):
             self._writer: Any = SummaryWriter(str(session.folder.tensorboard), purge_step=step + 1, flush_secs=30)
             if step == 0:
@@ -57,7 +57,7 @@ class TensorBoardLog:
     def step(self, report: StepReport) -> None:
         """Take the mean loss of the epoch so far."""
         with _as_data_error(self._session.folder.tensorboard):
-            self._writer.add_scalar("loss/epoch so far", report.loss, self._session.state.clock.step)
+            self._writer.add_scalar("loss/epoch so far", report.loss, self._session.state.counters.step)
 
     def epoch(self, report: EpochReport) -> None:
         """Take an epoch's row, and its pictures if it has any."""
