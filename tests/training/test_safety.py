@@ -211,7 +211,7 @@ class TestStepsThatWentWrong:
 
     def test_a_look_does_not_change_the_steps(self, config, tmp_path, monkeypatch):
         run(config.replace(out=tmp_path / "watched"))
-        monkeypatch.setattr("aecli.training.sync.NonFiniteDetector.look", lambda watch, loss: None)
+        monkeypatch.setattr("aecli.training.sync.NonFiniteDetector.update", lambda watch, loss: None)
         run(config.replace(out=tmp_path / "unwatched"))
         assert_same_run(tmp_path / "watched", tmp_path / "unwatched")
 
