@@ -1,4 +1,4 @@
-"""The Typer app: six commands and the one boundary at which failures become a message and an exit status."""
+"""The Typer app: the commands and the one boundary at which failures become a message and an exit status."""
 
 import os
 import re
@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from aecli._version import __version__
-from aecli.cli import evaluate, grid, models, reconstruct, sample, train
+from aecli.cli import evaluate, grid, models, reconstruct, sample, train, walks
 from aecli.errors import AecliError, ConfigError
 
 _NO_THREAD = "can't start new thread"  # all that Python says, in a RuntimeError
@@ -39,6 +39,13 @@ class _Boundary(TyperGroup):
             if str(error) != _NO_THREAD:
                 raise
             _fail("the system allows no further thread: try fewer --workers, and OMP_NUM_THREADS=1", 1)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        # Both were options of sample once, which still work.
+        for name in ("interpolate", "traverse"):
+            if args[:1] == ["sample"] and f"--{name}" in args:
+                args = [name, *(arg for arg in args[1:] if arg != f"--{name}")]
+        return super().resolve_command(ctx, args)
 
 
 class _Command(TyperCommand):
@@ -96,6 +103,8 @@ def _main(
 app.command("train", cls=_Command)(train.train)
 app.command("reconstruct", cls=_Command)(reconstruct.reconstruct)
 app.command("sample", cls=_Command)(sample.sample)
+app.command("interpolate", cls=_Command)(walks.interpolate)
+app.command("traverse", cls=_Command)(walks.traverse)
 app.command("eval", cls=_Command)(evaluate.evaluate)
 app.command("grid", cls=_Command)(grid.grid)
 app.command("models", cls=_Command)(models.models)

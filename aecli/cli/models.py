@@ -1,22 +1,15 @@
 """`aecli models`."""
 
-from aecli.cli.options import Device, Json, Precision, Quiet, Runs
+from aecli.cli.options import takes
 from aecli.configs import ModelsConfig
 from aecli.runtime.launch import launch
 
 
-def models(
-    runs: Runs = ModelsConfig.runs,
-    device: Device = ModelsConfig.device,
-    precision: Precision = ModelsConfig.precision,
-    json: Json = False,
-    quiet: Quiet = False,  # there is nothing to be quiet about, but scripts give it to every command
-) -> None:
+@takes(ModelsConfig)
+def models(config: ModelsConfig, json: bool, quiet: bool) -> None:  # quiet: scripts give it to every command
     """Show the models there are, the runs found, and how they would run on this machine."""
-    config = ModelsConfig(runs=runs, device=device, precision=precision)
-
     if launch().rank:
-        return  # of several processes one tells
+        return  # of several processes one prints
 
     from aecli.cli import console
     from aecli.runs.catalogue import list_models

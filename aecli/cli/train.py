@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from aecli.cli.completion import complete_config, complete_registered
-from aecli.cli.options import choice, flag_parameters, given, hidden_twin, parameter, signed
+from aecli.cli.completion import complete_config, complete_registered, starting
+from aecli.cli.options import flag_parameters, given, hidden_twin, parameter, signed
 from aecli.configs.options import MODEL, RECIPE, RUN, option_fields
 from aecli.configs.train import DataConfig, train_options
 from aecli.errors import ConfigError
@@ -37,7 +37,8 @@ Recipe = Annotated[
     typer.Option(
         help="Bundled option values: the report's, or minutes on a laptop's CPU. Flags win over them.",
         rich_help_panel=RECIPE,
-        **choice(recipe_names()),
+        metavar="|".join(recipe_names()),
+        autocompletion=lambda incomplete: starting(recipe_names(), incomplete),
     ),
 ]
 Config = Annotated[

@@ -20,12 +20,20 @@ from aecli.configs.checks import (
     SYNC_MODES,
     require,
 )
-from aecli.configs.commands import EvalConfig, GridConfig, ModelsConfig, ReconstructConfig, SampleConfig
+from aecli.configs.commands import (
+    EvalConfig,
+    GridConfig,
+    InterpolateConfig,
+    ModelsConfig,
+    ReconstructConfig,
+    SampleConfig,
+    TraverseConfig,
+)
 from aecli.configs.train import TrainConfig
 
 __all__ = [
-    "COMPILE_MODES", "EvalConfig", "FEATURES", "FITS", "GridConfig", "LARGEST_SIDE", "LOGS", "LPIPS_NETS",
-    "METRICS", "MISMATCH_ACTIONS", "MODEL_FLAGS", "MOST_DRAWN", "MOST_SAMPLES", "MOST_WORKERS",
-    "ModelsConfig", "PRECISIONS", "PRIORS", "ReconstructConfig", "SPLITS", "SSIM_WINDOWS", "SYNC_MODES",
-    "SampleConfig", "TrainConfig", "require",
+    "COMPILE_MODES", "EvalConfig", "FEATURES", "FITS", "GridConfig", "InterpolateConfig", "LARGEST_SIDE",
+    "LOGS", "LPIPS_NETS", "METRICS", "MISMATCH_ACTIONS", "MODEL_FLAGS", "MOST_DRAWN", "MOST_SAMPLES",
+    "MOST_WORKERS", "ModelsConfig", "PRECISIONS", "PRIORS", "ReconstructConfig", "SPLITS", "SSIM_WINDOWS",
+    "SYNC_MODES", "SampleConfig", "TrainConfig", "TraverseConfig", "require",
 ]  # fmt: skip

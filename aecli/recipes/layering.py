@@ -13,6 +13,7 @@ from aecli.errors import ConfigError, message_of
 from aecli.runs.folder import RunFolder, locate
 
 LARGEST_CONFIG = 2**20  # bytes
+COMMAND_LINE = "the command line"
 
 _PLACE = ("out", "runs", "restart")  # where a run lies, and what a command did to it
 _FOLDER = Path(__file__).parent
@@ -37,7 +38,7 @@ def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> T
         CheckpointError: a run's config.json that is damaged.
     """
     from_file = _normal_form(_values_of(config, model), str(config)) if config else {}
-    from_flags = _normal_form(flags, "the command line")
+    from_flags = _normal_form(flags, COMMAND_LINE)
     recipe = {"recipe": model if model in names() else "report", **from_file, **from_flags}["recipe"]
     from_file.pop("recipe", None)
     from_flags.pop("recipe", None)
@@ -146,6 +147,8 @@ def _checked(option: OptionField, value: Any, origin: str) -> Any:
     try:
         return check_value(option, value)
     except ConfigError as error:
+        if origin == COMMAND_LINE:
+            raise
         raise ConfigError(f"{origin}: {error}") from error
 
 

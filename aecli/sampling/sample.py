@@ -17,8 +17,7 @@ from aecli.inference.loaded_model import LoadedModel, load_model
 from aecli.progress import Listener, ignore
 from aecli.runtime.distributed import Distributed
 from aecli.runtime.work_queue import map_shared
-from aecli.sampling.prior_choice import LatentPrior, choose_fitted_prior, choose_prior, require_prior
-from aecli.sampling.walks import draw_walk, interpolate, require_walk_path, traverse
+from aecli.sampling.prior_choice import LatentPrior, choose_prior, require_prior
 from aecli.storage.atomic_files import check_writable_file, write_bytes
 from aecli.storage.outputs import prepare_output_folder, write_output
 
@@ -28,10 +27,7 @@ SAMPLE_BATCH = 16
 
 @dataclass(frozen=True)
 class SampleResult:
-    """The output (a sheet or a folder), the number of images, and the prior that they were drawn from.
-
-    Of a walk, `n` is the number of steps in a row.
-    """
+    """The output (a sheet or a folder), the number of images, and the prior that they were drawn from."""
 
     out: Path
     n: int
@@ -39,7 +35,7 @@ class SampleResult:
 
 
 def sample(config: SampleConfig, listen: Listener = ignore) -> SampleResult:
-    """Decode draws from a prior to images, where image i depends on (seed, i) alone; or draw a walk.
+    """Decode draws from a prior to images, where image i depends on (seed, i) alone.
 
     Under torchrun all processes must call this: they share the images, and the main process's `listen` gets the
     reports.
@@ -50,30 +46,11 @@ def sample(config: SampleConfig, listen: Listener = ignore) -> SampleResult:
             failed.
     """
     with Distributed() as distributed:
-        run = _sample_walk if config.interpolate or config.traverse else _sample_images
-        return run(config, distributed, listen if distributed.is_main_process else ignore)
-
-
-def _sample_walk(config: SampleConfig, distributed: Distributed, listen: Listener) -> SampleResult:
-    out, steps = config.target, config.walk_steps
-    require_walk_path(out)
-    loaded = load_model(config.model, config.runs, config.device, config.precision)
-    require_prior(loaded, config.prior)
-    if distributed.is_main_process:
-        check_writable_file(out, "--out")
-    prior = distributed.main_process_first(lambda: choose_fitted_prior(loaded, config.prior, listen))
-    if distributed.is_main_process:
-        if config.interpolate:
-            walk = interpolate(loaded, prior, *config.interpolate, steps)
-        else:
-            walk = traverse(loaded, prior, config.count, steps)
-        write_output(out, draw_walk(walk, out.suffix), listen)
-    distributed.barrier()
-    return SampleResult(out, steps, prior.name)
+        return _sample_images(config, distributed, listen if distributed.is_main_process else ignore)
 
 
 def _sample_images(config: SampleConfig, distributed: Distributed, listen: Listener) -> SampleResult:
-    out, n = config.target, config.count
+    out, n = config.out, config.n
     is_sheet = out.suffix.lower() == ".png"
     if not is_sheet and out.suffix.lower() in (*SUFFIXES, ".gif"):
         raise ConfigError(f"--out {out}: a sheet is a .png; any other name is a folder")

@@ -1,7 +1,7 @@
 """Walks through a latent space: between two images, and along principal directions."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,14 +9,19 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from aecli.configs import InterpolateConfig, TraverseConfig
 from aecli.data.decoding.decode import Pixels, decode_fitted
 from aecli.data.image_ref import FileRef
 from aecli.errors import ConfigError, DataError
 from aecli.figures.animation import animation_bytes
 from aecli.figures.grid import draw_rows
 from aecli.figures.png import png_bytes
-from aecli.inference.loaded_model import LoadedModel
-from aecli.sampling.prior_choice import LatentPrior
+from aecli.inference.loaded_model import LoadedModel, load_model
+from aecli.progress import Listener, ignore
+from aecli.runtime.distributed import Distributed
+from aecli.sampling.prior_choice import LatentPrior, choose_fitted_prior, require_prior
+from aecli.storage.atomic_files import check_writable_file
+from aecli.storage.outputs import write_output
 
 WALK_SUFFIXES = (".png", ".gif", ".webp")
 REACH = 3.0  # standard deviations to either side of the mean that a direction is followed
@@ -36,6 +41,54 @@ class LatentWalk:
     headings: Sequence[str]
     rows: Sequence[tuple[str, list[Pixels]]]
     ends: tuple[Pixels, Pixels] | None = None
+
+
+@dataclass(frozen=True)
+class WalkResult:
+    """The picture written, the number of steps in a row, and the prior in whose space they were taken."""
+
+    out: Path
+    steps: int
+    prior: str
+
+
+def draw_interpolation(config: InterpolateConfig, listen: Listener = ignore) -> WalkResult:
+    """Draw the path from one image to another, as a labelled sheet or an animation.
+
+    Raises:
+        AecliError: one of its kinds, for a model, prior, image or output that can't be used.
+    """
+    return _draw(config, listen, lambda loaded, prior: interpolate(
+        loaded, prior, config.first, config.second, config.steps
+    ))  # fmt: skip
+
+
+def draw_traversal(config: TraverseConfig, listen: Listener = ignore) -> WalkResult:
+    """Draw the paths along the directions in which latents vary most, as a labelled sheet or an animation.
+
+    Raises:
+        AecliError: one of its kinds, for a model, prior or output that can't be used.
+    """
+    return _draw(config, listen, lambda loaded, prior: traverse(loaded, prior, config.n, config.steps))
+
+
+def _draw(
+    config: InterpolateConfig | TraverseConfig,
+    listen: Listener,
+    walk_in: Callable[[LoadedModel, LatentPrior], LatentWalk],
+) -> WalkResult:
+    require_walk_path(config.out)
+    with Distributed() as distributed:
+        listen = listen if distributed.is_main_process else ignore
+        loaded = load_model(config.model, config.runs, config.device, config.precision)
+        require_prior(loaded, config.prior)
+        if distributed.is_main_process:
+            check_writable_file(config.out, "--out")
+        prior = distributed.main_process_first(lambda: choose_fitted_prior(loaded, config.prior, listen))
+        if distributed.is_main_process:
+            write_output(config.out, draw_walk(walk_in(loaded, prior), config.out.suffix), listen)
+        distributed.barrier()
+    return WalkResult(config.out, config.steps, prior.name)
 
 
 def require_walk_path(path: Path) -> None:
