@@ -128,8 +128,10 @@ def check_value(each: OptionField, value: Any) -> Any:
         value = float(value)
     if str in kinds and isinstance(value, Path):
         value = str(value)
-    if type(value) not in kinds or not _is_within(each.option, value):
-        raise _unexpected(each, value if isinstance(value, int | float | str) and value != "" else repr(value))
+    if type(value) not in kinds:
+        raise _unexpected(each, repr(value))
+    if not _is_within(each.option, value):
+        raise _unexpected(each, value if value != "" else "''")
     return value
 
 

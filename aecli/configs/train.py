@@ -64,7 +64,6 @@ class DataConfig:
     shuffle_buffer: int = option(4096, "Images of a stream that are shuffled at a time.", DATA, least=1)
     cache: str = option("auto", "Where decoded images are kept: the user's cache folder, memory only, or a folder.",
                         DATA, metavar="auto|off|DIR")  # fmt: skip
-    workers: int | None = workers_option()
 
 
 @dataclass(frozen=True)
@@ -126,6 +125,7 @@ class RunConfig:
     precision: str = precision_option()
     compile: str = option("auto", "Compile the training step; auto does in runs long enough to earn the time back.",
                           MACHINE, choices=COMPILE_MODES)  # fmt: skip
+    workers: int | None = workers_option()
 
 
 _SECTIONS: dict[str, type[Any]] = {

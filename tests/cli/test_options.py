@@ -17,6 +17,8 @@ TAKES = {  # each command with what it cannot do without
     "train": ["train", "vae", *TRAIN, "--out", "new"],
     "reconstruct": ["reconstruct", "--model", "vae"],
     "sample": ["sample", "--model", "vae", "--n", "2"],
+    "interpolate": ["interpolate", "images/i1.png", "images/i2.png", "--model", "vae"],
+    "traverse": ["traverse", "--model", "vae", "--n", "2"],
     "grid": ["grid"],
     "eval": ["eval", "--gt", "images", "--pred", "images"],
     "models": ["models"],
@@ -25,8 +27,6 @@ SETS = ["eval", "--gt", "images", "--samples", "images"]
 TAKES_OF = {  # options that go with others
     ("train", "--model"): ["train", "prior", "--out", "new"],
     ("eval", "--samples"): SETS[:3], ("eval", "--train"): SETS, ("eval", "--features"): SETS,
-    ("sample", "--steps"): ["sample", "--model", "vae", "--traverse"],
-    ("sample", "--interpolate"): ["sample", "--model", "vae"],
 }  # fmt: skip
 LONG = "x" * 5000
 NO_COUNT = ["many", "1.5", "1e3", "nan", "inf", "0x10", "\N{SUPERSCRIPT TWO}", "9" * 5000, "-1"]
@@ -38,7 +38,6 @@ NO_FILE = ["images", "images/i1.png/x.png", "/dev/null/x.png", "/proc/absent/x.p
 NAMES_A_PLACE = {"absent", "/dev/null/x", "/dev/null/x.png"}
 FLAGS = [
     "--overwrite",
-    "--traverse",
     "--dry-run",
     "--native",
     "--restart",
@@ -51,7 +50,11 @@ FLAGS = [
 SPECIAL = {
     ("train", "--log"): ["wandb", "1"],
     ("train", "--model"): NO_IMAGES, ("eval", "--train"): NO_IMAGES, ("eval", "--samples"): [*NO_IMAGES, "=x", "a="],
-    ("sample", "--interpolate"): ["absent", "images/i1.png"], ("sample", "--steps"): [*NO_COUNT, "0", "1", "2000"],
+    ("sample", "--steps"): [*NO_COUNT, "0", "2000"],
+    ("interpolate", "--steps"): [*NO_COUNT, "0", "1", "2000"], ("traverse", "--steps"): [*NO_COUNT, "0", "1", "2000"],
+    ("traverse", "--n"): [*NO_COUNT, "0", "1025"],
+    ("interpolate", "--model"): NO_IMAGES, ("traverse", "--model"): NO_IMAGES,
+    ("interpolate", "--out"): [*NO_FILE, "a.jpg"], ("traverse", "--out"): [*NO_FILE, "a.jpg"],
     ("reconstruct", "--latents"): ["codes.pt", "latents"],
     ("eval", "--report"): ["page.txt", "page"],
     ("train", "--data"): NO_IMAGES, ("train", "--val-data"): NO_IMAGES, ("reconstruct", "--data"): NO_IMAGES,
@@ -71,7 +74,14 @@ SPECIAL = {
     ("sample", "--temperature"): [*NO_NUMBER, "1e7"],
 }  # fmt: skip
 # Where runs are looked for, any folder will do: without runs in it, that is what is said.
-ANY_FOLDER = [("reconstruct", "--runs"), ("sample", "--runs"), ("grid", "--runs"), ("models", "--runs")]
+ANY_FOLDER = [
+    ("interpolate", "--runs"),
+    ("traverse", "--runs"),
+    ("reconstruct", "--runs"),
+    ("sample", "--runs"),
+    ("grid", "--runs"),
+    ("models", "--runs"),
+]
 
 
 def options() -> dict[tuple[str, str], tuple[Any, OptionInfo]]:
@@ -83,7 +93,7 @@ def options() -> dict[tuple[str, str], tuple[Any, OptionInfo]]:
             if get_origin(hints[name]) is None:
                 continue  # Typer's context
             kind, *infos = get_args(hints[name])
-            if isinstance(infos[0], OptionInfo):
+            if isinstance(infos[0], OptionInfo) and not infos[0].hidden:
                 kinds = [each for each in get_args(kind) if each is not type(None)]
                 said = [infos[0].default, *(infos[0].param_decls or ())]  # Typer takes the first for what it is later
                 flags = [flag for flag in said if isinstance(flag, str) and flag.startswith("--")]

@@ -47,40 +47,45 @@ def test_quick_is_minutes_on_a_laptop():
 def test_flags_win_over_the_file_and_the_file_over_the_recipe(toml):
     file = toml("recipe = 'quick'\nlr = 5e-4\nepochs = 7\nwidth = 12\n[options]\nbeta = 1e-3\n")
     config = layer("vae", {"epochs": 3, "beta": 0.5}, file)
-    assert (config.epochs, config.lr, config.batch_size, config.image_size) == (3, 5e-4, 8, 64)
-    assert config.options == {"width": 12, "beta": 0.5}
-    assert config.model_defaults == {"width": 16}
-    options = registry.resolve_options("vae", config.options, config.model_defaults)
+    how = config.optimization
+    assert (how.epochs, how.lr, how.batch_size, config.data.image_size) == (3, 5e-4, 8, 64)
+    assert config.model.options == {"width": 12, "beta": 0.5}
+    assert config.model.defaults == {"width": 16}
+    options = registry.resolve_options("vae", config.model.options, config.model.defaults)
     assert dataclasses.asdict(options) == {"width": 12, "latent_dim": None, "beta": 0.5}
 
 
 def test_the_flags_recipe_wins_over_the_files(toml):
     assert layer("vae", {"recipe": "report"}, toml("recipe = 'quick'")) == TrainConfig("vae")
-    assert layer("vae", {}, toml("recipe = 'quick'")).image_size == 64
+    assert layer("vae", {}, toml("recipe = 'quick'")).data.image_size == 64
 
 
 def test_a_recipes_width_counts_only_where_the_model_has_it():
     config = layer("examples.custom_model:ResidualAE", {"recipe": "quick"})
-    options = registry.resolve_options(config.model, config.options, config.model_defaults)
+    options = registry.resolve_options(config.model.name, config.model.options, config.model.defaults)
     assert dataclasses.asdict(options) == {"channels": 32, "latent_dim": 16}
     narrow = layer("ae", {"recipe": "quick"})
-    assert registry.resolve_options("ae", narrow.options, narrow.model_defaults).width == 16
+    assert registry.resolve_options("ae", narrow.model.options, narrow.model.defaults).width == 16
 
 
 def test_a_users_width_is_refused_where_the_model_has_none(toml):
     config = layer("examples.custom_model:ResidualAE", {}, toml("width = 8"))
     with pytest.raises(ConfigError, match=r"width.*no such option.*channels \(int\)"):
-        registry.resolve_options(config.model, config.options, config.model_defaults)
+        registry.resolve_options(config.model.name, config.model.options, config.model.defaults)
 
 
 def test_keys_are_spelled_with_either_dash(toml):
     config = layer("vae", {}, toml("batch-size = 4\nval_fraction = 0.2\nlatent-dim = 9\n[option]\nwidth = 3\n"))
-    assert (config.batch_size, config.val_fraction, config.options) == (4, 0.2, {"latent_dim": 9, "width": 3})
+    assert (config.optimization.batch_size, config.data.val_fraction, config.model.options) == (
+        4,
+        0.2,
+        {"latent_dim": 9, "width": 3},
+    )
 
 
 def test_paths_are_paths(toml):
     config = layer("vae", {"runs": Path("elsewhere")}, toml("out = 'here'\ndata = 'images'"))
-    assert (config.out, config.runs, config.data) == (Path("here"), Path("elsewhere"), "images")
+    assert (config.run.out, config.run.runs, config.data.source) == (Path("here"), Path("elsewhere"), "images")
 
 
 @pytest.mark.parametrize("text", ["width = 4\n[options]\nwidth = 5", "options = {width = 5}\nwidth = 4"])
@@ -170,14 +175,14 @@ def test_values_of_another_type_are_refused_by_name(toml, text, word):
 def test_model_options_of_another_type_are_refused_by_name(toml, text, words):
     config = layer("vae", {}, toml(text))
     with pytest.raises(ConfigError) as caught:
-        registry.resolve_options("vae", config.options, config.model_defaults)
+        registry.resolve_options("vae", config.model.options, config.model.defaults)
     assert all(word in str(caught.value) for word in words)
 
 
 def test_a_file_that_is_no_file_of_options_is_not_read_to_its_end(toml):
     refused("--config /dev/zero", "more than 1048576 bytes", config=Path("/dev/zero"))
     refused("mine.toml", "more than 1048576 bytes", config=toml("#" * 2**20 + "\n"))
-    assert layer("vae", {}, toml("#" * (2**20 - 8) + "\nlr = 1")).lr == 1
+    assert layer("vae", {}, toml("#" * (2**20 - 8) + "\nlr = 1")).optimization.lr == 1
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 10**5, "[options]\nwidth = " + "[" * 900 + "]" * 900])

@@ -14,7 +14,7 @@ from aecli.sampling.fitted_prior import load_fitted
 from aecli.sampling.walks import slerp
 from tests.support.trained import fails, ok, ok_json
 
-ENDS = ["--interpolate", "images/i1.png", "images/i2.png"]
+ENDS = ["images/i1.png", "images/i2.png"]
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def latents_of(own, *names):
 def test_along_n_0_i_it_is_the_arc_between_the_means(own, decoded):
     start, end = latents_of(own, "i1.png", "i2.png")
     decoded.clear()
-    said = ok_json("sample", "--model", "vae", *ENDS, "--prior", "normal", "--steps", "5", "--out", "walk.png")
-    assert said == {"out": "walk.png", "n": 5, "prior": "normal"}
+    said = ok_json("interpolate", *ENDS, "--model", "vae", "--prior", "normal", "--steps", "5", "--out", "walk.png")
+    assert said == {"out": "walk.png", "steps": 5, "prior": "normal"}
     walked = torch.cat(decoded).reshape(5, -1).numpy()
     by_hand = np.stack([slerp(start, end, share) for share in (0, 0.25, 0.5, 0.75, 1)])
     assert walked == pytest.approx(by_hand, abs=1e-5)
@@ -76,7 +76,7 @@ def test_along_n_0_i_it_is_the_arc_between_the_means(own, decoded):
 def test_along_a_fitted_prior_it_is_a_line_in_its_principal_space(own, decoded):
     start, end = latents_of(own, "i1.png", "i2.png")
     decoded.clear()
-    ok("sample", "--model", "vae", *ENDS, "--steps", "3", "--out", "walk.png")
+    ok("interpolate", *ENDS, "--model", "vae", "--steps", "3", "--out", "walk.png")
     prior, _ = load_fitted(own / "runs/vae/prior.safetensors", 64)
     first, last = prior.whiten(np.stack([start, end]))
     walked = torch.cat(decoded).reshape(3, -1).numpy()
@@ -84,7 +84,7 @@ def test_along_a_fitted_prior_it_is_a_line_in_its_principal_space(own, decoded):
 
 
 def test_the_sheet_shows_both_images_as_the_model_takes_them(own):
-    ok("sample", "--model", "vae", *ENDS, "--steps", "2", "--out", "walk.png")
+    ok("interpolate", *ENDS, "--model", "vae", "--steps", "2", "--out", "walk.png")
     loaded = load_model("vae", own / "runs")
     from aecli.data.decoding.decode import decode_fitted
     from aecli.data.sources.registry import list_images
@@ -100,7 +100,7 @@ def test_the_sheet_shows_both_images_as_the_model_takes_them(own):
 
 
 def test_directions_are_swept_from_minus_to_plus_three_deviations(own, decoded):
-    ok("sample", "--model", "ae", "--traverse", "--n", "2", "--steps", "3")
+    ok("traverse", "--model", "ae", "--n", "2", "--steps", "3")
     assert (own / "traversal.png").exists()
     prior, _ = load_fitted(own / "runs/ae/prior.safetensors", 64)
     walked = torch.cat([each.reshape(-1, 64) for each in decoded])[-6:].numpy()
@@ -111,12 +111,12 @@ def test_directions_are_swept_from_minus_to_plus_three_deviations(own, decoded):
 
 
 def test_no_more_directions_than_there_are(own):
-    ok("sample", "--model", "vae", "--traverse", "--n", "1000", "--steps", "2", "--quiet")
+    ok("traverse", "--model", "vae", "--n", "1000", "--steps", "2", "--quiet")
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])
 def test_an_animation_goes_there_and_back(own, suffix):
-    ok("sample", "--model", "vae", "--traverse", "--n", "2", "--steps", "4", "--out", f"walk{suffix}")
+    ok("traverse", "--model", "vae", "--n", "2", "--steps", "4", "--out", f"walk{suffix}")
     with Image.open(f"walk{suffix}") as opened:
         assert opened.format == suffix[1:].upper() and opened.n_frames == 6 and opened.info["loop"] == 0
         frames = []
@@ -129,7 +129,7 @@ def test_an_animation_goes_there_and_back(own, suffix):
 
 @pytest.mark.parametrize("suffix", [".gif", ".webp"])
 def test_an_interpolation_is_animated_too(own, suffix):
-    ok("sample", "--model", "vae", *ENDS, "--out", f"walk{suffix}")
+    ok("interpolate", *ENDS, "--model", "vae", "--out", f"walk{suffix}")
     with Image.open(f"walk{suffix}") as opened:  # frames that are alike are one
         assert opened.format == suffix[1:].upper() and opened.is_animated
 
@@ -158,35 +158,43 @@ def test_headings_are_above_their_columns():
 
 
 @pytest.mark.parametrize(
-    "wrong, word",
+    "command, word",
     [
-        ([*ENDS, "--traverse"], "not both"),
-        ([*ENDS, "--prior", "flow"], "--prior flow"),
-        ([*ENDS, "--temperature", "2"], "--temperature"),
-        ([*ENDS, "--steps", "1"], "--steps 1"),
-        ([*ENDS, "--n", "4"], "--n 4"),
-        (["--traverse", "--prior", "normal"], "no principal directions"),
-        (["--traverse", "--out", "folder"], "--out folder"),
-        ([*ENDS, "--out", "walk.jpg"], "--out walk.jpg"),
+        (["interpolate", *ENDS, "--prior", "flow"], "--prior flow"),
+        (["interpolate", *ENDS, "--steps", "1"], "--steps 1"),
+        (["traverse", "--prior", "normal"], "no principal directions"),
+        (["traverse", "--out", "folder"], "--out folder"),
+        (["interpolate", *ENDS, "--out", "walk.jpg"], "--out walk.jpg"),
     ],
 )
-def test_wrong_use(own, wrong, word):
-    assert word in fails(2, "sample", "--model", "vae", *wrong)
+def test_wrong_use(own, command, word):
+    assert word in fails(2, *command, "--model", "vae")
+
+
+def test_the_older_flags_of_sample_give_the_same_pictures(own):
+    for new, old in (
+        (["interpolate", *ENDS], ["sample", "--interpolate", *ENDS]),
+        (["traverse", "--n", "1"], ["sample", "--traverse", "--n", "1"]),
+    ):
+        ok(*new, "--model", "vae", "--steps", "2", "--out", "new.png")
+        ok(*old, "--model", "vae", "--steps", "2", "--out", "old.png")
+        assert (own / "new.png").read_bytes() == (own / "old.png").read_bytes()
+    assert "--interpolate" not in ok("sample", "--help").stdout
 
 
 def test_images_that_are_not_there_or_are_none(own):
-    assert "nowhere.png" in fails(1, "sample", "--model", "vae", "--interpolate", "images/i1.png", "nowhere.png")
+    assert "nowhere.png" in fails(1, "interpolate", "images/i1.png", "nowhere.png", "--model", "vae")
     (own / "none.png").write_bytes(b"no image")
-    assert "none.png" in fails(1, "sample", "--model", "vae", "--interpolate", "none.png", "images/i1.png")
-    assert "images" in fails(1, "sample", "--model", "vae", "--interpolate", "images", "images/i1.png")
+    assert "none.png" in fails(1, "interpolate", "none.png", "images/i1.png", "--model", "vae")
+    assert "images" in fails(1, "interpolate", "images", "images/i1.png", "--model", "vae")
 
 
 def test_an_ae_is_not_walked_along_n_0_i(own):
-    assert "can't be sampled" in fails(1, "sample", "--model", "ae", *ENDS, "--prior", "normal")
-    ok("sample", "--model", "ae", *ENDS)
+    assert "can't be sampled" in fails(1, "interpolate", *ENDS, "--model", "ae", "--prior", "normal")
+    ok("interpolate", *ENDS, "--model", "ae")
 
 
 def test_without_a_run_a_vae_is_walked_along_n_0_i_but_not_traversed(own):
     shutil.copy("runs/vae/model.safetensors", "bare.safetensors")
-    assert ok_json("sample", "--model", "bare.safetensors", *ENDS)["prior"] == "normal"
-    assert "principal directions" in fails(1, "sample", "--model", "bare.safetensors", "--traverse")
+    assert ok_json("interpolate", *ENDS, "--model", "bare.safetensors")["prior"] == "normal"
+    assert "principal directions" in fails(1, "traverse", "--model", "bare.safetensors")

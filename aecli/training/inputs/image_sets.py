@@ -132,7 +132,7 @@ def _open_stream(
 ) -> Generator[TrainReport, None, tuple[Stream, ImageSet, dict[str, Any]]]:
     stream = Stream(
         config.data.source, config.data.image_size, config.data.fit, config.run.seed, config.optimization.batch_size,
-        config.data.shuffle_buffer, config.data.workers, config.data.flip,
+        config.data.shuffle_buffer, config.run.workers, config.data.flip,
     )  # fmt: skip
     side = config.data.image_size
     val, val_record = ImageSet(np.empty((0, 3, side, side), dtype=np.uint8), np.arange(0)), None
@@ -160,7 +160,7 @@ def _open_stream(
 def _decode_once(
     config: TrainConfig, listed: Sequence[ImageRef], should_stop: StopRequest
 ) -> Generator[TrainReport, None, Pack]:
-    packing = pack_images(listed, config.data.image_size, config.data.fit, config.data.cache, config.data.workers)
+    packing = pack_images(listed, config.data.image_size, config.data.fit, config.data.cache, config.run.workers)
     while True:
         try:
             progress = next(packing)
