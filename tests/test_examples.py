@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.support.commands import reference
 from tests.support.trained import ok, write_images
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -18,11 +17,6 @@ def script(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def test_the_command_reference_is_the_programs():
-    page = (EXAMPLES / "COMMANDS.md").read_text(encoding="utf-8")
-    assert page == reference(), "regenerate: python -m tests.support.commands > examples/COMMANDS.md"
 
 
 def test_the_table_of_definitions_is_what_the_script_prints():

@@ -175,12 +175,6 @@ def test_a_flag_takes_no_value(trained, key):
     assert key[1] in said(*TAKES[key[0]], f"{key[1]}=yes")
 
 
-@pytest.mark.parametrize("command", TAKES)
-@pytest.mark.parametrize("extra", [["--nope"], ["--nope", "3"], ["stray"], ["-x"], ["--", "a", "b"]], ids=" ".join)
-def test_what_is_no_option_is_refused(trained, command, extra):
-    assert re.search("--nope|stray|-x|a b", said(*TAKES[command], *extra))
-
-
 def test_of_an_option_given_twice_the_last_one_counts(trained):
     """As everywhere: so that a wrapper's options can be overridden."""
     assert ok_json("grid", "--n", "3", "--n", "1", "--out", "g.png")["images"] != []

