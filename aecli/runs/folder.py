@@ -1,4 +1,4 @@
-"""What a run folder holds, and how a MODEL argument finds one."""
+"""Run folders: their files, and the run that a MODEL argument names."""
 
 import csv
 import io
@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aecli.configs import FITS, LARGEST_SIDE
 from aecli.errors import CheckpointError, message_of
 from aecli.models import registry
+from aecli.runs.run_config import complete_config
 from aecli.storage import atomic_files
-from aecli.storage.strict_json import NewerSchemaError, is_count, is_number, read_json, require_known_schema
+from aecli.storage.strict_json import NewerSchemaError, read_json, require_known_schema
 
 COLUMNS = ("epoch", "step", "lr", "train_loss", "train_recon", "train_kl", "val_loss", "val_psnr", "val_ssim",
            "images_per_s", "seconds")  # fmt: skip
@@ -32,7 +32,7 @@ class RunFolder:
 
     @property
     def last(self) -> Path:
-        """Everything needed to continue."""
+        """Everything needed to resume."""
         return self.path / "last.safetensors"
 
     @property
@@ -42,17 +42,17 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """A row an epoch."""
+        """One row per epoch."""
         return self.path / "metrics.csv"
 
     @property
     def curves(self) -> Path:
-        """The rows, drawn."""
+        """The plot of metrics.csv."""
         return self.path / "curves.png"
 
     @property
     def prior(self) -> Path:
-        """Priors fitted to the latents of the best weights, once they were asked for."""
+        """Priors fitted to the latents of the best weights, once they are needed."""
         return self.path / "prior.safetensors"
 
     @property
@@ -79,7 +79,7 @@ class RunFolder:
         return self.config.is_file()
 
     def is_ours(self) -> bool:
-        """Whether config.json is one that aecli wrote: many programs call a file that."""
+        """Whether config.json is aecli's: many programs write a file of that name."""
         try:
             self.read_config()
         except CheckpointError:
@@ -87,76 +87,51 @@ class RunFolder:
         return True
 
     def read_config(self) -> dict[str, Any]:
-        """Return config.json; raises CheckpointError where it is not there or not one of ours."""
+        """Return config.json with its defaults; raises CheckpointError where it is missing, damaged or not aecli's."""
         try:
-            config = require_known_schema(read_json(self.config))
-            _require_parts(config)
+            return complete_config(require_known_schema(read_json(self.config)))
         except OSError as error:
-            raise CheckpointError(f"{self.path} is no run folder: {self.config.name} can't be read") from error
+            raise CheckpointError(f"{self.path} is not a run folder: {self.config.name} can't be read") from error
         except NewerSchemaError as error:
             raise CheckpointError(f"{self.config} {error}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            reason = f"it has no {error}" if isinstance(error, KeyError) else message_of(error)
+        except ValueError as error:
             raise CheckpointError(
-                f"{self.config} is damaged ({reason}); it should be the JSON that aecli train wrote; "
-                "delete it, or name another folder"
+                f"{self.config} is damaged: {message_of(error)}\nhint: delete it, or name another folder"
             ) from error
-        return config
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.json; raises OutputError."""
         atomic_files.write_bytes(self.config, (json.dumps(config, indent=2, allow_nan=False) + "\n").encode())
 
     def write_metrics(self, rows: Iterable[Row]) -> None:
-        """Write metrics.csv, an empty cell for what a row doesn't have; raises OutputError."""
+        """Write metrics.csv: `COLUMNS`, then further keys of `rows` in the order met; absent cells are empty.
+
+        Raises:
+            OutputError: it can't be written.
+        """
+        rows = list(rows)
+        columns = dict.fromkeys((*COLUMNS, *(key for row in rows for key in row)))
         text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         atomic_files.write_bytes(self.metrics, text.getvalue().encode())
 
     def clear(self) -> None:
-        """Remove the files that a run writes but for config.json, which tells that the folder is aecli's to write."""
+        """Remove a run's files except config.json, which marks the folder as aecli's to write."""
         previews = sorted(self.previews.glob("epoch-*.png"))
         events = sorted(self.tensorboard.glob("events.out.tfevents.*"))
         for file in (self.last, self.model, self.prior, self.metrics, self.curves, *previews, *events):
             file.unlink(missing_ok=True)
 
     def touched(self) -> float:
-        """When it was last trained, in seconds since 1970."""
+        """Return when it was last trained, in seconds since 1970."""
         newest = self.last if self.last.exists() else self.config
         return newest.stat().st_mtime
 
 
-def _require_parts(config: Mapping[str, Any]) -> None:
-    """Raise ValueError, KeyError or TypeError unless a config.json has all that is ever read of it, of its type."""
-    model, options, placement = config["model"], config["options"], config["placement"]
-    name, fraction, size = model["name"], options["val_fraction"], options["image_size"]
-    sources = [config["data"], *([config["val_data"]] if config["val_data"] is not None else [])]
-    parts = {
-        "model": isinstance(name, str) and name.isprintable() and isinstance(model["options"], dict),
-        "data": isinstance(options["data"], str),
-        "val_data": options["val_data"] is None or isinstance(options["val_data"], str),
-        "val_fraction": is_number(fraction) and 0 <= fraction < 1,
-        "image_size": is_count(size) and 0 < size <= LARGEST_SIDE,
-        "fit": options["fit"] in FITS,
-        "epochs": is_count(options["epochs"]),
-        "options": isinstance(options["options"], dict),
-        "sources": all(isinstance(each["fingerprint"], str) and _is_amount(each) for each in sources),
-        "placement": isinstance(placement["device"], str) and isinstance(placement["compile"], bool),
-        "began": isinstance(config["began"], str),
-    }
-    if wrong := [part for part, makes_sense in parts.items() if not makes_sense]:
-        raise ValueError(f"what it says of {', '.join(wrong)} makes no sense")
-
-
-def _is_amount(source: Mapping[str, Any]) -> bool:
-    """A number of images, or of a stream its shards."""
-    return is_count(source["images"]) or (source["images"] is None and is_count(source["shards"]))
-
-
 def list_runs(runs: Path) -> list[RunFolder]:
-    """Return the run folders directly under `runs`, the most recently trained last; other folders are passed over."""
+    """Return the run folders directly under `runs`, the most recently trained last; other folders are skipped."""
     if not runs.is_dir():
         return []
     found = [RunFolder(path) for path in sorted(runs.iterdir()) if RunFolder(path).is_ours()]
@@ -171,7 +146,7 @@ def newest_run(name: str, runs: Path) -> RunFolder | None:
 
 @dataclass(frozen=True)
 class Located:
-    """A checkpoint file, the run that it belongs to if there is one, and a short name to call it by."""
+    """A checkpoint file, the run that it belongs to, if any, and a short name for labels and output folders."""
 
     checkpoint: Path
     run: RunFolder | None
@@ -180,17 +155,19 @@ class Located:
 
 
 def locate(model: str, runs: Path) -> Located:
-    """Find what a MODEL argument means: a model's newest run under `runs`, a run folder, or a `.safetensors` file.
+    """Find what a MODEL argument names: a model's newest run under `runs`, a run folder, or a `.safetensors` file.
 
-    `package.module:Class=PATH` names the class too: a file's own word is never enough to import.
+    `package.module:Class=PATH` names the class too, which is never imported on a file's word.
 
     Raises:
-        CheckpointError: nothing is there.
+        CheckpointError: there is no such run, folder or file.
     """
     if registry.is_model_name(model):
         run = newest_run(model, runs)
         if run is None:
-            raise CheckpointError(f"no run of {model!r} under {runs}; train one with: aecli train {model}")
+            beside = RunFolder(Path(model))
+            hint = f"--model ./{model}" if beside.is_ours() else f"train one with: aecli train {model}"
+            raise CheckpointError(f"no run of {model!r} under {runs}\nhint: {hint}")
         return Located(run.model, run, registry.run_name(model), model)
     left, _, right = model.partition("=")
     named, path = (left, Path(right)) if ":" in left and right and registry.is_model_name(left) else (None, Path(model))
@@ -198,16 +175,16 @@ def locate(model: str, runs: Path) -> Located:
         run = RunFolder(path)
         run.read_config()
         if not run.model.exists():
-            raise CheckpointError(f"{path} has no {run.model.name} yet: its first epoch isn't finished")
+            raise CheckpointError(f"{path} has no {run.model.name} yet: its first epoch is not finished")
         return Located(run.model, run, _label(path.resolve().name), named)
     if path.is_file():
         beside = RunFolder(path.parent)
         return Located(path, beside if path == beside.model and beside.is_ours() else None, _label(path.stem), named)
     raise CheckpointError(
-        f"--model {model}: neither a model ({registry.suggestion(model)}), nor a run folder, nor a .safetensors file"
+        f"--model {model}: not a model, a run folder or a .safetensors file\nhint: {registry.suggestion(model)}"
     )
 
 
 def _label(name: str) -> str:
-    """The name of a file or folder, made fit for one of output: `..` would lead elsewhere."""
+    """Return the name of a file or folder as one for an output folder: `..` would lead elsewhere."""
     return name.strip(".") or "model"

@@ -101,3 +101,13 @@ def test_the_largest_options_cost_next_to_nothing_before_they_are_found_not_to_f
     write(options={"width": 1, "latent_dim": 10**9})
     with pytest.raises(CheckpointError, match="can't be built: --latent-dim 1000000000"):
         checkpoints.load_model(path)
+
+
+@pytest.mark.parametrize("bug", [KeyError, TypeError, ValueError])
+def test_a_bug_in_a_built_in_model_is_not_reported_as_a_damaged_file(saved, monkeypatch, bug):
+    def fail(*_arguments):
+        raise bug("planted")
+
+    monkeypatch.setattr("aecli.models.ae.build_encoder", fail)
+    with pytest.raises(bug, match="planted"):
+        checkpoints.load_model(saved[0])
