@@ -1,4 +1,4 @@
-"""(seed, epoch) gives an epoch's order; the order gives batches on the device."""
+"""(seed, epoch) determines an epoch's order; the order, the batches on the device."""
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
@@ -14,7 +14,7 @@ from aecli.data.packs.on_the_fly import Images, OnTheFly
 from aecli.runtime.threads import ordered_map
 
 _BATCHES_AHEAD = 2
-_FLIP_STREAM = (1,)  # the order takes the parent stream
+_FLIP_SPAWN_KEY = (1,)  # the order takes the parent seed sequence
 
 Batches = Generator[torch.Tensor, None, None]
 Flip = NDArray[np.bool_] | None
@@ -22,18 +22,18 @@ Rows = NDArray[np.integer]
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
-    """uint8 (N, 3, H, W) -> float32 in [-1, 1]: x / 127.5 - 1. What is floats already (latents) stays as it is."""
+    """uint8 (N, 3, H, W) -> float32 in [-1, 1]: x / 127.5 - 1. Floats (latents) are returned as they are."""
     return images if images.is_floating_point() else images.to(torch.float32).div_(127.5).sub_(1.0)
 
 
 def quantise(images: torch.Tensor) -> torch.Tensor:
-    """Floating-point (N, 3, H, W), [-1, 1] -> uint8: values beyond are clamped, halves rounded to even."""
+    """Floating-point (N, 3, H, W), [-1, 1] -> uint8: values outside are clamped, halves rounded to even."""
     return images.to(torch.float32).clamp(-1.0, 1.0).add(1.0).mul_(127.5).round_().to(torch.uint8)
 
 
-def evenly_spaced(n: int, most: int) -> NDArray[np.int64]:
-    """At most so many of `n` places, evenly from the first to the last."""
-    return np.linspace(0, n - 1, min(n, most)).round().astype(np.int64)
+def evenly_spaced(n: int, count: int) -> NDArray[np.int64]:
+    """At most `count` indices below `n`, evenly spaced from the first to the last."""
+    return np.linspace(0, n - 1, min(n, count)).round().astype(np.int64)
 
 
 def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -42,8 +42,8 @@ def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
 
 
 def flips(n: int, seed: int, epoch: int) -> NDArray[np.bool_]:
-    """Which of `n` images an epoch mirrors left to right: one bool an image, not a position in the order."""
-    generator = np.random.default_rng(np.random.SeedSequence([seed, epoch], spawn_key=_FLIP_STREAM))
+    """Which of `n` images an epoch mirrors left to right: (n,) by image, not by position in the order."""
+    generator = np.random.default_rng(np.random.SeedSequence([seed, epoch], spawn_key=_FLIP_SPAWN_KEY))
     return generator.random(n) < 0.5
 
 
@@ -55,63 +55,63 @@ def iterate(
     channels_last: bool = False,
     flip: NDArray[np.bool_] | None = None,
     start: int = 0,
-    share: tuple[int, int] = (0, 1),
+    rank_and_size: tuple[int, int] = (0, 1),
 ) -> Generator[torch.Tensor, None, None]:
     """Yield the normalised batches of one epoch, float32 (B, 3, S, S) in [-1, 1] on `device`.
 
     Args:
-        images: uint8 (N, 3, S, S), such as a memory-mapped pack; OnTheFly; or a tensor, which may lie on `device`
-            already. The batches are the same, bit for bit. Or latents float32 (N, C, h, w), which are left as they are.
-        order: indices into `images`; a batch is the next `batch_size` of them, the last one what is left.
-        batch_size: images in a batch.
-        device: where the batches go. Bytes cross the bus; they become floats there.
-        channels_last: the memory format of the batches.
+        images: uint8 (N, 3, S, S): a memory-mapped pack, OnTheFly, or a tensor, which may be on `device` already; the
+            batches are the same, bit for bit. Or latents float32 (N, C, h, w), which are not normalised.
+        order: indices into `images`; a batch is the next `batch_size` of them, the last one may be smaller.
+        batch_size: images in a global batch.
+        device: where the batches go; bytes are transferred, and become floats there.
+        channels_last: whether the batches are in that memory format.
         flip: which images are mirrored left to right, (N,) by index into `images`.
-        start: the number of the first batch to yield, to go on in the middle of an epoch.
-        share: which of how many processes this is; it gets its `part` of each batch.
+        start: the number of the first batch to yield, to resume in the middle of an epoch.
+        rank_and_size: (rank, world size); each rank gets its `rank_slice` of each batch.
 
-    Threads make the next two batches meanwhile (none for a tensor); closing the generator ends them.
+    Threads prefetch the next two batches (none for a tensor); closing the generator ends them.
 
     Raises:
-        DataError: on the fly, more than 1 % of the images can't be decoded.
+        DataError: with OnTheFly, more than 1 % of the images can't be decoded.
     """
     device = torch.device(device)
     on_cuda = device.type == "cuda"
-    chosen = list(_parts(order[start * batch_size :], batch_size, share))
+    indices = list(_batch_indices(order[start * batch_size :], batch_size, rank_and_size))
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     if isinstance(images, torch.Tensor):
-        batches = _select(images, chosen, flip)
+        batches = _select(images, indices, flip)
     elif isinstance(images, OnTheFly):
-        batches = _decode(images, chosen, flip, on_cuda)
+        batches = _decode(images, indices, flip, on_cuda)
     else:
-        batches = _gather(images, chosen, flip, on_cuda)
+        batches = _gather(images, indices, flip, on_cuda)
     with closing(batches):
         for batch in batches:
             yield normalise(batch.to(device, non_blocking=on_cuda).contiguous(memory_format=memory_format))
 
 
 def rank_slice(count: int, rank: int, size: int) -> tuple[int, int]:
-    """Which images, from the first up to the second number, of a batch of `count` the `rank`-th of `size` takes.
+    """(first, last + 1) of the images that `rank` of `size` ranks takes of a batch of `count`.
 
-    Parts are contiguous and differ by one image at most. A batch of fewer images than processes is taken whole by each.
+    Slices are contiguous and differ by one image at most. Of fewer images than ranks, every rank takes all.
     """
     return (0, count) if count < size else (count * rank // size, count * (rank + 1) // size)
 
 
-def _parts(order: Rows, batch_size: int, share: tuple[int, int]) -> Iterator[Rows]:
-    """The indices of each batch that are for this process."""
+def _batch_indices(order: Rows, batch_size: int, rank_and_size: tuple[int, int]) -> Iterator[Rows]:
+    """The indices of each batch that this rank takes."""
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        first, last = rank_slice(len(batch), *share)
+        first, last = rank_slice(len(batch), *rank_and_size)
         yield batch[first:last]
 
 
 def _gather(images: NDArray[Any], batches: list[Rows], flip: Flip, pinned: bool) -> Batches:
-    images = np.asarray(images)  # rows of a memory map, without its cost for each one
+    images = np.asarray(images)  # indexing a np.memmap costs more for each row
     dtype = torch.from_numpy(np.empty(0, images.dtype)).dtype
 
-    def gather(chosen: Rows) -> torch.Tensor:
-        return stack((images[index] for index in chosen), chosen, images.shape[1:], flip, pinned, dtype)
+    def gather(indices: Rows) -> torch.Tensor:
+        return stack((images[index] for index in indices), indices, images.shape[1:], flip, pinned, dtype)
 
     return ordered_map(gather, batches, workers=1, ahead=_BATCHES_AHEAD)
 
@@ -119,28 +119,32 @@ def _gather(images: NDArray[Any], batches: list[Rows], flip: Flip, pinned: bool)
 def _decode(images: OnTheFly, batches: list[Rows], flip: Flip, pinned: bool) -> Batches:
     ahead = max(_BATCHES_AHEAD * max(map(len, batches), default=0), 2 * images.workers)
     with closing(images.rows(chain.from_iterable(batches), ahead)) as rows:
-        for chosen in batches:
-            yield stack(rows, chosen, images.shape[1:], flip, pinned)
+        for indices in batches:
+            yield stack(rows, indices, images.shape[1:], flip, pinned)
 
 
 def stack(
     rows: Iterable[Pixels],
-    chosen: Rows,
+    indices: Rows,
     shape: tuple[int, ...],
     flip: Flip,
     pinned: bool,
     dtype: torch.dtype = torch.uint8,
 ) -> torch.Tensor:
-    """Return a batch (n, 3, S, S) of the next of `rows`, those of the images `chosen`; of that `shape`.
+    """Return a batch (n, *shape) of the next n of `rows`, which are the images `indices`; shape is (C, H, W).
 
-    Channels are last in memory, as packed rows are; which images to `flip` is by their index.
+    Channels are last in memory, as in packed rows; `flip` (N,) is by image index.
     """
     channels, height, width = shape
-    batch = torch.empty((len(chosen), height, width, channels), dtype=dtype, pin_memory=pinned)
+    batch = torch.empty((len(indices), height, width, channels), dtype=dtype, pin_memory=pinned)
     batch = batch.permute(0, 3, 1, 2)
-    for pixels, index, row in zip(batch.numpy(), chosen, rows, strict=False):  # `rows` last: it goes on
+    for pixels, index, row in zip(
+        batch.numpy(), indices, rows, strict=False
+    ):  # `rows` last: the next batch continues it
         if flip is not None and flip[index]:
-            for to_channel, channel in zip(pixels, row, strict=True):  # four times as fast as all three at once
+            for to_channel, channel in zip(
+                pixels, row, strict=True
+            ):  # four times as fast as all three channels at once
                 to_channel[:] = channel[:, ::-1]
         else:
             pixels[:] = row
@@ -151,7 +155,7 @@ def _select(images: torch.Tensor, batches: list[Rows], flip: Flip) -> Batches:
     if not batches:
         return
     mirrored = None if flip is None else torch.from_numpy(flip).to(images.device)
-    indices = torch.from_numpy(np.concatenate(batches).astype(np.int64)).to(images.device)  # one way over the bus
-    for chosen in torch.split(indices, [len(batch) for batch in batches]):
-        rows = images[chosen]
-        yield rows if mirrored is None else torch.where(mirrored[chosen, None, None, None], rows.flip(-1), rows)
+    order = torch.from_numpy(np.concatenate(batches).astype(np.int64)).to(images.device)  # in one transfer
+    for indices in torch.split(order, [len(batch) for batch in batches]):
+        rows = images[indices]
+        yield rows if mirrored is None else torch.where(mirrored[indices, None, None, None], rows.flip(-1), rows)

@@ -1,37 +1,40 @@
-"""What is known of an image before it is read, and which side of a split it stands on."""
+"""A reference to an image that is not yet read, and the split into training and validation images."""
 
 import hashlib
 import os
 import posixpath
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 
 from aecli.errors import DataError
-from aecli.runtime.distributed import Distributed
+
+if TYPE_CHECKING:
+    from aecli.runtime.distributed import Distributed  # imports torch, which listing images does without
 
 FILE_LIMIT = 2**31  # bytes of an encoded image: what PIXEL_LIMIT pixels take in 16-bit RGBA without compression
 
-_CHUNK = 4096  # images whose text is joined before it is hashed
+_CHUNK = 4096  # images hashed at once
 
 
 class ImageRef:
-    """One image of a source, not yet read; equal to another of the same name, group and fingerprint.
+    """One image of a source, not yet read; equal to another one of the same name, group and fingerprint.
 
     `name` is its relative path with `/` and suffix, unique in its source. Images of one `group` stay on one side of a
-    split. `fingerprint` changes when the content changes; `revision` also tells apart two files on this machine that
-    agree in name, size and modification time (a cache needs that, an identity of the data does not).
+    split. `fingerprint` changes when the content changes; `revision` also changes when a file is replaced on
+    this machine by one of the same size and modification time (which a cache must notice, but not the data's identity).
     """
 
-    # There are millions of them: no dictionary each, and one string for what is asked for once a run.
+    # There are millions: no dictionary each, and a single string for what is rarely read.
     __slots__ = ("_load", "_versions", "group", "name")
 
     def __init__(
         self, name: str, group: str, fingerprint: str, load: Callable[[], bytes | Image.Image], revision: str = ""
     ) -> None:
-        """Take what is known, and what `load()` calls."""
+        """`load` returns the encoded bytes or a Pillow image; see `ImageRef.load` for what it may raise."""
         self.name = name
         self.group = group
         self._versions = f"{fingerprint}\0{revision}"
@@ -49,17 +52,22 @@ class ImageRef:
 
     @property
     def encoded_bytes(self) -> int:
-        """How many bytes it takes, if its fingerprint begins with that, as those of files do; otherwise 0."""
+        """Size of the encoded image, if its fingerprint begins with it, as those of files do; otherwise 0."""
         text = self._versions.partition(":")[0]
         return int(text) if text.isdecimal() else 0
 
     @property
     def key(self) -> str:
-        """The name without its suffix: what pairs it with an image of another source."""
+        """The name without its suffix, by which it is paired with an image of another source."""
         return posixpath.splitext(self.name)[0]
 
     def load(self) -> bytes | Image.Image:
-        """The encoded bytes or a Pillow image; may be called from several threads."""
+        """The encoded bytes or a Pillow image; may be called from several threads.
+
+        Raises:
+            OSError: it can't be read.
+            ImageError: its dataset's own decoder finds it damaged.
+        """
         return self._load()
 
     def __eq__(self, other: object) -> bool:
@@ -76,43 +84,43 @@ class ImageRef:
 
 
 class FileRef(ImageRef):
-    """An image file called `name` in the folder `root`, alone in its group; what `stat` said of it are its versions.
+    """An image file `name` in the folder `root`, alone in its group.
 
-    Its fingerprint is `size:mtime_ns`, its revision `ctime_ns`; a file that couldn't be looked at is "unreadable".
+    Its fingerprint is `size:mtime_ns`, its revision `ctime_ns`; "unreadable" for a file that has no `status`.
     """
 
     __slots__ = ("root",)
 
     def __init__(self, name: str, root: str, status: os.stat_result | None) -> None:
-        """Keep no more than names it: the path is put together when the file is read."""
+        """`status` is the result of `stat`; the path is joined only when the file is read."""
         self.name = self.group = name
         self.root = root
         self._versions = f"{status.st_size}:{status.st_mtime_ns}\0{status.st_ctime_ns}" if status else "unreadable\0"
 
     def load(self) -> bytes:
-        """The file's bytes; raises OSError, also where it has become something else since it was listed."""
-        with open(os.path.join(self.root, self.name), "rb", opener=_open_without_waiting) as file:
+        """The file's bytes; raises OSError, also where it is no longer a regular file."""
+        with open(os.path.join(self.root, self.name), "rb", opener=_open_nonblocking) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise OSError("it is no file but a pipe, a socket or a device")
+                raise OSError("not a file but a pipe, a socket or a device")
             if status.st_size > FILE_LIMIT:
-                raise OSError(f"its {status.st_size} bytes are more than {FILE_LIMIT}")
+                raise OSError(f"{status.st_size} bytes are more than {FILE_LIMIT}")
             return file.read(status.st_size)
 
 
 def file_paths(images: Iterable[ImageRef]) -> Iterator[str]:
-    """Yield the paths of those `images` that are files of their own."""
+    """Yield the paths of those `images` that are files, not members of an archive."""
     return (os.path.join(image.root, image.name) for image in images if isinstance(image, FileRef))
 
 
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Open a file; a pipe too, which would otherwise wait for somebody to write to it."""
+def _open_nonblocking(path: str, flags: int) -> int:
+    """Open a file, or a pipe without waiting for its writer."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def content_key(images: Sequence[ImageRef], *what: object) -> str:
-    """SHA-256 of the names, fingerprints and revisions of `images`, and of the text of `what`, as 64 hex digits."""
-    digest = hashlib.sha256(repr(what).encode())
+def content_key(images: Sequence[ImageRef], *settings: object) -> str:
+    """SHA-256 of the names, fingerprints and revisions of `images` and of `repr(settings)`, as 64 hex digits."""
+    digest = hashlib.sha256(repr(settings).encode())
     for texts in _chunks(images, lambda image: f"\0{len(image.name)}:{image.name}{image._versions}"):
         digest.update(texts)
     return digest.hexdigest()
@@ -136,9 +144,9 @@ def split_indices(images: Sequence[ImageRef], val_fraction: float) -> tuple[list
     """Indices of the training and of the validation images, both ascending.
 
     A group is held out if and only if the hash of its name, read as a number in [0, 1), is below `val_fraction`: so
-    an image keeps its side when others are added or removed, and the share held out is `val_fraction` on average
-    only. Where that rule leaves a side empty, one group crosses over: the one of the smallest hash is held out, or
-    the one of the largest trains; such a group can go back when groups are added. One group alone always trains.
+    an image keeps its side when others are added or removed, and the fraction held out is `val_fraction` only on
+    average. Where that leaves a side empty, one group changes sides: the one of the smallest hash is held out, or the
+    one of the largest trains; it can change back when groups are added. A single group always trains.
     """
     if not images:
         return [], []
@@ -158,11 +166,11 @@ def _unit_hashes(texts: Sequence[str]) -> np.ndarray:
     return np.frombuffer(digests, dtype=">u8") / 2.0**64
 
 
-def require_same_images(images: Sequence[ImageRef], source: str, distributed: Distributed) -> None:
-    """Refuse to share work on images that are not the same for all processes.
+def require_same_images(images: Sequence[ImageRef], source: str, distributed: "Distributed") -> None:
+    """Refuse images that are not the same on all ranks.
 
     Raises:
-        DataError: machines see different images.
+        DataError: names or sizes differ between ranks.
     """
     if distributed.world_size > 1 and len(set(distributed.all_gather_object(data_fingerprint(images)))) > 1:
-        raise DataError(f"the images of {source} are not the same on all machines")
+        raise DataError(f"{source}: its images are not the same on all machines")

@@ -1,9 +1,9 @@
-"""An endless stream of batches out of shards: shuffled in bounded memory, the same for every number of processes.
+"""An endless stream of batches from shards: shuffled in bounded memory, the same for every number of processes.
 
-The shards are dealt to lanes, and each global batch takes as many images of every lane. A lane passes over its shards
-again and again, in an order of its own each time, and is shuffled block by block. So what a batch holds follows from
-the seed and the shards alone; a process reads the lanes in which its part of the batch lies; and a place in the stream
-is a few numbers a lane.
+The shards are divided into shard groups, and each global batch takes equally many images of every group. A group passes
+over its shards again and again, in an order of its own each time, and is shuffled block by block. So the contents of a
+batch follow from the seed and the shards alone; a rank reads the groups in which its slice of the batch lies; and a
+position in the stream is a few integers a group.
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ import torch
 from aecli.data.batches import stack
 from aecli.data.decoding.decode import DecodeError, Pixels, decode_fitted
 from aecli.data.image_ref import ImageRef
-from aecli.data.packs.on_the_fly import BROKEN_LIMIT
+from aecli.data.packs.on_the_fly import require_few_broken
 from aecli.data.sources.shards import Encoded, Shards, is_stream
 from aecli.errors import DataError, single_line, summarize
 from aecli.runtime.threads import ordered_map
@@ -31,22 +31,23 @@ __all__ = ["ShardPosition", "Stream", "StreamBatch", "is_stream"]
 MAX_SHARD_GROUPS = 64  # each has a shard open
 _READERS = 8  # threads that read blocks
 _BATCHES_AHEAD = 2
-_TRIED = 200  # images before it is judged how many are broken
+_MIN_DECODED = 200  # images before the fraction of broken ones is judged
 _CLOSING_SECONDS = 5.0
-_ORDER, _FLIPS, _SHARDS = 0, 1, 2  # streams of random numbers
+_ORDER, _FLIPS, _SHARDS = 0, 1, 2  # spawn keys of the random generators
 
 Item = TypeVar("Item")
-# Of a lane: the number of its current block; the pass, the place of the shard within the pass and the row at which that
-# block begins; how many images of the block are taken.
+# Of a shard group: the number of its current block; the pass, the index of the shard within the pass and the row at
+# which that block starts; how many images of the block are consumed.
 ShardPosition = list[int]
 _START: ShardPosition = [0, 0, 0, 0, 0]
 
 
 @dataclass(frozen=True)
 class StreamBatch:
-    """One process's part of a global batch: uint8 (n, 3, S, S), channels innermost in memory.
+    """One rank's slice of a global batch: uint8 (n, 3, S, S), channels last in memory.
 
-    `positions` tell where lanes stand after it: of each lane, to the one process in whose part its first place lies.
+    `positions` (shard group -> its position after this batch) has each group on one rank: the one whose slice its first
+    image of the batch lies in.
     """
 
     pixels: torch.Tensor
@@ -55,17 +56,17 @@ class StreamBatch:
 
 @dataclass(frozen=True)
 class _Block:
-    """Consecutive images of a lane, the order in which they are taken, and which of them are mirrored."""
+    """Consecutive images of a shard group, the order in which they are consumed, and which of them are mirrored."""
 
     number: int
-    begins: tuple[int, int, int]
+    start: tuple[int, int, int]
     images: Sequence[Encoded]
     order: np.ndarray[Any, np.dtype[np.int64]]
     mirrored: np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class Stream:
-    """A SOURCE in shards, as batches without an end. `skipped` (name → reason) gets images that can't be decoded."""
+    """A SOURCE in shards as endless batches. `skipped` (name -> reason) collects images that can't be decoded."""
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class Stream:
         workers: int | None = None,
         flip: bool = False,
     ) -> None:
-        """Open `source`; `batch_size` images make a global batch, about `buffer` of them are shuffled at a time.
+        """Open `source`; a global batch has `batch_size` images, about `buffer` of them are shuffled at a time.
 
         Raises:
             DataError: it can't be opened.
@@ -86,183 +87,187 @@ class Stream:
         self._shards = Shards(source)
         self.source, self.shards, self.fingerprint = source, self._shards.names, self._shards.fingerprint
         self._size, self._how, self._seed, self._workers, self._flip = size, how, seed, workers, flip
-        most = min(len(self.shards), MAX_SHARD_GROUPS)
-        self.lanes = max(count for count in range(1, most + 1) if batch_size % count == 0)
-        self._of_a_batch = batch_size // self.lanes
-        self._block = max(1, -(-buffer // self.lanes))
+        limit = min(len(self.shards), MAX_SHARD_GROUPS)
+        self.shard_groups = max(count for count in range(1, limit + 1) if batch_size % count == 0)
+        self._per_group = batch_size // self.shard_groups  # images of a global batch
+        self._block_size = max(1, -(-buffer // self.shard_groups))
         self.skipped: dict[str, str] = {}
-        self._tried = 0
+        self._decoded = 0
 
     def require_positions(self, positions: Sequence[Any]) -> None:
-        """Raise ValueError unless `positions` are places of this stream, one a lane."""
-        if not isinstance(positions, list) or len(positions) != self.lanes:
-            raise ValueError(f"its stream has {self.lanes} lanes")
-        for lane, position in enumerate(positions):
+        """Raise ValueError unless `positions` are valid in this stream, one for each shard group."""
+        if not isinstance(positions, list) or len(positions) != self.shard_groups:
+            raise ValueError(f"the stream has {self.shard_groups} shard groups")
+        for group, position in enumerate(positions):
             if not (isinstance(position, list) and len(position) == len(_START) and all(map(is_count, position))):
-                raise ValueError("its place in the stream makes no sense")
-            number, _, shard, _, taken = position
-            if shard > len(self._of_lane(lane)) or taken > self._length(lane, number):
-                raise ValueError("its place in the stream lies behind an end")
+                raise ValueError("invalid position in the stream")
+            number, _, shard, _, consumed = position
+            if shard > len(self._shards_of(group)) or consumed > self._length(group, number):
+                raise ValueError("position beyond the end of a shard group")
 
     def batches(
-        self, part: tuple[int, int], positions: Sequence[ShardPosition] | None = None, on_cuda: bool = False
+        self, batch_slice: tuple[int, int], positions: Sequence[ShardPosition] | None = None, on_cuda: bool = False
     ) -> Generator[StreamBatch, None, None]:
-        """Yield the images from the first up to the last place of `part` in each global batch, from `positions` on.
+        """Yield `batch_slice` (first, last + 1) of each global batch, from `positions` on.
 
-        Threads read, decode and stack meanwhile; closing the generator ends them. `on_cuda`: in page-locked memory.
+        Threads read, decode and stack ahead; closing the generator ends them. `on_cuda`: into pinned memory.
 
         Raises:
             DataError: a shard can't be read, or more than 1 % of the images can't be decoded.
         """
-        return _ahead(self._batches(part, list(positions or [_START] * self.lanes), on_cuda), _BATCHES_AHEAD)
+        return _ahead(
+            self._batches(batch_slice, list(positions or [_START] * self.shard_groups), on_cuda), _BATCHES_AHEAD
+        )
 
     def _batches(
-        self, part: tuple[int, int], positions: list[ShardPosition], on_cuda: bool
+        self, batch_slice: tuple[int, int], positions: list[ShardPosition], on_cuda: bool
     ) -> Generator[StreamBatch, None, None]:
-        first, last = part
-        after: deque[Mapping[int, ShardPosition]] = deque()
+        first, last = batch_slice
+        positions_after: deque[Mapping[int, ShardPosition]] = deque()
         pool = ThreadPoolExecutor(_READERS, thread_name_prefix="aecli-read")
         try:
-            with closing(
-                ordered_map(self._decode, self._places(part, positions, pool, after), self._workers, 2 * (last - first))
-            ) as rows:
+            images = self._images_of(batch_slice, positions, pool, positions_after)
+            with closing(ordered_map(self._decode, images, self._workers, 2 * (last - first))) as rows:
                 while True:
                     pixels = stack(rows, np.arange(last - first), (3, self._size, self._size), None, on_cuda)
-                    yield StreamBatch(pixels, after.popleft())
+                    yield StreamBatch(pixels, positions_after.popleft())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _places(
+    def _images_of(
         self,
-        part: tuple[int, int],
+        batch_slice: tuple[int, int],
         positions: list[ShardPosition],
         pool: ThreadPoolExecutor,
-        after: deque[Mapping[int, ShardPosition]],
+        positions_after: deque[Mapping[int, ShardPosition]],
     ) -> Iterator[tuple[_Block, int]]:
-        """Yield block and place of each image of `part`, batch by batch; note where lanes stand after each."""
-        (first, last), each = part, self._of_a_batch
-        touched = range(first // each, (last - 1) // each + 1)
-        lanes = {lane: _Lane(self._blocks(lane, positions[lane]), positions[lane][4], pool) for lane in touched}
+        """Yield (block, index) of each image of `batch_slice`, batch by batch; append the positions after each."""
+        (first, last), per_group = batch_slice, self._per_group
+        numbers = range(first // per_group, (last - 1) // per_group + 1)
+        groups = {
+            number: _ShardGroup(self._blocks(number, positions[number]), positions[number][4], pool)
+            for number in numbers
+        }
         while True:
-            for number, lane in lanes.items():
-                for place in range(number * each, (number + 1) * each):
-                    taken = lane.take()
-                    if first <= place < last:
-                        yield taken
-            after.append({number: lane.position() for number, lane in lanes.items() if first <= number * each < last})
+            for number, group in groups.items():
+                for index in range(number * per_group, (number + 1) * per_group):
+                    image = group.next_image()
+                    if first <= index < last:
+                        yield image
+            positions_after.append(
+                {number: group.position() for number, group in groups.items() if first <= number * per_group < last}
+            )
 
-    def _decode(self, place: tuple[_Block, int]) -> Pixels:
-        """The pixels (3, S, S) at a place of a block; those of the next that can be decoded where that one can't."""
-        block, start = place
+    def _decode(self, image: tuple[_Block, int]) -> Pixels:
+        """The pixels (3, S, S) at an index of a block; where it can't be decoded, of the next one that can."""
+        block, start = image
         for index in (*range(start, len(block.order)), *range(start)):
             encoded = block.images[block.order[index]]
             if encoded.name in self.skipped:
                 continue
-            self._tried += 1
+            self._decoded += 1
+            ref = ImageRef(encoded.name, "", str(len(encoded.content)), partial(bytes, encoded.content))
             try:
-                image = ImageRef(encoded.name, "", str(len(encoded.content)), partial(bytes, encoded.content))
-                pixels = decode_fitted(image, self._size, self._how).transpose(2, 0, 1)
+                pixels = decode_fitted(ref, self._size, self._how).transpose(2, 0, 1)
             except DecodeError as error:
                 self.skipped[encoded.name] = error.reason
-            else:
-                self._require_few_broken()
-                return pixels[:, :, ::-1] if block.mirrored[start] else pixels
-        raise DataError(f"{self.source}: none of {len(block.images)} neighbours is readable: {summarize(self.skipped)}")
+                continue
+            if self._decoded >= _MIN_DECODED:
+                require_few_broken(self.skipped, self._decoded)
+            return pixels[:, :, ::-1] if block.mirrored[start] else pixels
+        raise DataError(
+            f"{self.source}: none of {len(block.images)} neighbouring images can be decoded: {summarize(self.skipped)}"
+        )
 
-    def _require_few_broken(self) -> None:
-        if self._tried >= _TRIED and len(self.skipped) > BROKEN_LIMIT * self._tried:
-            raise DataError(
-                f"{self.source}: {len(self.skipped)} of {self._tried} images can't be decoded, more than "
-                f"{BROKEN_LIMIT:.0%}; repair or remove them: {summarize(self.skipped)}"
-            )
+    # Shard groups
 
-    # Lanes
+    def _shards_of(self, group: int) -> range:
+        """The shards of a group."""
+        return range(group, len(self.shards), self.shard_groups)
 
-    def _of_lane(self, lane: int) -> range:
-        """The shards of a lane."""
-        return range(lane, len(self.shards), self.lanes)
+    def _length(self, group: int, number: int) -> int:
+        """Images of a group's block: the first is shorter, differently in each group, so that not all end at once."""
+        return self._block_size if number else max(1, -(-self._block_size * (group + 1) // self.shard_groups))
 
-    def _length(self, lane: int, number: int) -> int:
-        """Images of a lane's block: the first is shorter, in each lane by another share: not all end at once."""
-        return self._block if number else max(1, -(-self._block * (lane + 1) // self.lanes))
-
-    def _blocks(self, lane: int, position: ShardPosition) -> Iterator[_Block]:
-        """Yield the blocks of a lane from that of `position` on, without an end."""
-        number, begins = position[0], (position[1], position[2], position[3])
+    def _blocks(self, group: int, position: ShardPosition) -> Iterator[_Block]:
+        """Yield the blocks of a group from the one at `position` on, endlessly."""
+        number, start = position[0], (position[1], position[2], position[3])
         images: list[Encoded] = []
-        for here, encoded in self._images(lane, *begins):
-            if len(images) == self._length(lane, number):
-                yield self._shuffled(lane, number, begins, images)
-                number, begins, images = number + 1, here, []
+        for at, encoded in self._images(group, *start):
+            if len(images) == self._length(group, number):
+                yield self._shuffled(group, number, start, images)
+                number, start, images = number + 1, at, []
             images.append(encoded)
 
-    def _shuffled(self, lane: int, number: int, begins: tuple[int, int, int], images: list[Encoded]) -> _Block:
-        order = self._random(_ORDER, lane, number).permutation(len(images))
-        chances = self._random(_FLIPS, lane, number).random(len(images))
-        return _Block(number, begins, images, order, chances < (0.5 if self._flip else 0.0))
+    def _shuffled(self, group: int, number: int, start: tuple[int, int, int], images: list[Encoded]) -> _Block:
+        order = self._random(_ORDER, group, number).permutation(len(images))
+        uniform = self._random(_FLIPS, group, number).random(len(images))
+        return _Block(number, start, images, order, uniform < (0.5 if self._flip else 0.0))
 
-    def _images(self, lane: int, turn: int, place: int, row: int) -> Iterator[tuple[tuple[int, int, int], Encoded]]:
-        """Yield a lane's images, each with its pass, the place of its shard in the pass, and its row."""
-        shards = self._of_lane(lane)
+    def _images(
+        self, group: int, pass_number: int, first_shard: int, row: int
+    ) -> Iterator[tuple[tuple[int, int, int], Encoded]]:
+        """Yield a group's images, each with (its pass, the index of its shard in the pass, its row)."""
+        shards = self._shards_of(group)
         while True:
-            order = self._random(_SHARDS, lane, turn).permutation(len(shards))
-            found = row > 0 or place > 0
-            for at in range(place, len(shards)):
-                for number, encoded in self._shards.read(shards[order[at]], row):
-                    found = True
-                    yield (turn, at, number), encoded
+            order = self._random(_SHARDS, group, pass_number).permutation(len(shards))
+            is_empty = row == 0 and first_shard == 0
+            for index in range(first_shard, len(shards)):
+                for number, encoded in self._shards.read(shards[order[index]], row):
+                    is_empty = False
+                    yield (pass_number, index, number), encoded
                 row = 0
-            if not found:
+            if is_empty:
                 raise DataError(f"{self.source} holds no images: none is in {single_line(self.shards[shards[0]])}")
-            turn, place = turn + 1, 0
+            pass_number, first_shard = pass_number + 1, 0
 
-    def _random(self, stream: int, lane: int, number: int) -> np.random.Generator:
-        return np.random.default_rng(np.random.SeedSequence([self._seed, lane, number], spawn_key=(stream,)))
+    def _random(self, key: int, group: int, number: int) -> np.random.Generator:
+        return np.random.default_rng(np.random.SeedSequence([self._seed, group, number], spawn_key=(key,)))
 
 
 @dataclass
-class _Lane:
-    """A lane's images, one after the other; the block after the one in use is read meanwhile."""
+class _ShardGroup:
+    """A shard group's images one by one; the block after the current one is prefetched."""
 
     blocks: Iterator[_Block]
-    taken: int
+    consumed: int  # images of the current block
     pool: ThreadPoolExecutor
     block: _Block = field(init=False)
-    coming: "Future[_Block]" = field(init=False)
+    next_block: "Future[_Block]" = field(init=False)
 
     def __post_init__(self) -> None:
-        self.coming = self.pool.submit(next, self.blocks)
-        self._go_on()
+        self.next_block = self.pool.submit(next, self.blocks)
+        self._advance()
 
-    def _go_on(self) -> None:
-        self.block = self.coming.result()
-        self.coming = self.pool.submit(next, self.blocks)
+    def _advance(self) -> None:
+        self.block = self.next_block.result()
+        self.next_block = self.pool.submit(next, self.blocks)
 
-    def take(self) -> tuple[_Block, int]:
-        """The next image: its block, and its place there."""
-        if self.taken == len(self.block.order):
-            self._go_on()
-            self.taken = 0
-        self.taken += 1
-        return self.block, self.taken - 1
+    def next_image(self) -> tuple[_Block, int]:
+        """(block, index) of the next image."""
+        if self.consumed == len(self.block.order):
+            self._advance()
+            self.consumed = 0
+        self.consumed += 1
+        return self.block, self.consumed - 1
 
     def position(self) -> ShardPosition:
-        """Where the lane stands."""
-        return [self.block.number, *self.block.begins, self.taken]
+        """The position after the images consumed so far."""
+        return [self.block.number, *self.block.start, self.consumed]
 
 
 def _ahead(items: Generator[Item, None, None], count: int) -> Generator[Item, None, None]:
-    """Yield `items`, so many of them made in a thread before they are taken."""
+    """Yield `items`, of which a thread makes `count` ahead."""
     pool = ThreadPoolExecutor(1, thread_name_prefix="aecli-stream")
-    coming: deque[Future[Item]] = deque()
+    pending: deque[Future[Item]] = deque()
     try:
-        coming.extend(pool.submit(next, items) for _ in range(count))
+        pending.extend(pool.submit(next, items) for _ in range(count))
         while True:
-            item = coming.popleft().result()
-            coming.append(pool.submit(next, items))
+            item = pending.popleft().result()
+            pending.append(pool.submit(next, items))
             yield item
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        # A read of the network may take long, and nobody waits for it here.
-        if not wait([each for each in coming if not each.cancelled()], _CLOSING_SECONDS).not_done:
+        # A network read may take long, and is not waited for here.
+        if not wait([each for each in pending if not each.cancelled()], _CLOSING_SECONDS).not_done:
             items.close()

@@ -107,7 +107,7 @@ def test_a_budget_of_nothing_writes_nothing(cache_folder, monkeypatch):
 def test_a_budget_that_is_no_number(cache_folder, monkeypatch, value):
     monkeypatch.setenv("AECLI_CACHE_GB", value)
     (images,) = sets("a")
-    with pytest.raises(ConfigError, match=f"AECLI_CACHE_GB={value}: expected a number"):
+    with pytest.raises(ConfigError, match=f"AECLI_CACHE_GB={value}: not a number"):
         run(images, cache=cache_folder)
     run(images, cache="off")
 

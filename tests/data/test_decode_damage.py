@@ -1,15 +1,19 @@
 import struct
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from aecli.data.decoding import limits
-from aecli.data.decoding.decode import DecodeError, decode, image_size
+from aecli.data.decoding.decode import DecodeError, decode, decode_fitted, image_size
 from aecli.data.image_ref import ImageRef
+from aecli.data.sources.registry import list_images
+from aecli.data.sources.shards import Shards
 from tests.support.data import fail_to_decode, image_ref
 from tests.support.images import encoded, hand_made_png, picture
+from tests.support.shards import write_tar
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
@@ -75,9 +79,66 @@ def test_the_limit_of_pixels_is_ours_in_every_format(monkeypatch):
 
 
 def test_a_palette_that_is_not_there():
-    fail_to_decode(hand_made_png(8, 2, 8, 3, [bytes(8)] * 2), "header is damaged")
+    fail_to_decode(hand_made_png(8, 2, 8, 3, [bytes(8)] * 2), "damaged header")
 
 
 def test_no_pixels():
     fail_to_decode(hand_made_png(0, 5, 8, 0, []))
     fail_to_decode(Image.new("RGB", (0, 5)), "no pixels")
+
+
+# A bug of ours is not a damaged image
+
+
+@pytest.mark.parametrize("error", [KeyError, TypeError, ValueError, AttributeError, OSError])
+@pytest.mark.parametrize(
+    "function",
+    ["decode.check_structure", "decode.check_size", "decode.check_tiles", "decode.to_rgb", "decode._fit",
+     "colour._over_white", "colour._bands"],
+)  # fmt: skip
+def test_a_bug_in_our_own_code_is_raised_as_it_is(monkeypatch, function, error):
+    def broken(*_arguments):
+        raise error("a bug")
+
+    monkeypatch.setattr(f"aecli.data.decoding.{function}", broken)
+    image = image_ref(encoded(Image.fromarray(picture()).convert("RGBA")))
+    with pytest.raises(error, match="a bug") as caught:
+        decode_fitted(image, 8, "squash")
+    assert caught.type is error
+
+
+def test_a_bug_in_a_sources_own_code_is_raised_as_it_is():
+    def broken():
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError, match="a bug"):
+        decode(ImageRef("x.png", "x.png", "", broken))
+
+
+@pytest.mark.parametrize("error", [KeyError, TypeError, ValueError])
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_a_bug_while_listing_an_archive_is_raised_as_it_is(tmp_path, monkeypatch, kind, error):
+    def broken(*_arguments):
+        raise error("a bug")
+
+    path = tmp_path / f"a.{kind}"
+    if kind == "tar":
+        write_tar(path, {"a.png": encoded(picture())})
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("a.png", encoded(picture()))
+    monkeypatch.setattr(f"aecli.data.sources.{kind}s.check_path", broken)
+    with pytest.raises(error, match="a bug"):
+        list_images(str(path))
+
+
+def test_a_bug_while_reading_shards_is_raised_as_it_is(tmp_path, monkeypatch):
+    def broken(*_arguments):
+        raise ValueError("a bug")
+
+    write_tar(tmp_path / "a.tar", {"a.png": encoded(picture())})
+    for function in ("_content", "_image_columns", "_load_arguments"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"aecli.data.sources.shards.{function}", broken)
+            with pytest.raises(ValueError, match="a bug"):
+                Shards(str(tmp_path / "a.tar"))

@@ -113,7 +113,7 @@ def test_endless_values_in_a_directory_below_are_refused_too():
 
 def test_strips_that_lie_over_each_other_are_refused():
     over = tiff_tags(64, 64, t273=[8 + 5000 * i for i in range(20)], t278=63)
-    refuse(tiff(over, bytes(110_000)), "cover it more than 8 times")
+    refuse(tiff(over, bytes(110_000)), "more than 8 times")
     close = tiff_tags(64, 64, t273=[8 + i for i in range(8)], t278=8)
     refuse(tiff(close, bytes(600)), "overlap in the file")
     shared = tiff_tags(64, 64, t273=[8] * 8, t278=8)  # as programs write pictures that are blank in parts
@@ -145,7 +145,7 @@ def test_what_libtiff_and_pillow_say_of_damage_reaches_no_terminal(capfd):
 
 
 def test_a_bmp_of_endless_runs_is_refused():
-    refuse(bmp(8, 1, b"\1\1\0\0" * 100, 16384, 16384), "16384x16384", "runs")
+    refuse(bmp(8, 1, b"\1\1\0\0" * 100, 16384, 16384), "16384x16384", "run-length")
     assert decode(image_ref(bmp(8, 1, b"\x08\1\0\0" * 8 + b"\0\1"))).shape == (8, 8, 3)
 
 
@@ -160,7 +160,7 @@ def test_a_lack_of_memory_is_told_of_the_image_in_every_step(monkeypatch):
     for step in ("load", "resize"):
         with monkeypatch.context() as patch:
             patch.setattr(Image.Image, step, refuse)
-            with pytest.raises(DataError, match=r"a \[1\]\.png: there is not enough memory for it"):
+            with pytest.raises(DataError, match=r"a \[1\]\.png: not enough memory"):
                 decode_fitted(image, 8, "squash")
 
 
@@ -200,8 +200,8 @@ def test_a_room_never_holds_more_than_its_size_and_lets_everybody_in():
 
 
 def test_room_is_given_back_by_images_that_fail():
-    from aecli.data.decoding.decode import _FILES, _PICTURES
+    from aecli.data.decoding.decode import _FILE_BYTES, _PIXELS
 
     for content in (b"no image", encoded(picture(200, 200))[:500], hand_made_png(50_000, 50_000, 8, 0, [])):
         fail_to_decode(content)
-    assert (_FILES._free, _PICTURES._free) == (_FILES._size, _PICTURES._size)
+    assert (_FILE_BYTES._free, _PIXELS._free) == (_FILE_BYTES._size, _PIXELS._size)

@@ -22,8 +22,8 @@ DAY = 24 * 3600
 # Prints a line for every report, and how many images this process itself decoded.
 BUILD = """
 import sys, time
-from aecli.data import pack
-from aecli.data.sources import list_images
+from aecli.data.packs import pack
+from aecli.data.sources.registry import list_images
 decode, decoded = pack.decode_fitted, []
 def slowly(image, size, how):
     time.sleep(float(sys.argv[3]))

@@ -113,7 +113,7 @@ def test_missing_empty_and_imageless_sources(tmp_path):
     fail_to_list(tmp_path / "empty", "holds no images", "png, jpg, jpeg, webp, bmp, tif, tiff")
     (tmp_path / "notes.txt").write_text("no image")
     fail_to_list(tmp_path, "holds no images")
-    fail_to_list(tmp_path / "notes.txt", "no zip", "folder")
+    fail_to_list(tmp_path / "notes.txt", "not a zip", "folder")
 
 
 def test_unknown_prefix_names_what_exists():
@@ -204,7 +204,7 @@ def test_zip_reads_no_more_than_declared(tmp_path):
     (image,) = list_images(str(path))
     try:
         assert len(image.load()) <= 10
-    except zipfile.BadZipFile:
+    except OSError:
         pass  # the checksum of ten bytes is another one
 
 

@@ -44,7 +44,7 @@ def test_parquet_is_a_list_of_numbered_images(tmp_path):
 
 def test_more_than_memory_is_for_is_refused(tmp_path, monkeypatch):
     path = write_parquet(tmp_path / "a.parquet", [encoded(picture(seed=seed)) for seed in range(9)])
-    monkeypatch.setattr(shards_module, "LISTED_BYTES", 5000)
+    monkeypatch.setattr(shards_module, "LIST_LIMIT", 5000)
     fail_to_list(path, "can be trained on, but not listed")
 
 

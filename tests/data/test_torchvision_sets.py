@@ -42,7 +42,7 @@ def test_torchvision_names_are_forgiving_and_fingerprints_tell_data_sets_apart(m
 def test_torchvision_unknown_name_lists_close_ones():
     fail_to_list("torchvision:CIFAR11", "CIFAR10", "CIFAR100")
     fail_to_list("torchvision:", "CIFAR10", "MNIST")
-    fail_to_list("torchvision:ImageFolder", "no such data set")
+    fail_to_list("torchvision:ImageFolder", "no such dataset")
 
 
 def test_torchvision_split_goes_where_the_constructor_takes_it(monkeypatch, own_cache):
@@ -90,7 +90,7 @@ def test_torchvision_set_that_is_not_of_images(monkeypatch):
             return torch.zeros(3, 4, 4), 1
 
     monkeypatch.setattr(torchvision.datasets, "MovingMNIST", Tensors)
-    fail_to_list("torchvision:MovingMNIST", "not a data set of images", "Tensor")
+    fail_to_list("torchvision:MovingMNIST", "not a dataset of images", "Tensor")
 
 
 @pytest.mark.parametrize("name", ["CIFAR10", "MNIST", "SVHN"])

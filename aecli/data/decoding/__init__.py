@@ -1,1 +1,1 @@
-"""From an encoded image to 8-bit RGB pixels, within bounds."""
+"""From an encoded image to 8-bit RGB pixels, in bounded memory and time."""

@@ -2,11 +2,8 @@
 
 import ctypes
 import logging
-import struct
-import zipfile
-import zlib
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from io import BytesIO
 from typing import Literal
@@ -23,16 +20,17 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from aecli.data.decoding.colour import to_rgb
 from aecli.data.decoding.limits import EXIF_LIMIT, PIXEL_LIMIT, MemoryBudget, check_size, check_structure, check_tiles
+from aecli.data.decoding.pillow_calls import DAMAGE, ImageError, call_pillow, first_line
 from aecli.data.image_ref import FILE_LIMIT, ImageRef
 from aecli.errors import DataError, single_line
 
 Pixels = NDArray[np.uint8]
 
-# However many threads decode, the files that they hold are together no larger than one may be, and the pictures too.
-_FILES, _PICTURES = MemoryBudget(FILE_LIMIT), MemoryBudget(PIXEL_LIMIT)
+# All decoding threads together hold no more encoded bytes, and no more pixels, than one image may have.
+_FILE_BYTES, _PIXELS = MemoryBudget(FILE_LIMIT), MemoryBudget(PIXEL_LIMIT)
 
 # By the first bytes, not by the suffix. Pillow's readers are called by class: `Image.open` would print its own warning
-# about large images, and would take a JPEG of several pictures for another format.
+# about large images, and would open a JPEG of several pictures as MPO.
 _READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"\x89PNG\r\n\x1a\n", PngImageFile),
     (b"\xff\xd8\xff", JpegImageFile),
@@ -40,30 +38,14 @@ _READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
     (b"BM", BmpImageFile),
     (b"II*\x00", TiffImageFile),
     (b"MM\x00*", TiffImageFile),
-    (b"II+\x00", TiffImageFile),  # Pillow takes the BigTIFF of the other byte order for something else
+    (b"II+\x00", TiffImageFile),  # big-endian BigTIFF Pillow reads as something else
 )
 
-# What Pillow and zipfile raise for damaged contents, and what comes out of Pillow's readers when a damaged header or
-# tag has a type or value that they did not expect.
-_UNEXPECTED = (struct.error, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError)
-_DAMAGE = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    MemoryError,
-    RuntimeError,
-    Image.DecompressionBombError,
-    zlib.error,
-    zipfile.BadZipFile,
-    *_UNEXPECTED,
-)
+# Where a PNG can hold an orientation, also after its pixels.
+_PNG_ORIENTATION_CHUNKS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
+_EXIF_KEYS = ("exif", "Raw profile type exif")  # of Pillow's `info`
 
-# Where a PNG can hold an orientation, also behind its pixels.
-_PNG_NOTES = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
-_EXIF = ("exif", "Raw profile type exif")  # what Pillow calls it
-
-# EXIF orientation -> what puts the picture upright (EXIF 2.3, tag 0x0112). 1 is upright.
+# EXIF orientation -> the transposition that applies it (EXIF 2.3, tag 0x0112); 1 needs none.
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -81,7 +63,7 @@ class DecodeError(DataError):
     """An image that can't be decoded: `name` is its name in the source, `reason` says why, in one line."""
 
     def __init__(self, name: str, reason: str) -> None:
-        """Make the message from both."""
+        """Build the message from both."""
         super().__init__(f"{single_line(name)}: {reason}")
         self.name = name
         self.reason = reason
@@ -90,43 +72,43 @@ class DecodeError(DataError):
 def decode(image: ImageRef) -> Pixels:
     """Decode to uint8 (H, W, 3) RGB.
 
-    EXIF orientation is applied, transparency laid over white, the first frame taken of several. Grey of 16 bits (also
-    as 32-bit integers from 0 to 65535) is divided by 257 and rounded; floating-point pixels must lie in [0, 1].
+    EXIF orientation is applied, transparency composited over white, the first frame taken of several. 16-bit grey
+    (also as 32-bit integers from 0 to 65535) is divided by 257 and rounded; floating-point pixels must lie in [0, 1].
 
     Raises:
-        DecodeError: the image is damaged, cut short, too large, of another format, or its values have no meaning here.
+        DecodeError: the image is damaged, truncated, too large, of another format, or of an unsupported value range.
 
     """
     return _decoded(image, np.array)
 
 
 def image_size(image: ImageRef) -> tuple[int, int]:
-    """(H, W) in pixels once upright, from the header where that says it.
+    """(H, W) in pixels with EXIF orientation applied, from the header where that suffices.
 
     Raises:
         DecodeError: the header is damaged, or the image too large or of another format.
 
     """
-    try:
-        with ExitStack() as room:
-            opened, source = _open(image, room)
-            if isinstance(opened, PngImageFile):
-                if isinstance(source, bytes) and not any(note in source for note in _PNG_NOTES):
-                    return opened.height, opened.width
-                opened.load()  # there may be notes behind the pixels
-            orientation = _orientation(opened)
-            if orientation in _SIDES_SWAPPED and isinstance(opened, TiffImageFile):
-                # Pillow turns TIFFs itself while loading them; which size it states before differs between releases.
-                opened.load()
-                orientation = _orientation(opened)
-            width, height = opened.size
-    except _DAMAGE as error:
-        raise DecodeError(image.name, _reason(error)) from error
+    with _as_decode_error(image), ExitStack() as reserved:
+        return _upright_size(*_open(image, reserved))
+
+
+def _upright_size(opened: Image.Image, source: bytes | Image.Image) -> tuple[int, int]:
+    if isinstance(opened, PngImageFile):
+        if isinstance(source, bytes) and not any(chunk in source for chunk in _PNG_ORIENTATION_CHUNKS):
+            return opened.height, opened.width
+        call_pillow(opened.load)  # chunks may follow the pixels
+    orientation = _orientation(opened)
+    if orientation in _SIDES_SWAPPED and isinstance(opened, TiffImageFile):
+        # Pillow rotates TIFFs itself while loading them; the size that it states before differs between releases.
+        call_pillow(opened.load)
+        orientation = _orientation(opened)
+    width, height = opened.size
     return (width, height) if orientation in _SIDES_SWAPPED else (height, width)
 
 
 def resize(pixels: Pixels, height: int, width: int, method: Literal["bilinear", "bicubic"] = "bilinear") -> Pixels:
-    """Resize uint8 (H, W, 3) to (height, width, 3), antialiased: what torchvision's Resize does to a Pillow image."""
+    """Resize uint8 (H, W, 3) to (height, width, 3), antialiased, as torchvision's Resize does with a Pillow image."""
     if pixels.shape[:2] == (height, width):
         return pixels
     resampling = Image.Resampling.BILINEAR if method == "bilinear" else Image.Resampling.BICUBIC
@@ -136,16 +118,16 @@ def resize(pixels: Pixels, height: int, width: int, method: Literal["bilinear", 
 def fit(pixels: Pixels, size: int, how: str) -> Pixels:
     """Bring uint8 (H, W, 3) to (size, size, 3).
 
-    `squash` resizes both sides at once; `crop` the short side to `size`, then keeps the middle (torchvision's
+    `squash` resizes both sides at once; `crop` resizes the short side to `size`, then crops the centre (torchvision's
     Resize(size) and CenterCrop(size)).
 
     Raises:
-        DataError: a crop of a picture so elongated that its long side would grow beyond `PIXEL_LIMIT` pixels in all.
+        DataError: a crop of an image so elongated that resized it would have more than `PIXEL_LIMIT` pixels.
 
     """
     try:
         return np.array(_fit(Image.fromarray(pixels), size, how))
-    except ValueError as error:
+    except ImageError as error:
         raise DataError(str(error)) from error
 
 
@@ -160,38 +142,48 @@ def decode_fitted(image: ImageRef, size: int, how: str) -> Pixels:
 
 
 def _decoded(image: ImageRef, finish: Callable[[Image.Image], Pixels]) -> Pixels:
-    """What `finish` makes of the image as `decode` describes it, of mode RGB, while there is room for it."""
+    """Decode as `decode` describes, and return `finish(picture)` while the memory for the picture is reserved."""
+    with _as_decode_error(image), ExitStack() as reserved:
+        return finish(_picture(image, reserved))
+
+
+@contextmanager
+def _as_decode_error(image: ImageRef) -> Iterator[None]:
     try:
-        with ExitStack() as room:
-            return finish(_picture(image, room))
-    except _DAMAGE as error:
-        raise DecodeError(image.name, _reason(error)) from error
+        yield
+    except ImageError as error:
+        raise DecodeError(image.name, str(error)) from error
+    except MemoryError as error:
+        raise DecodeError(image.name, "not enough memory") from error
 
 
-def _picture(image: ImageRef, room: ExitStack) -> Image.Image:
-    opened, _ = _open(image, room)
-    opened.load()
+def _picture(image: ImageRef, reserved: ExitStack) -> Image.Image:
+    opened, _ = _open(image, reserved)
+    call_pillow(opened.load)
     upright = _UPRIGHT.get(_orientation(opened))
     return to_rgb(opened if upright is None else opened.transpose(upright))
 
 
 def _fit(picture: Image.Image, size: int, how: str) -> Image.Image:
-    """`fit` without the way through an array and back, which takes as long as resizing does; raises ValueError."""
+    """`fit` without the conversion to an array and back, which takes as long as resizing; raises ImageError."""
     if how == "squash":
         return picture.resize((size, size), Image.Resampling.BILINEAR)
     width, height = picture.size
     short = min(height, width)
     if size * (size * max(height, width) // short) > PIXEL_LIMIT:
-        raise ValueError(f"{width}x{height} is too elongated to be cropped to {size}x{size}")
+        raise ImageError(f"{width}x{height} is too elongated to be cropped to {size}x{size}")
     picture = picture.resize((size * width // short, size * height // short), Image.Resampling.BILINEAR)
     left, top = round((picture.width - size) / 2), round((picture.height - size) / 2)
     return picture.crop((left, top, left + size, top + size))
 
 
-def _open(image: ImageRef, room: ExitStack) -> tuple[Image.Image, bytes | Image.Image]:
-    """The image with its header read, pixels not yet, and what it was read from; `room` then holds room for both."""
-    room.enter_context(_FILES.reserve(image.encoded_bytes))
-    source = image.load()
+def _open(image: ImageRef, reserved: ExitStack) -> tuple[Image.Image, bytes | Image.Image]:
+    """(the image with its header read but not its pixels, what it was read from); `reserved` then holds both."""
+    reserved.enter_context(_FILE_BYTES.reserve(image.encoded_bytes))
+    try:
+        source = image.load()
+    except OSError as error:
+        raise ImageError(first_line(error)) from error
     if isinstance(source, Image.Image):
         opened = source
     else:
@@ -200,43 +192,34 @@ def _open(image: ImageRef, room: ExitStack) -> tuple[Image.Image, bytes | Image.
     check_size(*opened.size)
     if isinstance(opened, ImageFile):
         check_tiles(opened)
-    room.enter_context(_PICTURES.reserve(opened.width * opened.height))
+    reserved.enter_context(_PIXELS.reserve(opened.width * opened.height))
     return opened, source
 
 
 def _read_header(source: bytes) -> Image.Image:
     reader = next((reader for start, reader in _READERS if source.startswith(start)), None)
     if reader is None:
-        raise ValueError("empty file" if not source else "not a PNG, JPEG, WEBP, BMP or TIFF image")
+        raise ImageError("empty file" if not source else "not a PNG, JPEG, WEBP, BMP or TIFF image")
     _set_up_pillow()
-    return reader(BytesIO(source), "")
+    return call_pillow(reader, BytesIO(source), "")
 
 
 @cache
 def _set_up_pillow() -> None:
-    """Have Pillow's limit of pixels be ours, and let nothing that it meets in a file be told on standard error."""
-    Image.MAX_IMAGE_PIXELS = PIXEL_LIMIT  # its readers of WEBP and TIFF ask for it, and refuse at twice as much
+    """Set Pillow's pixel limit to ours, and keep what it logs and prints about damaged files off standard error."""
+    Image.MAX_IMAGE_PIXELS = PIXEL_LIMIT  # the WEBP and TIFF readers apply it, and refuse at twice as much
     logging.getLogger("PIL").addHandler(logging.NullHandler())
-    try:  # libtiff prints errors that Pillow then raises; where it can't be reached, it goes on doing so
+    try:  # libtiff prints errors that Pillow then raises; where the symbol isn't exported, it goes on doing so
         ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler(None)
     except (OSError, AttributeError):
         pass
 
 
 def _orientation(opened: Image.Image) -> int:
-    if any(len(opened.info.get(note, "")) > EXIF_LIMIT for note in _EXIF):
-        raise ValueError(f"its EXIF notes are larger than {EXIF_LIMIT} bytes")
+    if any(len(opened.info.get(key, "")) > EXIF_LIMIT for key in _EXIF_KEYS):
+        raise ImageError(f"more than {EXIF_LIMIT} bytes of EXIF")
     try:
         orientation = opened.getexif().get(_ORIENTATION_TAG)
-    except _DAMAGE:  # notes beside the picture: broken ones don't make it unreadable
+    except (*DAMAGE, MemoryError):  # damaged metadata doesn't make the pixels unreadable
         return 1
     return orientation if isinstance(orientation, int) else 1
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, MemoryError):
-        return "there is not enough memory for it"
-    if isinstance(error, _UNEXPECTED):
-        return f"its header is damaged ({single_line(str(error) or type(error).__name__)})"
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return single_line(next(iter(text.splitlines()), "") or type(error).__name__)

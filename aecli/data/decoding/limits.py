@@ -1,4 +1,4 @@
-"""How much of a machine an image may take: a file that would take more is refused before it is decoded.
+"""How much memory and time an image may take: a file that would take more is refused before it is decoded.
 
 Pillow bounds little of this. Each limit lies far above what cameras, scanners and image programs write.
 """
@@ -12,43 +12,47 @@ from itertools import pairwise
 
 from PIL.ImageFile import ImageFile
 
+from aecli.data.decoding.pillow_calls import ImageError
+
+# Costs without a limit: CPU time on one core and memory with Pillow 13.0.
 PIXEL_LIMIT = 2**28  # above what a 200-megapixel camera gives; decoding takes up to 20 bytes of memory for each
 SIDE_LIMIT = 2**20  # pixels; resizing takes memory for each pixel of a side as well
-SCAN_LIMIT = 100  # of a progressive JPEG: each is a pass over all of its pixels, for a few bytes of the file
-NOTE_LIMIT = 100  # segments of EXIF in a JPEG: Pillow joins them in time that grows with their number squared
-EXIF_LIMIT = 2**22  # bytes; a value of 8 bytes becomes an object of 300
-VALUE_LIMIT = 2**18  # values in all tags of a TIFF, for the same reason; a strip has two of them
-COVER_LIMIT = 8  # how often the strips of a TIFF may cover its pixels: more than once for each of its bands
-RUN_LENGTH_LIMIT = 2**26  # pixels of a BMP in runs, which Pillow takes apart in Python
-SPARE_TILE = 2**24  # pixels that a TIFF's tile may have even where the picture is smaller
+SCAN_LIMIT = 100  # of a progressive JPEG. 300 of 2^26 pixels: a file of 0.3 MiB, 14 s
+EXIF_SEGMENT_LIMIT = 100  # of a JPEG, joined in quadratic time. 10^5: 1.3 MiB, 0.7 s; 3*10^5: 4 MiB, 5 s
+EXIF_LIMIT = 2**22  # bytes, of which every 8 can become an object of 300
+VALUE_LIMIT = 2**18  # in all tags of a TIFF; a strip has two. 2*10^6 fractions: 15 MiB, 4 s, 290 MiB of memory
+COVER_LIMIT = 8  # how often a TIFF's strips may cover it: once a band in honest ones. 1,000 at one place: 16 MiB, 2 s
+OVERLAP_LIMIT = 8  # strips in the bytes of one, read in pieces in quadratic time. 4,096 a byte apart: 28 KiB, 8 s
+RUN_LENGTH_LIMIT = 2**26  # pixels of a run-length coded BMP, decoded in Python. At the limit: 32 KiB, 8 s
+SPARE_TILE = 2**24  # pixels of a TIFF's tile beyond the picture. A tile of 2^30: a file of 1 KiB, 1 GiB of memory
 
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0")
 
-# A marker of a JPEG, but for what stands inside of coded pixels: an escaped 0xFF, and restarts.
+# A JPEG marker; coded pixels hold none but escaped 0xFF bytes and restart markers.
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
-_SCAN, _END, _NOTE = 0xDA, 0xD9, 0xE1
-_EXIF_START = b"Exif\0\0"  # of a note that is not XMP, of which there may be any number
-_WITHOUT_LENGTH = frozenset((0x01, 0xC8, 0xD8, _END, *range(0xF0, 0xFE)))
+_SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
+_EXIF_START = b"Exif\0\0"  # of an APP1 segment that is not XMP, of which there may be any number
+_WITHOUT_LENGTH = frozenset((0x01, 0xC8, 0xD8, _EOI, *range(0xF0, 0xFE)))
 
-# Tags of a TIFF (TIFF 6.0, EXIF 2.3).
+# TIFF tags (TIFF 6.0, EXIF 2.3).
 _WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
-_STRIP_OFFSETS = (273, 324)  # numbers whatever type they are said to have
-_DIRECTORIES = (34665, 34853, 40965)  # EXIF, GPS, interoperability: directories of further tags
-_BLOBS = (1, 2, 7)  # types that stay one piece: bytes, text, undefined
-_NUMBERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
+_OFFSET_TAGS = (273, 324)  # of strips and tiles: Pillow makes a number of each value, whatever its type
+_DIRECTORY_TAGS = (34665, 34853, 40965)  # EXIF, GPS, interoperability: directories of further tags
+_BYTES_TYPES = (1, 2, 7)  # kept as one object: bytes, text, undefined
+_INTEGER_TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 
 
 class MemoryBudget:
-    """`size` units of something, of which each of several threads takes some for a while, or waits until it can."""
+    """`size` units that threads reserve from; a thread waits while too few are free."""
 
     def __init__(self, size: int) -> None:
-        """All of it is free."""
+        """All units are free."""
         self._size = self._free = size
         self._changed = threading.Condition()
 
     @contextmanager
     def reserve(self, amount: int) -> Iterator[None]:
-        """Hold `amount`; all of it where that is more."""
+        """Hold `amount` units, or all of them where that is more than there are."""
         amount = min(amount, self._size)
         with self._changed:
             self._changed.wait_for(lambda: self._free >= amount)
@@ -62,100 +66,99 @@ class MemoryBudget:
 
 
 def check_structure(source: bytes) -> None:
-    """Refuse an encoded image that would keep Pillow busy with something other than its pixels.
+    """Refuse an encoded image whose structure would take Pillow more memory or time than its pixels; raises ImageError.
 
-    Raises:
-        ValueError: its message says what there is too much of.
+    Nothing is raised for a damaged structure, which Pillow then reports.
     """
     if source.startswith(b"\xff\xd8"):
         _check_jpeg(source)
-    elif source.startswith(_TIFF_STARTS):
+    elif source.startswith(_TIFF_STARTS) and len(source) >= 16:
         _check_tiff(source)
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse what has too many pixels, or none; raises ValueError."""
+    """Refuse too many pixels, or none; raises ImageError."""
     if width < 1 or height < 1:
-        raise ValueError(f"it has no pixels ({width}x{height})")
+        raise ImageError(f"no pixels ({width}x{height})")
     if width * height > PIXEL_LIMIT:
-        raise ValueError(f"{width}x{height} is more than {PIXEL_LIMIT} pixels")
+        raise ImageError(f"{width}x{height} is more than {PIXEL_LIMIT} pixels")
     if max(width, height) > SIDE_LIMIT:
-        raise ValueError(f"{width}x{height}: a side is longer than {SIDE_LIMIT} pixels")
+        raise ImageError(f"{width}x{height}: a side is longer than {SIDE_LIMIT} pixels")
 
 
 def check_tiles(opened: ImageFile) -> None:
-    """Refuse a picture in strips that lie over each other, or in too many runs; raises ValueError."""
+    """Refuse overlapping strips, or too many run-length coded pixels; raises ImageError."""
+    pixels = opened.width * opened.height
+    if any(tile[0] == "bmp_rle" for tile in opened.tile) and pixels > RUN_LENGTH_LIMIT:
+        raise ImageError(f"{opened.width}x{opened.height} is more than {RUN_LENGTH_LIMIT} run-length coded pixels")
     if len(opened.tile) < 2:
-        if any(tile[0] == "bmp_rle" for tile in opened.tile) and opened.width * opened.height > RUN_LENGTH_LIMIT:
-            raise ValueError(f"{opened.width}x{opened.height} is more than {RUN_LENGTH_LIMIT} pixels in runs")
         return
     areas = []
     for tile in opened.tile:
         left, top, right, bottom = tile[1] or (0, 0, *opened.size)
         areas.append((tile[2], (right - left) * (bottom - top)))
-    if sum(area for _, area in areas) > COVER_LIMIT * opened.width * opened.height:
-        raise ValueError(f"its strips cover it more than {COVER_LIMIT} times")
-    # Pillow reads a strip in pieces as long as it is to the next one.
-    if any(0 < after - start < area // 8 for (start, area), (after, _) in pairwise(sorted(areas))):
-        raise ValueError("its strips overlap in the file")
+    if sum(area for _, area in areas) > COVER_LIMIT * pixels:
+        raise ImageError(f"strips cover the picture more than {COVER_LIMIT} times")
+    # Pillow reads a strip in pieces as long as it is to the next one, and joins them in quadratic time.
+    if any(0 < after - start < area // OVERLAP_LIMIT for (start, area), (after, _) in pairwise(sorted(areas))):
+        raise ImageError("strips overlap in the file")
 
 
 def _check_jpeg(source: bytes) -> None:
-    scans = notes = 0
+    """Count scans and EXIF segments from marker to marker, as Pillow and libjpeg do, up to the end of the image."""
+    scans = exif_segments = 0
     position = 2
-    while found := _MARKER.search(source, position):
-        position = found.end()
+    while match := _MARKER.search(source, position):
+        position = match.end()
         marker = source[position - 1]
-        if marker == _END and scans:
+        if marker == _EOI and scans:
             return
-        scans += marker == _SCAN
-        notes += marker == _NOTE and source.startswith(_EXIF_START, position + 2)
+        scans += marker == _SOS
+        exif_segments += marker == _APP1 and source.startswith(_EXIF_START, position + 2)
         if scans > SCAN_LIMIT:
-            raise ValueError(f"it is coded in more than {SCAN_LIMIT} scans")
-        if notes > NOTE_LIMIT:
-            raise ValueError(f"it holds more than {NOTE_LIMIT} segments of EXIF")
+            raise ImageError(f"more than {SCAN_LIMIT} scans")
+        if exif_segments > EXIF_SEGMENT_LIMIT:
+            raise ImageError(f"more than {EXIF_SEGMENT_LIMIT} segments of EXIF")
         if marker not in _WITHOUT_LENGTH:
             position += max(2, int.from_bytes(source[position : position + 2], "big"))
 
 
 def _check_tiff(source: bytes) -> None:
-    if len(source) < 16:
-        return
+    """Count the values in the tags of the first directory and of those below it, and compare tile and picture."""
     order, is_big = "<>"[source.startswith(b"M")], source[2] == 43
-    pointer, entry, number = ("Q", "HHQ8s", "Q") if is_big else ("I", "HHI4s", "H")
-    layouts = tuple(struct.Struct(order + layout) for layout in (number, entry))
-    pending = list(struct.unpack_from(order + pointer, source, 8 if is_big else 4))
+    layouts = ("Q", "Q", "HHQ8s") if is_big else ("I", "H", "HHI4s")
+    pointer, number, entry = (struct.Struct(order + layout) for layout in layouts)
+    pending = list(pointer.unpack_from(source, 8 if is_big else 4))
     seen: set[int] = set()
     sides: dict[int, int] = {}
     values = 0
     while pending:
         if (offset := pending.pop()) in seen:
             continue
-        for tag, kind, count, data in _entries(source, offset, *layouts):
-            if (kind not in _BLOBS or tag in _STRIP_OFFSETS) and count <= len(source):  # longer ones can't be read
+        for tag, kind, count, data in _entries(source, offset, number, entry):
+            if (kind not in _BYTES_TYPES or tag in _OFFSET_TAGS) and count <= len(source):  # Pillow skips longer ones
                 values += count
             if values > VALUE_LIMIT:
-                raise ValueError(f"its tags hold more than {VALUE_LIMIT} values")
-            if count == 1 and kind in _NUMBERS:
-                (value,) = struct.unpack_from(order + _NUMBERS[kind], data.ljust(8, b"\0"))
-                if tag in _DIRECTORIES:
+                raise ImageError(f"more than {VALUE_LIMIT} values in tags")
+            if count == 1 and kind in _INTEGER_TYPES:
+                (value,) = struct.unpack_from(order + _INTEGER_TYPES[kind], data.ljust(8, b"\0"))
+                if tag in _DIRECTORY_TAGS:
                     pending.append(value)
                 elif not seen:
                     sides.setdefault(tag, value)
         seen.add(offset)
     tile_width, tile_height = sides.get(_TILE_WIDTH, 0), sides.get(_TILE_HEIGHT, 0)
     if tile_width * tile_height > max(2 * sides.get(_WIDTH, 0) * sides.get(_HEIGHT, 0), SPARE_TILE):
-        raise ValueError(f"its tiles of {tile_width}x{tile_height} are larger than the picture")
+        raise ImageError(f"tiles of {tile_width}x{tile_height} are larger than the picture")
 
 
 def _entries(
     source: bytes, offset: int, number: struct.Struct, entry: struct.Struct
 ) -> Iterator[tuple[int, int, int, bytes]]:
-    """(tag, type, count, data or where it is) of the directory at `offset`, as far as the file goes."""
-    if offset + number.size > len(source):
+    """(tag, type, count, value or its offset) of the directory at `offset`, as far as the file goes."""
+    start = offset + number.size
+    if start > len(source):
         return
     (count,) = number.unpack_from(source, offset)
-    start = offset + number.size
-    there = (len(source) - start) // entry.size
-    for index in range(min(count, there)):
-        yield entry.unpack_from(source, start + index * entry.size)
+    available = (len(source) - start) // entry.size
+    yield from entry.iter_unpack(memoryview(source)[start : start + min(count, available) * entry.size])

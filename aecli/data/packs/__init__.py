@@ -1,1 +1,1 @@
-"""Decoded images, kept: in memory, in the cache folder, or decoded again in every epoch."""
+"""Decoded images: kept in memory or in the cache folder, or decoded again in every epoch."""

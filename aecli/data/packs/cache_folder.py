@@ -1,4 +1,4 @@
-"""The folder that holds packs: bounded in size, the least recently used dropped, one builder of a pack at a time."""
+"""The folder of packs: bounded in size, the least recently used are dropped, one process builds a pack at a time."""
 
 import errno
 import json
@@ -11,23 +11,24 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from aecli.errors import ConfigError
 from aecli.storage.locks import Lock
 
-PACK_VERSION = 2  # of the files' format and of what decoding makes of an image
+PACK_VERSION = 2  # of the file format and of the decoded pixels
 PIXELS, INDEX = "images.u8", "index.json"
 BUDGET_VARIABLE, DEFAULT_GIGABYTES = "AECLI_CACHE_GB", 50.0
 _BUILDING, _DROPPED, _LOCK = ".building-", ".dropped-", ".lock-"
-_KEY = re.compile(r"[0-9a-f]{64}")  # nothing else in the folder is ever taken for a pack, and dropped
+_KEY = re.compile(r"[0-9a-f]{64}")  # only such folders are packs, and dropped
 _LEFTOVER_SECONDS = 24 * 3600
 
 
 def budget_bytes() -> int:
-    """What all packs together may take: `AECLI_CACHE_GB` gigabytes, or 50.
+    """Limit of the size of all packs together: `AECLI_CACHE_GB` gigabytes, or 50.
 
     Raises:
-        ConfigError: the variable is no number of at least 0.
+        ConfigError: the variable is not a number >= 0.
     """
     text = os.environ.get(BUDGET_VARIABLE, "").strip()
     try:
@@ -35,31 +36,31 @@ def budget_bytes() -> int:
     except ValueError:
         gigabytes = math.nan
     if not 0 <= gigabytes < math.inf:
-        raise ConfigError(f"{BUDGET_VARIABLE}={text}: expected a number of gigabytes, such as 50")
+        raise ConfigError(f"{BUDGET_VARIABLE}={text}: not a number of gigabytes\nhint: a number >= 0, such as 50")
     return round(gigabytes * 1e9)
 
 
 def free_bytes(root: Path) -> float:
-    """What is free on the disk of `root`; some network file systems always state 0, which says nothing."""
+    """Free bytes on the disk of `root`; infinite where it reports 0, as some network file systems always do."""
     return shutil.disk_usage(root).free or math.inf
 
 
 def mark_used(pack: Path) -> None:
-    """Note that `pack` is in use now, so that others are dropped before it."""
+    """Record that `pack` is in use now, so that others are dropped before it."""
     try:
         os.utime(pack / INDEX)
     except (PermissionError, FileNotFoundError):
-        pass  # another user's cache, which is theirs to tidy; or dropped at this moment, and read on through the map
+        pass  # another user's cache; or dropped at this moment, and still readable through the memory map
     except OSError as error:
         if error.errno != errno.EROFS:  # nothing is ever dropped from a read-only disk
             raise
 
 
 def make_room(root: Path, needed: int, budget: int, key: str) -> bool:
-    """Drop packs, the least recently used first and never `key`, until `needed` bytes fit; say whether they do.
+    """Drop packs, the least recently used first and never `key`, until `needed` bytes fit; return whether they do.
 
-    Nothing is dropped where that wouldn't suffice. What no version from this one on can read goes in any case. On
-    POSIX a process that has a dropped pack mapped reads on; on Windows it can't be dropped, and stays.
+    Nothing is dropped where that wouldn't suffice; damaged packs and those of older versions always are. On POSIX a
+    process that has mapped a dropped pack can still read it; on Windows such a pack can't be dropped, and stays.
     """
     packs = []
     for folder in _packs(root):
@@ -69,7 +70,7 @@ def make_room(root: Path, needed: int, budget: int, key: str) -> bool:
         if used is None:
             drop(folder)
         else:
-            packs.append((used, _size(folder), folder))
+            packs.append((used, pixel_bytes(folder), folder))
     held, free = sum(size for _, size, _ in packs), free_bytes(root)
     if needed > min(budget, free + held):
         return False
@@ -82,7 +83,7 @@ def make_room(root: Path, needed: int, budget: int, key: str) -> bool:
 
 
 def drop(folder: Path) -> bool:
-    """Delete a pack, renamed first so that nobody meets half of it; False where the system doesn't let it go."""
+    """Delete a pack, renamed first so that nobody reads half of it; returns False where the system refuses."""
     dropped = folder.with_name(f"{_DROPPED}{uuid.uuid4().hex}")
     try:
         folder.rename(dropped)
@@ -93,15 +94,15 @@ def drop(folder: Path) -> bool:
 
 
 def lock_of(pack: Path) -> Lock:
-    """The lock that whoever builds `pack` holds."""
+    """The lock that the process that builds `pack` holds."""
     return Lock(pack.with_name(f"{_LOCK}{pack.name}"))
 
 
 @contextmanager
 def building_folder(pack: Path) -> Iterator[Path]:
-    """Yield a fresh folder beside `pack` to build it in; what is still there at the end is removed.
+    """Yield a new folder beside `pack` to build it in; removed at the end unless it was renamed.
 
-    Not `tempfile.mkdtemp`: its folders are closed to the other users of a shared cache.
+    Not `tempfile.mkdtemp`: the other users of a shared cache can't read its folders.
     """
     folder = pack.with_name(f"{_BUILDING}{pack.name}-{uuid.uuid4().hex}")
     folder.mkdir()
@@ -112,12 +113,12 @@ def building_folder(pack: Path) -> Iterator[Path]:
 
 
 def bytes_built(pack: Path) -> int:
-    """How many bytes of `pack` have been written by whoever is building it."""
-    return max((_size(folder) for folder in pack.parent.glob(f"{_BUILDING}{pack.name}-*")), default=0)
+    """How many bytes of `pack` the process that builds it has written."""
+    return max((pixel_bytes(folder) for folder in pack.parent.glob(f"{_BUILDING}{pack.name}-*")), default=0)
 
 
 def remove_leftovers(pack: Path, held: Lock) -> None:
-    """Remove what killed builds left behind; `held` is the lock of `pack`, which the caller holds."""
+    """Remove what killed processes left behind; `held` is the lock of `pack`, which the caller holds."""
     root = pack.parent
     for dropped in root.glob(f"{_DROPPED}*"):
         shutil.rmtree(dropped, ignore_errors=True)
@@ -129,7 +130,7 @@ def remove_leftovers(pack: Path, held: Lock) -> None:
 
 
 def _is_free(lock: Lock) -> bool:
-    """Whether nobody holds `lock`; False too where the file system can't tell."""
+    """Whether nobody holds `lock`; False also where the file system has no locks."""
     if not lock.take():
         return False
     excluded = lock.excludes
@@ -143,22 +144,35 @@ def _packs(root: Path) -> Iterator[Path]:
 
 def _last_use(pack: Path) -> float | None:
     """When `pack` was last used, in seconds since 1970; None where it is damaged or of an older version."""
+    index = read_index(pack)
+    schema = index.get("schema") if index else None
+    if not isinstance(schema, int) or schema < PACK_VERSION:
+        return None
     try:
-        index = json.loads((pack / INDEX).read_text(encoding="utf-8"))
-        return (pack / INDEX).stat().st_mtime if index["schema"] >= PACK_VERSION else None
-    except (OSError, ValueError, KeyError, TypeError):
+        return (pack / INDEX).stat().st_mtime
+    except OSError:  # dropped at this moment
         return None
 
 
-def _size(folder: Path) -> int:
+def read_index(pack: Path) -> dict[str, Any] | None:
+    """The JSON object in `index.json`; None where it is missing or damaged."""
+    try:
+        index = json.loads((pack / INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return index if isinstance(index, dict) else None
+
+
+def pixel_bytes(folder: Path) -> int:
+    """Size of the pixels' file; 0 where there is none."""
     try:
         return (folder / PIXELS).stat().st_size
-    except OSError:  # gone, or not begun
+    except OSError:
         return 0
 
 
 def _last_change(folder: Path) -> float:
-    """When `folder` or a file in it was last written, in seconds since 1970; a folder just gone counts as new."""
+    """When `folder` or a file in it was last written, in seconds since 1970; now where it has just been removed."""
     try:
         return max(path.stat().st_mtime for path in (folder, *folder.iterdir()))
     except OSError:

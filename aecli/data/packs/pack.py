@@ -1,11 +1,13 @@
 """Decode once: a packed uint8 array that later epochs and later runs read.
 
-A pack is a folder `<key>/` of the cache with `images.u8`, the raw bytes of a (N, S, S, 3) array (the layout in which
-images are decoded, and in which models that are quick take them), and `index.json`, which says what they are. It
-appears whole or not at all: built beside under another name, flushed, renamed.
+A pack is a folder `<key>/` of the cache with `images.u8`, the raw bytes of a (N, S, S, 3) array (channels last, as
+images are decoded and as the faster models take them), and `index.json`, which describes it. It is built under another
+name in the same folder, flushed to the disk, and renamed atomically.
 """
 
 import json
+import math
+import re
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
@@ -30,16 +32,16 @@ from aecli.storage.locks import Lock
 
 _REPORT_SECONDS = 0.05
 _WAIT_SECONDS = 0.2
-_MOST_BYTES_AHEAD = 2**26  # decoded and waiting to be written, for each worker
+_MAX_BYTES_AHEAD = 2**26  # decoded and waiting to be written, for each worker
 
 Reports = Generator[Progress | Notice, None, "Pack"]
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Decoded images: `images` is uint8 (N, 3, S, S), read-only, in the order of `names`; or OnTheFly in its place.
+    """Decoded images: `images` is uint8 (N, 3, S, S), read-only, in the order of `names`; or OnTheFly instead.
 
-    `skipped` says of each image that couldn't be decoded (name -> reason) why it is not there; on the fly, it grows.
+    `skipped` (name -> reason) holds the images that can't be decoded; with OnTheFly it grows as they are met.
     """
 
     names: list[str]
@@ -48,16 +50,16 @@ class Pack:
 
 
 def pack_images(images: Sequence[ImageRef], size: int, how: str, cache: str, workers: int | None = None) -> Reports:
-    """Decode `images` to size x size pixels, or find them decoded; yields progress and notices, returns the Pack.
+    """Decode `images` to size x size pixels, or read a cached pack; yields progress and notices, returns the Pack.
 
     `how` is `squash` or `crop` (see `decode.fit`). `cache` is `auto` (the user's cache folder), `off` (nothing is
-    written: the array is held in memory) or a folder. A pack that is found reads no image and reports no progress;
-    one that another process is building is waited for. A set that fits neither the cache's budget nor the disk (for
-    `off`: that is more than half of the memory to be had) is decoded on the fly, and a notice says so.
+    written: the array is held in memory) or a folder. A cached pack reads no image and reports no progress; one that
+    another process is building is waited for. A set that exceeds the cache's budget or the free disk space (for `off`:
+    half of the available memory) is decoded on the fly, and a notice says so.
 
     Raises:
         DataError: more than 1 % of the images can't be decoded.
-        ConfigError: `AECLI_CACHE_GB` is no number.
+        ConfigError: `AECLI_CACHE_GB` is not a number.
         OutputError: the cache can't be written.
 
     """
@@ -70,18 +72,18 @@ def pack_images(images: Sequence[ImageRef], size: int, how: str, cache: str, wor
     folder = root / pack_key(images, size, how)
     budget = caches.budget_bytes()
     try:
-        found = _read_pack(folder, images, size)
-        if found is not None:
-            return found
+        pack = _read_pack(folder, images, size)
+        if pack is not None:
+            return pack
         if needed > budget:
-            limit = f"the {budget / 1e9:g} GB that {caches.BUDGET_VARIABLE} lets the image cache take"
+            limit = f"the {budget / 1e9:g} GB that {caches.BUDGET_VARIABLE} allows the image cache"
             return (yield from _on_the_fly(images, size, how, workers, limit))
         root.mkdir(parents=True, exist_ok=True)
         with closing(caches.lock_of(folder)) as lock:
             yield from _wait(lock, folder, size, len(images))
-            found = _read_pack(folder, images, size)
-            if found is not None:
-                return found
+            pack = _read_pack(folder, images, size)
+            if pack is not None:
+                return pack
             caches.remove_leftovers(folder, lock)
             if not caches.make_room(root, needed, budget, folder.name):
                 limit = f"the {caches.free_bytes(root) / 1e9:.1f} GB free for the image cache {root}"
@@ -91,13 +93,13 @@ def pack_images(images: Sequence[ImageRef], size: int, how: str, cache: str, wor
                 return _install(building, folder, images, size)
     except OSError as error:
         raise OutputError(
-            f"The image cache {root} can't be written ({error.strerror or error}). "
-            "Name another folder with --cache DIR, or keep the images in memory with --cache off."
+            f"the image cache {root} can't be written: {error.strerror or error}\n"
+            "hint: --cache DIR names another folder, --cache off keeps the images in memory"
         ) from error
 
 
 def pack_key(images: Sequence[ImageRef], size: int, how: str) -> str:
-    """The name of a pack: 64 hex digits that change with whatever changes its pixels."""
+    """The name of a pack: 64 hex digits that change with anything that changes its pixels."""
     return content_key(images, caches.PACK_VERSION, PIL.__version__, size, how)
 
 
@@ -112,7 +114,7 @@ def _on_the_fly(images: Sequence[ImageRef], size: int, how: str, workers: int | 
 
 
 def _decode_fitted(image: ImageRef, size: int, how: str) -> Pixels | str:
-    """(S, S, 3), contiguous; or the reason why there is none."""
+    """uint8 (S, S, 3), contiguous; or why the image can't be decoded."""
     try:
         return decode_fitted(image, size, how)
     except DecodeError as error:
@@ -122,11 +124,11 @@ def _decode_fitted(image: ImageRef, size: int, how: str) -> Pixels | str:
 def _decode_all(
     images: Sequence[ImageRef], size: int, how: str, workers: int | None, keep: Callable[[Pixels], object]
 ) -> Generator[Progress, None, dict[str, str]]:
-    """Give each decoded image (S, S, 3) to `keep`, in order; returns those skipped, with their reasons."""
+    """Call `keep` with each decoded image (S, S, 3), in order; returns the skipped ones (name -> reason)."""
     skipped: dict[str, str] = {}
     reported = 0.0
-    # Images differ in the time that they take: with fewer ahead, threads wait for the slowest one.
-    ahead = worker_count(workers) * min(8, max(2, _MOST_BYTES_AHEAD // (3 * size * size)))
+    # Decoding times differ: with fewer images ahead, threads wait for the slowest one.
+    ahead = worker_count(workers) * min(8, max(2, _MAX_BYTES_AHEAD // (3 * size * size)))
     with closing(ordered_map(partial(_decode_fitted, size=size, how=how), images, workers, ahead)) as results:
         for done, (image, result) in enumerate(zip(images, results, strict=True), start=1):
             if isinstance(result, str):
@@ -149,11 +151,13 @@ def _pack_in_memory(images: Sequence[ImageRef], size: int, how: str, workers: in
         array = np.empty((len(images), size, size, 3), dtype=np.uint8)
     except MemoryError as error:
         gigabytes = len(images) * 3 * size * size / 1e9
-        raise DataError(f"--cache off: {gigabytes:.1f} GB of images don't fit into memory. Use --cache DIR.") from error
-    places = iter(array)
+        raise DataError(
+            f"--cache off: {gigabytes:.1f} GB of images don't fit into memory\nhint: use --cache auto or --cache DIR"
+        ) from error
+    rows = iter(array)
 
     def keep(pixels: Pixels) -> None:
-        next(places)[:] = pixels
+        next(rows)[:] = pixels
 
     skipped = yield from _decode_all(images, size, how, workers, keep)
     names = _names(images, skipped)
@@ -162,40 +166,42 @@ def _pack_in_memory(images: Sequence[ImageRef], size: int, how: str, workers: in
 
 
 def _available_memory() -> float:
-    """Bytes that this process may still take without pushing others out; infinite where the system doesn't say."""
+    """Bytes of memory that this process can still use without swapping; infinite where the system doesn't tell."""
     try:
-        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        available = float(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):  # not Linux
-        return float("inf")
+        meminfo = Path("/proc/meminfo").read_text(encoding="utf-8")
+    except OSError:  # not Linux
+        return math.inf
+    match = re.search(r"MemAvailable:\s+(\d+) kB", meminfo)
+    available = float(match[1]) * 1024 if match else math.inf
     try:  # a container's own limit
-        limit, used = (float(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
-        return min(available, limit - used)
-    except (OSError, ValueError):  # none, or "max"
+        limit, used = (Path(f"/sys/fs/cgroup/memory.{name}").read_text(encoding="utf-8") for name in ("max", "current"))
+    except OSError:  # no control group
         return available
+    return available if limit.strip() == "max" else min(available, float(limit) - float(used))
 
 
 # On disk
 
 
 def _read_pack(folder: Path, images: Sequence[ImageRef], size: int) -> Pack | None:
-    """The pack in `folder`, marked as used, or None where there is none that is whole and holds these images."""
+    """The pack in `folder`, marked as used; None where there is none, or it is incomplete or of other images."""
+    index = caches.read_index(folder)
+    if index is None or not isinstance(index.get("skipped"), dict):
+        return None
+    skipped = index["skipped"]
+    names = _names(images, skipped)
+    if not names or index.get("images") != len(names) or caches.pixel_bytes(folder) != len(names) * 3 * size * size:
+        return None
     try:
-        index: dict[str, Any] = json.loads((folder / caches.INDEX).read_text(encoding="utf-8"))
-        skipped = dict(index["skipped"])
-        names = _names(images, skipped)
-        whole = (folder / caches.PIXELS).stat().st_size == len(names) * 3 * size * size
-        if not whole or len(names) != index["images"] or not names:
-            return None
         array = np.memmap(folder / caches.PIXELS, dtype=np.uint8, mode="r", shape=(len(names), size, size, 3))
-    except (OSError, ValueError, KeyError, TypeError):
+    except OSError:  # dropped at this moment
         return None
     caches.mark_used(folder)
     return Pack(names, array.transpose(0, 3, 1, 2), skipped)
 
 
 def _wait(lock: Lock, folder: Path, size: int, total: int) -> Generator[Progress | Notice, None, None]:
-    """Take `lock`; while another process builds the pack in `folder`, report how far it is."""
+    """Acquire `lock`; while another process builds the pack in `folder`, report its progress."""
     if lock.take():
         return
     yield Notice("another process is decoding these images: waiting for it")
@@ -216,21 +222,21 @@ def _build(
 
 
 def describe(size: int, how: str, images: int, skipped: dict[str, str]) -> dict[str, Any]:
-    """What a pack's `index.json` holds; the names of its `images` are those asked for, but for the `skipped`."""
+    """The content of `index.json` of a pack of that many `images`: those asked for but the `skipped`."""
     return {"schema": caches.PACK_VERSION, "size": size, "fit": how, "images": images, "skipped": skipped}
 
 
 def _install(building: Path, folder: Path, images: Sequence[ImageRef], size: int) -> Pack:
-    """Rename what was built to `folder`, unless another process was first; replaces a damaged pack."""
-    failure = OSError(f"{folder} did not keep what was written")
+    """Rename `building` to `folder`, unless another process was first; replaces a damaged pack."""
+    failure = OSError(f"{folder} does not hold what was written")
     for _ in range(2):
         try:
             building.rename(folder)
         except OSError as error:
             failure = error
-            theirs = _read_pack(folder, images, size)
-            if theirs is not None:
-                return theirs
+            pack = _read_pack(folder, images, size)
+            if pack is not None:
+                return pack
             caches.drop(folder)
         else:
             fsync_folder(folder.parent)

@@ -1,4 +1,4 @@
-"""What an honest archive does not hold, whatever its format."""
+"""Checks of paths that apply to archives of every format."""
 
 import posixpath
 import re
@@ -8,26 +8,26 @@ from aecli.errors import DataError, single_line
 
 
 def check_path(holds: str, path: str) -> None:
-    """Refuse a path that leads out of its archive; `holds` begins the message.
+    """Refuse a member's path that is absolute or leads out of its archive; `holds` begins the message.
 
     Raises:
-        DataError: it does.
+        DataError: the path is one of these.
     """
     if path.startswith("/") or re.match(r"[A-Za-z]:", path) or ".." in path.split("/"):
-        raise DataError(f"{holds}, a path that leads out of it: not an archive to trust.")
+        raise DataError(f"{holds}: this path leads out of the archive, which is not to be trusted")
 
 
 def check_folders(source: str, names: Iterable[str]) -> None:
-    """Refuse a name that is the folder of another: no disk can hold both, nor what is made of them.
+    """Refuse a name that is also the folder of another: no file system can hold both, nor what is written from them.
 
     Raises:
-        DataError: it names one.
+        DataError: there is such a name.
     """
     known = set(names)
     folders: set[str] = set()
     for name in known:
         while (name := posixpath.dirname(name)) and name not in folders:
             folders.add(name)
-    both = next(iter(sorted(known & folders)), None)
-    if both is not None:
-        raise DataError(f"{source} holds {single_line(both)} both as an image and as a folder.")
+    conflicts = sorted(known & folders)
+    if conflicts:
+        raise DataError(f"{source} holds {single_line(conflicts[0])} both as an image and as a folder")

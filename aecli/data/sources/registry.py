@@ -7,7 +7,7 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import attrgetter
 
 from aecli.data.image_ref import FileRef, ImageRef, split_indices
@@ -44,12 +44,12 @@ def list_images(source: str) -> list[ImageRef]:
         elif stat.S_ISREG(mode):
             images = list_zip(source, _is_wanted)
         else:
-            raise DataError(f"{source} is neither a folder nor a .zip file.")
+            raise DataError(f"{source} is neither a folder nor a .zip file")
     else:
         images = _list_prefixed(source)
     if not images:
         kinds = ", ".join(suffix.removeprefix(".") for suffix in SUFFIXES)
-        raise DataError(f"{source} holds no images: expected files that end in {kinds}.")
+        raise DataError(f"{source} holds no images\nhint: names of images end in {kinds}")
     images.sort(key=attrgetter("name"))
     return images
 
@@ -63,16 +63,16 @@ def _is_wanted(path: str) -> bool:
 
 
 def _is_hidden(part: str) -> bool:
-    """Dot-files and dot-folders, and the folder of Finder's notes that macOS puts into zips."""
+    """Dot-files and dot-folders, and the folder of metadata that macOS puts into zips."""
     return (part.startswith(".") and part != "..") or part == "__MACOSX"
 
 
 def _file_mode(source: str) -> int | None:
-    """What `stat` says of the path `source`; None where there is no such path."""
+    """The mode that `stat` gives for the path `source`; None where there is no such path."""
     try:
         return os.stat(source).st_mode
     except PermissionError as error:
-        raise DataError(f"{source} can't be read: {error.strerror}.") from error
+        raise DataError(f"{source} can't be read: {error.strerror}") from error
     except (OSError, ValueError):  # absent, too long for a path, or holding a NUL
         return None
 
@@ -81,7 +81,7 @@ def _file_mode(source: str) -> int | None:
 
 
 def _list_folder(source: str) -> list[ImageRef]:
-    found: list[ImageRef] = []
+    images: list[ImageRef] = []
     # (prefix of the names, path, the real folders above it: a link back to one of them is a loop)
     pending: list[tuple[str, str, frozenset[str]]] = [("", source, frozenset())]
     visits: Counter[str] = Counter()
@@ -93,25 +93,30 @@ def _list_folder(source: str) -> list[ImageRef]:
         visits[real] += 1
         if visits[real] > VISIT_LIMIT:
             raise DataError(
-                f"{single_line(real)}: more than {VISIT_LIMIT} ways lead to it by links. Remove some of them."
+                f"{single_line(real)}: more than {VISIT_LIMIT} symbolic links lead to it\nhint: remove some of them"
             )
-        try:
-            with os.scandir(folder) as scan:
-                for entry in scan:
-                    if _is_hidden(entry.name):
-                        continue
-                    status = _status(entry)
-                    if status is not None and stat.S_ISDIR(status.st_mode):
-                        pending.append((f"{prefix}{entry.name}/", entry.path, above | {real}))
-                    elif (status is None or stat.S_ISREG(status.st_mode)) and _is_image_name(entry.name):
-                        found.append(FileRef(prefix + entry.name, source, status))
-        except OSError as error:
-            raise DataError(f"{single_line(folder)} can't be read: {error.strerror}.") from error
-    return found
+        for entry in _entries(folder):
+            if _is_hidden(entry.name):
+                continue
+            status = _status(entry)
+            if status is not None and stat.S_ISDIR(status.st_mode):
+                pending.append((f"{prefix}{entry.name}/", entry.path, above | {real}))
+            elif (status is None or stat.S_ISREG(status.st_mode)) and _is_image_name(entry.name):
+                images.append(FileRef(prefix + entry.name, source, status))
+    return images
+
+
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
+    """Yield what a folder holds; raises DataError where it can't be read."""
+    try:
+        with os.scandir(folder) as scan:
+            yield from scan
+    except OSError as error:
+        raise DataError(f"{single_line(folder)} can't be read: {error.strerror}") from error
 
 
 def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """What `stat` says; None for a dangling link, to be met again as an image that can't be read, not passed over."""
+    """The result of `stat`; None for a dangling link, which is listed and then reported as unreadable."""
     try:
         return os.stat(entry.path)  # on Windows, `entry.stat()` knows less
     except OSError:
@@ -128,6 +133,8 @@ def _list_prefixed(source: str) -> list[ImageRef]:
     # One letter before a colon is a Windows drive.
     if colon and re.fullmatch(r"[A-Za-z][A-Za-z0-9_+.-]+", prefix):
         known = ", ".join(f"{name}:…" for name in sorted([*PREFIXES, "hf"]))
-        kinds = "folders, .zip, .tar and .parquet files, demo"
-        raise DataError(f"{source}: no source is called {prefix}: (there are {kinds} and {known}).")
-    raise DataError(f"{source or repr(source)}: no such folder or .zip file.")
+        raise DataError(
+            f"{source}: unknown kind of source {prefix}:\nhint: a source is a folder, a .zip, .tar or .parquet file, "
+            f"demo, {known}"
+        )
+    raise DataError(f"{source or repr(source)}: no such folder or .zip file")

@@ -38,7 +38,7 @@ class ImageSet:
     def of(cls, images: Images, rows: Sequence[int]) -> "ImageSet":
         """Some rows of `images`, ascending; of what is decoded on the fly, no other row takes the place of one."""
         chosen = np.array(rows, dtype=int)
-        return cls(images.part(chosen) if isinstance(images, OnTheFly) else images, chosen)
+        return cls(images.subset(chosen) if isinstance(images, OnTheFly) else images, chosen)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -149,7 +149,7 @@ def _open_stream(
         )
     return stream, val, {
         "data": {
-            "source": config.data.source, "images": None, "shards": len(stream.shards), "lanes": stream.lanes,
+            "source": config.data.source, "images": None, "shards": len(stream.shards), "lanes": stream.shard_groups,
             "fingerprint": stream.fingerprint,
         },
         "val_data": val_record,
