@@ -2,8 +2,10 @@
 
 import shutil
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -112,3 +114,30 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     _skip_curves(monkeypatch)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def lpips_references(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Path]]:
+    """The lpips package's networks by name, and files of their backbones' weights under torchvision's names.
+
+    `alex` has the weights that ship with aecli, the others random ones.
+    """
+    import lpips
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from aecli.metrics.network_weights import SHIPPED
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("weights")
+    networks, files = {}, {}
+    for net in ("alex", "vgg", "squeeze"):
+        with warnings.catch_warnings(action="ignore"):  # torchvision's, about how random weights are asked for
+            networks[net] = lpips.LPIPS(net=net, pnet_rand=True, verbose=False)
+        names = {name: f"features.{name.split('.', 1)[1]}" for name in networks[net].net.state_dict()}
+        if net == "alex":
+            shipped = load_file(SHIPPED[net])
+            networks[net].net.load_state_dict({name: shipped[theirs] for name, theirs in names.items()})
+        files[net] = folder / f"{net}.safetensors"
+        save_file({names[name]: value for name, value in networks[net].net.state_dict().items()}, files[net])
+    return networks, files

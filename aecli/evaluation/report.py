@@ -1,4 +1,4 @@
-"""What `aecli eval` found: a number an image, the scores that sum them up, comparisons, and the report of it all."""
+"""The result of `aecli eval`: values per image, their summary, comparisons of predictions, and the report."""
 
 import csv
 import io
@@ -12,21 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aecli.configs import METRICS
-from aecli.evaluation.pairing import Unpaired
-from aecli.metrics.registry import Metric
+from aecli.evaluation.unpaired import Unpaired
+from aecli.metrics.base import Metric
 from aecli.metrics.statistics import Comparison, Interval, bootstrap_means, compare
 
-# A metric's name -> its numbers, float64 (images, predictions).
-Numbers = Mapping[str, NDArray[np.float64]]
+# A metric's name -> its values, float64 (images, predictions).
+MetricValues = Mapping[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Score:
     """One metric of one prediction, over all images measured.
 
-    `mean` and `ci95` leave out infinite numbers and are None where too few are left (none, fewer than 2); `median` is
-    over all and may be infinite. `pooled` and `identical` belong to a metric that has a `pool` (PSNR): the one number
-    of all images together (None where all are identical), and how many images are identical; else None.
+    `mean` and `ci95` leave out infinite values and are None where too few are left (none, fewer than 2); `median` is
+    over all and may be infinite. `pooled` and `identical` belong to a metric that has a `pool` (PSNR): the value of
+    all images together (None where all are identical), and the count of identical images; else None.
     """
 
     mean: float | None
@@ -36,7 +36,7 @@ class Score:
     identical: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The score without infinities, and without what the metric has not."""
+        """Strict JSON: None for infinity, and only the keys that the metric has."""
         fields = asdict(self) | {"median": self.median if math.isfinite(self.median) else None}
         return fields if self.identical is not None else {name: fields[name] for name in ("mean", "ci95", "median")}
 
@@ -60,7 +60,7 @@ class PairedComparison:
 
 @dataclass(frozen=True)
 class EvalReport:
-    """What `aecli eval` found on `n` images; `metrics` are those measured, in the order asked for."""
+    """The result of `aecli eval` on `n` images; `metrics` are in the order asked for."""
 
     n: int
     metrics: tuple[Metric, ...]
@@ -71,7 +71,7 @@ class EvalReport:
     versions: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """The report as strict JSON holds it: no NaN, no infinity; metrics not asked for are null."""
+        """Strict JSON: no NaN, no infinity; metrics not asked for are None."""
         return {
             "n": self.n,
             "results": [
@@ -80,9 +80,9 @@ class EvalReport:
                 for result in self.results
             ],
             "comparisons": [
-                {"a": versus.a, "b": versus.b}
-                | {name: asdict(versus.comparisons[name]) if name in versus.comparisons else None for name in METRICS}
-                for versus in self.comparisons
+                {"a": pair.a, "b": pair.b}
+                | {name: asdict(pair.comparisons[name]) if name in pair.comparisons else None for name in METRICS}
+                for pair in self.comparisons
             ],
             "definitions": dict(self.definitions),
             "unpaired": [
@@ -92,29 +92,29 @@ class EvalReport:
         }
 
 
-def sum_up(
-    metrics: Sequence[Metric], names: Sequence[str], numbers: Numbers
+def summarize_metrics(
+    metrics: Sequence[Metric], names: Sequence[str], values: MetricValues
 ) -> tuple[tuple[Result, ...], tuple[PairedComparison, ...]]:
-    """The scores of each prediction, and of every two predictions the comparison, paired by image.
+    """Summarize each prediction, and compare every two predictions, paired by image.
 
     All bootstrap intervals come from the same resamples of the images.
     """
-    duels = list(combinations(range(len(names)), 2))
+    pairs = list(combinations(range(len(names)), 2))
     with np.errstate(invalid="ignore"):  # infinity less infinity: two identical images, left out
-        differences = {m.name: [numbers[m.name][:, a] - numbers[m.name][:, b] for a, b in duels] for m in metrics}
-    columns = [column for m in metrics for column in (*numbers[m.name].T, *differences[m.name])]
+        differences = {m.name: [values[m.name][:, a] - values[m.name][:, b] for a, b in pairs] for m in metrics}
+    columns = [column for m in metrics for column in (*values[m.name].T, *differences[m.name])]
     intervals = iter(bootstrap_means(np.stack(columns, axis=1)))
     scores: list[dict[str, Score]] = [{} for _ in names]
-    comparisons: list[dict[str, Comparison]] = [{} for _ in duels]
+    comparisons: list[dict[str, Comparison]] = [{} for _ in pairs]
     for metric in metrics:
-        values = numbers[metric.name]
-        for column, found in enumerate(scores):
-            found[metric.name] = _score(metric, values[:, column], next(intervals))
-        for (a, b), duel in zip(duels, comparisons, strict=True):
-            duel[metric.name] = compare(values[:, a], values[:, b], metric.higher_is_better, next(intervals))
+        table = values[metric.name]
+        for column, by_metric in enumerate(scores):
+            by_metric[metric.name] = _score(metric, table[:, column], next(intervals))
+        for (a, b), compared in zip(pairs, comparisons, strict=True):
+            compared[metric.name] = compare(table[:, a], table[:, b], metric.higher_is_better, next(intervals))
     return (
-        tuple(Result(name, found) for name, found in zip(names, scores, strict=True)),
-        tuple(PairedComparison(names[a], names[b], duel) for (a, b), duel in zip(duels, comparisons, strict=True)),
+        tuple(Result(name, by_metric) for name, by_metric in zip(names, scores, strict=True)),
+        tuple(PairedComparison(names[a], names[b], each) for (a, b), each in zip(pairs, comparisons, strict=True)),
     )
 
 
@@ -130,22 +130,22 @@ def _score(metric: Metric, values: NDArray[np.float64], ci95: Interval | None) -
 
 
 def best_names(report: EvalReport, metric: Metric) -> list[str]:
-    """Names of the best predictions; one whose images are all identical has no mean, and none is better."""
+    """Names of the best predictions by mean; no mean means that all images are identical, and nothing is better."""
     scores = {result.name: result.scores[metric.name] for result in report.results}
     means = {name: math.inf if score.mean is None else score.mean for name, score in scores.items()}
     top = (max if metric.higher_is_better else min)(means.values())
     return [name for name, mean in means.items() if mean == top]
 
 
-def per_image_csv(images: Sequence[str], predictions: Sequence[str], numbers: Numbers) -> bytes:
-    """A CSV row an image and prediction: name, prediction, a column a metric (empty where not asked for)."""
+def per_image_csv(images: Sequence[str], predictions: Sequence[str], values: MetricValues) -> bytes:
+    """A CSV with a row per image and prediction: name, prediction, a column per metric (empty where not asked for)."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # a bare \r ends a line where it is read
+    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # readers take a bare \r for a line end
     rows.writerow(["name", "prediction", *METRICS])
     for i, image in enumerate(images):
         for j, prediction in enumerate(predictions):
-            cells = [repr(float(numbers[name][i, j])) if name in numbers else "" for name in METRICS]
+            cells = [repr(float(values[name][i, j])) if name in values else "" for name in METRICS]
             (quoted if "\r" in image + prediction else rows).writerow([image, prediction, *cells])
-    # File names need not be text in any encoding; what they are in bytes goes into the file as it is.
+    # File names may be bytes of no encoding; they are written as they are.
     return text.getvalue().encode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""`aecli eval --samples`: how far sets of images are from a set of real ones, without pairing."""
+"""`aecli eval --samples`: distances of sets of generated images to a set of real ones, without pairing."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -29,18 +29,19 @@ from aecli.runtime.distributed import Distributed
 from aecli.runtime.threads import device_lock
 from aecli.runtime.work_queue import map_shared
 
-LEAST_IMAGES = NEIGHBOURS + 1  # of each set
-_AT_ONCE = 32  # images that a worker takes
-_SAME = 1e-3  # of the deviation of a set's features: what is nearer than that is the same image
+MIN_IMAGES = NEIGHBOURS + 1  # of each set
+_BATCH = 32  # images that a worker takes at most
+_SAME = 1e-3  # of the std of a set's features: at a smaller distance it is the same image
 
 Features = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Memorised:
-    """Median distances to the nearest training image: of the samples, of held-out photographs, and their ratio.
+class Memorisation:
+    """Median distances to the nearest training image: of the samples, of the held-out ground truth, and their ratio.
 
-    A ratio well below 1 says that the samples are nearer to the training images than new photographs are.
+    A ratio well below 1 means that the samples are copies: nearer to the training images than unseen images are. It is
+    None where the ground truth is itself among the training images.
     """
 
     samples: float
@@ -50,7 +51,7 @@ class Memorised:
 
 @dataclass(frozen=True)
 class SetResult:
-    """What one set of `n` samples was measured to be."""
+    """The distances of one set of `n` samples to the real images."""
 
     name: str
     n: int
@@ -58,12 +59,12 @@ class SetResult:
     ci95: tuple[float, float]
     frechet_distance: float
     manifold: Manifold
-    memorised: Memorised | None
+    memorised: Memorisation | None
 
 
 @dataclass(frozen=True)
 class SetReport:
-    """What `aecli eval --samples` found against `n` real images, all of them `size` (height, width)."""
+    """The result of `aecli eval --samples` against `n` real images, all resized to `size` (height, width)."""
 
     n: int
     size: tuple[int, int]
@@ -100,7 +101,7 @@ class SetReport:
 
 @dataclass(frozen=True)
 class _Set:
-    """A listed source: what it is called, and its images."""
+    """A source and its images."""
 
     source: str
     images: Sequence[ImageRef]
@@ -109,16 +110,16 @@ class _Set:
 def evaluate_sets(config: EvalConfig, listen: Listener = ignore) -> SetReport:
     """Measure each set of samples against the ground truth, on features of a network.
 
-    All images are seen at the samples' size: real ones are brought to it as training does.
+    All images are compared at the samples' size: real ones are resized to it as training does.
 
-    In processes that torchrun started, all of them must call this: they share the images, and get the same report; the
-    first one's `listen` hears of it.
+    In processes started by torchrun, all of them must call this: they share the images, and get the same report; only
+    the main process calls `listen`.
 
     Raises:
-        ConfigError: the sets can't be told apart, or the device is not here.
+        ConfigError: two sets have the same name, or the device is not available.
         DataError: an image can't be read (unless `--on-mismatch skip`), samples differ in size, or there are too few.
-        WeightsError: the network's weights can't be had.
-        PeerError: another of several processes failed.
+        WeightsError: the network's weights are missing or damaged.
+        PeerError: another process failed.
     """
     with Distributed() as distributed:
         return _evaluate(config, distributed, listen if distributed.is_main_process else ignore)
@@ -128,29 +129,34 @@ def _evaluate(config: EvalConfig, distributed: Distributed, listen: Listener) ->
     samples = parse_predictions(config.samples, "--samples")
     device = resolve_device(config.device)
     real = [_list(config.gt, "--gt"), *([_list(config.train, "--train")] if config.train else [])]
-    drawn = [_list(each.source, "--samples") for each in samples]
-    require_same_images([image for each in (*real, *drawn) for image in each.images], "--gt and --samples", distributed)
-    size = _common_size(drawn)
+    generated = [_list(each.source, "--samples") for each in samples]
+    require_same_images(
+        [image for each in (*real, *generated) for image in each.images], "--gt and --samples", distributed
+    )
+    size = _common_size(generated)
     network = distributed.main_process_first(lambda: load_features(config.features, device, listen))
-    found, unreadable = _features([*real, *drawn], size, network, device, config, distributed, listen)
+    extractor = _FeatureExtractor([*real, *generated], size, network, device, config.on_mismatch == "skip")
+    features, unreadable = _extract(extractor, config, distributed, listen)
     if unreadable:
-        listen(Notice(f"left out, as --on-mismatch skip asks: {summarize(unreadable)}"))
-    truth, train = found[0], found[1] if config.train else None
+        listen(Notice(f"left out because of --on-mismatch skip: {summarize(unreadable)}"))
+    truth, train = features[0], features[1] if config.train else None
     held_out = None if train is None else float(np.median(nearest_distances(truth, train)))
-    # Features of one image, seen in other company, differ in their last bits.
-    is_known = train is not None and held_out is not None and held_out < _SAME * float(np.sqrt(train.var(axis=0).sum()))
-    if is_known:
-        listen(Notice("half of --gt is in --train: name images held out, else how near samples may be isn't known"))
+    # Features of the same image in another batch differ in their last bits.
+    is_trained_on = (
+        train is not None and held_out is not None and held_out < _SAME * float(np.sqrt(train.var(axis=0).sum()))
+    )
+    if is_trained_on:
+        listen(Notice("at least half of --gt is in --train: without held-out images, memorisation can't be measured"))
     results = []
-    for each, features in zip(samples, found[len(real) :], strict=True):
-        distance, interval = kernel_distance(truth, features)
+    for each, fake in zip(samples, features[len(real) :], strict=True):
+        distance, interval = kernel_distance(truth, fake)
         memorised = None
         if train is not None and held_out is not None:
-            nearest = float(np.median(nearest_distances(features, train)))
-            memorised = Memorised(nearest, held_out, None if is_known else nearest / held_out)
+            nearest = float(np.median(nearest_distances(fake, train)))
+            memorised = Memorisation(nearest, held_out, None if is_trained_on else nearest / held_out)
         results.append(
-            SetResult(each.name, len(features), distance, interval, frechet_distance(truth, features),
-                      manifold(truth, features), memorised)
+            SetResult(each.name, len(fake), distance, interval, frechet_distance(truth, fake),
+                      manifold(truth, fake), memorised)
         )  # fmt: skip
     return SetReport(len(truth), size, network.name, network.kernel_name, network.frechet_name, tuple(results),
                      _definitions(network, size, config), unreadable,
@@ -159,96 +165,103 @@ def _evaluate(config: EvalConfig, distributed: Distributed, listen: Listener) ->
 
 def _list(source: str, flag: str) -> _Set:
     images = list_images(source)
-    if len(images) < LEAST_IMAGES:
-        raise DataError(f"{flag} {source}: {len(images)} images are too few; a set needs {LEAST_IMAGES}")
+    if len(images) < MIN_IMAGES:
+        raise _too_few(f"{flag} {source}", len(images))
     return _Set(source, images)
 
 
-def _common_size(drawn: Sequence[_Set]) -> tuple[int, int]:
-    """The (height, width) that all samples have, by their headers; an unreadable one is told when it is decoded."""
-    seen: dict[tuple[int, int], str] = {}
-    for each in drawn:
+def _too_few(source: str, count: int) -> DataError:
+    return DataError(f"{source}: too few images that can be read ({count}); a set needs at least {MIN_IMAGES}")
+
+
+def _common_size(sets: Sequence[_Set]) -> tuple[int, int]:
+    """The (height, width) of all images, by their headers; unreadable ones are reported when they are decoded."""
+    examples: dict[tuple[int, int], str] = {}
+    for each in sets:
         for image in each.images:
             try:
-                seen.setdefault(image_size(image), f"{each.source}/{image.name}")
+                examples.setdefault(image_size(image), f"{each.source}/{image.name}")
             except DecodeError:
                 continue
-    if len(seen) > 1:
-        told = " and ".join(
-            f"{single_line(name)} is {width}x{height}" for (height, width), name in list(seen.items())[:2]
+    if len(examples) > 1:
+        two = " and ".join(
+            f"{single_line(name)} is {width}x{height}" for (height, width), name in list(examples.items())[:2]
         )
-        raise DataError(f"--samples: {told}; images of different sizes can't be compared as sets")
-    if not seen:
-        raise DataError(f"--samples {drawn[0].source}: no image can be read")
-    return next(iter(seen))
+        raise DataError(f"--samples: all images must have one size, but {two}")
+    if not examples:
+        raise DataError(f"--samples {sets[0].source}: no image can be read")
+    return next(iter(examples))
 
 
-def _features(
-    sets: Sequence[_Set],
-    size: tuple[int, int],
-    network: SetFeatures,
-    device: torch.device,
-    config: EvalConfig,
-    distributed: Distributed,
-    listen: Listener,
-) -> tuple[list[Features], dict[str, str]]:
-    """The features of each set, in the order of its images, and the unreadable ones of all, which are left out.
+class _FeatureExtractor:
+    """Decodes and embeds batches of the images of all sets; called by several threads."""
 
-    A row an image is gathered from all processes: its place among the images of all sets, and its features.
-    """
-    turn = device_lock(device)
-    images = [(each.source, image) for each in sets for image in each.images]
-    places = range(len(images))
-    at_once = min(config.batch_size, _AT_ONCE)
+    def __init__(
+        self, sets: Sequence[_Set], size: tuple[int, int], network: SetFeatures, device: torch.device, skip: bool
+    ) -> None:
+        self.sets, self.size, self.network, self.device, self.skip = sets, size, network, device, skip
+        self.images = [(each.source, image) for each in sets for image in each.images]
+        self._device_lock = device_lock(device)
 
-    def measure(batch: range) -> tuple[Features, dict[str, str]]:
-        readable, broken = {}, {}
-        for place in batch:
-            source, image = images[place]
+    def __call__(self, batch: range) -> tuple[Features, dict[str, str]]:
+        """Return a row an image (its index among all images, its features), and the reasons of unreadable ones."""
+        readable, unreadable = {}, {}
+        for index in batch:
+            source, image = self.images[index]
             try:
-                readable[place] = resize(decode(image), *size)
+                readable[index] = resize(decode(image), *self.size)
             except DecodeError as error:
-                if config.on_mismatch != "skip":
-                    raise DataError(f"{source}/{error}; --on-mismatch skip leaves it out") from error
-                broken[f"{source}/{image.name}"] = error.reason
+                if not self.skip:
+                    raise DataError(f"{source}/{error}\nhint: --on-mismatch skip leaves it out") from error
+                unreadable[f"{source}/{image.name}"] = error.reason
         if not readable:
-            return nothing, broken
-        with turn, oom_as_device_error("a smaller --batch-size"):
-            pixels = torch.from_numpy(np.stack(list(readable.values()))).to(device).permute(0, 3, 1, 2)
-            features = network(pixels).double().cpu().numpy()
-        return np.column_stack([list(readable), features]), broken
+            return np.empty((0, 1 + self.network.dim)), unreadable
+        with self._device_lock, oom_as_device_error("a smaller --batch-size"):
+            pixels = torch.from_numpy(np.stack(list(readable.values()))).to(self.device).permute(0, 3, 1, 2)
+            features = self.network(pixels).double().cpu().numpy()
+        return np.column_stack([list(readable), features]), unreadable
 
-    nothing = np.empty((0, 1 + network.numbers))
-    batches = [places[start : start + at_once] for start in places[::at_once]]
-    dealt = [result for _, result in map_shared(measure, batches, "measuring", config.workers, distributed, listen)]
-    rows = np.concatenate(distributed.all_gather(np.concatenate([nothing, *(rows for rows, _ in dealt)])))
+
+def _extract(
+    extractor: _FeatureExtractor, config: EvalConfig, distributed: Distributed, listen: Listener
+) -> tuple[list[Features], dict[str, str]]:
+    """The features of each set, in the order of its images, and the reasons of unreadable images, which are left out.
+
+    Processes share the images; all get the same result.
+    """
+    sets, indices = extractor.sets, range(len(extractor.images))
+    size = min(config.batch_size, _BATCH)
+    batches = [indices[start : start + size] for start in indices[::size]]
+    results = [result for _, result in map_shared(extractor, batches, "measuring", config.workers, distributed, listen)]
+    mine = np.concatenate([np.empty((0, 1 + extractor.network.dim)), *(rows for rows, _ in results)])
+    rows = np.concatenate(distributed.all_gather(mine))
     rows = rows[np.argsort(rows[:, 0])]
     ends = np.searchsorted(rows[:, 0], np.cumsum([len(each.images) for each in sets]))
-    found = [np.ascontiguousarray(part[:, 1:]) for part in np.split(rows, ends[:-1])]
-    for each, features in zip(sets, found, strict=True):
-        if len(features) < LEAST_IMAGES:
-            raise DataError(f"{each.source}: {len(features)} images can be read, too few; a set needs {LEAST_IMAGES}")
-    told = distributed.all_gather_object([item for _, broken in dealt for item in broken.items()])
-    return found, dict(sorted(item for each in told for item in each))
+    features = [np.ascontiguousarray(block[:, 1:]) for block in np.split(rows, ends[:-1])]
+    for each, vectors in zip(sets, features, strict=True):
+        if len(vectors) < MIN_IMAGES:
+            raise _too_few(each.source, len(vectors))
+    unreadable = distributed.all_gather_object([item for _, reasons in results for item in reasons.items()])
+    return features, dict(sorted(item for each in unreadable for item in each))
 
 
 def _definitions(network: SetFeatures, size: tuple[int, int], config: EvalConfig) -> dict[str, str]:
-    """One exact sentence for everything that the numbers depend on."""
+    """One exact sentence for everything that the values depend on."""
     height, width = size
     definitions = {
         "features": network.definition,
-        "size": f"Real images of another size are brought to {width}x{height} first, both sides at once (bilinear, "
+        "size": f"Real images of another size are resized to {width}x{height} first, both sides at once (bilinear, "
         "antialiased), as training does.",
         network.kernel_name: "Unbiased squared MMD under (x·y/D + 1)³ over the whole sets, as KID's formula has it, "
         "with a normal 95 % interval of jackknife variance.",
         network.frechet_name: "|μ₁-μ₂|² + tr(Σ₁ + Σ₂ - 2(Σ₁Σ₂)^½), sample covariances; biased upwards for small sets, "
-        "so only sets of one size compare.",
+        "so only sets of the same number of images compare.",
         "precision, recall, density, coverage": f"Balls to the {NEIGHBOURS}th neighbour (Kynkäänniemi et al. 2019; "
         "Naeem et al. 2020).",
     }
     if config.train:
         definitions["nearest"] = (
             f"Median distance of samples to their nearest image of {source_name(config.train)}, over that of the "
-            "ground truth; well below 1 means memorised."
+            "ground truth; well below 1 means copies of training images."
         )
     return definitions

@@ -1,4 +1,4 @@
-"""A training run's curves from the rows of its metrics.csv, as a PNG."""
+"""The curves of a training run, drawn from the rows of its metrics.csv."""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -25,20 +25,20 @@ PANELS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (  # title, t
     (RATE, (("lr", "training", BLUE),)),
 )
 WIDTH_INCHES, LINE_INCHES, DPI = 12.0, 3.2, 100
-FEW_EPOCHS = 40  # up to here every epoch is marked with a dot; a single one would be invisible without
+DOTTED_EPOCHS = 40  # up to here every epoch is marked with a dot, without which a single one would be invisible
 
 
 def draw_curves(rows: Rows) -> bytes:
     """Draw loss, PSNR, SSIM, KL divergence and learning rate against the epoch; a PNG 1200 pixels wide.
 
-    The best epoch (lowest validation loss; training loss where nothing was validated) is marked and named.
+    The best epoch (lowest validation loss, or training loss without validation) is marked and named in the title.
 
     Args:
-        rows: the rows of a metrics.csv. A panel whose columns are absent, None or not finite in all rows is left out.
+        rows: the rows of a metrics.csv. A panel without a finite value is left out.
 
     Raises:
-        ValueError: not one number to draw.
-        OutputError: matplotlib finds no folder at all that it may write its font cache to.
+        ValueError: there is no value to draw.
+        OutputError: matplotlib finds no writable folder for its font cache.
     """
     panels = [(title, curves) for title, spec in PANELS if (curves := _curves(rows, spec))]
     if not panels:
@@ -61,25 +61,25 @@ def draw_curves(rows: Rows) -> bytes:
                 for _, colour, points in curves:
                     axes.plot(*zip(*(point for point in points if point[0] == best), strict=True), marker="o",
                               markersize=6.5, markerfacecolor="white", markeredgecolor=colour, zorder=3)  # fmt: skip
-        _share_epochs(figure, rows)
+        _align_epochs(figure, rows)
         figure.suptitle(headline, x=0.014, ha="left", fontsize=13, fontweight="bold", color=INK)
         canvas.print_figure(buffer, format="png")
     return buffer.getvalue()
 
 
 def _points(rows: Rows, column: str) -> Points:
-    """(epoch, value) wherever the value is a finite number."""
+    """(epoch, value) of the rows where both are given and the value is finite."""
     pairs = [(row.get("epoch"), row.get(column)) for row in rows]
     return [(epoch, value) for epoch, value in pairs if epoch is not None and value is not None and isfinite(value)]
 
 
 def _curves(rows: Rows, spec: Sequence[tuple[str, str, str]]) -> list[Curve]:
-    """Of the panel's columns those that have something to draw."""
+    """The curves of a panel that have points."""
     return [(name, colour, points) for column, name, colour in spec if (points := _points(rows, column))]
 
 
 def _best(rows: Rows) -> tuple[float | None, str]:
-    """The best epoch, the first of equals, and a line that names it with its numbers."""
+    """The best epoch, the first of equals, and a title that names it with its values."""
     for column, name in (("val_loss", "validation"), ("train_loss", "training")):
         if points := _points(rows, column):
             epoch, loss = min(points, key=lambda point: point[1])
@@ -92,7 +92,7 @@ def _best(rows: Rows) -> tuple[float | None, str]:
 
 
 def _grid_of_axes(figure: "Figure", count: int) -> list["Axes"]:
-    """Two panels a line; the first one takes a whole line where the count is odd."""
+    """Two panels a line; the first takes a whole line if the count is odd."""
     cells = figure.add_gridspec((count + 1) // 2, 2)
     whole = [figure.add_subplot(cells[0, :])] if count % 2 else []
     return whole + [figure.add_subplot(cells[i // 2, i % 2]) for i in range(2 * len(whole), count + len(whole))]
@@ -100,7 +100,7 @@ def _grid_of_axes(figure: "Figure", count: int) -> list["Axes"]:
 
 def _draw_panel(axes: "Axes", title: str, curves: list[Curve]) -> None:
     for name, colour, points in curves:
-        marker = "o" if len(points) <= FEW_EPOCHS else ""
+        marker = "o" if len(points) <= DOTTED_EPOCHS else ""
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.6, marker=marker, markersize=3.5, label=name)
     values = [value for _, _, points in curves for _, value in points]
     low, high = min(values), max(values)
@@ -112,12 +112,12 @@ def _draw_panel(axes: "Axes", title: str, curves: list[Curve]) -> None:
     axes.grid(True, color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if len(curves) > 1:  # on the title's line, where it hides no curve
+    if len(curves) > 1:  # beside the title, where it hides no curve
         axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.1)
 
 
 def _use_log_scale(axes: "Axes", low: float, high: float) -> None:
-    """Ticks at 1, 2 and 5 times the powers of ten, in plain decimals; at least two of them are in view."""
+    """Ticks at 1, 2 and 5 times the powers of ten, in plain decimals; at least two of them are visible."""
     from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
     axes.set_yscale("log")
@@ -127,8 +127,8 @@ def _use_log_scale(axes: "Axes", low: float, high: float) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _share_epochs(figure: "Figure", rows: Rows) -> None:
-    """All panels show the same epochs, whole numbers only, wherever their own curves begin and end."""
+def _align_epochs(figure: "Figure", rows: Rows) -> None:
+    """Give all panels the same epoch axis, with integer ticks."""
     from matplotlib.ticker import MaxNLocator
 
     epochs = [epoch for row in rows if (epoch := row.get("epoch")) is not None]

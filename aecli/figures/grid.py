@@ -1,4 +1,4 @@
-"""Images in labelled rows or in a sheet. A pixel of an image is drawn as a square of one colour, never smoothed."""
+"""Images in labelled rows or on a sheet. Small images are enlarged without smoothing: a pixel becomes a square."""
 
 import re
 from collections.abc import Sequence
@@ -11,28 +11,28 @@ from PIL import Image, ImageDraw, ImageFont
 
 from aecli.errors import OutputError
 
-LEAST_TILE = 128  # smaller images are enlarged by a whole factor until a face on them can be told at a glance
-MOST_TILE = 512  # larger ones are reduced: ten in a row must still open in any viewer
-PAPER = (255, 255, 255)
+MIN_TILE = 128  # smaller images are enlarged by an integer factor, so that faces are recognisable
+MAX_TILE = 512  # larger ones are reduced, so that any viewer opens a row of ten
+BACKGROUND = (255, 255, 255)
 INK = (26, 26, 26)
 ELLIPSIS = "…"
-MOST_LETTERS = 1000  # more than any label column shows, and less than fonts refuse to measure
+MAX_CHARACTERS = 1000  # of a label: more than fit, and fewer than Pillow refuses to measure
 
 
 def draw_rows(
     rows: Sequence[tuple[str, Sequence[np.ndarray]]], tile: int | None = None, heads: Sequence[str] = ()
 ) -> Image.Image:
-    """Draw one row of images for each (label, images), the label to its left, and `heads` above the columns.
+    """Draw a row of images for each (label, images), the label to its left, and `heads` above the columns.
 
     Args:
-        rows: labels, which may hold any text, and images, each uint8 (H, W, 3); sizes may differ.
-        tile: the longer side, in pixels, at which every image is drawn. By default the longest side among the images,
-            times the least whole number that makes it 128 pixels, and at most 512.
-        heads: a line a column, cut where it is wider than the column.
+        rows: labels, of any text, and images uint8 (H, W, 3), whose sizes may differ.
+        tile: pixels of the longer side of every image as drawn. By default the longest side of all images, times the
+            smallest integer that makes it at least 128 pixels, and at most 512.
+        heads: a line per column, cut to the column's width.
 
     Raises:
-        ValueError: no image at all, or one that is not uint8 (H, W, 3).
-        OutputError: this machine's Pillow has no fonts.
+        ValueError: there is no image, or one is not uint8 (H, W, 3).
+        OutputError: Pillow was built without font support.
     """
     tile, cell_height, cell_width = _cell([image for _, images in rows for image in images], tile)
     gap, margin = _gap(tile), _margin(tile)
@@ -43,11 +43,11 @@ def draw_rows(
     widest = ceil(max((font.getlength(line) for label in lines for line in label), default=0.0))
     left = margin + (widest + margin if widest else 0)
     columns = max(len(images) for _, images in rows)
-    # A tile can be lower than a line of text; the row then grows, for no label is ever clipped.
+    # Where a tile is lower than a line of text, the row grows: labels are never clipped.
     row_height = max(cell_height, line_height if widest else 0)
     under = margin + (line_height + gap if heads else 0)
     size = (left + columns * (cell_width + gap) - gap + margin, under + margin + len(rows) * (row_height + gap) - gap)
-    picture = Image.new("RGB", size, PAPER)
+    picture = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(picture)
     for column, head in enumerate(heads):
         middle = left + column * (cell_width + gap) + cell_width // 2
@@ -55,7 +55,7 @@ def draw_rows(
         draw.text((middle, margin), text, fill=INK, font=font, anchor="ma")
     for row, (_, images) in enumerate(rows):
         top = under + row * (row_height + gap)
-        _write(draw, lines[row], font, right=left - margin, middle=top + row_height / 2)
+        _draw_lines(draw, lines[row], font, right=left - margin, middle=top + row_height / 2)
         for column, image in enumerate(images):
             cell = (left + column * (cell_width + gap), top, cell_width, row_height)
             _paste(picture, image, tile, cell)
@@ -63,7 +63,7 @@ def draw_rows(
 
 
 def draw_sheet(images: Sequence[np.ndarray], tile: int | None = None) -> Image.Image:
-    """Draw images, each uint8 (H, W, 3), row by row on a sheet of nearly as many rows as columns.
+    """Draw images uint8 (H, W, 3) row by row on a sheet of about as many rows as columns.
 
     `tile` and the ValueError are as in `draw_rows`.
     """
@@ -72,7 +72,7 @@ def draw_sheet(images: Sequence[np.ndarray], tile: int | None = None) -> Image.I
     columns = isqrt(len(images) - 1) + 1
     rows = ceil(len(images) / columns)
     size = (2 * margin + columns * (cell_width + gap) - gap, 2 * margin + rows * (cell_height + gap) - gap)
-    picture = Image.new("RGB", size, PAPER)
+    picture = Image.new("RGB", size, BACKGROUND)
     for i, image in enumerate(images):
         row, column = divmod(i, columns)
         cell = (margin + column * (cell_width + gap), margin + row * (cell_height + gap), cell_width, cell_height)
@@ -89,7 +89,7 @@ def _margin(tile: int) -> int:
 
 
 def _cell(images: Sequence[np.ndarray], tile: int | None) -> tuple[int, int, int]:
-    """The tile, and the height and width that hold every image drawn at that tile."""
+    """The tile, and the height and width of a cell that holds any of the images."""
     for image in images:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
             raise ValueError(f"expected images of uint8 (H, W, 3), got {image.dtype} {image.shape}")
@@ -97,13 +97,13 @@ def _cell(images: Sequence[np.ndarray], tile: int | None) -> tuple[int, int, int
         raise ValueError("expected at least one image")
     if tile is None:
         longest = max(max(image.shape[:2]) for image in images)
-        tile = min(longest * ceil(LEAST_TILE / longest), MOST_TILE)
+        tile = min(longest * ceil(MIN_TILE / longest), MAX_TILE)
     sizes = [_drawn_size(image, tile) for image in images]
     return tile, max(height for _, height in sizes), max(width for width, _ in sizes)
 
 
 def _drawn_size(image: np.ndarray, tile: int) -> tuple[int, int]:
-    """Width and height of the image once its longer side measures `tile`."""
+    """Width and height of the image when its longer side is `tile`."""
     height, width = image.shape[:2]
     longest = max(height, width)
     return max(1, round(width * tile / longest)), max(1, round(height * tile / longest))
@@ -117,7 +117,7 @@ def _paste(picture: Image.Image, image: np.ndarray, tile: int, cell: tuple[int, 
     if factor > 1:
         drawn = drawn.resize((drawn.width * factor, drawn.height * factor), Image.Resampling.NEAREST)
     if drawn.size != (width, height):
-        # Enlarged pixels that no whole factor fits keep their exact areas; only true reductions are filtered.
+        # Where the factor is no integer, enlarged pixels keep their exact area; only reductions are filtered.
         kind = Image.Resampling.BOX if factor > 1 else Image.Resampling.LANCZOS
         drawn = drawn.resize((width, height), kind)
     left, top, cell_width, cell_height = cell
@@ -125,25 +125,26 @@ def _paste(picture: Image.Image, image: np.ndarray, tile: int, cell: tuple[int, 
 
 
 def _font(size: int, labels: Sequence[str]) -> ImageFont.FreeTypeFont:
-    """Pillow's own font, which knows ASCII; for a label like "β-VAE" the wider one that matplotlib ships."""
+    """Pillow's own font, which covers ASCII; for labels like "β-VAE" DejaVu Sans, which matplotlib ships."""
     package = find_spec("matplotlib")
     if package and package.origin and not all(label.isascii() for label in labels):
-        wider = Path(package.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
-        if wider.is_file():
-            return ImageFont.truetype(wider, size)
+        dejavu = Path(package.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"
+        if dejavu.is_file():
+            return ImageFont.truetype(dejavu, size)
     font = ImageFont.load_default(size)
     if not isinstance(font, ImageFont.FreeTypeFont):
-        raise OutputError("this build of Pillow can't draw text (no FreeType): reinstall it, pip install -U pillow")
+        raise OutputError(
+            "this build of Pillow can't draw text (no FreeType)\nhint: reinstall it, pip install -U pillow"
+        )
     return font
 
 
-def _wrap(label: str, font: ImageFont.FreeTypeFont, width: int, most_lines: int) -> list[str]:
-    """Break a label into lines of at most `width` pixels, at blanks and after - _ / where it can be.
+def _wrap(label: str, font: ImageFont.FreeTypeFont, width: int, max_lines: int) -> list[str]:
+    """Break a label into lines of at most `width` pixels, preferably at spaces and after - _ /.
 
-    What does not fit in `most_lines` is replaced by an ellipsis. Control characters, line breaks among them, count as
-    blanks.
+    Text beyond `max_lines` is replaced by an ellipsis. Control characters, including line breaks, become spaces.
     """
-    text = " ".join("".join(c if c.isprintable() else " " for c in label[:MOST_LETTERS]).split())
+    text = " ".join("".join(c if c.isprintable() else " " for c in label[:MAX_CHARACTERS]).split())
     lines = [""]
     for word in re.findall(r" ?[^ \-_/]*[\-_/]?", text):
         if font.getlength(lines[-1] + word) <= width:
@@ -155,18 +156,18 @@ def _wrap(label: str, font: ImageFont.FreeTypeFont, width: int, most_lines: int)
                 lines.append("")
             lines[-1] += character
     lines = [line for line in lines if line]
-    if len(lines) <= most_lines:
+    if len(lines) <= max_lines:
         return lines
-    last = lines[most_lines - 1]
+    last = lines[max_lines - 1]
     while last and font.getlength(last + ELLIPSIS) > width:
         last = last[:-1]
-    return [*lines[: most_lines - 1], last.rstrip() + ELLIPSIS]
+    return [*lines[: max_lines - 1], last.rstrip() + ELLIPSIS]
 
 
-def _write(
+def _draw_lines(
     draw: ImageDraw.ImageDraw, lines: list[str], font: ImageFont.FreeTypeFont, right: int, middle: float
 ) -> None:
-    """Write the lines flush right, the block's middle at `middle`, in whole pixels so that they stay crisp."""
+    """Draw the lines right-aligned and vertically centred on `middle`, at integer positions so that they stay sharp."""
     ascent, descent = font.getmetrics()
     top = round(middle - len(lines) * (ascent + descent) / 2)
     for i, line in enumerate(lines):

@@ -1,4 +1,4 @@
-"""Matplotlib, set up so that it draws the same everywhere and says nothing."""
+"""Matplotlib with the same defaults on every machine, and without messages."""
 
 import logging
 from collections.abc import Iterator
@@ -6,16 +6,18 @@ from contextlib import contextmanager
 
 from aecli.errors import OutputError
 
-BLUE, ORANGE, INK, GREY = "#0072B2", "#D55E00", "#1a1a1a", "#8a8a8a"  # Okabe and Ito's: told apart by colour-blind eyes
+BLUE, ORANGE, INK, GREY = "#0072B2", "#D55E00", "#1a1a1a", "#8a8a8a"  # Okabe and Ito's: distinct for the colour-blind
 
 
 @contextmanager
 def quiet_matplotlib() -> Iterator[None]:
-    """Import matplotlib and draw the same picture on every machine, without a word on the terminal.
+    """Import matplotlib and draw the same picture on every machine, without messages on the terminal.
 
-    It would warn of a home folder that can't be written (it then uses a temporary one, which it removes when the
-    program ends) and of building its font cache. A user's own matplotlibrc (LaTeX text, another resolution) is set
-    aside.
+    Matplotlib warns about a home folder that is not writable (it then uses a temporary one, removed at exit) and about
+    building its font cache. The user's matplotlibrc (LaTeX text, another resolution) is ignored.
+
+    Raises:
+        OutputError: matplotlib finds no writable folder for its cache.
     """
     logger = logging.getLogger("matplotlib")
     level = logger.level
@@ -25,7 +27,7 @@ def quiet_matplotlib() -> Iterator[None]:
             import matplotlib.style
         except OSError as error:
             raise OutputError(
-                "matplotlib finds no folder for its cache: set MPLCONFIGDIR to one that it may write to"
+                "matplotlib finds no writable folder for its cache\nhint: set MPLCONFIGDIR to one"
             ) from error
         with matplotlib.style.context("default"):
             yield

@@ -1,1 +1,1 @@
-"""How near images are: one file a metric."""
+"""Metrics of image similarity, one file each, and distances between sets of images."""

@@ -1,7 +1,6 @@
-"""Distances between two sets of images, without pairing, from a vector of features an image.
+"""Distances between two unpaired sets of images, from one feature vector an image.
 
-All take float64 (N, D) and (M, D). Products are taken by the block of rows, so memory grows with the sets and not with
-their product.
+All take float64 (N, D) and (M, D). Products are computed in blocks of rows: memory grows with N + M, not with N·M.
 """
 
 from collections.abc import Iterator
@@ -13,13 +12,13 @@ from numpy.typing import NDArray
 Vectors = NDArray[np.float64]
 
 NEIGHBOURS = 5
-_BLOCK = 1024  # rows at a time
-_Z95 = 1.959963984540054  # the standard normal distribution's 97.5 % point
+_BLOCK_ROWS = 1024
+_Z95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 
 
 @dataclass(frozen=True)
 class Manifold:
-    """How two sets cover each other, each from 0 to 1 but for density, which may exceed it."""
+    """How well two sets cover each other; in [0, 1] except for density, which has no upper bound."""
 
     precision: float
     recall: float
@@ -30,14 +29,14 @@ class Manifold:
 def kernel_distance(real: Vectors, fake: Vectors) -> tuple[float, tuple[float, float]]:
     """The squared maximum mean discrepancy under the kernel (x·y / D + 1)³, and its 95 % interval.
 
-    The unbiased estimate over all pairs, which may fall below 0 where sets are alike (Bińkowski, Sutherland, Arbel and
-    Gretton, "Demystifying MMD GANs", ICLR 2018; Gretton et al., "A kernel two-sample test", JMLR 2012). Its interval is
-    normal, with the variance that leaving out one vector at a time (the jackknife) gives for each set.
+    The unbiased estimate over all pairs, which may be negative for similar sets (Bińkowski, Sutherland, Arbel and
+    Gretton, "Demystifying MMD GANs", ICLR 2018; Gretton et al., "A kernel two-sample test", JMLR 2012). The interval is
+    normal, with the jackknife variance of each set (leaving out one vector at a time).
 
     Raises:
         ValueError: fewer than 3 vectors in a set.
     """
-    _require(real, fake, 3)
+    _check_sizes(real, fake, 3)
     n, m = len(real), len(fake)
     (within_real, _), (within_fake, _) = _kernel_sums(real, real), _kernel_sums(fake, fake)
     within_real -= _kernel(np.einsum("nd,nd->n", real, real), real.shape[1])
@@ -45,7 +44,7 @@ def kernel_distance(real: Vectors, fake: Vectors) -> tuple[float, tuple[float, f
     across_real, across_fake = _kernel_sums(real, fake)
     a, b, c = within_real.sum(), within_fake.sum(), across_real.sum()
     value = a / (n * (n - 1)) + b / (m * (m - 1)) - 2 * c / (n * m)
-    # Each value without one vector: its row leaves the sums within its set twice, the sum across once.
+    # The estimate without one vector: its kernel row leaves the sum within its set twice, the sum across once.
     without_real = (
         (a - 2 * within_real) / ((n - 1) * (n - 2)) + b / (m * (m - 1)) - 2 * (c - across_real) / ((n - 1) * m)
     )
@@ -53,31 +52,31 @@ def kernel_distance(real: Vectors, fake: Vectors) -> tuple[float, tuple[float, f
         a / (n * (n - 1)) + (b - 2 * within_fake) / ((m - 1) * (m - 2)) - 2 * (c - across_fake) / (n * (m - 1))
     )
     variance = (n - 1) * without_real.var() + (m - 1) * without_fake.var()
-    reach = _Z95 * float(np.sqrt(variance))
-    return float(value), (float(value) - reach, float(value) + reach)
+    half_width = _Z95 * float(np.sqrt(variance))
+    return float(value), (float(value) - half_width, float(value) + half_width)
 
 
 def frechet_distance(real: Vectors, fake: Vectors) -> float:
-    """|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½), of Gaussians with the sets' means and sample covariances.
+    """|μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½), the distance of Gaussians with the sets' means and sample covariances.
 
     Heusel, Ramsauer, Unterthiner, Nessler and Hochreiter, "GANs trained by a two time-scale update rule converge to a
-    local Nash equilibrium", NeurIPS 2017. It is biased upwards, the more the smaller the sets are.
+    local Nash equilibrium", NeurIPS 2017. Biased upwards, more so for smaller sets.
 
     Raises:
         ValueError: fewer than 2 vectors in a set.
     """
-    _require(real, fake, 2)
+    _check_sizes(real, fake, 2)
     one, other = _covariance(real), _covariance(fake)
     values, vectors = np.linalg.eigh(one)
     root = (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
-    # Σ₁ Σ₂ has the eigenvalues of the symmetric root · Σ₂ · root, which rounding leaves real.
-    shared = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ other @ root), 0)).sum()
+    # Σ₁ Σ₂ has the eigenvalues of root · Σ₂ · root, which is symmetric: they stay real in spite of rounding.
+    trace_of_root = np.sqrt(np.maximum(np.linalg.eigvalsh(root @ other @ root), 0)).sum()
     shift = real.mean(axis=0) - fake.mean(axis=0)
-    return max(0.0, float(shift @ shift + np.trace(one) + np.trace(other) - 2 * shared))
+    return max(0.0, float(shift @ shift + np.trace(one) + np.trace(other) - 2 * trace_of_root))
 
 
 def manifold(real: Vectors, fake: Vectors, neighbours: int = NEIGHBOURS) -> Manifold:
-    """Precision and recall, density and coverage, from balls that reach to a vector's k-th neighbour in its own set.
+    """Precision, recall, density and coverage, from balls around each vector up to its k-th neighbour in its own set.
 
     Kynkäänniemi, Karras, Laine, Lehtinen and Aila, "Improved precision and recall metric for assessing generative
     models", NeurIPS 2019; Naeem, Oh, Uh, Choi and Yoo, "Reliable fidelity and diversity metrics for generative models",
@@ -86,7 +85,7 @@ def manifold(real: Vectors, fake: Vectors, neighbours: int = NEIGHBOURS) -> Mani
     Raises:
         ValueError: a set has no more than `neighbours` vectors.
     """
-    _require(real, fake, neighbours + 1)
+    _check_sizes(real, fake, neighbours + 1)
     real_radii, fake_radii = _radii(real, neighbours), _radii(fake, neighbours)
     counts = np.zeros(len(fake))  # of real balls around each fake
     recalled, covered = np.zeros(len(real), dtype=bool), np.zeros(len(real), dtype=bool)
@@ -104,19 +103,19 @@ def manifold(real: Vectors, fake: Vectors, neighbours: int = NEIGHBOURS) -> Mani
 
 
 def nearest_distances(vectors: Vectors, among: Vectors) -> NDArray[np.float64]:
-    """The Euclidean distance (N,) of each vector to the nearest of `among`; 0 for one that is there.
+    """The Euclidean distance (N,) of each vector to the nearest of `among`; 0 for one that is among them.
 
     Raises:
         ValueError: an empty set.
     """
-    _require(vectors, among, 1)
+    _check_sizes(vectors, among, 1)
     nearest = [distances.argmin(axis=1) for _, distances in _distances(vectors, among)]
-    # Taken once more by subtraction: that of two vectors far from the origin has lost its digits.
+    # Computed again by subtraction: the expanded square loses digits far from the origin.
     distances: Vectors = np.sqrt(((vectors - among[np.concatenate(nearest)]) ** 2).sum(axis=1))
     return distances
 
 
-def _require(one: Vectors, other: Vectors, least: int) -> None:
+def _check_sizes(one: Vectors, other: Vectors, least: int) -> None:
     if min(len(one), len(other)) < least:
         raise ValueError(f"expected at least {least} vectors in each set, got {len(one)} and {len(other)}")
 
@@ -127,36 +126,38 @@ def _covariance(vectors: Vectors) -> Vectors:
     return covariance
 
 
-def _kernel(products: Vectors, numbers: int) -> Vectors:
-    return (products / numbers + 1) ** 3
+def _kernel(products: Vectors, dim: int) -> Vectors:
+    return (products / dim + 1) ** 3
 
 
 def _kernel_sums(one: Vectors, other: Vectors) -> tuple[Vectors, Vectors]:
-    """What the kernel of each of `one` with all of `other` sums to, (N,), and of each of `other` with all of `one`."""
+    """Row sums (N,) and column sums (M,) of the kernel matrix of `one` and `other`."""
     rows, columns = [], np.zeros(len(other))
-    for start in range(0, len(one), _BLOCK):
-        values = _kernel(one[start : start + _BLOCK] @ other.T, one.shape[1])
+    for start in range(0, len(one), _BLOCK_ROWS):
+        values = _kernel(one[start : start + _BLOCK_ROWS] @ other.T, one.shape[1])
         rows.append(values.sum(axis=1))
         columns += values.sum(axis=0)
     return np.concatenate(rows), columns
 
 
 def _distances(one: Vectors, other: Vectors) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Yield rows of `one`, by the block, and their Euclidean distances (n, M) to all of `other`."""
-    centre = other.mean(axis=0)  # which sets that are far from the origin need not lose their digits to
+    """Yield blocks of rows of `one`, with their Euclidean distances (n, M) to all of `other`."""
+    centre = other.mean(axis=0)  # the expanded square below loses digits far from the origin
     one, other = one - centre, other - centre
     squares = np.einsum("nd,nd->n", other, other)
-    for start in range(0, len(one), _BLOCK):
-        rows = slice(start, min(start + _BLOCK, len(one)))
+    for start in range(0, len(one), _BLOCK_ROWS):
+        rows = slice(start, min(start + _BLOCK_ROWS, len(one)))
         block = one[rows]
         lengths = np.einsum("nd,nd->n", block, block)[:, None] + squares - 2 * (block @ other.T)
         yield rows, np.sqrt(np.maximum(lengths, 0))
 
 
 def _radii(vectors: Vectors, neighbours: int) -> NDArray[np.float64]:
-    """Each vector's distance to its k-th neighbour in the same set, itself left out."""
+    """Each vector's distance (N,) to its k-th neighbour in the same set, excluding itself."""
     radii = []
     for rows, distances in _distances(vectors, vectors):
-        distances[np.arange(len(distances)), np.arange(rows.start, rows.stop)] = 0  # itself comes first, past rounding
+        distances[np.arange(len(distances)), np.arange(rows.start, rows.stop)] = (
+            0  # itself sorts first, whatever the rounding
+        )
         radii.append(np.partition(distances, neighbours, axis=1)[:, neighbours])
     return np.concatenate(radii)

@@ -1,51 +1,51 @@
-"""What networks see in an image as a whole: a vector an image, by which sets of images are compared."""
+"""Networks whose features, one vector an image, are compared between sets of images."""
 
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from aecli.errors import WeightsError, message_of
+from aecli.errors import WeightsError
 from aecli.metrics.lpips import LPIPS
-from aecli.metrics.network_weights import DAMAGE, checked_sha256, weight_folders
+from aecli.metrics.network_weights import UnreadableWeights, checked_sha256, load_pickle, weight_folders
 from aecli.progress import Listener
 
-ALEX_SIDE = 224  # that AlexNet was trained on
+ALEX_SIDE = 224  # of AlexNet's training images
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 
 
 class SetFeatures(Protocol):
-    """A network on its device: uint8 (N, 3, H, W) → float32 (N, D)."""
+    """A network on its device: uint8 (N, 3, H, W) → float32 (N, dim)."""
 
     name: str
-    kernel_name: str  # what the kernel and the Fréchet distance over these features are called
+    kernel_name: str  # of the kernel distance over these features, and of the Fréchet distance
     frechet_name: str
     definition: str
-    numbers: int  # of an image
+    dim: int
     weights_sha256: str
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Return the features (N, D) of uint8 images (N, 3, H, W) on the device."""
+        """Return the features (N, dim) of uint8 images (N, 3, H, W) on the device."""
 
 
 class AlexFeatures:
-    """The fifth convolution of AlexNet, rectified, its mean over all places: 256 numbers an image."""
+    """AlexNet's fifth convolution after ReLU, averaged over all positions: 256 features."""
 
     name = "alex"
     kernel_name, frechet_name = "kd-alex", "fd-alex"
-    numbers = 256
+    dim = 256
     definition = (
-        "AlexNet's fifth convolution, rectified, mean over places (256 numbers), of images brought to 224×224 "
+        "AlexNet's fifth convolution after ReLU, averaged over positions (256 features), of images resized to 224×224 "
         "(bilinear, antialiased where that is smaller); not the Inception features of FID and KID."
     )
 
     def __init__(self, device: torch.device, listen: Listener) -> None:
-        """Load the weights, which ship with aecli; raises WeightsError where they are damaged."""
+        """Load the weights, which ship with aecli; raises WeightsError if they are damaged."""
         self._net = LPIPS.from_net("alex", listen=listen).to(device)
         self.weights_sha256 = self._net.weights_sha256
 
@@ -54,29 +54,29 @@ class AlexFeatures:
         """Return the features float32 (N, 256) of uint8 (N, 3, H, W) on the device."""
         size = (ALEX_SIDE, ALEX_SIDE)
         resized = functional.interpolate(images.float(), size, mode="bilinear", antialias=True, align_corners=False)
-        return self._net.deepest(resized).mean(dim=(2, 3))
+        return self._net.last_activations(resized).mean(dim=(2, 3))
 
 
 class InceptionFeatures:
-    """The pooled features of FID's Inception network, as torch-fidelity computes them: 2048 numbers an image."""
+    """The pooled features of FID's Inception network, as torch-fidelity computes them: 2048 features."""
 
     name = "inception"
     kernel_name, frechet_name = "kid", "fid"
-    numbers = 2048
+    dim = 2048
     definition = (
-        "The 2048 pooled features of FID's Inception network (weights of 2015-12-05), of images brought to 299×299 as "
+        "The 2048 pooled features of FID's Inception network (weights of 2015-12-05), of images resized to 299×299 as "
         "TensorFlow 1 does, by torch-fidelity."
     )
 
     def __init__(self, device: torch.device, _listen: Listener) -> None:
-        """Load the weights; raises WeightsError where the package or the file isn't there."""
-        if importlib.util.find_spec("torch_fidelity") is None:
-            raise WeightsError('--features inception needs torch-fidelity: pip install "aecli[fid]"')
+        """Load the weights; raises WeightsError if the package or the file is missing, or the file is damaged."""
+        if not _has_torch_fidelity():
+            raise WeightsError('--features inception needs torch-fidelity\nhint: pip install "aecli[fid]"')
         path = inception_file()
         if path is None:
             raise WeightsError(
-                f"--features inception needs {INCEPTION_FILE}, which is not here\n"
-                f"fetch {INCEPTION_URL} and put it into {weight_folders()[0]}"
+                f"--features inception needs {INCEPTION_FILE}, which was not found\n"
+                f"hint: download {INCEPTION_URL} and put it into {weight_folders()[0]}"
             )
         self.weights_sha256 = _checked(path)
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
@@ -90,34 +90,39 @@ class InceptionFeatures:
         return features.float()
 
 
-_BUILDERS: dict[str, Callable[[torch.device, Listener], Any]] = {"alex": AlexFeatures, "inception": InceptionFeatures}
+BUILDERS: dict[str, Callable[[torch.device, Listener], SetFeatures]] = {
+    "alex": AlexFeatures,
+    "inception": InceptionFeatures,
+}
 
 
 def load_features(name: str, device: torch.device, listen: Listener) -> SetFeatures:
-    """Return the network called `name`: alex, inception, or auto, which is inception where all of it is here.
+    """Load the network `alex` or `inception`; `auto` is inception if its package and weights are installed, else alex.
 
     Raises:
-        WeightsError: it can't be had, or its file is damaged.
+        WeightsError: package or weights are missing, or the file is damaged.
     """
     if name == "auto":
-        has_inception = importlib.util.find_spec("torch_fidelity") is not None and inception_file() is not None
-        name = "inception" if has_inception else "alex"
-    features: SetFeatures = _BUILDERS[name](device, listen)
-    return features
+        name = "inception" if _has_torch_fidelity() and inception_file() is not None else "alex"
+    return BUILDERS[name](device, listen)
 
 
 def inception_file() -> Path | None:
-    """Where the Inception network's weights lie: in `$AECLI_WEIGHTS`, or in torch hub's cache; None if nowhere."""
+    """The Inception network's weights in `$AECLI_WEIGHTS` or torch hub's cache, if they are there."""
     return next((path for folder in weight_folders() if (path := folder / INCEPTION_FILE).is_file()), None)
 
 
+def _has_torch_fidelity() -> bool:
+    return importlib.util.find_spec("torch_fidelity") is not None
+
+
 def _checked(path: Path) -> str:
-    """Return a file's SHA-256; raises WeightsError unless it begins as its name says, and holds tensors alone."""
+    """Return a file's SHA-256; raises WeightsError unless it matches the name, and the file holds only tensors."""
     sha256 = checked_sha256(path, "the Inception network's weights", INCEPTION_URL)
     try:
-        torch.load(path, map_location="meta", weights_only=True)  # torch-fidelity's own reading would run what is in it
-    except DAMAGE as error:
+        load_pickle(path, map_location="meta")  # torch-fidelity's own loading would execute what is in the file
+    except UnreadableWeights as error:
         raise WeightsError(
-            f"{path} is damaged; delete it and fetch {INCEPTION_URL} anew ({message_of(error)})"
+            f"{path} is damaged ({error})\nhint: delete it and download {INCEPTION_URL} again"
         ) from error
     return sha256

@@ -1,4 +1,4 @@
-"""Where the weights of LPIPS' networks are found: shipped, named by the user, kept on this machine, or downloaded."""
+"""Weights of the metrics' networks: shipped, given by the user, kept on this machine, or downloaded."""
 
 import hashlib
 import importlib.util
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import torch
@@ -29,16 +30,17 @@ SHIPPED = {"alex": Path(__file__).parent / "weights" / "alexnet_features.safeten
 
 _TIMEOUT = 30  # seconds without a byte
 _CHUNK = 2**20  # bytes
-_USED = ("features.", "lin")  # of a network's tensors; others (a classifier's) are left
+_PREFIXES = ("features.", "lin")  # of the tensors that LPIPS uses; a classifier's are ignored
 _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-# What is raised for a file that is damaged, or that is no file of weights: torch.load leaves what it stumbled over.
-DAMAGE = (pickle.UnpicklingError, zipfile.BadZipFile, struct.error, RuntimeError, ValueError, TypeError, LookupError,
-           ArithmeticError, AttributeError, AssertionError, MemoryError, OSError, EOFError)  # fmt: skip
+# What torch.load and zipfile raise for damaged files: a pickle is a program, and a damaged one fails in any way.
+_LOAD_ERRORS = (pickle.UnpicklingError, zipfile.BadZipFile, struct.error, RuntimeError, ValueError, TypeError,
+                LookupError, ArithmeticError, AttributeError, AssertionError, MemoryError, OSError,
+                EOFError)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """The files that hold one network's convolution weights: `features` of ours, `torchvision` its whole network."""
+    """File names of a network's convolution weights: `features` holds them alone, `torchvision` the whole network."""
 
     features: str
     torchvision: str
@@ -58,11 +60,15 @@ BACKBONES = {
 
 @dataclass(frozen=True)
 class Weights:
-    """Tensors by name, the file that they come from, and the SHA-256 of that file."""
+    """Tensors by name, the file they come from, and its SHA-256."""
 
     tensors: dict[str, Tensor]
     path: Path
     sha256: str
+
+
+class UnreadableWeights(Exception):  # noqa: N818 (becomes a WeightsError, which names the file)
+    """A file is damaged, or holds no weights."""
 
 
 def backbone_weights(net: str, given: Path | None, listen: Listener) -> Weights:
@@ -74,37 +80,15 @@ def backbone_weights(net: str, given: Path | None, listen: Listener) -> Weights:
     Args:
         net: `alex`, `vgg` or `squeeze`.
         given: a `.safetensors` file or torchvision's `.pth`.
-        listen: hears of a download.
+        listen: is told about a download.
 
     Raises:
-        WeightsError: they can't be had, or the file is damaged.
+        WeightsError: they can't be found or downloaded, or the file is damaged.
     """
     path = _find(net, given, listen)
     url = BACKBONES[net].url if path.name == BACKBONES[net].torchvision else None
     sha256 = checked_sha256(path, f"the weights of LPIPS {net}", url)
-    return Weights(_read(path, net), path, sha256)
-
-
-def checked_sha256(path: Path, what: str, url: str | None) -> str:
-    """Return the SHA-256 of a file of weights, which must begin as its name says where it is what `url` gives.
-
-    Raises:
-        WeightsError: it doesn't, or can't be read; `what` says what it is.
-    """
-    try:
-        sha256 = sha256_of(path)
-    except OSError as error:
-        raise WeightsError(f"{path}: {what} can't be read: {error.strerror or error}") from error
-    expected = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
-    if url and expected and not sha256.startswith(expected[1]):
-        raise WeightsError(f"{path} is damaged (its SHA-256 is {sha256}); delete it and fetch {url} anew")
-    return sha256
-
-
-def weight_folders() -> list[Path]:
-    """Where weights that don't ship are looked for: `$AECLI_WEIGHTS`, then torch hub's cache."""
-    named = os.environ.get(FOLDER_VARIABLE)
-    return [*([Path(named).expanduser()] if named else []), Path(torch.hub.get_dir()) / "checkpoints"]
+    return Weights(_read(path, net, "expected a .safetensors file, or torchvision's .pth"), path, sha256)
 
 
 def head_weights(net: str) -> dict[str, Tensor]:
@@ -113,10 +97,50 @@ def head_weights(net: str) -> dict[str, Tensor]:
     Raises:
         WeightsError: the package is not installed, or its file is damaged.
     """
+    reinstall = "pip install --force-reinstall lpips"
     package = importlib.util.find_spec("lpips")
     if package is None or not package.submodule_search_locations:
-        raise WeightsError("LPIPS needs the weights in the lpips package: pip install lpips")
-    return _read(Path(package.submodule_search_locations[0]) / "weights" / "v0.1" / f"{net}.pth", net)
+        raise WeightsError(f"LPIPS needs the weights in the lpips package, which is not installed\nhint: {reinstall}")
+    return _read(Path(package.submodule_search_locations[0]) / "weights" / "v0.1" / f"{net}.pth", net, reinstall)
+
+
+def checked_sha256(path: Path, what: str, url: str | None) -> str:
+    """Return the SHA-256 of a file, checked against the digits in its name if it was downloaded from `url`.
+
+    Raises:
+        WeightsError: it doesn't match, or the file can't be read; `what` describes the file.
+    """
+    try:
+        sha256 = sha256_of(path)
+    except OSError as error:
+        raise WeightsError(f"{path}: {what} can't be read: {error.strerror or error}") from error
+    expected = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
+    if url and expected and not sha256.startswith(expected[1]):
+        raise WeightsError(f"{path} is damaged (SHA-256 {sha256})\nhint: delete it and download {url} again")
+    return sha256
+
+
+def weight_folders() -> list[Path]:
+    """Where weights that don't ship are searched: `$AECLI_WEIGHTS`, then torch hub's cache."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    return [*([Path(named).expanduser()] if named else []), Path(torch.hub.get_dir()) / "checkpoints"]
+
+
+def load_pickle(path: Path, map_location: str = "cpu") -> Any:
+    """Load a `.pth`; its pickle can create tensors and plain containers only.
+
+    Raises:
+        UnreadableWeights: the file is damaged, compressed, or not of this kind.
+    """
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+                    raise UnreadableWeights("it is compressed, which PyTorch's own files are not")
+        with warnings.catch_warnings(action="ignore"):  # about pickle protocols
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except _LOAD_ERRORS as error:
+        raise UnreadableWeights(message_of(error)) from error
 
 
 def _find(net: str, given: Path | None, listen: Listener) -> Path:
@@ -139,8 +163,8 @@ def _find(net: str, given: Path | None, listen: Listener) -> Path:
         _download(backbone, target, listen)
     except (OSError, HTTPException, OutputError, WeightsError) as error:
         raise WeightsError(
-            f"LPIPS {net} needs {backbone.torchvision}, and the download failed ({error}).\n"
-            f"Fetch {backbone.url} elsewhere and put it into {cache}, or name the file with --lpips-weights."
+            f"LPIPS {net} needs {backbone.torchvision}, and the download failed ({message_of(error)})\n"
+            f"hint: download {backbone.url} elsewhere and put it into {cache}, or name the file with --lpips-weights"
         ) from error
     return target
 
@@ -157,55 +181,54 @@ def _download(backbone: Backbone, target: Path, listen: Listener) -> None:
             done += len(chunk)
             listen(Progress(f"downloading {target.name}", done, total))
         if not digest.hexdigest().startswith(target.stem.rpartition("-")[2]):
-            raise WeightsError(f"what arrived has the SHA-256 {digest.hexdigest()}")
+            raise WeightsError(f"the SHA-256 of what arrived is {digest.hexdigest()}")
 
 
 def _chunks(response: HTTPResponse) -> Iterator[bytes]:
-    """The body in pieces; a broken connection is no OSError any more, which would be taken for a full disk."""
+    """Yield the body; a broken connection is a WeightsError, as `atomic_write` would report an OSError of the disk."""
     try:
         while chunk := response.read(_CHUNK):
             yield chunk
     except (OSError, HTTPException) as error:
-        raise WeightsError(str(error) or type(error).__name__) from error
+        raise WeightsError(message_of(error)) from error
 
 
-def _read(path: Path, net: str) -> dict[str, Tensor]:
-    """Return what LPIPS uses of a file of weights: float32 tensors by name, all finite."""
+def _read(path: Path, net: str, hint: str) -> dict[str, Tensor]:
+    """Return the tensors that LPIPS uses of a file: float32, all finite."""
     try:
-        if path.suffix == ".safetensors":
-            with open_tensors(path) as file:
-                return {name: _plain(name, value) for name, value in file.read().items() if name.startswith(_USED)}
-        return {name: _plain(name, value) for name, value in _unpickled(path).items()}
-    except DAMAGE as error:
-        raise WeightsError(f"{path} can't be read as weights of LPIPS {net}: {message_of(error)}") from error
+        tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+        return {name: _checked_float(name, value) for name, value in tensors.items()}
+    except UnreadableWeights as error:
+        raise WeightsError(f"{path} can't be read as weights of LPIPS {net}: {error}\nhint: {hint}") from error
 
 
-def _unpickled(path: Path) -> dict[str, Tensor]:
-    """Read a `.pth`, whose pickle may make nothing but tensors; raises one of `DAMAGE`."""
-    size = path.stat().st_size
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                raise ValueError("it is compressed, which PyTorch's own files are not")
-    with warnings.catch_warnings(action="ignore"):  # of pickle protocols: either it reads it, or it fails
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with open_tensors(path) as file:
+            return {name: value for name, value in file.read().items() if name.startswith(_PREFIXES)}
+    except (OSError, ValueError, MemoryError) as error:
+        raise UnreadableWeights(message_of(error)) from error
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    loaded = load_pickle(path)
     if not isinstance(loaded, dict):
-        raise ValueError("expected a state dict")
-    used = {
+        raise UnreadableWeights("expected a state dict")
+    tensors = {
         name: value
         for name, value in loaded.items()
-        if isinstance(name, str) and name.startswith(_USED) and isinstance(value, Tensor)
+        if isinstance(name, str) and name.startswith(_PREFIXES) and isinstance(value, Tensor)
     }
-    # A pickle can give one number's memory out as a tensor of any shape, and as many tensors.
-    if sum(value.numel() * value.element_size() for value in used.values()) > size:
-        raise ValueError("its tensors would be larger than the file")
-    return used
+    # A pickle can expand one stored number to a tensor of any shape, any number of times.
+    if sum(value.numel() * value.element_size() for value in tensors.values()) > path.stat().st_size:
+        raise UnreadableWeights("its tensors would be larger than the file")
+    return tensors
 
 
-def _plain(name: str, value: Tensor) -> Tensor:
+def _checked_float(name: str, value: Tensor) -> Tensor:
     if value.dtype not in _DTYPES or value.layout is not torch.strided or value.device.type != "cpu":
-        raise ValueError(f"{short_repr(name)} is no tensor of plain numbers")
+        raise UnreadableWeights(f"{short_repr(name)} is not a dense tensor of floating-point numbers")
     value = value.float()
     if not bool(value.isfinite().all()):
-        raise ValueError(f"{short_repr(name)} holds numbers that are not finite")
+        raise UnreadableWeights(f"{short_repr(name)} holds values that are not finite")
     return value

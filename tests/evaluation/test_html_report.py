@@ -343,7 +343,7 @@ class TestWhereItIsWritten:
         arguments = ["eval", "--gt", tmp_path / "truth", "--pred", tmp_path / "pred", "--metrics", "psnr"]
         (tmp_path / "page_files").mkdir()
         (tmp_path / "page_files" / "thesis.tex").write_text("mine")
-        assert "holds other things" in fails(1, *arguments, "--report", page)
+        assert "holds other files" in fails(1, *arguments, "--report", page)
         (tmp_path / "page_files" / "thesis.tex").unlink()
         page.write_text("old")
         assert f"replacing {page}" in ok(*arguments, "--report", page).stderr.replace("\n", "")

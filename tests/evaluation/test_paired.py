@@ -3,23 +3,22 @@ import io
 import json
 import math
 import shutil
-import warnings
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from skimage.data import astronaut, coffee
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import aecli
 from aecli.configs import EvalConfig
 from aecli.errors import ConfigError, DataError, DeviceError, OutputError, WeightsError
-from aecli.evaluation import paired
-from aecli.metrics.network_weights import SHIPPED
-from aecli.metrics.registry import BUILDERS, Loaded
+from aecli.evaluation import measuring, paired
+from aecli.metrics.base import LoadedMetric
+from aecli.metrics.registry import BUILDERS
 from aecli.metrics.statistics import bootstrap_means
 from aecli.progress import Notice, Progress
 
@@ -66,16 +65,9 @@ def as_json(report):
     return json.loads(json.dumps(report.to_json(), allow_nan=False), parse_constant=reject_constant)
 
 
-@pytest.fixture(scope="module")
-def lpips_by_hand():
-    import lpips
-
-    with warnings.catch_warnings():  # torchvision's, of an old way to ask for random weights
-        warnings.simplefilter("ignore")
-        network = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    shipped = load_file(SHIPPED["alex"])
-    state = {name: shipped["features." + name.split(".", 1)[1]] for name in network.net.state_dict()}
-    network.net.load_state_dict(state)
+@pytest.fixture
+def lpips_by_hand(lpips_references):
+    network = lpips_references[0]["alex"]
 
     def distance(a, b):
         pair = [torch.from_numpy(each).permute(2, 0, 1)[None] / 127.5 - 1 for each in (a, b)]
@@ -177,7 +169,7 @@ class TestNumbers:
 
     def test_a_bound_on_pixels_does_not_change_the_numbers(self, sources, monkeypatch):
         expected = as_json(run(sources, "low"))["results"][0]
-        monkeypatch.setattr(paired, "_CPU_BATCH_PIXELS", 48 * 40)
+        monkeypatch.setattr(measuring, "CPU_BATCH_PIXELS", 48 * 40)
         found = as_json(run(sources, "low"))["results"][0]
         for name in ("psnr", "ssim", "lpips"):
             assert found[name]["mean"] == pytest.approx(expected[name]["mean"], abs=1e-6)
@@ -276,7 +268,7 @@ class TestWhatDoesNotPair:
         for index in range(9):
             save(tmp_path / "gt", f"{index}.png", crop(index))
         save(tmp_path / "ae", "0.png", crop(0))
-        with pytest.raises(DataError, match=r"8 missing: '1\.png', '2\.png', '3\.png', …\."):
+        with pytest.raises(DataError, match=r"(?m)8 missing: '1\.png', '2\.png', '3\.png', …$"):
             run(tmp_path, "ae")
 
     def test_a_newline_in_a_name_stays_out_of_the_message(self, tmp_path):
@@ -355,7 +347,7 @@ class TestFailuresBeforeTheWork:
         def decode(image):
             raise AssertionError("an image was decoded")
 
-        monkeypatch.setattr(paired, "decode", decode)
+        monkeypatch.setattr(measuring, "decode", decode)
         return sources
 
     @pytest.mark.parametrize("place", ["gt", "file/each.csv"])
@@ -375,7 +367,7 @@ class TestFailuresBeforeTheWork:
     def test_missing_source_and_taken_name(self, undecodable):
         with pytest.raises(DataError, match="nowhere"):
             run(undecodable, "nowhere")
-        with pytest.raises(ConfigError, match="taken"):
+        with pytest.raises(ConfigError, match="already used"):
             run(undecodable, "low", "low")
 
 
@@ -401,10 +393,10 @@ def test_too_little_memory_is_told(sources, monkeypatch):
     def hungry(config):
         metric = BUILDERS["ssim"](config)
 
-        def measure(truths):
+        def against(truths):
             return lambda predictions: torch.empty(2**56, dtype=torch.uint8)
 
-        return type(metric)(**(vars(metric) | {"load": lambda device, listen: Loaded(measure)}))
+        return replace(metric, load=lambda device, listen: LoadedMetric(against))
 
     monkeypatch.setitem(BUILDERS, "psnr", hungry)
     with pytest.raises(DeviceError, match="too little memory\nhint: try .*--batch-size"):

@@ -44,7 +44,7 @@ class TestPredictions:
             parse_predictions([spec])
 
     def test_names_must_differ(self):
-        with pytest.raises(ConfigError, match="'ae' is taken.*--pred NAME=SOURCE"):
+        with pytest.raises(ConfigError, match="(?s)'ae' is already used.*--pred NAME=SOURCE"):
             parse_predictions(["one/ae", "two/ae"])
 
 
@@ -71,7 +71,7 @@ class TestPairs:
             ("duplicate", "vae", "d.jpg"),
         }
         reasons = {each.name: each.reason for each in pairing.unpaired}
-        assert reasons["c.jpg"] == "has the name of 'c.png'"
+        assert reasons["c.jpg"] == "same as 'c.png'"
 
     def test_no_name_in_common_shows_one_of_each(self, tmp_path):
         truth = write(tmp_path / "gt", "deep/a.png")

@@ -114,7 +114,7 @@ class TestFailures:
         ("options", "said"),
         [
             (["--pred", "nowhere"], "nowhere"),
-            (["--pred", "low=high"], "taken"),
+            (["--pred", "low=high"], "already used"),
             (["--per-image", "gt"], "--per-image gt is a folder"),
             (["--per-image", "low/00.jpg"], "is one of the input files"),
         ],
@@ -168,16 +168,16 @@ class TestFailures:
 
 def _be_slow_with_the_first():
     """Have the others meet their torn images before."""
-    from aecli.evaluation import paired
+    from aecli.evaluation import measuring
 
-    exactly = paired._decode
+    exactly = measuring._decode
 
     def decode(pair, names):
         if pair.name == "04.png":
             time.sleep(0.5)
         return exactly(pair, names)
 
-    paired._decode = decode
+    measuring._decode = decode
 
 
 def _move_the_second():
@@ -195,9 +195,9 @@ def _stall_the_second():
 
 def _stall(rank):
     """Have that process never come back from measuring, and the others let it begin."""
-    from aecli.evaluation import paired
+    from aecli.evaluation import measuring
 
-    exactly = paired._measure_batch
+    exactly = measuring.PairMeasurer._measure
 
     def measure(*arguments):
         if os.environ["RANK"] == rank:
@@ -207,7 +207,7 @@ def _stall(rank):
             time.sleep(0.02)
         return exactly(*arguments)
 
-    paired._measure_batch = measure
+    measuring.PairMeasurer._measure = measure
 
 
 def test_workers_are_shared_by_the_processes_of_a_machine(tmp_path):
@@ -233,9 +233,9 @@ def test_what_is_gathered_is_measured_by_all(place):
 
 
 def _note_batches():
-    from aecli.evaluation import paired
+    from aecli.evaluation import measuring
 
-    exactly = paired._measure_batch
+    exactly = measuring.PairMeasurer._measure
 
     def measure(*arguments):
         with open(f"measured-{os.environ['RANK']}", "a") as file:
@@ -243,4 +243,4 @@ def _note_batches():
         time.sleep(0.2)
         return exactly(*arguments)
 
-    paired._measure_batch = measure
+    measuring.PairMeasurer._measure = measure

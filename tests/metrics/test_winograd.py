@@ -8,9 +8,9 @@ from aecli.metrics.winograd import WinogradConv2d, suits_winograd
 
 @pytest.mark.parametrize("side", [3, 5])
 @pytest.mark.parametrize("size", [(1, 1), (4, 8), (15, 15), (31, 6), (18, 33)])
-@pytest.mark.parametrize("piece", [1, 2**30])
-def test_is_the_convolution(monkeypatch, side, size, piece):
-    monkeypatch.setattr(winograd, "_PIECE", piece)
+@pytest.mark.parametrize("elements", [1, 2**30])
+def test_is_the_convolution(monkeypatch, side, size, elements):
+    monkeypatch.setattr(winograd, "_MAX_ELEMENTS", elements)
     torch.manual_seed(0)
     convolution = nn.Conv2d(48, 40, side, padding=side // 2)
     values = torch.randn(3, 48, *size).relu()

@@ -1,4 +1,4 @@
-"""Charts of many images' numbers, drawn by matplotlib as SVG that takes the page's own colour for its ink."""
+"""Charts of the values per image, drawn by matplotlib as SVG in the page's own text colour."""
 
 import hashlib
 import re
@@ -12,25 +12,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aecli.errors import single_line
-from aecli.evaluation.report import Numbers
+from aecli.evaluation.report import MetricValues
 from aecli.figures.plotting import BLUE, ORANGE, quiet_matplotlib
-from aecli.metrics.registry import Metric
+from aecli.metrics.base import Metric
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's, those of at least 3:1 on white and on black; beyond them the marker tells predictions apart.
+# Okabe and Ito's palette, the colours with a contrast of at least 3:1 on white and on black; then markers differ.
 COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7")
 MARKERS = (("o", "●"), ("^", "▲"), ("s", "■"), ("D", "◆"), ("v", "▼"))
-MOST_POINTS = 2000  # of a chart whose points can be clicked; more are one picture within the SVG
+MAX_POINTS = 2000  # that can be clicked; more are rasterized into one picture within the SVG
 BINS = 40
-_INK = "#010203"  # a colour that nothing else has, to be found again in the SVG
+_INK = "#010203"  # a colour that nothing else has, replaced by `currentColor` in the SVG
 
 
 @dataclass(frozen=True)
 class Chart:
-    """An SVG with the words that stand for it; `overlays` whether it shows all predictions in one frame."""
+    """An SVG and its description; `overlays` if it shows all predictions in one frame."""
 
     title: str
     svg: str
@@ -38,26 +38,26 @@ class Chart:
 
 
 def colour(column: int) -> str:
-    """Of the prediction in that column, in every chart."""
+    """The colour of a prediction, the same in every chart."""
     return COLOURS[column % len(COLOURS)]
 
 
 def marker(column: int) -> str:
-    """The character that looks like that prediction's points."""
+    """The character that looks like a prediction's points."""
     return MARKERS[column % len(MARKERS)][1]
 
 
-def draw_histograms(metrics: Sequence[Metric], names: Sequence[str], numbers: Numbers) -> list[Chart]:
-    """Draw, for each metric, a histogram a prediction (N, P), one below the other over the same bins."""
-    return [_histogram(metric, names, numbers[metric.name]) for metric in metrics]
+def draw_histograms(metrics: Sequence[Metric], names: Sequence[str], values: MetricValues) -> list[Chart]:
+    """Draw, for each metric, a histogram per prediction, one below the other over the same bins."""
+    return [_histogram(metric, names, values[metric.name]) for metric in metrics]
 
 
-def draw_scatters(metrics: Sequence[Metric], names: Sequence[str], numbers: Numbers) -> list[Chart]:
-    """Draw every two metrics against each other, all predictions in one frame, and every two predictions by metric."""
-    charts = [_metrics_scatter(y, x, numbers) for x, y in combinations(metrics, 2)]
+def draw_scatters(metrics: Sequence[Metric], names: Sequence[str], values: MetricValues) -> list[Chart]:
+    """Scatter every two metrics, all predictions in one frame, and every two predictions, for each metric."""
+    charts = [_metrics_scatter(y, x, values) for x, y in combinations(metrics, 2)]
     for metric in metrics:
         for a, b in combinations(range(len(names)), 2):
-            charts.append(_predictions_scatter(metric, names, (a, b), numbers[metric.name]))
+            charts.append(_predictions_scatter(metric, names, (a, b), values[metric.name]))
     return charts
 
 
@@ -76,14 +76,14 @@ def _histogram(metric: Metric, names: Sequence[str], values: NDArray[np.float64]
             if len(kept):
                 axes.axvline(kept.mean(), color=_INK, linewidth=1, linestyle=(0, (4, 3)))
             axes.set_title(single_line(name)[:60], loc="left", fontsize=9, color=_INK, parse_math=False)
-            _plain_axes(axes)
+            _style_axes(axes)
         axes.set_xlabel(f"{metric.title}, images by value; the dashed line is the mean", color=_INK)
         return Chart(title, _svg(figure, title))
 
 
-def _metrics_scatter(y: Metric, x: Metric, numbers: Numbers) -> Chart:
+def _metrics_scatter(y: Metric, x: Metric, values: MetricValues) -> Chart:
     series = [
-        (column, numbers[x.name][:, column], numbers[y.name][:, column]) for column in range(numbers[x.name].shape[1])
+        (column, values[x.name][:, column], values[y.name][:, column]) for column in range(values[x.name].shape[1])
     ]
     return _scatter(f"{y.title} against {x.title}", x.title, y.title, series, is_square=False, overlays=True)
 
@@ -105,13 +105,13 @@ def _scatter(
     is_square: bool,
     overlays: bool,
 ) -> Chart:
-    """Draw points; those of each series stand in a group whose gid tells which images they are, in order."""
+    """Draw the points of each series (column, x, y) as a group whose gid lists their images, in order."""
     with quiet_matplotlib():
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(5.4, 5.0 if is_square else 3.9), dpi=150, layout="constrained")
         axes = figure.subplots()
-        many = sum(len(x) for _, x, _ in series) > MOST_POINTS
+        many = sum(len(x) for _, x, _ in series) > MAX_POINTS
         for column, x, y in series:
             images = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
             shape = MARKERS[column % len(MARKERS)][0]
@@ -125,11 +125,11 @@ def _scatter(
             axes.axline((low, low), (high, high), color=_INK, linewidth=1, linestyle=(0, (4, 3)))
         axes.set_xlabel(x_label, color=_INK, parse_math=False)
         axes.set_ylabel(y_label, color=_INK, parse_math=False)
-        _plain_axes(axes)
+        _style_axes(axes)
         return Chart(title, _svg(figure, title), overlays)
 
 
-def _plain_axes(axes: "Axes") -> None:
+def _style_axes(axes: "Axes") -> None:
     axes.tick_params(colors=_INK, labelsize=8)
     axes.xaxis.label.set_fontsize(9)
     axes.yaxis.label.set_fontsize(9)
@@ -139,7 +139,7 @@ def _plain_axes(axes: "Axes") -> None:
 
 
 def _svg(figure: "Figure", title: str) -> str:
-    """The figure as an <svg> to stand in a page among others: the page's ink, text as text, names of its own."""
+    """The figure as an <svg> element: in the page's text colour, text kept as text, ids unique within the page."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
@@ -148,6 +148,6 @@ def _svg(figure: "Figure", title: str) -> str:
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": title}):
         FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
     svg = text.getvalue()[text.getvalue().index("<svg") :].replace(_INK, "currentColor")
-    own = f"c{hashlib.sha256(title.encode()).hexdigest()[:12]}"
-    svg = re.sub(r'(\bid="|url\(#|href="#)(?!points-)', rf"\g<1>{own}-", svg)
+    prefix = f"c{hashlib.sha256(title.encode()).hexdigest()[:12]}"
+    svg = re.sub(r'(\bid="|url\(#|href="#)(?!points-)', rf"\g<1>{prefix}-", svg)
     return re.sub(r'\bid="points-([\d.]*)"', r'class="points" data-images="\1"', svg)

@@ -1,4 +1,4 @@
-"""One page of what `aecli eval` found: a jinja2 template filled in, and the pictures that go with it."""
+"""The HTML page of `aecli eval --report`: a jinja2 template, and the pictures that go with it."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ from aecli.data.decoding.decode import Pixels
 from aecli.errors import printable
 from aecli.evaluation.html_report import charts, pictures
 from aecli.evaluation.pairing import Pair
-from aecli.evaluation.report import EvalReport, Numbers, best_names
+from aecli.evaluation.report import EvalReport, MetricValues, best_names
 from aecli.progress import Listener, Notice
 from aecli.runtime.distributed import Distributed
 from aecli.storage.atomic_files import check_writable_file
@@ -27,38 +27,38 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_HEAT_STEPS = 33  # of the colour map, between which the browser goes straight
+_HEAT_STEPS = 33  # of the colour map; the browser interpolates linearly between them
 
 
 class Page:
-    """A page under way: pictures are added as images are measured, and the first process writes it."""
+    """A page in progress: pictures are added as images are measured, and the main process writes it."""
 
     def __init__(self, path: Path, scratch: Path) -> None:
-        """Keep pictures in `scratch` for the time being."""
+        """Store pictures in the folder `scratch` until the page is written."""
         self.path = path
         self._scratch = scratch
 
     def add(self, number: int, images: Sequence[Pixels]) -> None:
-        """Take the ground truth and the predictions of a pair, uint8 (H, W, 3); may be called from several threads."""
+        """Store the ground truth and the predictions of a pair, uint8 (H, W, 3); may be called from several threads."""
         pictures.store(self._scratch, number, images)
 
     def write(
-        self, truth: str, report: EvalReport, measured: Mapping[int, Pair], numbers: Numbers, listen: Listener
+        self, truth: str, report: EvalReport, measured: Mapping[int, Pair], values: MetricValues, listen: Listener
     ) -> None:
         """Write the page.
 
         Args:
-            truth: what to call the ground truth.
-            report: what was found.
-            measured: the pairs that it is about by the numbers that they were added with, in the order of `numbers`.
-            numbers: each metric's (images, predictions).
-            listen: hears of a page that is replaced, and of a folder of pictures beside it.
+            truth: the name of the ground truth.
+            report: the results.
+            measured: the pairs, by the number they were added with, in the order of `values`.
+            values: each metric's values (images, predictions).
+            listen: is told about a page that is replaced, and a folder of pictures beside it.
 
         Raises:
             OutputError: it can't be written.
         """
         names = [result.name for result in report.results]
-        embedded = pictures.keep(self._scratch, self.path, list(measured), 1 + len(names))
+        embedded = pictures.embed_or_move(self._scratch, self.path, list(measured), 1 + len(names))
         folder = pictures.folder_beside(self.path)
         if embedded is None:
             listen(Notice(f"the page's pictures are in {folder}: keep them together"))
@@ -70,35 +70,35 @@ class Page:
                 {"name": m.name, "title": m.name.upper(), "digits": m.digits, "higher": m.higher_is_better}
                 for m in report.metrics
             ],
-            "numbers": {m.name: [_json_column(column) for column in numbers[m.name].T] for m in report.metrics},
+            "values": {m.name: [_json_column(column) for column in values[m.name].T] for m in report.metrics},
             "embedded": embedded,
             "folder": None if embedded else quote(folder.name, errors="surrogateescape"),
             "files": [str(number) for number in measured],
             "view_side": pictures.VIEW_SIDE,
         }
-        content = render(truth, report, numbers, data)
+        content = render(truth, report, values, data)
         write_output(self.path, content.encode("utf-8", "backslashreplace"), listen)
 
 
 @contextmanager
-def page_under_way(path: Path | None, sources: Sequence[str], distributed: Distributed) -> Iterator[Page | None]:
-    """Yield a page to fill, in every process the same one, or None without a path; what is left over is removed.
+def open_page(path: Path | None, sources: Sequence[str], distributed: Distributed) -> Iterator[Page | None]:
+    """Yield a page to fill, the same in every process, or None without a path; scratch files are removed at the end.
 
     Raises:
-        OutputError: it can't be written there.
+        OutputError: the page can't be written to `path`.
     """
     if path is None:
         yield None
         return
     if distributed.is_main_process:
         check_writable_file(path, "--report")
-        pictures.require_ours(path, sources)
+        pictures.check_folder(path, sources)
     with shared_scratch_folder(path, distributed.is_main_process, distributed.broadcast_object) as scratch:
         yield Page(path, scratch)
 
 
-def render(truth: str, report: EvalReport, numbers: Numbers, data: dict[str, Any]) -> str:
-    """Fill in the template: every string escaped, nothing fetched from anywhere, one script and no other allowed."""
+def render(truth: str, report: EvalReport, values: MetricValues, data: dict[str, Any]) -> str:
+    """Fill in the template: every string is escaped, nothing is fetched, and no script but the page's own may run."""
     names = [result.name for result in report.results]
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
     several = len(names) > 1
@@ -107,8 +107,8 @@ def render(truth: str, report: EvalReport, numbers: Numbers, data: dict[str, Any
         report=report,
         names=names,
         best={metric.name: best_names(report, metric) if several else [] for metric in report.metrics},
-        histograms=charts.draw_histograms(report.metrics, names, numbers),
-        scatters=charts.draw_scatters(report.metrics, names, numbers),
+        histograms=charts.draw_histograms(report.metrics, names, values),
+        scatters=charts.draw_scatters(report.metrics, names, values),
         colours=[charts.colour(column) for column in range(len(names))],
         markers=[charts.marker(column) for column in range(len(names))],
         heat=_heat_tables(),
@@ -132,12 +132,12 @@ def _environment() -> "Environment":
 
 
 def _json_column(column: NDArray[np.float64]) -> list[float | None]:
-    """Numbers to six decimals; None where identical images have an infinite one."""
+    """Values to six decimals; None for the infinite value of identical images."""
     return [round(value, 6) if math.isfinite(value) else None for value in column.tolist()]
 
 
 def _heat_tables() -> list[str]:
-    """Red, green and blue of the colour map `inferno`, each as an SVG filter's table."""
+    """Red, green and blue of the colour map `inferno`, each as the table of an SVG filter."""
     from matplotlib import colormaps
 
     colours = colormaps["inferno"](np.linspace(0, 1, _HEAT_STEPS))

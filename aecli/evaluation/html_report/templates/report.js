@@ -4,11 +4,11 @@
   const at = (id) => document.getElementById(id);
   const make = (tag, properties = {}, ...children) => {
     const element = Object.assign(document.createElement(tag), properties);
-    element.append(...children); // text stays text: no name is ever read as HTML
+    element.append(...children); // text nodes: a name is never parsed as HTML
     return element;
   };
   const option = (value, text) => make("option", { value, textContent: text });
-  const BATCH = 60; // cards that are made at once
+  const BATCH = 60; // cards added at a time
   const labels = ["Ground truth", ...data.predictions];
 
   const url = (image, column) =>
@@ -17,18 +17,18 @@
     const [height, width] = data.sizes[image];
     return make("img", { width, height, decoding: "async", ...properties, src: url(image, column) });
   };
-  const number = (metric, prediction, image) => data.numbers[data.metrics[metric].name][prediction][image];
+  const valueOf = (metric, prediction, image) => data.values[data.metrics[metric].name][prediction][image];
   const goodness = (metric, prediction, image) => {
-    const value = number(metric, prediction, image) ?? Infinity; // identical images: nothing is better
+    const value = valueOf(metric, prediction, image) ?? Infinity; // identical images: nothing is better
     return data.metrics[metric].higher ? value : -value;
   };
-  const shown = (metric, prediction, image) => {
-    const value = number(metric, prediction, image);
+  const format = (metric, prediction, image) => {
+    const value = valueOf(metric, prediction, image);
     return value === null ? "identical" : value.toFixed(data.metrics[metric].digits);
   };
   addEventListener("error", (event) => { if (event.target.tagName === "IMG") at("lost").hidden = false; }, true);
 
-  // ---------------------------------------------------------------------------------------------- which images, in order
+  // ---------------------------------------------------------------------------------------------- filter and order of the images
   const orderedPairs = [];
   data.predictions.forEach((_, a) => data.predictions.forEach((_, b) => { if (a !== b) orderedPairs.push([a, b]); }));
   data.predictions.forEach((name, index) => at("subject").append(option(index, name)));
@@ -37,23 +37,23 @@
     at("subject").append(option(`${a},${b}`, `${first} against ${second}`));
     at("winner").append(option(`${a},${b}`, `where ${first} beats ${second}`));
   });
-  const lowered = data.names.map((name) => name.toLowerCase());
+  const lowerNames = data.names.map((name) => name.toLowerCase());
   let order = [];
-  let made = 0;
+  let cardCount = 0;
 
   function difference(metric, a, b, image) {
     const [one, other] = [goodness(metric, a, image), goodness(metric, b, image)];
-    return one === other ? 0 : one - other; // two identical ones are equal: infinity less infinity would be no number
+    return one === other ? 0 : one - other; // both may be infinite, whose difference is NaN
   }
 
   function choose() {
     const metric = Number(at("metric").value);
     const [a, b] = at("subject").value.split(",").map(Number);
     const winner = at("winner").value ? at("winner").value.split(",").map(Number) : null;
-    const words = at("search").value.trim().toLowerCase();
+    const query = at("search").value.trim().toLowerCase();
     const direction = at("direction").value;
     order = [...data.names.keys()].filter(
-      (image) => lowered[image].includes(words) && (!winner || difference(metric, ...winner, image) > 0));
+      (image) => lowerNames[image].includes(query) && (!winner || difference(metric, ...winner, image) > 0));
     if (direction !== "name") {
       const sign = direction === "worst" ? 1 : -1;
       const keys = data.names.map(
@@ -62,35 +62,35 @@
     }
     at("status").textContent = `${order.length.toLocaleString("en")} of ${data.names.length.toLocaleString("en")} images`;
     at("cards").replaceChildren();
-    made = 0;
-    makeMore();
+    cardCount = 0;
+    addCards();
   }
 
-  function makeMore() {
+  function addCards() {
     const metric = Number(at("metric").value);
-    const end = Math.min(made + BATCH, order.length);
+    const end = Math.min(cardCount + BATCH, order.length);
     const items = [];
-    for (let place = made; place < end; place++) {
-      const image = order[place];
+    for (let position = cardCount; position < end; position++) {
+      const image = order[position];
       const thumbs = make("span", { className: "thumbs" });
       labels.forEach((_, column) => thumbs.append(picture(image, column, { alt: "", loading: "lazy" })));
-      const figures = data.predictions.map((name, index) => `${name} ${shown(metric, index, image)}`).join(", ");
-      const button = make("button", { type: "button", className: "card", tabIndex: place ? -1 : 0 }, thumbs,
+      const figures = data.predictions.map((name, index) => `${name} ${format(metric, index, image)}`).join(", ");
+      const button = make("button", { type: "button", className: "card", tabIndex: position ? -1 : 0 }, thumbs,
         make("span", { className: "name", textContent: data.names[image] }),
         make("span", { className: "figures", textContent: `${data.metrics[metric].title}: ${figures}` }));
-      button.dataset.place = place;
+      button.dataset.position = position;
       items.push(make("li", {}, button));
     }
     at("cards").append(...items);
-    made = end;
-    at("more").hidden = made >= order.length;
+    cardCount = end;
+    at("more").hidden = cardCount >= order.length;
   }
 
-  const cardAt = (place) => at("cards").children[place]?.firstChild;
-  function focusCard(place) {
-    place = Math.max(0, Math.min(place, order.length - 1));
-    while (place >= made && made < order.length) makeMore();
-    const card = cardAt(place);
+  const cardAt = (position) => at("cards").children[position]?.firstChild;
+  function focusCard(position) {
+    position = Math.max(0, Math.min(position, order.length - 1));
+    while (position >= cardCount && cardCount < order.length) addCards();
+    const card = cardAt(position);
     if (!card) return;
     at("cards").querySelectorAll('[tabindex="0"]').forEach((other) => { other.tabIndex = -1; });
     card.tabIndex = 0;
@@ -100,16 +100,16 @@
   for (const id of ["direction", "metric", "subject", "winner"]) at(id).addEventListener("change", choose);
   at("search").addEventListener("input", choose);
   at("controls").addEventListener("submit", (event) => event.preventDefault());
-  at("more").addEventListener("click", () => { const first = made; makeMore(); focusCard(first); });
-  new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting)) makeMore(); },
+  at("more").addEventListener("click", () => { const first = cardCount; addCards(); focusCard(first); });
+  new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting)) addCards(); },
     { rootMargin: "600px" }).observe(at("more"));
   at("cards").addEventListener("click", (event) => {
     const card = event.target.closest(".card");
-    if (card) open(Number(card.dataset.place));
+    if (card) open(Number(card.dataset.position));
   });
   at("cards").addEventListener("keydown", (event) => {
-    const place = Number(event.target.dataset.place);
-    const goal = { ArrowRight: place + 1, ArrowLeft: place - 1, Home: 0, End: made - 1 }[event.key];
+    const position = Number(event.target.dataset.position);
+    const goal = { ArrowRight: position + 1, ArrowLeft: position - 1, Home: 0, End: cardCount - 1 }[event.key];
     if (goal === undefined) return;
     event.preventDefault();
     focusCard(goal);
@@ -124,54 +124,54 @@
   // ------------------------------------------------------------------------------------------------------ one image
   const viewer = at("viewer");
   let current = 0;
-  let alone = null; // an image opened from a chart, which may not be in the list
+  let outside = null; // an image opened from a chart that the filter leaves out
   labels.forEach((label, column) => {
     at("left").append(option(column, label));
     at("right").append(option(column, label));
   });
   at("right").value = 1;
 
-  function open(place, image = null) {
-    alone = image;
-    current = place;
+  function open(position, image = null) {
+    outside = image;
+    current = position;
     show();
     if (!viewer.open) viewer.showModal();
     at("viewer-name").focus();
   }
 
   function show() {
-    const image = alone ?? order[current];
+    const image = outside ?? order[current];
     const [height, width] = data.sizes[image];
     at("viewer-name").textContent = data.names[image];
     at("viewer-place").textContent =
-      (alone === null ? `${current + 1} of ${order.length}, ` : "") + `${width}×${height} pixels`;
-    at("previous").disabled = alone !== null || current === 0;
-    at("next").disabled = alone !== null || current >= order.length - 1;
+      (outside === null ? `${current + 1} of ${order.length}, ` : "") + `${width}×${height} pixels`;
+    at("previous").disabled = outside !== null || current === 0;
+    at("next").disabled = outside !== null || current >= order.length - 1;
     at("sides").replaceChildren(...labels.map((label, column) => {
-      const figures = column ? data.metrics.map((m, i) => `${m.title} ${shown(i, column - 1, image)}`).join(", ") : "";
+      const figures = column ? data.metrics.map((m, i) => `${m.title} ${format(i, column - 1, image)}`).join(", ") : "";
       return make("figure", {}, picture(image, column, { alt: label }),
         make("figcaption", {}, make("strong", { textContent: label }), figures && make("br"), figures));
     }));
     at("figures").replaceChildren(...data.predictions.map((name, index) => make("tr", {},
       Object.assign(make("th", { textContent: name }), { scope: "row" }),
-      ...data.metrics.map((_, metric) => make("td", { className: "number", textContent: shown(metric, index, image) },
+      ...data.metrics.map((_, metric) => make("td", { className: "number", textContent: format(metric, index, image) },
         make("span", { className: "under", textContent: rank(metric, index, image) }))))));
-    const shrunk = Math.max(height, width) > data.view_side;
-    at("shrunk").hidden = !shrunk;
-    at("shrunk").textContent = shrunk
-      ? `Shown reduced to ${data.view_side} pixels, and so is the difference; the numbers are of the whole image.` : "";
+    const isReduced = Math.max(height, width) > data.view_side;
+    at("reduced").hidden = !isReduced;
+    at("reduced").textContent = isReduced
+      ? `Shown reduced to ${data.view_side} pixels, and so is the difference; the values are of the full-size image.` : "";
     compare();
   }
 
   function rank(metric, prediction, image) {
-    const mine = goodness(metric, prediction, image);
+    const own = goodness(metric, prediction, image);
     let worse = 0;
-    for (let other = 0; other < data.names.length; other++) if (goodness(metric, prediction, other) < mine) worse++;
+    for (let other = 0; other < data.names.length; other++) if (goodness(metric, prediction, other) < own) worse++;
     return `${worse + 1}. from the worst of ${data.names.length}`;
   }
 
   function compare() {
-    const image = alone ?? order[current];
+    const image = outside ?? order[current];
     const [left, right] = [Number(at("left").value), Number(at("right").value)];
     at("over").src = at("heat-over").src = url(image, left);
     at("under").src = at("heat-under").src = url(image, right);
@@ -185,9 +185,9 @@
   }
 
   function slide() {
-    const share = Number(at("slider").value);
-    at("over").style.clipPath = `inset(0 ${100 - share}% 0 0)`;
-    at("handle").style.left = `${share}%`;
+    const percent = Number(at("slider").value);
+    at("over").style.clipPath = `inset(0 ${100 - percent}% 0 0)`;
+    at("handle").style.left = `${percent}%`;
   }
 
   function gain() {
@@ -206,7 +206,7 @@
 
   function step(by) {
     const next = current + by;
-    if (alone !== null || next < 0 || next >= order.length) return;
+    if (outside !== null || next < 0 || next >= order.length) return;
     current = next;
     show();
   }
@@ -224,7 +224,7 @@
   at("next").addEventListener("click", () => step(1));
   at("close").addEventListener("click", () => viewer.close());
   viewer.addEventListener("click", (event) => { if (event.target === viewer) viewer.close(); });
-  viewer.addEventListener("close", () => { if (alone === null) focusCard(current); });
+  viewer.addEventListener("close", () => { if (outside === null) focusCard(current); });
   viewer.addEventListener("keydown", (event) => {
     if (event.target.closest("input, select")) return;
     if (event.key === "ArrowLeft") step(-1);
@@ -244,8 +244,8 @@
       title.textContent = data.names[image];
       point.append(title);
       point.addEventListener("click", () => {
-        const place = order.indexOf(image);
-        if (place < 0) open(0, image); else open(place);
+        const position = order.indexOf(image);
+        if (position < 0) open(0, image); else open(position);
       });
     });
   });

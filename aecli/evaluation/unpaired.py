@@ -1,0 +1,71 @@
+"""Images that can't be measured: what is wrong with each, and the error or notice that lists them."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
+from itertools import chain
+from operator import itemgetter
+
+from aecli.errors import DataError
+from aecli.runtime.distributed import Distributed
+
+_EXAMPLES = 3
+
+# The kinds in the order in which an error lists them: their description, and whether each image needs its reason.
+KINDS = {
+    "duplicate": ("with the same name except for the suffix", True),
+    "missing": ("missing", False),
+    "extra": ("without a ground truth", False),
+    "unreadable": ("unreadable", True),
+    "small": ("too small", True),
+    "size": ("of a different size than the ground truth", True),
+}
+
+
+@dataclass(frozen=True)
+class Unpaired:
+    """An image that can't be measured: of `prediction`, or of the ground truth where that is None.
+
+    `kind` is one of KINDS; `reason` explains it for this image.
+    """
+
+    name: str
+    prediction: str | None
+    kind: str
+    reason: str
+
+
+def describe(unpaired: Sequence[Unpaired]) -> str:
+    """Count the images of each kind and source, with a few of their names, in one line."""
+    parts = []
+    for kind, (words, explained) in KINDS.items():
+        groups: dict[str | None, list[Unpaired]] = defaultdict(list)
+        for each in unpaired:
+            if each.kind == kind:
+                groups[each.prediction].append(each)
+        for prediction, members in groups.items():
+            source = "--gt" if prediction is None else f"--pred {prediction}"
+            examples = ", ".join(
+                f"{each.name!r} ({each.reason})" if explained else repr(each.name) for each in members[:_EXAMPLES]
+            )
+            more = ", …" if len(members) > _EXAMPLES else ""
+            parts.append(f"{source}: {len(members)} {words}: {examples}{more}")
+    return "; ".join(parts)
+
+
+def mismatch_error(unpaired: Sequence[Unpaired]) -> DataError:
+    """The error for images that don't pair, with the options that measure the others."""
+    resize = ", --on-mismatch resize resizes predictions" if any(each.kind == "size" for each in unpaired) else ""
+    return DataError(f"{describe(unpaired)}\nhint: --on-mismatch skip measures only images that pair{resize}")
+
+
+def nothing_left_error(unpaired: Sequence[Unpaired]) -> DataError:
+    """The error for a comparison of which no image is left."""
+    return DataError(f"no image is left to measure: {describe(unpaired)}")
+
+
+def gather_unpaired(found: Iterable[tuple[int, Sequence[Unpaired]]], distributed: Distributed) -> list[Unpaired]:
+    """All-gather what each process found, given with an index that orders the result."""
+    mine = [(index, *astuple(each)) for index, unpaired in found for each in unpaired]
+    everyone = sorted(chain.from_iterable(distributed.all_gather_object(mine)), key=itemgetter(0))
+    return [Unpaired(*fields) for _, *fields in everyone]

@@ -1,0 +1,93 @@
+"""What all metrics share: their description, how they are loaded, and the check of their inputs."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from aecli.progress import Listener
+
+Score = Callable[[Tensor], Tensor]  # predictions uint8 (N, 3, H, W) -> (N,) float64 on the CPU
+
+
+@dataclass(frozen=True)
+class LoadedMetric:
+    """A metric ready to run on a device.
+
+    `against` takes references uint8 (N, 3, H, W) and returns the function that scores predictions of the same shape:
+    what depends on the references alone is computed once, however many predictions follow. `versions` identify the
+    weights in use.
+    """
+
+    against: Callable[[Tensor], Score]
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Name, exact definition and formatting of a metric, and how to load it.
+
+    Attributes:
+        min_side: the shortest image side, in pixels, that it is defined for.
+        load: makes it ready on a device; may raise WeightsError.
+        pool: one value from the values (N,) of all images together, where the metric has such a value; the metric is
+            then infinite for identical images.
+        digits: decimals shown.
+    """
+
+    name: str
+    unit: str
+    higher_is_better: bool
+    min_side: int
+    definition: str
+    load: Callable[[torch.device, Listener], LoadedMetric]
+    pool: Callable[[NDArray[np.float64]], float | None] | None = None
+    digits: int = 4
+
+    @property
+    def title(self) -> str:
+        """The heading of its column, with an arrow to the better side."""
+        return f"{self.name.upper()} {'↑' if self.higher_is_better else '↓'}"
+
+    def format(self, value: float) -> str:
+        """Format a value."""
+        return "∞" if math.isinf(value) else f"{value:.{self.digits}f}"
+
+    def format_difference(self, value: float | None) -> str:
+        """Format a difference of two values, with its sign; a dash for None."""
+        return "–" if value is None else f"{value:+.{self.digits}f}"
+
+    def format_interval(self, interval: tuple[float, float] | None) -> str:
+        """Format an interval; empty for None."""
+        return "" if interval is None else f"[{interval[0]:.{self.digits}f}, {interval[1]:.{self.digits}f}]"
+
+
+def load_pairwise(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[torch.device, Listener], LoadedMetric]:
+    """Return the `load` of a metric that is a pure function of references and predictions."""
+    return lambda device, listen: LoadedMetric(lambda references: partial(function, references))
+
+
+def check_images(images: Tensor, min_side: int) -> None:
+    """Check that images are uint8 (N, 3, H, W), N at least 1, H and W at least `min_side`.
+
+    Raises:
+        ValueError: they are not.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
+        raise ValueError(f"expected uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}")
+    height, width = images.shape[-2:]
+    if min(height, width) < min_side:
+        raise ValueError(f"images of {width}x{height} are too small: this metric needs {min_side} pixels a side")
+
+
+def check_pairs(a: Tensor, b: Tensor, min_side: int) -> None:
+    """Check that two batches can be compared image by image; raises ValueError like `check_images`."""
+    check_images(a, min_side)
+    check_images(b, min_side)
+    if a.shape != b.shape:
+        raise ValueError(f"expected pairs of one shape, not {tuple(a.shape)} and {tuple(b.shape)}")

@@ -1,0 +1,52 @@
+"""Distances between sets of vectors against their definitions as loops, and torch-fidelity."""
+
+import numpy as np
+import pytest
+import torch
+
+from aecli.metrics.distribution_distances import frechet_distance, kernel_distance, manifold
+from tests.reference import sets as reference
+
+
+def normal(seed, count, numbers=6, mean=0.0, deviation=1.0):
+    return mean + deviation * np.random.default_rng(seed).standard_normal((count, numbers))
+
+
+@pytest.fixture
+def real():
+    return normal(1, 31) + 0.3
+
+
+@pytest.fixture
+def fake():
+    return normal(2, 24, deviation=1.4)
+
+
+def test_kernel_distance_is_its_definitions(real, fake):
+    value, (low, high) = kernel_distance(real, fake)
+    assert value == pytest.approx(reference.kernel_distance(real, fake), rel=1e-12)
+    deviation = np.sqrt(reference.jackknife_variance(real, fake))
+    assert (value - low, high - value) == pytest.approx((1.959964 * deviation,) * 2, rel=1e-6)
+
+
+def test_kernel_distance_is_torch_fidelitys(real, fake):
+    fidelity = pytest.importorskip("torch_fidelity.metric_kid")
+    of_one_size = fidelity.polynomial_mmd(real[:24], fake, 3, None, 1)
+    assert kernel_distance(real[:24], fake)[0] == pytest.approx(of_one_size, rel=1e-9)
+
+
+def test_frechet_distance_is_its_definition_and_torch_fidelitys(real, fake):
+    found = frechet_distance(real, fake)
+    assert found == pytest.approx(reference.frechet_distance(real, fake), rel=1e-9)
+    fidelity = pytest.importorskip("torch_fidelity.metric_fid")
+    statistics = [fidelity.fid_features_to_statistics(torch.from_numpy(each)) for each in (real, fake)]
+    (theirs,) = fidelity.fid_statistics_to_metric(*statistics, verbose=False).values()
+    assert found == pytest.approx(theirs, rel=1e-9)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_manifold_is_its_definition(real, fake, k):
+    found = manifold(real, fake, k)
+    figures = (found.precision, found.recall, found.density, found.coverage)
+    assert figures == pytest.approx(reference.manifold(real, fake, k), rel=1e-12)
+    assert 0 < min(figures) and found.precision < 1
