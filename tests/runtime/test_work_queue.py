@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aecli.errors import DataError, PeerError
-from aecli.evaluation.pairing import Unpaired, gather_unpaired
+from aecli.evaluation.unpaired import Unpaired, gather_unpaired
 from aecli.progress import Progress, ignore
 from aecli.runtime.distributed import Distributed
 from aecli.runtime.work_queue import map_shared

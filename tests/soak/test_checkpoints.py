@@ -1,6 +1,6 @@
 """Checkpoints, run folders and weights from strangers: each is loaded right or refused in a line, in bounded memory.
 
-    pytest -m soak tests/campaigns/test_checkpoints.py -s
+    pytest -m soak tests/soak/test_checkpoints.py -s
 
 A failure names its kind of file and number: `try_one(kind, number, genuine, folder)` makes that file again.
 """

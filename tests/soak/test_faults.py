@@ -1,6 +1,6 @@
 """Every write made to fail, and the process killed at every write: what was there stays whole, and the run goes on.
 
-    pytest -m soak tests/campaigns/test_faults.py -s
+    pytest -m soak tests/soak/test_faults.py -s
 
 What changes a file passes through the interpreter, which tells hooks of it before it happens: so each such moment is
 met, not most of them. What happens inside a file is met by a limit on the size of files, and by a disk that is full.

@@ -1,6 +1,6 @@
 """A signal at any moment ends a command in one line, with nothing half done; `test_cli_signals.py` has training's own.
 
-`pytest -m soak tests/campaigns/test_interruptions.py -s` sends 400.
+`pytest -m soak tests/soak/test_interruptions.py -s` sends 400.
 """
 
 import os

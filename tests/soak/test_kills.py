@@ -1,6 +1,6 @@
 """Killed at any moment, a run goes on to exactly what it would have been.
 
-pytest -m soak tests/campaigns/test_kills.py -s
+pytest -m soak tests/soak/test_kills.py -s
 """
 
 import random

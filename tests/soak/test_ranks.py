@@ -1,6 +1,6 @@
 """Several processes train one model; one is killed, or one or all are asked to stop, at any moment; then it goes on.
 
-pytest -m soak tests/campaigns/test_ranks.py -s
+pytest -m soak tests/soak/test_ranks.py -s
 """
 
 import os

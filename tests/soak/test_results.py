@@ -1,6 +1,6 @@
 """Results don't depend on luck: workers, the moment a thread gets its turn, the order of a listing, the locale.
 
-`pytest -m soak tests/campaigns/test_results.py -s` repeats all of it many times, and prints by how much what may differ
+`pytest -m soak tests/soak/test_results.py -s` repeats all of it many times, and prints by how much what may differ
 (the last bits of a number, with the images in its batch) does.
 """
 

@@ -1,6 +1,6 @@
 """Processes that begin the same run, or the same pack, at the same moment: one has it, the others say who.
 
-pytest -m soak tests/campaigns/test_two_processes.py -s
+pytest -m soak tests/soak/test_two_processes.py -s
 """
 
 import collections
