@@ -1,4 +1,4 @@
-"""`aecli --help` against a Typer app with six empty commands: whole processes.
+"""`aecli --help` against a Typer app with as many empty commands: whole processes.
 
 python -m tests.benchmarks.startup [--repeats 20] [--json]
 """
@@ -13,7 +13,7 @@ BARE = """
 import typer
 
 app = typer.Typer()
-for name in ("train", "reconstruct", "sample", "eval", "grid", "models"):
+for name in ("train", "reconstruct", "sample", "interpolate", "traverse", "eval", "grid", "models"):
 
     @app.command(name)
     def command() -> None:
