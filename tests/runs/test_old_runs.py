@@ -18,10 +18,9 @@ from safetensors.torch import load_file
 from aecli.configs import TrainConfig
 from aecli.progress import Notice
 from aecli.runs.checkpoints import read_document
-from aecli.runtime.device import hardware, versions
 from aecli.training import loop
 from aecli.training.events import Finished, Started
-from tests.support.trained import assert_same_run, ok, ok_json, pngs, rewrite, rows
+from tests.support.trained import ok, ok_json, pngs, rewrite, rows
 
 FIXTURE = Path(__file__).parent / "fixtures" / "vae-0.1.0"
 OPTIONS = {
@@ -77,16 +76,17 @@ def assert_resumed(reports, run):
 
 
 def test_a_run_of_version_0_1_0_resumes_to_what_it_would_have_become(old_run, tmp_path, one_thread):
-    recorded = json.loads((old_run / "config.json").read_text())
     assert_resumed(train(tmp_path), old_run)
     train(tmp_path, out=tmp_path / "whole")
-    now = {"versions": versions(), "hardware": hardware()}
-    if all(recorded[part] == now[part] for part in now):  # elsewhere, arithmetic differs in the last bits
-        assert_same_run(tmp_path / "whole", old_run)
+    # The fixture's first steps were taken on another processor, whose arithmetic differs in the last bits.
     for ours, theirs in zip(rows(tmp_path / "whole"), rows(old_run), strict=True):
         assert {key: float(value) for key, value in ours.items()} == pytest.approx(
-            {key: float(value) for key, value in theirs.items()}, rel=1e-2
+            {key: float(value) for key, value in theirs.items()}, rel=1e-3
         )
+    whole, resumed = (load_file(folder / "last.safetensors") for folder in (tmp_path / "whole", old_run))
+    assert whole.keys() == resumed.keys()
+    for key, value in whole.items():
+        assert torch.allclose(value, resumed[key], rtol=1e-3, atol=1e-4), key
 
 
 def test_a_run_of_version_0_1_0_reconstructs_samples_and_is_listed(old_run, tmp_path, monkeypatch):
