@@ -248,9 +248,7 @@ def _print_finished(end: Finished) -> None:
         f"  weights {end.run.model}, curves {end.run.curves.name}, pictures {end.run.preview(0).parent.name}/"
     )
     if end.best.get("val_loss") is not None and end.epochs >= 2 * max(end.best_epoch, 10):
-        console.print_line(
-            f"  since epoch {end.best_epoch} it learnt its training images by heart; more images would help"
-        )
+        console.print_line(f"  validation loss has not improved since epoch {end.best_epoch}; more images would help")
     if end.was_finished:
         further = "another --patience begins a new run" if end.stopped_early else "to go on, give a larger --epochs"
         console.print_line(f"  {further}; to begin again, --restart")

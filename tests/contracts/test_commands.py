@@ -18,6 +18,8 @@ JOBS = {
     "train": ["vae", *TRAIN, "--out", "run", "--epochs", "1"],
     "reconstruct": ["--model", "vae", "--out", "out"],
     "sample": ["--model", "vae", "--n", "2", "--out", "drawn.png"],
+    "interpolate": ["images/i1.png", "images/i2.png", "--model", "vae", "--prior", "normal", "--out", "drawn.png"],
+    "traverse": ["--model", "vae", "--n", "1", "--out", "drawn.png"],
     "eval": ["--gt", "images", "--pred", "images", "--metrics", "psnr"],
     "grid": ["--n", "2", "--out", "drawn.png"],
     "models": [],

@@ -57,7 +57,7 @@ class PreviewWriter:
 def draw(session: Session) -> None:
     """Draw some validation and training images above their reconstructions, or a prior's samples.
 
-    Both, because how far a model has learnt its training images by heart shows in the difference.
+    Both, because the difference between them shows how far the model overfits.
     """
     state, folder = session.state, session.folder
     if session.encoder:
