@@ -173,4 +173,4 @@ def require_same_images(images: Sequence[ImageRef], source: str, distributed: "D
         DataError: names or sizes differ between ranks.
     """
     if distributed.world_size > 1 and len(set(distributed.all_gather_object(data_fingerprint(images)))) > 1:
-        raise DataError(f"{source}: its images are not the same on all machines")
+        raise DataError(f"the images of {source} are not the same on all machines")
