@@ -120,6 +120,12 @@ def test_strips_that_lie_over_each_other_are_refused():
     assert decode(image_ref(tiff(shared, bytes(512)))).shape == (64, 64, 3)
 
 
+def test_strips_of_a_size_that_is_a_fraction_are_refused():
+    for numerator, denominator in ((0, 0), (8, 1), (17, 2)):
+        tags = tiff_tags(16, 16, t273=[8, 136]) | {278: (5, 1, struct.pack("<II", numerator, denominator))}
+        refuse(tiff(tags, bytes(264)), "strips of fractional size")
+
+
 def test_a_tile_much_larger_than_the_picture_is_refused():
     tile = zlib.compress(bytes(2**20))
     for side, is_good in ((1024, True), (2**15, False)):

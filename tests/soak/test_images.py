@@ -54,8 +54,10 @@ class Tally:
 
 
 def require_refusal(error: DataError, text: str) -> None:
-    """A refusal is one line that can be printed as it is."""
-    assert text.isprintable(), f"a message that can't be printed: {text!a}"
+    """A refusal is one line that can be printed as it is, and at most a second one with a hint."""
+    problem, *hints = text.split("\n")
+    assert problem.isprintable() and "".join(hints).isprintable(), f"a message that can't be printed: {text!a}"
+    assert len(hints) <= 1 and all(hint.startswith("hint: ") for hint in hints), f"a message of many lines: {text!a}"
     assert 0 < len(text) < 400, f"a message of {len(text)} characters"
     assert type(error) in (DataError, DecodeError)
 

@@ -95,7 +95,9 @@ def check_tiles(opened: ImageFile) -> None:
         return
     areas = []
     for tile in opened.tile:
-        left, top, right, bottom = tile[1] or (0, 0, *opened.size)
+        left, top, right, bottom = extents = tile[1] or (0, 0, *opened.size)
+        if not all(isinstance(number, int) for number in (*extents, tile[2])):  # Pillow passes on a tag's fraction
+            raise ImageError("damaged header (strips of fractional size)")
         areas.append((tile[2], (right - left) * (bottom - top)))
     if sum(area for _, area in areas) > COVER_LIMIT * pixels:
         raise ImageError(f"strips cover the picture more than {COVER_LIMIT} times")
