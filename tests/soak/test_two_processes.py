@@ -49,7 +49,7 @@ def race(whole, trial):
     statuses = [end(process) for _, process in processes]
     said = (place / "stderr.txt").read_text()
     assert "Traceback" not in said, said
-    refused = re.findall(r"Error: .* is being trained by process (\d+) on .*\nwait for its end", said)
+    refused = re.findall(r"Error: .* is being trained by process (\d+) on .*\nhint: wait for its end", said)
     assert statuses.count(1) == len(refused), (trial, statuses, said)
     assert set(map(int, refused)) <= {process.pid for _, process in processes}, said
     assert [status for (arguments, _), status in zip(processes, statuses, strict=True) if arguments is other] == [0]
