@@ -22,7 +22,7 @@ from pathlib import Path
 from PIL import Image
 
 from aecli.data.decoding.decode import decode, fit
-from aecli.inference.reconstruct import run_images
+from aecli.runs.images import run_images
 from aecli.runs.folder import RunFolder
 
 run = RunFolder(Path("report/runs/ae"))
