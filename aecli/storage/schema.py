@@ -5,54 +5,77 @@ from dataclasses import MISSING, Field, field, fields
 from typing import Any, Self
 
 
-def checked(check: Callable[[Any], bool], default: Any = MISSING) -> Any:
-    """Return a dataclass field whose value in a document must pass `check`; required where it has no default."""
-    metadata = {"check": check}
-    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+class InvalidFieldsError(ValueError):
+    """Fields of a JSON object, by name, that are absent, of a wrong type or out of range."""
+
+    def __init__(self, names: list[str]) -> None:
+        """Make the message: `invalid fields: a, b.c`."""
+        super().__init__(f"invalid fields: {', '.join(names)}")
+        self.names = names
+
+
+def parsed(read: Callable[[Any], Any], default: Any = MISSING, factory: Any = MISSING, key: str | None = None) -> Any:
+    """Return a dataclass field whose value `read` makes of the document's; it raises ValueError for an invalid one.
+
+    `key` is its name in the document, where that is another. Without a default, the field is required.
+    """
+    return field(default=default, default_factory=factory, metadata={"read": read, "key": key, "nested": False})
+
+
+def checked(
+    check: Callable[[Any], bool], default: Any = MISSING, factory: Any = MISSING, key: str | None = None
+) -> Any:
+    """Return a dataclass field whose value in a document must pass `check`, and is kept as it is."""
+
+    def read(value: Any) -> Any:
+        if not check(value):
+            raise ValueError
+        return value
+
+    return parsed(read, default, factory, key)
 
 
 def nested(schema: type["Schema"], default: Any = MISSING) -> Any:
     """Return a dataclass field that holds an object of `schema`, or null where that is its default."""
-    metadata = {"schema": schema}
-    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
+
+    def read(value: Any) -> Any:
+        return None if value is None and default is None else schema.from_document(value)
+
+    return field(default=default, metadata={"read": read, "key": None, "nested": True})
 
 
 class Schema:
-    """Base of frozen dataclasses whose fields are made by `checked` and `nested`."""
+    """Base of dataclasses whose fields are made by `checked`, `parsed` and `nested`."""
 
     @classmethod
     def from_document(cls, document: Any) -> Self:
         """Build it from a JSON object.
 
         Raises:
-            ValueError: `invalid fields: a, b.c`, or not a JSON object.
+            InvalidFieldsError: it names those of this object, and of its nested ones.
+            ValueError: it is not a JSON object.
         """
         if not isinstance(document, dict):
             raise ValueError("not a JSON object")
+        values: dict[str, Any] = {}
+        invalid: list[str] = []
         declared: tuple[Field[Any], ...] = fields(cls)  # type: ignore[arg-type]
-        if invalid := [name for each in declared for name in _invalid(each, document)]:
-            raise ValueError(f"invalid fields: {', '.join(invalid)}")
-        return cls(**{each.name: _value(each, document[each.name]) for each in declared if each.name in document})
-
-
-def _invalid(declared: Field[Any], document: dict[str, Any]) -> list[str]:
-    """Return the field's name, or those in it, where its value is invalid or it is required and absent."""
-    name = declared.name
-    if name not in document:
-        return [name] if declared.default is MISSING else []
-    value, schema = document[name], declared.metadata.get("schema")
-    if schema is None:
-        return [] if declared.metadata["check"](value) else [name]
-    if value is None and declared.default is None:
-        return []
-    if not isinstance(value, dict):
-        return [name]
-    return [f"{name}.{inner}" for each in fields(schema) for inner in _invalid(each, value)]
-
-
-def _value(declared: Field[Any], value: Any) -> Any:
-    schema = declared.metadata.get("schema")
-    return value if schema is None or value is None else schema.from_document(value)
+        for each in declared:
+            key = each.metadata["key"] or each.name
+            if key not in document:
+                if each.default is MISSING and each.default_factory is MISSING:
+                    invalid.append(key)
+                continue
+            try:
+                values[each.name] = each.metadata["read"](document[key])
+            except ValueError as error:
+                if each.metadata["nested"] and isinstance(error, InvalidFieldsError):
+                    invalid += [f"{key}.{name}" for name in error.names]
+                else:
+                    invalid.append(key)
+        if invalid:
+            raise InvalidFieldsError(invalid)
+        return cls(**values)
 
 
 def is_text(value: object) -> bool:

@@ -6,60 +6,25 @@ field's default. Fields without a default have been written by every version.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from torch import Tensor
 
 from aecli.errors import CheckpointError
 from aecli.runs import checkpoints
 from aecli.runs.folder import COLUMNS
+from aecli.storage.schema import InvalidFieldsError, Schema, checked, is_object, parsed
 from aecli.storage.strict_json import is_count, is_number, short_repr
 
 Row = dict[str, float | None]  # of metrics.csv
-Kind = TypeVar("Kind")
 
 METRIC_COLUMNS = tuple(column for column in COLUMNS if column.startswith(("train_", "val_")))
 _REQUIRED_COLUMNS = {"epoch", "step", "lr", "train_loss", "train_recon", "images_per_s", "seconds"}
 _MAX_SECONDS = 1e12
 _MAX_METRIC = 1e39  # beyond float32, in which losses are computed, and short of where a plot's axis overflows
 _TENSOR_GROUPS = ("model", "average", "optimizer", "sums")  # what a tensor's name begins with
-
-
-def _checked(read: Callable[[Any], Any], default: Any = MISSING, factory: Any = MISSING, key: str | None = None) -> Any:
-    """Return a dataclass field that `_parse` reads with `read`, which raises ValueError; `key`: its name in JSON."""
-    return field(default=default, default_factory=factory, metadata={"read": read, "key": key})
-
-
-def _parse(kind: type[Kind], document: Any) -> Kind:
-    """Make a dataclass of `_checked` fields from a JSON object; raises ValueError naming the invalid ones."""
-    if not isinstance(document, Mapping):
-        raise ValueError("not a JSON object")
-    values, invalid = {}, []
-    for each in fields(kind):  # type: ignore[arg-type]
-        key = each.metadata["key"] or each.name
-        if key in document:
-            try:
-                values[each.name] = each.metadata["read"](document[key])
-            except ValueError:
-                invalid.append(key)
-        elif each.default is MISSING and each.default_factory is MISSING:
-            invalid.append(key)
-    if invalid:
-        raise ValueError(f"invalid fields: {', '.join(invalid)}")
-    return kind(**values)
-
-
-def _that(is_valid: Callable[[Any], bool]) -> Callable[[Any], Any]:
-    """Return a reader of values that `is_valid` accepts, as they are."""
-
-    def read(value: Any) -> Any:
-        if not is_valid(value):
-            raise ValueError
-        return value
-
-    return read
 
 
 def _is_metric(value: Any) -> bool:
@@ -101,73 +66,68 @@ def _read_rows(rows: Any) -> list[Row]:
 
 
 @dataclass
-class Counters:
+class Counters(Schema):
     """Progress of a run: all that the order of the data, randomness and schedules depend on."""
 
-    epoch: int = _checked(_that(is_count), 0)  # finished epochs
-    step: int = _checked(_that(is_count), 0)  # finished steps, of all epochs
-    batch: int = _checked(_that(is_count), 0)  # finished batches of the current epoch
-    seconds: float = _checked(_that(lambda value: is_number(value) and 0 <= value < _MAX_SECONDS), 0.0)  # of the epoch
+    epoch: int = checked(is_count, 0)  # finished epochs
+    step: int = checked(is_count, 0)  # finished steps, of all epochs
+    batch: int = checked(is_count, 0)  # finished batches of the current epoch
+    seconds: float = checked(lambda value: is_number(value) and 0 <= value < _MAX_SECONDS, 0.0)  # of the epoch
 
     @classmethod
     def from_document(cls, document: Any) -> Self:
         """Read them; raises ValueError."""
-        counters = _parse(cls, document)
+        counters = super().from_document(document)
         if counters.step < counters.epoch + counters.batch:
-            raise ValueError("invalid fields: step")
+            raise InvalidFieldsError(["step"])
         return counters
 
 
 @dataclass(frozen=True)
-class Best:
+class Best(Schema):
     """The best epoch so far: of the lowest validation loss, or train loss where there are no validation images."""
 
-    loss: float = _checked(_read_loss, math.inf)
-    epoch: int = _checked(_that(is_count), 0)
-    metrics: Row = _checked(_that(lambda value: isinstance(value, dict)), factory=dict)
+    loss: float = parsed(_read_loss, math.inf)
+    epoch: int = checked(is_count, 0)
+    metrics: Row = checked(is_object, factory=dict)
 
     @classmethod
     def from_document(cls, document: Any) -> Self:
         """Read it; raises ValueError."""
-        best = _parse(cls, document)
+        best = super().from_document(document)
         if best.epoch == 0:
             if best != cls():
-                raise ValueError("invalid fields: loss, metrics")
+                raise InvalidFieldsError(["loss", "metrics"])
             return best
         if math.isinf(best.loss):
-            raise ValueError("invalid fields: loss")
+            raise InvalidFieldsError(["loss"])
         return cls(best.loss, best.epoch, _read_columns(METRIC_COLUMNS)(best.metrics))
 
 
 @dataclass(frozen=True)
-class PlateauState:
+class PlateauState(Schema):
     """What ReduceLROnPlateau remembers between epochs."""
 
-    best: float = _checked(_read_loss)
-    num_bad_epochs: int = _checked(_that(is_count))
-    cooldown_counter: int = _checked(_that(is_count), 0)
-    last_epoch: int = _checked(_that(is_count), 0)
-
-    @classmethod
-    def from_document(cls, document: Any) -> Self:
-        """Read it; raises ValueError."""
-        return _parse(cls, document)
+    best: float = parsed(_read_loss)
+    num_bad_epochs: int = checked(is_count)
+    cooldown_counter: int = checked(is_count, 0)
+    last_epoch: int = checked(is_count, 0)
 
 
 @dataclass(frozen=True)
-class StateDocument:
+class StateDocument(Schema):
     """All of a training state that is not a tensor."""
 
-    counters: Counters = _checked(Counters.from_document, key="clock")
-    lr: float = _checked(_that(lambda value: is_number(value) and value > 0))
-    schedule: PlateauState = _checked(PlateauState.from_document)
-    best: Best = _checked(Best.from_document)
-    rows: list[Row] = _checked(_read_rows)
-    scaler: dict[str, Any] = _checked(_that(lambda value: isinstance(value, dict)), factory=dict)
-    stopped_early: bool = _checked(_that(lambda value: isinstance(value, bool)), False)
-    has_kl: bool = _checked(_that(lambda value: isinstance(value, bool)), False)
-    stream_positions: list[Any] | None = _checked(
-        _that(lambda value: value is None or isinstance(value, list)), None, key="cursors"
+    counters: Counters = parsed(Counters.from_document, key="clock")
+    lr: float = checked(lambda value: is_number(value) and value > 0)
+    schedule: PlateauState = parsed(PlateauState.from_document)
+    best: Best = parsed(Best.from_document)
+    rows: list[Row] = parsed(_read_rows)
+    scaler: dict[str, Any] = checked(is_object, factory=dict)
+    stopped_early: bool = checked(lambda value: isinstance(value, bool), False)
+    has_kl: bool = checked(lambda value: isinstance(value, bool), False)
+    stream_positions: list[Any] | None = checked(
+        lambda value: value is None or isinstance(value, list), None, key="cursors"
     )
 
     @classmethod
@@ -177,7 +137,7 @@ class StateDocument:
         Raises:
             ValueError: fields are absent, of a wrong type or out of range, or contradict one another.
         """
-        state = _parse(cls, document)
+        state = super().from_document(document)
         epochs = state.counters.epoch
         agree = {
             "epoch": type(document.get("epoch")) is int and document["epoch"] == epochs,
@@ -186,7 +146,7 @@ class StateDocument:
             and len(state.rows) == epochs,
         }
         if wrong := [key for key, is_right in agree.items() if not is_right]:
-            raise ValueError(f"invalid fields: {', '.join(wrong)}")
+            raise InvalidFieldsError(wrong)
         return state
 
     def to_document(self) -> dict[str, Any]:
