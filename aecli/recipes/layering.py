@@ -89,7 +89,7 @@ def _run_values(run: RunFolder, model: str) -> dict[str, Any]:
     left_out = {"model", "model_defaults", *_PLACE}
     left_out.add("val_fraction" if options.get("val_data") is not None else "val_data")
     left_out.add("epochs" if options.get("steps") is not None else "steps")
-    known = {each.name for each in train_options()} | {"options", *OLD_NAMES}  # what a newer aecli adds is left aside
+    known = {each.name for each in train_options()} | {"options"}  # what a newer aecli adds is left aside
     kept = {key: value for key, value in options.items() if key in known - left_out}
     if isinstance(kept.get("autoencoder"), Mapping):
         kept["autoencoder"] = kept["autoencoder"].get("path")

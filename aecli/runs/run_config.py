@@ -72,16 +72,14 @@ def complete_config(document: dict[str, Any]) -> dict[str, Any]:
         "val_data": None,
         "began": record.began,
         **document,
-        "options": _default_options(document["options"]) | document["options"],
+        "options": _complete_options(document["options"]),
         "data": {"images": None, "shards": None} | document["data"],
         "placement": placement | document.get("placement", {}),
     }
 
 
-def _default_options(recorded: dict[str, Any]) -> dict[str, Any]:
-    """Return the defaults of train's options, but for those that `recorded` has under an older name."""
-    renamed = {new for old, new in OLD_NAMES.items() if old in recorded}
-    defaults = {each.name: each.default for each in train_options() if each.name not in renamed}
-    return {
-        name: str(value) if isinstance(value, Path) else value for name, value in defaults.items() if value is not ...
-    } | {"options": {}}
+def _complete_options(recorded: dict[str, Any]) -> dict[str, Any]:
+    """Return train's options under their names of today, with the defaults of those that an older aecli didn't have."""
+    defaults = {each.name: str(each.default) if isinstance(each.default, Path) else each.default
+                for each in train_options()}  # fmt: skip
+    return {**defaults, "options": {}, **{OLD_NAMES.get(name, name): value for name, value in recorded.items()}}

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from aecli.configs import MODEL_FLAGS, TrainConfig
-from aecli.configs.train import OLD_NAMES, train_options
 from aecli.data.sources.shards import is_pattern
 from aecli.errors import CheckpointError, OutputError, message_of
 from aecli.models import registry
@@ -158,11 +157,9 @@ def _lock(folder: RunFolder, held: ExitStack | None) -> None:
 def first_difference(recorded: Mapping[str, Any], options: Mapping[str, Any]) -> Difference | None:
     """Return the first option that may not change within a run and differs from the recorded config, or None.
 
-    An option that the config lacks, because an older version wrote it, had its default; one that this version doesn't
-    know is ignored.
+    `recorded` is as `read_config` completes it; options that this version doesn't know are ignored.
     """
-    defaults = {each.name: each.default for each in train_options()}
-    before = {**defaults, **{OLD_NAMES.get(key, key): value for key, value in recorded["options"].items()}}
+    before = recorded["options"]
     for key, now in options.items():
         was = before.get(key)
         if key == "options":
