@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Annotated, Any
 
 import typer
@@ -32,7 +33,7 @@ def parameter(each: OptionField) -> Parameter:
         default, kind = None, kind | None
     return Parameter(
         each.name, Parameter.KEYWORD_ONLY, default=Parameter.empty if default is ... else default,
-        annotation=Annotated[kind, _info(each, kind)],
+        annotation=Annotated[kind, _info(each)],
     )  # fmt: skip
 
 
@@ -42,7 +43,7 @@ def _command_line_type(each: OptionField) -> Any:
     return list[str] if each.is_tuple else each.kinds[0]
 
 
-def _info(each: OptionField, kind: Any) -> Any:
+def _info(each: OptionField) -> Any:
     option = each.option
     shared: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
     if option.choices and not option.separated:
@@ -85,17 +86,15 @@ def flag_parameters() -> list[Parameter]:
             for name, kind in (("json", Json), ("quiet", Quiet))]  # fmt: skip
 
 
-def takes(config: type, extra: Sequence[Parameter] = ()) -> Callable[[Command], Command]:
-    """Make a command of a function of a config, `json` and `quiet`, and of what `extra` parameters it has."""
-    options = option_fields(config)
+def takes(config: type) -> Callable[[Command], Command]:
+    """Make a command of a function of a config, `json` and `quiet`."""
 
     def decorate(function: Command) -> Command:
+        @wraps(function)
         def run(json: bool, quiet: bool, **values: Any) -> None:
-            own = {each.name: values.pop(each.name) for each in extra}
-            function(config_of(config, values), json=json, quiet=quiet, **own)
+            function(config_of(config, values), json=json, quiet=quiet)
 
-        run.__name__, run.__doc__ = function.__name__, function.__doc__
-        return signed(run, [*map(parameter, options), *extra, *flag_parameters()])
+        return signed(run, [*map(parameter, option_fields(config)), *flag_parameters()])
 
     return decorate
 

@@ -20,13 +20,12 @@ from aecli.configs.checks import (
     SSIM_WINDOWS,
     require,
 )  # fmt: skip
-from aecli.configs.options import DATA, MACHINE, METRICS_PANEL, MODEL, OUTPUT, RUN, check_options, option
+from aecli.configs.options import DATA, MACHINE, METRICS_PANEL, MODEL, OUTPUT, RUN, CheckedOptions, option
 from aecli.configs.train import (
     SOURCE_HELP,
     DataConfig,
     device_option,
     precision_option,
-    require_device,
     runs_option,
     seed_option,
     workers_option,
@@ -63,7 +62,7 @@ def walk_out_option(name: str) -> Any:
 
 
 @dataclass(frozen=True)
-class ReconstructConfig:
+class ReconstructConfig(CheckedOptions):
     """`aecli reconstruct`. Without `data`, the run's validation images; `split` is then `val`, else `all`."""
 
     model: str = model_option()
@@ -86,16 +85,15 @@ class ReconstructConfig:
     workers: int | None = workers_option()
 
     def __post_init__(self) -> None:
-        """Check every option; raises ConfigError, which names the flag."""
-        check_options(self)
-        require_device(self.device)
+        """Check what options say together; raises ConfigError, which names the flag."""
+        super().__post_init__()
         if self.latents is not None:
             require(self.latents.suffix == ".safetensors", "--latents", self.latents, "the name of a .safetensors file")
             require(not self.native, "--latents", self.latents, "no --native, which makes latents of differing sizes")
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(CheckedOptions):
     """`aecli sample`. `out` is a `.png` sheet, or a folder of one PNG an image; `steps` are those of a `flow`."""
 
     model: str = model_option()
@@ -117,15 +115,14 @@ class SampleConfig:
     precision: str = precision_option()
 
     def __post_init__(self) -> None:
-        """Check every option; raises ConfigError, which names the flag."""
-        check_options(self)
-        require_device(self.device)
+        """Check what options say together; raises ConfigError, which names the flag."""
+        super().__post_init__()
         require(self.steps is None or self.prior in ("auto", "flow"), "--steps", self.steps,
                 "--prior flow, which alone takes steps")  # fmt: skip
 
 
 @dataclass(frozen=True)
-class InterpolateConfig:
+class InterpolateConfig(CheckedOptions):
     """`aecli interpolate A B`: what lies between two images."""
 
     first: Path = option(..., "The image file to begin at.", "", metavar="A", positional=True)
@@ -138,14 +135,9 @@ class InterpolateConfig:
     device: str = device_option()
     precision: str = precision_option()
 
-    def __post_init__(self) -> None:
-        """Check every option; raises ConfigError, which names the flag."""
-        check_options(self)
-        require_device(self.device)
-
 
 @dataclass(frozen=True)
-class TraverseConfig:
+class TraverseConfig(CheckedOptions):
     """`aecli traverse`: what lies along the directions in which latents vary most."""
 
     model: str = model_option()
@@ -158,14 +150,13 @@ class TraverseConfig:
     precision: str = precision_option()
 
     def __post_init__(self) -> None:
-        """Check every option; raises ConfigError, which names the flag."""
-        check_options(self)
-        require_device(self.device)
+        """Check what options say together; raises ConfigError, which names the flag."""
+        super().__post_init__()
         require(self.prior != "normal", "--prior", self.prior, "gaussian: N(0, I) has no principal directions")
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(CheckedOptions):
     """`aecli eval`. Each of `pred`, or of `samples`, is `[NAME=]SOURCE`.
 
     `samples` are compared as sets, on `features`, and with `train` for how near they come to it; `pred` image by image.
@@ -204,9 +195,8 @@ class EvalConfig:
     device: str = device_option()
 
     def __post_init__(self) -> None:
-        """Check every option; raises ConfigError, which names the flag."""
-        check_options(self)
-        require_device(self.device)
+        """Check what options say together; raises ConfigError, which names the flag."""
+        super().__post_init__()
         require(self.report is None or self.report.suffix.lower() in (".html", ".htm"), "--report", self.report,
                 "the name of a .html file")  # fmt: skip
         require(self.report is None or self.report != self.per_image, "--report", self.report,
@@ -231,7 +221,7 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
-class GridConfig:
+class GridConfig(CheckedOptions):
     """`aecli grid`. By default, every registry model that has a run, on the first run's validation images."""
 
     n: int = option(10, "How many images, chosen at random.", DATA, least=1, most=MOST_DRAWN)
@@ -248,14 +238,9 @@ class GridConfig:
     device: str = device_option()
     precision: str = precision_option()
 
-    def __post_init__(self) -> None:
-        """Check every option; raises ConfigError, which names the flag."""
-        check_options(self)
-        require_device(self.device)
-
 
 @dataclass(frozen=True)
-class ModelsConfig:
+class ModelsConfig(CheckedOptions):
     """`aecli models`: where to look for runs; `image_size` is the one for which sizes and costs are stated."""
 
     runs: Path = runs_option()
@@ -264,7 +249,6 @@ class ModelsConfig:
     precision: str = precision_option()
 
     def __post_init__(self) -> None:
-        """Check every option; raises ConfigError, which names the flag."""
-        check_options(self)
-        require_device(self.device)
+        """Check what options say together; raises ConfigError, which names the flag."""
+        super().__post_init__()
         require(1 <= self.image_size <= LARGEST_SIDE, "--image-size", self.image_size, f"from 1 to {LARGEST_SIDE}")

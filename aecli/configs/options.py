@@ -5,6 +5,7 @@ Only the standard library: every `--help` imports this.
 """
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
@@ -43,6 +44,8 @@ class Option:
     above: float | None = None
     below: float | None = None
     example: str | None = None
+    pattern: str | None = None  # that a text matches, and the words for it
+    expected: str | None = None
 
 
 def option(default: Any, help: str, panel: str, **details: Any) -> Any:
@@ -55,7 +58,6 @@ def option(default: Any, help: str, panel: str, **details: Any) -> Any:
 class OptionField:
     """A field of a config class that is an option, with its type."""
 
-    owner: type
     field: Field[Any]
     option: Option
     hint: Any
@@ -90,23 +92,26 @@ def option_fields(config: type) -> tuple[OptionField, ...]:
     """Return the options of a config class, in the order in which its help lists them."""
     hints = get_type_hints(config)
     return tuple(
-        OptionField(config, each, each.metadata["option"], hints[each.name])
+        OptionField(each, each.metadata["option"], hints[each.name])
         for each in fields(config)
         if "option" in each.metadata
     )
 
 
-def check_options(config: Any) -> None:
-    """Check every option of a frozen config: its type, choices and bounds; texts that name paths become Paths.
+class CheckedOptions:
+    """Base of frozen config dataclasses: checks every option's type, choices and bounds when one is made."""
 
-    Raises:
-        ConfigError: the message names the flag and what is expected.
-    """
-    for each in option_fields(type(config)):
-        value = getattr(config, each.field.name)
-        checked = check_value(each, value)
-        if checked is not value:
-            object.__setattr__(config, each.field.name, checked)
+    def __post_init__(self) -> None:
+        """Check; texts that name paths become Paths.
+
+        Raises:
+            ConfigError: the message names the flag and what is expected.
+        """
+        for each in option_fields(type(self)):
+            value = getattr(self, each.field.name)
+            checked = check_value(each, value)
+            if checked is not value:
+                object.__setattr__(self, each.field.name, checked)
 
 
 def check_value(each: OptionField, value: Any) -> Any:
@@ -155,6 +160,8 @@ def _is_within(option: Option, value: Any) -> bool:
             and (option.above is None or value > option.above)
             and (option.below is None or value < option.below)
         )
+    if option.pattern is not None and not re.fullmatch(option.pattern, value):
+        return False
     return value in option.choices if option.choices else value != ""
 
 
@@ -168,6 +175,9 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 def _expectation(each: OptionField) -> Iterator[str]:
     """Yield the words of what an option takes: `a whole number from 1 to 1024`."""
     option = each.option
+    if option.expected is not None:
+        yield option.expected
+        return
     if option.choices:
         yield f"one of {', '.join(option.choices)}"
         return

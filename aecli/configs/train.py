@@ -1,13 +1,12 @@
 """What `aecli train` takes, in sections, with every default and check. On the command line the options are flat."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from aecli.configs.checks import COMPILE_MODES, FITS, LARGEST_SIDE, LOGS, MOST_WORKERS, PRECISIONS, SYNC_MODES
-from aecli.configs.options import DATA, MACHINE, MODEL, RECIPE, RUN, OptionField, check_options, option, option_fields
+from aecli.configs.options import DATA, MACHINE, MODEL, RECIPE, RUN, CheckedOptions, OptionField, option, option_fields
 from aecli.errors import ConfigError
 
 SOURCE_HELP = "A folder, a .zip of one, tar or Parquet shards, demo, torchvision:NAME or hf:NAME."
@@ -27,7 +26,8 @@ def runs_option() -> Any:
 def device_option() -> Any:
     """Return the field of `--device`."""
     return option("auto", "Where to compute; auto picks CUDA, then MPS, then the CPU.", MACHINE,
-                  metavar="auto|cpu|cuda|cuda:N|mps", completes="device")  # fmt: skip
+                  metavar="auto|cpu|cuda|cuda:N|mps", completes="device", pattern=r"auto|cpu|mps|cuda(:\d+)?",
+                  expected="auto, cpu, mps, cuda or cuda:N")  # fmt: skip
 
 
 def precision_option() -> Any:
@@ -42,14 +42,8 @@ def workers_option() -> Any:
                   least=1, most=MOST_WORKERS)  # fmt: skip
 
 
-def require_device(device: str) -> None:
-    """Refuse a text that names no device; whether this machine has it is found out when it is used."""
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", device):
-        raise ConfigError(f"--device {device}: expected auto, cpu, mps, cuda or cuda:N")
-
-
 @dataclass(frozen=True)
-class DataConfig:
+class DataConfig(CheckedOptions):
     """Which images, and how they are read."""
 
     source: str = option("demo", f"Images to train on. {SOURCE_HELP}", DATA, name="data", metavar="SOURCE",
@@ -67,7 +61,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(CheckedOptions):
     """Which model. `options` are its own (width, latent_dim, beta, …), refused by name where it has no such option.
 
     `defaults` are a recipe's values for them, used only where the model has them; `autoencoder` is the one whose
@@ -84,7 +78,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class OptimizationConfig:
+class OptimizationConfig(CheckedOptions):
     """How long and by which steps; `steps` in place of `epochs`, `epoch_steps` for a stream, which has no end."""
 
     epochs: int = option(1000, "Passes over the images; may grow on resume.", RECIPE, least=1)
@@ -108,7 +102,7 @@ class OptimizationConfig:
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class RunConfig(CheckedOptions):
     """Where the run lies, what is kept of it, and on which machine it is computed."""
 
     out: Path | None = option(None, "This run folder and no other.", RUN, metavar="DIR",
@@ -167,10 +161,7 @@ class TrainConfig:
             section, key = places[name]
             sorted_in[section][key] = value
         for section, kind in _SECTIONS.items():
-            made = kind(**sorted_in[section])
-            check_options(made)
-            object.__setattr__(self, section, made)
-        require_device(self.run.device)
+            object.__setattr__(self, section, kind(**sorted_in[section]))
         if self.optimization.grad_accum > self.optimization.batch_size:
             raise ConfigError(f"--grad-accum {self.optimization.grad_accum}: expected at most --batch-size, which is "
                               f"{self.optimization.batch_size}")  # fmt: skip
