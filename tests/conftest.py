@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.support.images import encoded, picture
+from tests.support.vectors import normal
 
 pytest.register_assert_rewrite(
     "tests.soak.runs", *(f"tests.support.{name}" for name in ("data", "processes", "ranks", "trained"))
@@ -141,3 +143,15 @@ def lpips_references(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str
         files[net] = folder / f"{net}.safetensors"
         save_file({names[name]: value for name, value in networks[net].net.state_dict().items()}, files[net])
     return networks, files
+
+
+@pytest.fixture
+def real() -> np.ndarray:
+    """Vectors (31, 6) of a set, from which `fake` is told apart."""
+    return normal(1, 31) + 0.3
+
+
+@pytest.fixture
+def fake() -> np.ndarray:
+    """Vectors (24, 6) of another set."""
+    return normal(2, 24, deviation=1.4)

@@ -39,16 +39,6 @@ def whole(name, seed=0):
     return ImageRef(name, name, "", lambda: encoded(picture(seed=seed)))
 
 
-@pytest.fixture
-def images(image_folder):
-    return list_images(str(image_folder("b.png", "a.png", "sub [1]\n/c.png")))
-
-
-@pytest.fixture
-def cache_folder(tmp_path):
-    return tmp_path / "packs"
-
-
 def test_packed_pixels_in_order_on_disk_and_in_memory(images, image_folder, cache_folder):
     folder, names = image_folder(), ["a.png", "b.png", "sub [1]\n/c.png"]
     for where in (cache_folder, "off"):

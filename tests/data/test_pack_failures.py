@@ -8,19 +8,8 @@ import numpy as np
 import pytest
 
 from aecli.data.packs.pack import pack_images
-from aecli.data.sources.registry import list_images
 from aecli.errors import DataError, OutputError
 from tests.data.test_pack import run, unreadable_copies, whole
-
-
-@pytest.fixture
-def images(image_folder):
-    return list_images(str(image_folder("b.png", "a.png", "sub [1]\n/c.png")))
-
-
-@pytest.fixture
-def cache_folder(tmp_path):
-    return tmp_path / "packs"
 
 
 @pytest.mark.parametrize("damage", ["short", "long", "no bytes", "no index", "no json", "other json", "other count"])

@@ -5,20 +5,7 @@ import pytest
 
 from aecli.metrics import distribution_distances
 from aecli.metrics.distribution_distances import frechet_distance, kernel_distance, manifold, nearest_distances
-
-
-def normal(seed, count, numbers=6, mean=0.0, deviation=1.0):
-    return mean + deviation * np.random.default_rng(seed).standard_normal((count, numbers))
-
-
-@pytest.fixture
-def real():
-    return normal(1, 31) + 0.3
-
-
-@pytest.fixture
-def fake():
-    return normal(2, 24, deviation=1.4)
+from tests.support.vectors import normal
 
 
 def test_kernel_distance_is_that_of_the_populations():

@@ -8,20 +8,6 @@ from aecli.metrics.distribution_distances import frechet_distance, kernel_distan
 from tests.reference import sets as reference
 
 
-def normal(seed, count, numbers=6, mean=0.0, deviation=1.0):
-    return mean + deviation * np.random.default_rng(seed).standard_normal((count, numbers))
-
-
-@pytest.fixture
-def real():
-    return normal(1, 31) + 0.3
-
-
-@pytest.fixture
-def fake():
-    return normal(2, 24, deviation=1.4)
-
-
 def test_kernel_distance_is_its_definitions(real, fake):
     value, (low, high) = kernel_distance(real, fake)
     assert value == pytest.approx(reference.kernel_distance(real, fake), rel=1e-12)

