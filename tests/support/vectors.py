@@ -1,8 +1,15 @@
-"""Sets of vectors that distances are taken between."""
+"""Vectors of low rank."""
 
 import numpy as np
 
 
+def vectors(seed, count, rank, dim):
+    """Vectors of that rank around a mean that is far from 0, with deviations that fall."""
+    generator = np.random.default_rng(seed)
+    scores = generator.standard_normal((count, rank)) * np.linspace(5, 0.5, rank)
+    return scores @ generator.standard_normal((rank, dim)) + 3 * generator.standard_normal(dim)
+
+
 def normal(seed, count, numbers=6, mean=0.0, deviation=1.0):
-    """Vectors (count, numbers) from a Gaussian."""
+    """Vectors (count, numbers) drawn from a Gaussian."""
     return mean + deviation * np.random.default_rng(seed).standard_normal((count, numbers))
