@@ -1,15 +1,14 @@
 import numpy as np
 import pytest
-from PIL import Image
 
 from aecli.errors import ConfigError, DataError
 from aecli.evaluation.pairing import Prediction, pair_sources, parse_predictions
+from tests.support.images import save_image
 
 
 def write(folder, *names):
     for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(folder / name)
+        save_image(folder / name, np.zeros((8, 8, 3), dtype=np.uint8))
     return str(folder)
 
 

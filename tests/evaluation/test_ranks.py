@@ -1,28 +1,16 @@
-"""Several processes measure images: the same report and CSV as one process, to the last byte; failures told once."""
+"""Several processes measure images: report and CSV as of one process, to the last byte; failures reported once."""
 
 import json
 import os
 import signal
 import time
+from functools import partial
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from tests.support.images import picture
+from tests.support.images import picture, save_image, truncate
 from tests.support.processes import end, wait_for
-from tests.support.ranks import begin_ranks, fail_ranks, run_ranks
-
-
-def save(folder, name, pixels, **options):
-    folder.mkdir(exist_ok=True)
-    Image.fromarray(pixels).save(folder / name, **options)
-
-
-def tear(file):
-    """Leave the header and half of the rest."""
-    whole = file.read_bytes()
-    file.write_bytes(whole[: len(whole) // 2])
+from tests.support.ranks import begin_ranks, fail_ranks, run_ranks, stall
 
 
 @pytest.fixture
@@ -30,13 +18,14 @@ def place(tmp_path):
     """Eleven images of three sizes, and two predictions of them."""
     for seed in range(11):
         pixels = picture(*[(40, 44), (36, 52), (33, 33)][seed % 3], seed)
-        save(tmp_path / "gt", f"{seed:02}.png", pixels)
-        save(tmp_path / "low", f"{seed:02}.jpg", pixels, quality=10)
-        save(tmp_path / "high", f"{seed:02}.jpg", pixels, quality=70)
-    save(tmp_path / "low", "03.jpg", picture(40, 44, 3), quality=20)
+        save_image(tmp_path / "gt" / f"{seed:02}.png", pixels)
+        save_image(tmp_path / "low" / f"{seed:02}.jpg", pixels, quality=10)
+        save_image(tmp_path / "high" / f"{seed:02}.jpg", pixels, quality=70)
+    save_image(tmp_path / "low" / "03.jpg", picture(40, 44, 3), quality=20)
     return tmp_path
 
 
+MEASURE = ("aecli.evaluation.measuring:PairMeasurer", "__call__")
 EVAL = ["eval", "--gt", "gt", "--pred", "low", "--pred", "high", "--batch-size", "2", "--workers", "2"]
 
 
@@ -60,10 +49,10 @@ class TestTheSameReport:
     def test_without_what_can_not_be_measured(self, place, size):
         """In the order in which one process meets it, whether in names, headers or pixels."""
         for name in ("low/09.jpg", "low/01.jpg", "high/06.jpg", "low/00.jpg", "high/07.jpg", "low/03.jpg"):
-            tear(place / name)
-        tear(place / "gt" / "04.png")
+            truncate(place / name)
+        truncate(place / "gt" / "04.png")
         (place / "high" / "08.jpg").write_bytes(b"no picture")
-        save(place / "high", "02.jpg", picture(20, 33))
+        save_image(place / "high" / "02.jpg", picture(20, 33))
         (place / "low" / "05.jpg").unlink()
         options = ["--json", "--on-mismatch", "skip", "--batch-size", "1", "--workers", "1"]
         alone = measure(place, 1, *options)
@@ -72,7 +61,7 @@ class TestTheSameReport:
         assert measure(place, size, *options) == alone
 
     def test_with_predictions_resized(self, place):
-        save(place / "high", "02.jpg", picture(20, 33))
+        save_image(place / "high" / "02.jpg", picture(20, 33))
         alone = measure(place, 1, "--json", "--on-mismatch", "resize")
         assert "1 of 11 of high" in alone[0]
         assert measure(place, 2, "--json", "--on-mismatch", "resize") == alone
@@ -83,10 +72,9 @@ class TestTheSameReport:
                 file.unlink()
         assert measure(place, 3, "--json") == measure(place, 1, "--json")
 
-    def test_told_to_all_of_them(self, place):
+    def test_is_returned_in_all_of_them(self, place):
         """Who calls the library gets the report in every process, also when it calls twice."""
-        processes = begin_ranks(place, ["--version"], 2, before=_evaluate_twice)
-        assert [end(process) for process in processes] == [0, 0]
+        assert run_ranks(place, ["--version"], 2, before=_evaluate_twice)[0] == [0, 0]
         first, second = ((place / f"report-{rank}.json").read_bytes() for rank in range(2))
         assert first == second and json.loads(first)["n"] == 11
         assert [(place / f"heard-{rank}.txt").read_text() for rank in range(2)] == ["measuring 11", ""]
@@ -124,40 +112,35 @@ class TestFailures:
 
     def test_in_sizes_are_those_of_one_process(self, place):
         for number in (10, 2, 7):
-            save(place / "high", f"{number:02}.jpg", picture(20, 33))
+            save_image(place / "high" / f"{number:02}.jpg", picture(20, 33))
         assert self.fail(place, 3) == self.fail(place, 1)
 
     @pytest.mark.parametrize("size", [2, 3])
     def test_in_pixels_are_those_of_one_process(self, place, size):
-        """Images are measured in batches by size: the first batch that has a torn one is told, whoever has that."""
+        """Images are measured in batches by size: the first batch with a truncated one is reported, whoever has it."""
         for name in ("low/04.jpg", "high/06.jpg", "low/10.jpg"):
-            tear(place / name)
+            truncate(place / name)
         said = self.fail(place, 1)
         assert "'04.jpg'" in said
-        (place / "stderr.txt").unlink()
-        processes = begin_ranks(place, [*EVAL, "--quiet", "--workers", "1"], size, before=_be_slow_with_the_first)
-        assert [end(process) for process in processes] == [1] * size
-        assert (place / "stderr.txt").read_text() == said
+        shared = run_ranks(place, [*EVAL, "--quiet", "--workers", "1"], size, before=_be_slow_with_the_first)
+        assert shared == ([1] * size, "", said)
 
     def test_when_nothing_is_left(self, place):
         for file in (place / "low").iterdir():
-            tear(file)
+            truncate(file)
         options = ["--on-mismatch", "skip", "--per-image", "each.csv"]
         assert self.fail(place, 2, *options) == self.fail(place, 1, *options)
         assert not (place / "each.csv").exists()
 
     def test_machines_that_see_different_images(self, place):
-        (place / "elsewhere").mkdir()
-        for folder in ("gt", "low", "high"):
-            save(place / "elsewhere" / folder, f"00.{'png' if folder == 'gt' else 'jpg'}", picture(40, 44))
-        processes = begin_ranks(place, EVAL, 2, before=_move_the_second)
-        assert [end(process) for process in processes] == [1, 1]
-        said = (place / "stderr.txt").read_text()
-        assert said == "Error: the images of --gt and --pred are not the same on all machines\n"
+        for name in ("gt/00.png", "low/00.jpg", "high/00.jpg"):
+            save_image(place / "elsewhere" / name, picture(40, 44))
+        statuses, _, said = run_ranks(place, EVAL, 2, before=_move_the_second)
+        assert (statuses, said.count("Error: ")) == ([1, 1], 1) and "not the same on all machines" in said
 
     @pytest.mark.parametrize("killed", [0, 1])
     def test_one_that_is_killed_ends_all(self, place, killed):
-        processes = begin_ranks(place, [*EVAL, "--json"], 2, before=[_stall_the_first, _stall_the_second][killed])
+        processes = begin_ranks(place, [*EVAL, "--json"], 2, before=partial(stall, killed, *MEASURE))
         wait_for(place / "stalled")
         os.kill(processes[killed].pid, signal.SIGKILL)
         statuses = [end(process) for process in processes]
@@ -167,17 +150,17 @@ class TestFailures:
 
 
 def _be_slow_with_the_first():
-    """Have the others meet their torn images before."""
+    """Have the others decode their truncated images before."""
     from aecli.evaluation import measuring
 
-    exactly = measuring._decode
+    original = measuring.decode
 
-    def decode(pair, names):
-        if pair.name == "04.png":
+    def decode(image):
+        if image.name == "04.jpg":
             time.sleep(0.5)
-        return exactly(pair, names)
+        return original(image)
 
-    measuring._decode = decode
+    measuring.decode = decode
 
 
 def _move_the_second():
@@ -185,34 +168,8 @@ def _move_the_second():
         os.chdir("elsewhere")
 
 
-def _stall_the_first():
-    _stall("0")
-
-
-def _stall_the_second():
-    _stall("1")
-
-
-def _stall(rank):
-    """Have that process never come back from measuring, and the others let it begin."""
-    from aecli.evaluation import measuring
-
-    exactly = measuring.PairMeasurer._measure
-
-    def measure(*arguments):
-        if os.environ["RANK"] == rank:
-            open("stalled", "w").close()
-            time.sleep(60)
-        while not os.path.exists("stalled"):
-            time.sleep(0.02)
-        return exactly(*arguments)
-
-    measuring.PairMeasurer._measure = measure
-
-
 def test_workers_are_shared_by_the_processes_of_a_machine(tmp_path):
-    processes = begin_ranks(tmp_path, ["--version"], 3, before=_count_workers)
-    assert [end(process) for process in processes] == [0] * 3
+    assert run_ranks(tmp_path, ["--version"], 3, before=_count_workers)[0] == [0] * 3
 
 
 def _count_workers():
@@ -226,21 +183,20 @@ def _count_workers():
 
 def test_what_is_gathered_is_measured_by_all(place):
     """That the report is the same would be no wonder if one process did it all."""
-    processes = begin_ranks(place, [*EVAL, "--quiet"], 2, before=_note_batches)
-    assert [end(process) for process in processes] == [0, 0]
+    assert run_ranks(place, [*EVAL, "--quiet"], 2, before=_note_batches)[0] == [0, 0]
     measured = [len((place / f"measured-{rank}").read_text()) for rank in range(2)]
-    assert min(measured) >= 1 and sum(measured) == len(np.unique(np.arange(11) % 3)) * 2
+    assert min(measured) >= 1 and sum(measured) == 3 * 2
 
 
 def _note_batches():
-    from aecli.evaluation import measuring
+    from aecli.evaluation.measuring import PairMeasurer
 
-    exactly = measuring.PairMeasurer._measure
+    original = PairMeasurer.__call__
 
     def measure(*arguments):
         with open(f"measured-{os.environ['RANK']}", "a") as file:
             file.write("x")
         time.sleep(0.2)
-        return exactly(*arguments)
+        return original(*arguments)
 
-    measuring.PairMeasurer._measure = measure
+    PairMeasurer.__call__ = measure

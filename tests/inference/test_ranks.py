@@ -1,14 +1,17 @@
-"""Several processes reconstruct and sample: the same files as one process, to the last byte; failures told once."""
+"""Several processes reconstruct and sample: the same files as one process, to the last byte; failures reported once."""
 
 import os
 import signal
 import time
+from functools import partial
 
 import pytest
 
 from tests.support.processes import end, wait_for
-from tests.support.ranks import begin_ranks, run_ranks
+from tests.support.ranks import begin_ranks, run_ranks, stall
 from tests.support.trained import NAMES, write_images
+
+WRITE = ("aecli.inference.reconstruct", "write_bytes")
 
 
 @pytest.fixture
@@ -72,15 +75,14 @@ class TestReconstruct:
 
     def test_a_failure_of_one_process_ends_all_with_its_message(self, place):
         command = ["reconstruct", "--model", "vae", "--data", "images", "--batch-size", "1", "--out", "out", "--quiet"]
-        processes = begin_ranks(place, command, 3, before=_fill_the_disk_of_the_second)
-        assert [end(process) for process in processes] == [1, 1, 1]
-        said = (place / "stderr.txt").read_text()
+        statuses, _, said = run_ranks(place, command, 3, before=_fill_the_disk_of_the_second)
+        assert statuses == [1, 1, 1]
         assert said.startswith("Error: out/") and "the disk is full" in said and said.count("\n") == 1
         assert len(list((place / "out").rglob("*.png"))) <= 8, "what had not been begun was left"
 
     def test_one_that_is_killed_ends_all(self, place):
         command = ["reconstruct", "--model", "vae", "--data", "images", "--batch-size", "1", "--out", "out", "--quiet"]
-        processes = begin_ranks(place, command, 2, before=_stall_the_second)
+        processes = begin_ranks(place, command, 2, before=partial(stall, 1, *WRITE))
         wait_for(place / "stalled")
         os.kill(processes[1].pid, signal.SIGKILL)
         assert [end(process) for process in processes] == [1, -signal.SIGKILL]
@@ -91,29 +93,13 @@ def _fill_the_disk_of_the_second():
     from aecli.errors import OutputError
     from aecli.inference import reconstruct
 
-    exactly = reconstruct.write_bytes
+    original = reconstruct.write_bytes
 
     def write(path, content):
         if os.environ["RANK"] == "1":
             raise OutputError(f"{path} can't be written: the disk is full")
         time.sleep(0.2)  # so that the second gets something to do
-        exactly(path, content)
-
-    reconstruct.write_bytes = write
-
-
-def _stall_the_second():
-    from aecli.inference import reconstruct
-
-    exactly = reconstruct.write_bytes
-
-    def write(path, content):
-        if os.environ["RANK"] == "1":
-            open("stalled", "w").close()
-            time.sleep(60)
-        while not os.path.exists("stalled"):
-            time.sleep(0.02)
-        exactly(path, content)
+        original(path, content)
 
     reconstruct.write_bytes = write
 

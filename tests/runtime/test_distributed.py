@@ -16,8 +16,7 @@ from aecli.runtime import device, distributed
 from aecli.runtime.distributed import Distributed, is_lost, peer_timeout
 from aecli.runtime.launch import Launch, launch
 from aecli.training.compiling import synchronise
-from tests.support.processes import end
-from tests.support.ranks import begin_ranks
+from tests.support.ranks import run_ranks
 
 ROOT = Path(__file__).parent.parent.parent
 ENVIRONMENT = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "host", "MASTER_PORT": "1234"}
@@ -85,14 +84,12 @@ class TestAlone:
 
 class TestTogether:
     def test_collectives_return_values_in_the_order_of_ranks(self, tmp_path):
-        processes = begin_ranks(tmp_path, ["--version"], 3, before=_exchange)
-        assert [end(process) for process in processes] == [0, 0, 0]
+        assert run_ranks(tmp_path, ["--version"], 3, before=_exchange)[0] == [0, 0, 0]
         assert sorted(path.name for path in tmp_path.glob("met-*")) == ["met-0", "met-1", "met-2"]
 
     def test_only_rank_0_prints(self, tmp_path):
-        processes = begin_ranks(tmp_path, ["--version"], 3)
-        assert [end(process) for process in processes] == [0, 0, 0]
-        assert (tmp_path / "stdout.txt").read_text().count("aecli ") == 1
+        statuses, printed, _ = run_ranks(tmp_path, ["--version"], 3)
+        assert (statuses, printed.count("aecli ")) == ([0, 0, 0], 1)
 
 
 def _exchange():

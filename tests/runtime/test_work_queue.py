@@ -12,8 +12,7 @@ from aecli.evaluation.unpaired import Unpaired, gather_unpaired
 from aecli.progress import Progress, ignore
 from aecli.runtime.distributed import Distributed
 from aecli.runtime.work_queue import map_shared
-from tests.support.processes import end
-from tests.support.ranks import begin_ranks
+from tests.support.ranks import run_ranks
 
 BATCHES = [range(number, number + 1 + number % 3) for number in range(20)]
 TOTAL = sum(map(len, BATCHES))
@@ -48,8 +47,7 @@ def test_no_batches_give_no_results():
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_each_batch_is_done_by_one_of_several(tmp_path, size):
-    processes = begin_ranks(tmp_path, ["--version"], size, before=_share)
-    assert [end(process) for process in processes] == [0] * size
+    assert run_ranks(tmp_path, ["--version"], size, before=_share)[0] == [0] * size
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(size)]
     done = [[number for number, _ in one["done"]] for one in found]
     assert all(done) and sorted(sum(done, [])) == list(range(len(BATCHES)))
@@ -74,8 +72,7 @@ def _share():
 
 
 def test_of_several_failures_the_first_in_order_is_raised(tmp_path):
-    processes = begin_ranks(tmp_path, ["--version"], 3, before=_fail)
-    assert [end(process) for process in processes] == [0] * 3
+    assert run_ranks(tmp_path, ["--version"], 3, before=_fail)[0] == [0] * 3
     assert [(tmp_path / f"{rank}.txt").read_text() for rank in range(3)] == ["PeerError", "DataError at 4", "PeerError"]
 
 

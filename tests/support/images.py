@@ -3,8 +3,10 @@
 import struct
 import zlib
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 
@@ -21,6 +23,28 @@ def encoded(image: Image.Image | np.ndarray, format: str = "PNG", **options: obj
     pil = image if isinstance(image, Image.Image) else Image.fromarray(image)
     pil.save(buffer, format, **options)
     return buffer.getvalue()
+
+
+def save_image(path: Path, pixels: np.ndarray, **options: object) -> None:
+    """Write an image file, and the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """The pixels uint8 (H, W, 3) of an image file."""
+    return np.array(Image.open(path).convert("RGB"))
+
+
+def truncate(path: Path) -> None:
+    """Cut a file in half: of an image, a whole header and part of the pixels."""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def batch(*images: np.ndarray) -> torch.Tensor:
+    """Images (H, W, 3) as a uint8 tensor (N, 3, H, W)."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def hand_made_png(width, height, depth, colour, rows, extra=b""):

@@ -2,10 +2,12 @@
 
 import os
 import socket
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from pkgutil import resolve_name
 
 from tests.support.processes import begin, end
 
@@ -28,11 +30,13 @@ def _as_rank(rank: int, size: int, port: int, attempt: int, before: Callable[[],
     before()
 
 
-def run_ranks(place: Path, arguments: Sequence[str], size: int, attempt: int = 0) -> tuple[list[int], str, str]:
+def run_ranks(
+    place: Path, arguments: Sequence[str], size: int, attempt: int = 0, before: Callable[[], object] = int
+) -> tuple[list[int], str, str]:
     """Run `aecli` in `size` processes; their exit statuses, what was printed on stdout, and on stderr."""
     for name in ("stdout.txt", "stderr.txt"):
         (place / name).unlink(missing_ok=True)
-    statuses = [end(process) for process in begin_ranks(place, arguments, size, attempt)]
+    statuses = [end(process) for process in begin_ranks(place, arguments, size, attempt, before)]
     return statuses, (place / "stdout.txt").read_text(), (place / "stderr.txt").read_text()
 
 
@@ -42,3 +46,22 @@ def fail_ranks(place: Path, arguments: Sequence[str], size: int) -> str:
     assert 0 not in statuses and stdout == ""
     assert stderr.count("Error: ") == 1 and len(stderr.splitlines()) <= 2, stderr
     return stderr
+
+
+def stall(rank: int, module: str, function: str) -> None:
+    """Have `function` of `module` never return in the process of that rank, nor begin in the others before that.
+
+    For `before` of `begin_ranks`; the file `stalled` says that it has begun.
+    """
+    owner = resolve_name(module)
+    original = getattr(owner, function)
+
+    def replacement(*arguments: object) -> object:
+        if os.environ["RANK"] == str(rank):
+            open("stalled", "w").close()
+            time.sleep(60)
+        while not os.path.exists("stalled"):
+            time.sleep(0.02)
+        return original(*arguments)
+
+    setattr(owner, function, replacement)
