@@ -43,8 +43,8 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than tiny epochs; only what asserts on the pictures (marked `draws`) needs them."""
     if "draws" not in request.keywords:
-        monkeypatch.setattr("aecli.training.observers.previews.draw", lambda session: None)
-        monkeypatch.setattr("aecli.training.observers.previews.PreviewWriter.draw_curves", lambda artist: None)
+        monkeypatch.setattr("aecli.training.observers.previews.write_preview", lambda session: None)
+        monkeypatch.setattr("aecli.training.observers.previews.PreviewWriter.write_curves", lambda previews: None)
 
 
 @pytest.fixture

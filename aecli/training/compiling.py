@@ -1,4 +1,4 @@
-"""The training step, compiled: where that pays for itself, and going on without where it can't be done."""
+"""The loss of a training step: as it is, compiled, or replicated over processes."""
 
 import logging
 import os
@@ -6,7 +6,6 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,128 +21,103 @@ from aecli.runtime.distributed import Distributed
 from aecli.training.inputs.micro_batches import draw_noise
 
 
-@dataclass(frozen=True)
-class _Economy:
-    """Seconds that compiling takes, and those that it saves: a step, and an operation of the step's arithmetic.
-
-    On a CPU the latter is a loss: large steps are faster op by op, from kernels made for these layers.
-    """
-
-    cost: float
-    saved_a_step: float
-    saved_an_operation: float
-
-
-# Measured on two cores with AMX for the CPU (tests/benchmarks/RESULTS.md); for CUDA set by what is known of others.
-_ECONOMIES = {"cpu": _Economy(30.0, 1e-2, -1.4e-13), "cuda": _Economy(60.0, 3e-3, 2e-15)}
-
-
-def pays(device: torch.device, steps: int, flops_a_step: float) -> bool:
-    """Whether compiling saves more time than it takes; decided by counting, so that it is decided alike every time."""
-    economy = _ECONOMIES.get(device.type)
-    if economy is None:
-        return False
-    return steps * (economy.saved_a_step + economy.saved_an_operation * flops_a_step) > economy.cost
-
-
 def missing_compiler(device: torch.device) -> str | None:
-    """What is missing for compiling on `device`, in words; None where nothing is known to be."""
+    """Return the name of what compiling on `device` needs and this machine lacks, or None."""
     if device.type == "cuda":
         return None if has_triton() else "Triton"
-    # What PyTorch's compiler calls.
     name = os.environ.get("CXX") or {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
     return None if shutil.which(name) else f"a C++ compiler ({name})"
 
 
 def require_compiler(device: torch.device) -> None:
-    """Refuse `--compile on` before any work; raises DeviceError saying what is missing."""
+    """Raise DeviceError, before any work, where `--compile on` is impossible."""
     if missing := missing_compiler(device):
-        raise DeviceError(f"--compile on: {missing} is needed and not here; use --compile off")
+        raise DeviceError(f"--compile on: {missing} is not installed\nhint: install it, or use --compile off")
 
 
 class StepLoss:
-    """`model.loss`; once compiled, as one piece for batches of one size; once replicated, in step with others.
+    """`model.loss`; compiled for batches of one size, or replicated with DistributedDataParallel, once asked to be.
 
-    An epoch's short last batch is taken as it is: another shape would have to be compiled again.
+    An epoch's short last batch is computed uncompiled: another shape would have to be compiled again.
     """
 
     def __init__(self, model: Trainable) -> None:
-        """Start uncompiled, and alone."""
-        self._model = model
+        """Start uncompiled and not replicated."""
+        self.model = model
         self._module = _LossModule(model)
         self._replica: DistributedDataParallel | None = None
 
     @property
     def is_compiled(self) -> bool:
-        """Whether batches of the size meant are compiled."""
+        """Whether batches of full size are compiled."""
         return self._module.size is not None
 
     def __call__(self, images: Tensor, noise: Tensor | None = None) -> Losses:
-        """Return the losses of examples (N, …), with the model's noise for them if it draws any."""
+        """Return the losses of examples (N, …), given the model's noise for them if it draws any."""
         losses: Losses = (self._replica or self._module)(images, noise)
         return losses
 
     def accumulating(self, more_to_come: bool) -> AbstractContextManager[Any]:
-        """The context of a forward and backward pass; gradients wait for the other processes unless `more_to_come`."""
+        """Return the context of a forward and backward pass, without all-reduce of gradients where `more_to_come`."""
         return self._replica.no_sync() if self._replica is not None and more_to_come else nullcontext()
 
     def replicate(self, placement: Placement, count: int, image_size: int) -> None:
-        """From here on, average gradients with those of all other processes, and begin with the first one's weights.
+        """Average gradients over all processes from now on, starting from rank 0's weights.
 
-        After a first pass, PyTorch settles the order in which gradients are exchanged, and with it their rounding: that
-        pass is taken here, of `count` black images, so that a run taken up again is rounded as one never stopped.
+        DDP rebuilds its buckets after the first backward pass, which changes the rounding of the all-reduce. That pass
+        is made here, on `count` black images, so that a resumed run is rounded like one that never stopped.
         """
         device = placement.device
         self._replica = DistributedDataParallel(
             self._module,
             device_ids=[device] if device.type == "cuda" else None,
-            find_unused_parameters=not registry.is_built_in(type(self._model)),
+            find_unused_parameters=not registry.is_built_in(type(self.model)),
             gradient_as_bucket_view=True,
         )
-        self._try_out(placement, count, image_size)
+        self._warm_up(placement, count, image_size)
 
     def compile(self, placement: Placement, count: int, image_size: int) -> str | None:
-        """Compile forward and backward pass for `count` images; returns why it couldn't be done, if it couldn't.
+        """Compile the forward and backward pass of `count` images; return why that failed, or None.
 
-        Nothing of the model changes; torch's global generator moves.
+        The model doesn't change; torch's global generator advances.
         """
         if missing := missing_compiler(placement.device):
-            return f"{missing} is not here"
-        # The log warns of a CUDA toolkit without a device, where no device was asked for.
+            return f"{missing} is not installed"
+        # It logs a warning about a CUDA toolkit without a device even where none was asked for.
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         try:
-            # fallback_random: the same noise as uncompiled.
-            self._module.compiled = torch.compile(self._model.loss, dynamic=False, options={"fallback_random": True})
+            # fallback_random: the same random numbers as uncompiled
+            self._module.compiled = torch.compile(self.model.loss, dynamic=False, options={"fallback_random": True})
             self._module.size = count
-            self._try_out(placement, count, image_size)
-        except (OSError, RuntimeError) as error:  # of the compiler; a model's own would come again, uncompiled
+            self._warm_up(placement, count, image_size)
+        except (OSError, RuntimeError) as error:  # an error of the model itself comes again, uncompiled
             if is_out_of_memory(error):
                 raise
             self.give_up_compiling()
             return f"compiling failed: {_first_line(error)}"
         return None
 
-    def _try_out(self, placement: Placement, count: int, image_size: int) -> None:
-        """Take a step's passes, of black images, and leave the model as it was."""
-        images = torch.zeros(count, *self._model.example_shape(image_size), device=placement.device)
-        buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+    def _warm_up(self, placement: Placement, count: int, image_size: int) -> None:
+        """Run the forward and backward pass of black images, and leave the model unchanged."""
+        images = torch.zeros(count, *self.model.example_shape(image_size), device=placement.device)
+        buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         try:
-            noise = draw_noise(self._model, count, image_size)
+            noise = draw_noise(self.model, count, image_size)
             with placement.autocast():
                 losses = self(images.contiguous(memory_format=placement.memory_format), noise)
             losses.total.backward()  # type: ignore[no-untyped-call]
         finally:
-            self._model.zero_grad(set_to_none=True)
-            for name, buffer in self._model.named_buffers():
+            self.model.zero_grad(set_to_none=True)
+            for name, buffer in self.model.named_buffers():
                 buffer.copy_(buffers[name])
 
     def give_up_compiling(self) -> None:
-        """Take all batches as they are."""
+        """Compute all batches uncompiled."""
         self._module.size = None
 
 
 class _LossModule(nn.Module):
-    """`model.loss` as a module's forward pass, which is what PyTorch watches for gradients to exchange."""
+    """`model.loss` as a module's forward pass, as DistributedDataParallel needs it."""
 
     def __init__(self, model: Trainable) -> None:
         super().__init__()
@@ -157,16 +131,16 @@ class _LossModule(nn.Module):
         return loss(images) if noise is None else loss(images, noise)
 
 
-def synchronise(model: Trainable, mode: str, device: torch.device, distributed: Distributed) -> Trainable:
-    """Have batch normalisation take its statistics over all processes, where `--sync-batchnorm` is not `off`.
+def sync_batchnorm(model: Trainable, mode: str, device: torch.device, distributed: Distributed) -> Trainable:
+    """Take batch statistics over all processes, unless `--sync-batchnorm` is `off`; parameters keep their names.
 
-    PyTorch has that for CUDA only; elsewhere each process takes those of its part of a batch, and the first one's
-    running averages count. Parameters and their names stay.
+    PyTorch can do so on CUDA only. Elsewhere each process normalises with the statistics of its own part of a batch,
+    and rank 0's running averages are kept.
     """
     if mode == "off" or device.type != "cuda" or distributed.world_size == 1:
         return model
-    synchronised: Trainable = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-    return synchronised
+    synced: Trainable = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    return synced
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,37 +1,34 @@
-"""What a training run would be and cost, found out without beginning it: nothing is written."""
+"""`train --dry-run`: which run training would begin or resume, and what it would cost. Nothing is written."""
 
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from aecli.configs import TrainConfig
 from aecli.data.sources.registry import list_images, split_indices
 from aecli.data.sources.shards import Shards, is_stream
 from aecli.errors import ConfigError, DataError
-from aecli.models import registry
-from aecli.models.base import latent_shape
+from aecli.models.base import Losses, latent_shape
 from aecli.models.flops import forward_flops
 from aecli.progress import Listener, Progress
 from aecli.runs.checkpoints import read_document
 from aecli.runs.folder import RunFolder
-from aecli.runtime.device import Placement, oom_as_device_error, place
 from aecli.runtime.distributed import Distributed
-from aecli.training.checks import require_batch_statistics, require_sense
+from aecli.training.checks import validate_batch_statistics
 from aecli.training.compiling import StepLoss
 from aecli.training.inputs.image_sets import ImageSet
-from aecli.training.inputs.latent_sets import resolve_model
 from aecli.training.inputs.loaders import DatasetLoader
-from aecli.training.inputs.micro_batches import cut
-from aecli.training.run_choice import choose_run, first_difference, is_occupied, progress, resolved_options, shrunk
-from aecli.training.setup import is_over
+from aecli.training.loop import backend_errors_translated
+from aecli.training.plan import Plan, resolve
+from aecli.training.run_choice import choose_run, first_difference, is_occupied, progress, shrunk
 from aecli.training.state import TrainState
+from aecli.training.step import train_step
+from aecli.training.sync import NonFiniteDetector
 
 TIMED_SECONDS = 5.0  # of steps after the first one, which warms up
 MOST_STEPS = 20
@@ -85,8 +82,19 @@ class DryRun:
         return {**asdict(self), "memory": {**asdict(self.memory), "total": self.memory.total}}
 
 
+@dataclass(frozen=True)
+class _Length:
+    """Images and steps that training would take; counts of images are None for a stream."""
+
+    train_images: int | None
+    val_images: int | None
+    batch_size: int  # of a full batch: a small set's only batch is a short one
+    batches_per_epoch: int
+    steps: int
+
+
 def estimate(config: TrainConfig, listen: Listener) -> DryRun:
-    """Resolve, count, and take a few steps on random images.
+    """Resolve the options, count images and steps, and time a few steps on random images.
 
     Raises:
         AecliError: one of its kinds, for options, data or a folder that training would refuse as well.
@@ -94,89 +102,84 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
     with Distributed() as distributed:
         if distributed.world_size > 1:
             raise ConfigError("--dry-run: one process does it; start it without torchrun")
-        placement = place(config.run.device, config.run.precision, training=True)
-        model_options, encoder = resolve_model(config)
-        require_sense(config, distributed, placement)
-        options = resolved_options(config, model_options, encoder)
-        folder, state, steps_done = foresee_run(config, options)
-        train_images, val_images = _count_images(config)
-        batch = min(
-            config.optimization.batch_size, train_images or config.optimization.batch_size
-        )  # a small set's only batch is a short one
-        batches = (
-            config.optimization.epoch_steps
-            if train_images is None
-            else -(-train_images // config.optimization.batch_size)
-        )
-        steps = config.optimization.epochs * batches if config.optimization.steps is None else config.optimization.steps
-
-        torch.manual_seed(config.run.seed)
-        model = registry.build(config.model.name, model_options).to(placement.device)
-        train_state = TrainState(
-            model.to(memory_format=placement.memory_format).train(),
-            placement,
-            config.optimization.lr,
-            config.optimization.ema,
-        )
-        if train_images is not None:
-            listed = ImageSet(
-                np.empty((0, 3, config.data.image_size, config.data.image_size), np.uint8), np.arange(train_images)
-            )
-            require_batch_statistics(model, config, distributed, DatasetLoader(listed, config, placement, distributed))
-        forward = forward_flops(model, config.data.image_size)
-        less = f"a smaller --batch-size than {config.optimization.batch_size}, --accumulate, or --precision bf16"
-        with oom_as_device_error(less):
-            taken, seconds, activations = _time_steps(train_state, config, batch, placement, distributed, listen)
-            validating = _time_validation(train_state, config, val_images or 0)
-    parameters = list(model.parameters())
+        plan = resolve(config, distributed)
+        folder, run_state, steps_done = foresee_run(plan)
+        length = _length(config)
+        state = plan.new_state()
+        _validate_batches(plan, state, length)
+        with backend_errors_translated(config):
+            timing = _time_steps(plan, state, length.batch_size, listen)
+            validation_seconds = _time_validation(plan, state, length.val_images or 0)
+    forward = forward_flops(state.model, config.data.image_size)
+    parameters = list(state.model.parameters())
     size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
-    left = max(0, steps - steps_done)
+    left = max(0, length.steps - steps_done)
     return DryRun(
         run=str(folder.path),
-        state=state,
-        options=options,
-        placement=placement.describe(),
+        state=run_state,
+        options=plan.options,
+        placement=plan.placement.describe(),
         parameters=sum(parameter.numel() for parameter in parameters),
-        latent_shape=latent_shape(model, config.data.image_size),
+        latent_shape=latent_shape(state.model, config.data.image_size),
         forward_gflop=forward / 1e9,
-        step_gflop=3 * forward * batch / 1e9,  # backward takes twice forward
-        train_images=train_images,
-        val_images=val_images,
-        batches_per_epoch=batches,
-        steps=steps,
+        step_gflop=3 * forward * length.batch_size / 1e9,  # the backward pass takes twice the forward pass
+        train_images=length.train_images,
+        val_images=length.val_images,
+        batches_per_epoch=length.batches_per_epoch,
+        steps=length.steps,
         steps_done=steps_done,
-        memory=Memory(size, size, 2 * size, size if config.optimization.ema else 0, activations),
-        timed_steps=taken,
-        seconds_per_step=seconds,
-        validation_seconds=validating,
-        seconds=left * seconds + left / batches * validating,
+        memory=Memory(size, size, 2 * size, size if config.optimization.ema else 0, timing.activations),
+        timed_steps=timing.steps,
+        seconds_per_step=timing.seconds,
+        validation_seconds=validation_seconds,
+        seconds=left * timing.seconds + left / length.batches_per_epoch * validation_seconds,
     )
 
 
-def foresee_run(config: TrainConfig, options: Mapping[str, Any]) -> tuple[RunFolder, str, int]:
-    """Return the folder that training would choose, what it would do there, and the steps done: taking no lock.
+def foresee_run(plan: Plan) -> tuple[RunFolder, str, int]:
+    """Return the folder that training would choose, what it would do there, and the steps done; takes no lock.
 
     Raises:
         CheckpointError: a run there is damaged.
     """
+    config, options = plan.config, plan.options
     if config.run.out is not None:
         folder = RunFolder(config.run.out)
         if not folder.exists():
             return folder, "refused" if is_occupied(folder.path) else "new", 0
         refused = first_difference(folder.read_config(), options) or shrunk(config, folder)
-        return (folder, "refused", 0) if refused and not config.run.restart else (folder, *_progress(config, folder))
-    folder = choose_run(config, options, held=None).folder
-    return (folder, *_progress(config, folder))
-
-
-def _progress(config: TrainConfig, folder: RunFolder) -> tuple[str, int]:
+        if refused and not config.run.restart:
+            return folder, "refused", 0
+    else:
+        folder = choose_run(config, options, held=None).folder
     if config.run.restart:
-        return "new", 0
+        return folder, "new", 0
     epochs, steps = progress(folder)  # 0 where nothing is saved yet
     document = (read_document(folder.last) if folder.last.exists() else None) or {}
-    if is_over(config, epochs, steps, document.get("stopped_early") is True):
-        return "finished", steps
-    return "resumes" if steps else "new", steps
+    if plan.is_complete(epochs, steps, document.get("stopped_early") is True):
+        return folder, "finished", steps
+    return folder, "resumes" if steps else "new", steps
+
+
+def _length(config: TrainConfig) -> _Length:
+    train_images, val_images = _count_images(config)
+    optimization = config.optimization
+    batches = optimization.epoch_steps if train_images is None else -(-train_images // optimization.batch_size)
+    return _Length(
+        train_images,
+        val_images,
+        min(optimization.batch_size, train_images or optimization.batch_size),
+        batches,
+        optimization.epochs * batches if optimization.steps is None else optimization.steps,
+    )
+
+
+def _validate_batches(plan: Plan, state: TrainState, length: _Length) -> None:
+    if length.train_images is not None:
+        side = plan.config.data.image_size
+        listed = ImageSet(np.empty((0, 3, side, side), np.uint8), np.arange(length.train_images))
+        loader = DatasetLoader(listed, plan.config, plan.placement, plan.distributed)
+        validate_batch_statistics(state.model, plan.config, plan.distributed, loader)
 
 
 def _count_images(config: TrainConfig) -> tuple[int | None, int | None]:
@@ -194,55 +197,65 @@ def _count_images(config: TrainConfig) -> tuple[int | None, int | None]:
     return len(train), len(held_out)
 
 
-def _time_steps(
-    state: TrainState, config: TrainConfig, batch: int, placement: Placement, distributed: Distributed, listen: Listener
-) -> tuple[int, float, int]:
-    """Return how many steps were timed, the seconds of the median one, and the most bytes that a backward pass kept."""
-    shape = (batch, *state.model.example_shape(config.data.image_size))
-    images = torch.rand(shape, generator=torch.Generator().manual_seed(config.run.seed)) * 2 - 1
-    images = images.to(placement.device).contiguous(memory_format=placement.memory_format)
-    loss = StepLoss(state.model)
+@dataclass(frozen=True)
+class _Timing:
+    steps: int
+    seconds: float  # of the median step
+    activations: int  # bytes that a backward pass needed, at most
+
+
+class _CountedLoss(StepLoss):
+    """Counts the bytes that each forward pass keeps for its backward pass, other than the weights."""
+
+    most_kept = 0
+
+    def __call__(self, images: Tensor, noise: Tensor | None = None) -> Losses:
+        kept: dict[int, int] = {}
+        with counting_saved_tensors(kept, self.model):
+            losses = super().__call__(images, noise)
+        self.most_kept = max(self.most_kept, sum(kept.values()))
+        return losses
+
+
+def _time_steps(plan: Plan, state: TrainState, batch_size: int, listen: Listener) -> _Timing:
+    shape = (batch_size, *state.model.example_shape(plan.config.data.image_size))
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(plan.config.run.seed)) * 2 - 1
+    images = images.to(plan.placement.device).contiguous(memory_format=plan.placement.memory_format)
+    detector = NonFiniteDetector(state)
+    plain, counted = StepLoss(state.model), _CountedLoss(state.model)
     seconds: list[float] = []
-    kept = 0
     for step in range(1 + MOST_STEPS):
         listen(Progress("timing steps", step, 1 + MOST_STEPS))
         began = time.monotonic()
-        for micro in cut(images, batch, step, state.model, config, distributed):
-            saved: dict[int, int] = {}
-            with _counting(saved, state) if step == 0 else nullcontext():
-                with placement.autocast():
-                    losses = loss(micro.images, micro.noise)
-            kept = max(kept, sum(saved.values()))
-            state.scaler.scale(losses.total * micro.share).backward()  # type: ignore[no-untyped-call]
-        state.optimizer_step()
-        losses.total.item()  # waits for the device
+        train_step(images, batch_size, plan, state, plain if step else counted, detector)
+        state.sums.tolist()  # waits for the device
         if step:
             seconds.append(time.monotonic() - began)
         if sum(seconds) > TIMED_SECONDS:
             break
-    return len(seconds), sorted(seconds)[len(seconds) // 2], kept
+    return _Timing(len(seconds), sorted(seconds)[len(seconds) // 2], counted.most_kept)
 
 
-def _counting(saved: dict[int, int], state: TrainState) -> saved_tensors_hooks:
-    """Note the storages, each once, that are kept for the backward pass, other than the weights themselves."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in state.model.parameters()}
+def counting_saved_tensors(kept: dict[int, int], model: nn.Module) -> saved_tensors_hooks:
+    """Add to `kept` the storages (address -> bytes) that autograd saves inside the block, other than the weights."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in weights:
-            saved[storage.data_ptr()] = storage.nbytes()
+            kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
     return saved_tensors_hooks(pack, lambda tensor: tensor)
 
 
-def _time_validation(state: TrainState, config: TrainConfig, images: int) -> float:
-    """Return the seconds that reconstructing so many images takes, in the precision that validation has."""
+def _time_validation(plan: Plan, state: TrainState, images: int) -> float:
+    """Return the seconds that reconstructing so many images takes, in validation's precision."""
     if not images:
         return 0.0
-    placement = place(config.run.device, "auto")
-    at_once = min(images, config.optimization.batch_size)
-    batch = torch.zeros(at_once, *state.model.example_shape(config.data.image_size), device=placement.device)
+    placement = plan.validation_placement
+    batch_size = min(images, plan.config.optimization.batch_size)
+    batch = torch.zeros(batch_size, *state.model.example_shape(plan.config.data.image_size), device=placement.device)
     batch = batch.contiguous(memory_format=placement.memory_format)
     state.model.eval()
     with torch.inference_mode(), placement.autocast():
@@ -250,4 +263,4 @@ def _time_validation(state: TrainState, config: TrainConfig, images: int) -> flo
             began = time.monotonic()
             float(state.model(batch).sum())  # waits for the device
     state.model.train()
-    return (time.monotonic() - began) / at_once * images
+    return (time.monotonic() - began) / batch_size * images

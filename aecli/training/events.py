@@ -1,4 +1,4 @@
-"""What training tells its caller, in the order of happening: Started, then steps and epochs, then how it ended."""
+"""Reports that training yields, in this order: Started, steps and epochs, then Finished or Interrupted."""
 
 import time
 from collections.abc import Iterator
@@ -14,9 +14,9 @@ from aecli.runtime.memory import peak_memory
 
 @dataclass(frozen=True)
 class Throughput:
-    """Of the steps that one command took: images a second, the share of the time spent waiting for data (0 to 1).
+    """Images per second of one command's steps, and the fraction (0 to 1) of their time spent waiting for data.
 
-    `peak_memory` in bytes is that of the CUDA device, else of the process; None where the system doesn't tell.
+    `peak_memory` in bytes is that of the CUDA device, else of the process; None where it is not known.
     """
 
     images_per_s: float
@@ -25,15 +25,15 @@ class Throughput:
 
 
 @dataclass
-class Meter:
-    """Sums over the steps that this command took; the images are those of all its processes."""
+class ThroughputMeter:
+    """Counts the images of all ranks, and times the steps of this command."""
 
     images: int = 0
     seconds: float = 0.0
     waiting_seconds: float = 0.0
 
-    def watch(self, batches: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
-        """Yield what `batches` yields, counting the time that each took to come, and that until the next."""
+    def measure(self, batches: Iterator[torch.Tensor]) -> Iterator[torch.Tensor]:
+        """Yield from `batches`; add the time spent waiting for each, and that until the next."""
         while True:
             began = time.monotonic()
             batch = next(batches, None)
@@ -44,8 +44,8 @@ class Meter:
             self.waiting_seconds += waited
             self.seconds += time.monotonic() - began
 
-    def pace(self, device: torch.device) -> Throughput | None:
-        """What came of it; None before the first step."""
+    def throughput(self, device: torch.device) -> Throughput | None:
+        """Return the throughput so far; None before the first step."""
         if self.seconds == 0:
             return None
         return Throughput(self.images / self.seconds, self.waiting_seconds / self.seconds, peak_memory(device))
@@ -53,7 +53,7 @@ class Meter:
 
 @dataclass(frozen=True)
 class Started:
-    """The run is ready to step: where, on what, how large; `batches` an epoch, `batches_done` of the one under way."""
+    """The run is about to train; `batches_done` of the current epoch's `batches` were trained before this command."""
 
     run: RunFolder
     model: str
@@ -70,7 +70,7 @@ class Started:
 
 @dataclass(frozen=True)
 class StepReport:
-    """A few times a second: the epoch under way (from 1), its finished batches, its mean loss so far."""
+    """A few times a second: the current epoch (from 1), its finished batches, its mean loss and speed so far."""
 
     epoch: int
     batch: int
@@ -82,7 +82,7 @@ class StepReport:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """An epoch's row of metrics.csv, and the best epoch so far: its number, its loss and its figures."""
+    """A finished epoch's row of metrics.csv, and the best epoch so far: its number, loss and metrics."""
 
     row: dict[str, float | None]
     best_epoch: int
@@ -97,7 +97,7 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class Finished:
-    """All epochs done (or `stopped_early`); `was_finished` before this command began, which then has no `pace`."""
+    """All epochs are done, or `stopped_early`. A run that `was_finished` before this command has no `pace`."""
 
     run: RunFolder
     epochs: int
@@ -110,9 +110,9 @@ class Finished:
 
 @dataclass(frozen=True)
 class Interrupted:
-    """Stopped on request and saved, `batch` batches after `epoch` whole epochs; no `run` if none had begun.
+    """Stopped on request, `batch` batches after `epoch` whole epochs; `run` is None if none had begun.
 
-    Not `is_saved`: another process that shared the work was gone already; the last checkpoint is kept.
+    Not `is_saved`: another rank had already left, so that the last checkpoint is the newest.
     """
 
     run: RunFolder | None

@@ -3,209 +3,164 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from itertools import islice
 
-import torch
-
 from aecli.configs import TrainConfig
-from aecli.errors import DataError, DeviceError, OutputError, PeerError, TrainingError, summarize
+from aecli.errors import PeerError, summarize
 from aecli.progress import Notice, Stopped, StopRequest, never
 from aecli.runtime.device import oom_as_device_error
 from aecli.runtime.distributed import Distributed, peer_loss_as_error
-from aecli.training.checkpointing import Saver, diverged, require_finite
+from aecli.training.checkpointing import Checkpointer, diverged, require_finite, saved_on_failure
 from aecli.training.events import EpochReport, Finished, Interrupted, StepReport, TrainReport
-from aecli.training.inputs.micro_batches import cut
 from aecli.training.observers.previews import PreviewWriter
 from aecli.training.observers.tensorboard import Log, log_of
-from aecli.training.setup import Session, prepare
+from aecli.training.session import Session
+from aecli.training.setup import prepare
+from aecli.training.step import train_step
 from aecli.training.validation import validate
 
-_TICK = 1e-3  # seconds: a coarse clock can say that an epoch took none
+_MIN_SECONDS = 1e-3  # a coarse clock can say that an epoch took none
 
 
 def train(config: TrainConfig, should_stop: StopRequest = never) -> Iterator[TrainReport]:
     """Train a model as `config` says, in the run folder that the same options began, or in a new one.
 
-    Reports come as it goes, Finished or Interrupted last. Once `should_stop()` says True, the run is saved where it
-    is, in mid-epoch if need be, and ends; the same call later continues to what an uninterrupted run gives, bit for bit
-    on a CPU. An iterator that is dropped before its end saves nothing more. Torch's global generator is seeded anew for
-    every step; `deterministic`, and fp32's plain arithmetic on CUDA, stay set in the process.
+    Reports come as it goes, Finished or Interrupted last. Once `should_stop()` returns True, the run is saved where it
+    is, in mid-epoch if need be, and ends; the same call later resumes it, with the results of an uninterrupted run, bit
+    for bit on a CPU. An iterator that is dropped before its end saves nothing more. Torch's global generator is seeded
+    anew for every step; `deterministic`, and fp32's plain arithmetic on CUDA, stay set in the process.
 
-    In processes that torchrun started, all of them must call this: they share each batch, and get the same reports; the
-    first one writes.
+    In processes that torchrun started, all of them must call this: they share each batch, and get the same reports;
+    rank 0 writes.
 
     Raises:
         AecliError: one of its kinds, for options, data, checkpoints or outputs that can't be used, or a loss that is
-            no number any more; in one of several processes also a PeerError, where another one failed.
+            not finite; in one of several processes also a PeerError, where another one failed.
     """
-    with ExitStack() as held:
+    distributed, session = Distributed(should_stop), None
+    with ExitStack() as resources:
         try:
-            distributed = held.enter_context(Distributed(should_stop))
-        except Stopped:
-            yield Interrupted(None, 0, 0)
-            return
-        if distributed.attempt:  # torchrun begins these processes again, not the run
-            config = config.replace(restart=False)
-        saver = None
-        try:
-            less = f"a smaller --batch-size than {config.optimization.batch_size}, --accumulate, or --precision bf16"
-            with peer_loss_as_error(), oom_as_device_error(less):
-                session = yield from prepare(config, distributed, should_stop, held)
-                if session is None:
-                    return
-                saver = Saver(session)
-                with log_of(session) as log:
-                    yield from _run_epochs(session, saver, log)
-        except Stopped:
-            if saver is None:  # the others may not have been asked
+            resources.enter_context(distributed)
+            if distributed.attempt:  # torchrun restarts the processes, not the run
+                config = config.replace(restart=False)
+            with backend_errors_translated(config):
+                session = yield from prepare(config, distributed, should_stop, resources)
+            if session is not None:
+                yield from _train(session)
+        except (Stopped, PeerError) as error:
+            is_saved = session is not None and isinstance(error, Stopped)
+            if isinstance(error, PeerError) and not should_stop():
+                raise
+            if not is_saved:  # other processes may not have been asked to stop, or left already for the same reason
                 distributed.signal_failure()
-            yield _stop(saver) if saver else Interrupted(None, 0, 0)
-            return
-        except PeerError:
-            if not should_stop():
-                raise
-            distributed.signal_failure()  # another one was quicker to leave, for the same reason
-            yield Interrupted(saver.session.folder if saver else None, 0, 0, is_saved=False)
-            return
-        except (TrainingError, DeviceError):  # the state is spoilt, or in the middle of a step
-            if saver is not None:
-                saver.save_best()
-            raise
-        except (OutputError, DataError) as error:
-            if saver is None or not _save_unfinished(saver):
-                raise
-            said = f"{error}\nthe run is saved in {saver.session.folder.path}; the same command goes on with it"
-            raise (OutputError if isinstance(error, OutputError) else DataError)(said) from error
-        yield _end(session)
+            yield _interrupted(session, is_saved)
 
 
-def _stop(saver: Saver) -> Interrupted:
-    session = saver.session
-    saver.save()
-    if session.distributed.is_main_process:
-        session.folder.write_metrics(session.state.rows)
-        PreviewWriter(session).draw_curves()
-    session.distributed.barrier(may_stop=False)  # who leaves before all is saved may take the others along
-    return Interrupted(session.folder, session.state.counters.epoch, session.state.counters.batch)
+@contextmanager
+def backend_errors_translated(config: TrainConfig) -> Iterator[None]:
+    """Convert PyTorch's errors of lost processes and too little memory to PeerError and DeviceError."""
+    less = f"a smaller --batch-size than {config.optimization.batch_size}, --grad-accum, or --precision bf16"
+    with peer_loss_as_error(), oom_as_device_error(less):
+        yield
 
 
-def _save_unfinished(saver: Saver) -> bool:
-    """Save, and say whether that could be done: what couldn't be written before may have been a picture.
-
-    A run that is done is not saved, and thereby marked so, before all of it is there; nor is a step in which other
-    processes may be at another place.
-    """
-    if saver.session.is_done or saver.session.distributed.world_size > 1:
-        return False
-    try:
-        saver.save()
-    except OutputError:
-        return False
-    return True
+def _interrupted(session: Session | None, is_saved: bool) -> Interrupted:
+    if session is None:
+        return Interrupted(None, 0, 0)
+    counters = session.state.counters
+    return Interrupted(session.folder, counters.epoch, counters.batch, is_saved)
 
 
-def _end(session: Session) -> Finished:
+def _train(session: Session) -> Iterator[TrainReport]:
+    checkpointer = Checkpointer(session)
+    with saved_on_failure(checkpointer), backend_errors_translated(session.config), log_of(session) as log:
+        yield from _run_epochs(session, checkpointer, log)
     state, best = session.state, session.state.best
-    pace = session.meter.pace(session.placement.device)
-    return Finished(session.folder, state.counters.epoch, best.epoch, best.metrics, state.stopped_early, False, pace)
+    throughput = session.throughput.throughput(session.plan.placement.device)
+    yield Finished(
+        session.folder, state.counters.epoch, best.epoch, best.metrics, state.stopped_early, False, throughput
+    )
 
 
-def _run_epochs(session: Session, saver: Saver, log: Log) -> Iterator[StepReport | EpochReport | Notice]:
-    """Train the epochs that are left, saving now and then. What is drawn and listed comes before what marks it done."""
-    told: set[str] = set()
-    artist = PreviewWriter(session)
+def _run_epochs(session: Session, checkpointer: Checkpointer, log: Log) -> Iterator[StepReport | EpochReport | Notice]:
+    """Train the epochs that are left. Metrics and pictures are written before the checkpoint that marks the end."""
+    reported: set[str] = set()
+    previews = PreviewWriter(session)
     while not session.is_done:
         for step_report in train_epoch(session):
             yield step_report
             log.step(step_report)
-            saver.save_if_due()
-        report = finish_epoch(session, saver)
+            checkpointer.save_if_due()
+        report = finish_epoch(session, checkpointer)
         yield report
-        yield from _new_gaps(session, told)
+        yield from _report_unreadable(session, reported)
         if session.distributed.is_main_process:
             session.folder.write_metrics(session.state.rows)
-            artist.draw_epoch()
+            previews.write_epoch()
             log.epoch(report)
-        saver.save_epoch()
+        checkpointer.save_epoch()
     session.distributed.barrier(may_stop=False)
 
 
-def _new_gaps(session: Session, told: set[str]) -> Iterator[Notice]:
-    """Say which images were found to be unreadable since the last time, by any process; adds them to `told`."""
-    mine = {**session.loader.skipped, **session.val.skipped}
-    new = {name: reason for name, reason in mine.items() if name not in told}
+def _report_unreadable(session: Session, reported: set[str]) -> Iterator[Notice]:
+    """Name the images that any process failed to read since the last time; adds them to `reported`."""
+    mine = {**session.inputs.loader.skipped, **session.inputs.val.skipped}
+    new = {name: reason for name, reason in mine.items() if name not in reported}
     found: dict[str, str] = {}
     for each in session.distributed.all_gather_object(new):
         found |= each
     if found:
-        told.update(found)
+        reported.update(found)
         yield Notice(f"{len(found)} images can't be read and their neighbours take their places: {summarize(found)}")
 
 
 def train_epoch(session: Session) -> Iterator[StepReport]:
-    """Take the epoch's remaining steps. Order, flips and noise follow from the seed and the clock alone.
+    """Take the epoch's remaining steps. Order, flips and noise follow from the seed and the counters alone.
 
     Raises:
         Stopped: between two steps, because the caller asked to.
-        TrainingError: a loss or gradient is no finite number, seen when the device is waited for.
+        TrainingError: a loss or gradient was not finite, which is found out at the next synchronisation.
     """
-    config, state, loader, loss = session.config, session.state, session.loader, session.compute_loss
+    plan, state, loader = session.plan, session.state, session.inputs.loader
     counters = state.counters
-    began, began_with, seconds_before = time.monotonic(), session.meter.images, counters.seconds
-
+    began = time.monotonic() - counters.seconds
     with closing(loader.epoch(counters)) as batches:
-        for images in session.meter.watch(islice(batches, session.batches - counters.batch)):
-            # ---------------------------------------------------------------------------- a single training step
+        for images in session.throughput.measure(islice(batches, session.batches - counters.batch)):
             count = loader.count(counters.batch)
-            total = torch.zeros_like(state.sums[0])
-            for micro in cut(images, count, counters.step, state.model, config, session.distributed):
-                with loss.accumulating(not micro.is_last):
-                    with session.placement.autocast():
-                        losses = loss(micro.images, micro.noise)
-                    # PyTorch averages over processes; what counts is the mean over images.
-                    weight = micro.share * session.distributed.world_size
-                    state.scaler.scale(losses.total * weight).backward()  # type: ignore[no-untyped-call]
-                state.add(losses, micro.share)
-                total += losses.total.detach()
-            session.watch.update(total)
-            state.optimizer_step()
-            counters.step += 1
-            counters.batch += 1
-            counters.seconds = seconds_before + time.monotonic() - began
-            session.meter.images += count
-            # ---------------------------------------------------------------------------------------------------
-            if session.exchange.is_due() or counters.batch == session.batches:
-                look = session.exchange.sync()  # here alone the epoch waits for the device, and for other processes
-                if look.stops:
+            train_step(images, count, plan, state, session.compute_loss, session.sync.detector)
+            counters.seconds = time.monotonic() - began
+            session.throughput.images += count
+            if session.sync.is_due() or counters.batch == session.batches:
+                synced = session.sync.sync()  # only here does the epoch wait for the device and for other processes
+                if synced.stops:
                     raise Stopped
-                require_finite(session, look.failure)
-                rate = (session.meter.images - began_with) / (time.monotonic() - began)
-                mean_loss = look.sums[0] / counters.batch
-                yield StepReport(counters.epoch + 1, counters.batch, session.batches, mean_loss, state.lr, rate)
+                require_finite(session, synced.failure)
+                loss = synced.sums[0] / counters.batch
+                rate = session.images_done / max(time.monotonic() - began, _MIN_SECONDS)
+                yield StepReport(counters.epoch + 1, counters.batch, session.batches, loss, state.lr, rate)
 
 
-def finish_epoch(session: Session, saver: Saver) -> EpochReport:
-    """Validate, step the schedule, keep the best weights, and begin the next epoch's clock.
+def finish_epoch(session: Session, checkpointer: Checkpointer) -> EpochReport:
+    """Validate, step the scheduler, keep the best weights, and reset the epoch's counters.
 
     Raises:
-        TrainingError: the validation loss is no finite number.
-        Stopped: in mid-validation, with the clock still at the epoch's last batch.
+        TrainingError: the validation loss is not finite.
+        Stopped: in mid-validation, with the counters still at the epoch's last batch.
     """
     config, state = session.config, session.state
     counters = state.counters
-    train_loss, train_recon, train_kl = (each / counters.batch for each in session.exchange.sync().sums)
+    train_loss, train_recon, train_kl = (each / counters.batch for each in session.sync.sync().sums)
     train_seconds, began = counters.seconds, time.monotonic()
-    images = (counters.batch - 1) * session.loader.count(0) + session.loader.count(counters.batch - 1)
     scores = None
-    if len(session.val):
+    if len(session.inputs.val):
 
         def between_batches() -> bool:
-            saver.save_if_due()  # the steps, though validation will be taken again
+            checkpointer.save_if_due()  # the training steps; a resumed run validates from the beginning
             return session.should_stop()
 
-        scores = validate(session.state.eval_model, session.val, config.optimization.batch_size,
-                          session.validation_placement, between_batches, session.distributed)  # fmt: skip
+        scores = validate(state.eval_model, session.inputs.val, config.optimization.batch_size,
+                          session.plan.validation_placement, between_batches, session.distributed)  # fmt: skip
         if not math.isfinite(scores.loss):
             raise diverged(session, f"the validation loss of epoch {counters.epoch + 1}")
     row: dict[str, float | None] = {
@@ -218,7 +173,7 @@ def finish_epoch(session: Session, saver: Saver) -> EpochReport:
         "val_loss": scores.loss if scores else None,
         "val_psnr": scores.psnr if scores else None,
         "val_ssim": scores.ssim if scores else None,
-        "images_per_s": round(images / max(train_seconds, _TICK), 3),
+        "images_per_s": round(session.images_done / max(train_seconds, _MIN_SECONDS), 3),
         "seconds": round(train_seconds + time.monotonic() - began, 3),
     }
     state.finish_epoch(row, scores.loss if scores else train_loss, config.optimization.patience)

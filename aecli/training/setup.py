@@ -1,309 +1,222 @@
-"""The rare work before the first step: the run, the images, the machine, the model new or taken up again."""
+"""From a config to a session: what happens once, before the first step."""
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from aecli.configs import TrainConfig
 from aecli.data.streams import Stream
-from aecli.errors import CheckpointError, DeviceError
-from aecli.models import registry
+from aecli.errors import CheckpointError
 from aecli.models.base import Prior
-from aecli.models.flops import forward_flops
-from aecli.progress import Notice, Stopped, StopRequest
+from aecli.progress import Notice, StopRequest
 from aecli.runs.folder import RunFolder
-from aecli.runtime.device import Placement, hardware, make_deterministic, place, versions
+from aecli.runtime.device import hardware, versions
 from aecli.runtime.distributed import Distributed
 from aecli.storage.strict_json import SCHEMA
 from aecli.training.checks import (
-    require_batch_statistics,
-    require_log,
-    require_same,
-    require_same_images,
-    require_sense,
-    require_whole_epochs,
-    tell_changes,
+    changed_sources,
+    validate_batch_statistics,
+    validate_same_data,
+    validate_same_state,
+    validate_whole_epochs,
 )
-from aecli.training.compiling import StepLoss, pays, require_compiler, synchronise
-from aecli.training.events import Finished, Meter, Started, TrainReport
+from aecli.training.events import Finished, Started, ThroughputMeter, TrainReport
 from aecli.training.inputs.image_sets import ImageSet, bring_to_device, gather_images
-from aecli.training.inputs.latent_sets import LatentEncoder, encode_sets, resolve_model
+from aecli.training.inputs.latent_sets import encode_sets
 from aecli.training.inputs.loaders import BatchLoader, DatasetLoader, StreamLoader
-from aecli.training.inputs.micro_batches import largest_micro_batch
-from aecli.training.run_choice import broadcast_choice, choose_run, resolved_options
+from aecli.training.plan import Plan, resolve
+from aecli.training.run_choice import broadcast_choice, choose_run
+from aecli.training.session import Inputs, Session
 from aecli.training.state import TrainState
 from aecli.training.state_schema import StateDocument, load_state
-from aecli.training.sync import LossSync, NonFiniteDetector
+from aecli.training.step import compile_step
+from aecli.training.sync import LossSync
 
 
 @dataclass(frozen=True)
-class Session:
-    """Everything that the loop works with."""
+class OpenedRun:
+    """The folder to train in; of a run that continues, also its config.json and last.safetensors."""
 
-    config: TrainConfig
-    distributed: Distributed
     folder: RunFolder
-    state: TrainState
-    compute_loss: StepLoss
-    loader: BatchLoader
+    notice: str | None = None
+    recorded: dict[str, Any] | None = None
+    saved: tuple[dict[str, Tensor], StateDocument] | None = None
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images to train and validate on, what config.json says of them, and whether a run began with other ones."""
+
+    train: ImageSet | Stream
     val: ImageSet
-    placement: Placement
-    validation_placement: Placement
-    should_stop: StopRequest
-    meter: Meter
-    watch: NonFiniteDetector
-    exchange: LossSync
-    encoder: LatentEncoder | None  # of a prior
-    header: dict[str, Any]  # what model.safetensors says of itself, but for the epoch
-
-    @property
-    def batches(self) -> int:
-        """Batches of the epoch under way: the feed's, or as many as are left of the steps asked for."""
-        if self.config.optimization.steps is None:
-            return self.loader.batches
-        counters = self.state.counters
-        return min(self.loader.batches, self.config.optimization.steps - (counters.step - counters.batch))
-
-    @property
-    def is_done(self) -> bool:
-        """Whether nothing is left to train."""
-        counters = self.state.counters
-        return counters.batch == 0 and is_over(self.config, counters.epoch, counters.step, self.state.stopped_early)
-
-
-def is_over(config: TrainConfig, epochs: int, steps: int, stopped_early: bool) -> bool:
-    """Whether so many whole epochs and steps are what was asked for."""
-    return stopped_early or (
-        epochs >= config.optimization.epochs
-        if config.optimization.steps is None
-        else steps >= config.optimization.steps
-    )
+    record: dict[str, Any]
+    train_has_changed: bool
 
 
 def prepare(
-    config: TrainConfig, distributed: Distributed, should_stop: StopRequest, held: ExitStack
+    config: TrainConfig, distributed: Distributed, should_stop: StopRequest, resources: ExitStack
 ) -> Generator[TrainReport, None, Session | None]:
-    """Report what is found on the way, and return the session, or None where the run is finished already.
+    """Report the progress of setting up, and return the session, or None where the run is finished already.
 
-    The run's folder is this process's, and no other's, until `held` closes; of several that train together, the first
-    one's.
+    The run's folder is locked by the main process until `resources` closes.
 
     Raises:
         AecliError: as `train`.
-        Stopped: `should_stop` said so before there was anything to save.
+        Stopped: `should_stop` returned True before there was anything to save.
     """
-    placement = place(config.run.device, config.run.precision, training=True)
-    if config.run.deterministic:
-        make_deterministic()
-    require_log(config.run.log)
-    if config.run.compile == "on":
-        require_compiler(placement.device)
-    model_options, encoder = resolve_model(config)
-    require_sense(config, distributed, placement)
-    options = resolved_options(config, model_options, encoder)
-    choice = broadcast_choice(choose_run(config, options, held) if distributed.is_main_process else None, distributed)
-    saved = load_state(choice.folder.last) if choice.resumes else None
-    if saved:
-        require_same(distributed, choice.folder, saved[1])
-        if finished := _finished(choice.folder, saved[1], config):
-            yield finished
-            return None
-
-    found, val, data_record = yield from gather_images(config, should_stop)
-    distributed.barrier()
-    recorded = distributed.broadcast_object(
-        choice.folder.read_config() if choice.resumes and distributed.is_main_process else None
-    )
-    if choice.notice:
-        yield Notice(choice.notice)
-    changed = (yield from tell_changes(recorded, data_record)) if recorded else []
-    require_same_images(distributed, data_record)
-
-    state = _new_state(config, distributed, placement, model_options)
-    if saved:
-        _restore(state, *saved, path=choice.folder.last)
-        if "data" in changed:
-            state.restart_epoch()
-        elif isinstance(found, Stream):
-            _require_place(found, state, choice.folder.last)
-        if not distributed.is_main_process:
-            state.sums.zero_()  # those of all processes are the first one's
-    if encoder:
-        assert isinstance(state.model, Prior)  # for the type checker; resolve_model has looked
-        found, val = yield from encode_sets(
-            found, val, encoder, state.model, bool(saved), config, distributed, should_stop
-        )
-    # Of a prior, mirror images have latents of their own, in the set: those of others mean nothing mirrored.
-    loader, val = _open_loader(
-        found, val, config.replace(flip=config.data.flip and not encoder), placement, distributed, state, held
-    )
-    if state.counters.batch > loader.batches:  # fewer images can be read than then
-        state.restart_epoch()
-    require_batch_statistics(state.model, config, distributed, loader)
-    require_whole_epochs(config, recorded, state, loader)
-    loss = yield from _step_loss(config, distributed, state, placement, recorded, loader, should_stop)
-    described = {**placement.describe(), "compile": loss.is_compiled, "processes": distributed.world_size}
+    plan = resolve(config, distributed)
+    run = open_run(plan, resources)
+    if finished := _finished(run, plan):
+        yield finished
+        return None
+    data = yield from open_data(plan, run, should_stop)
+    state = build(plan, run, data)
+    inputs = yield from _open_inputs(plan, run, data, state, should_stop)
+    if isinstance(inputs.loader, StreamLoader):
+        resources.enter_context(closing(inputs.loader))
+    _validate_epochs(plan, run, state, inputs.loader)
+    compute_loss = yield from compile_step(plan, state, inputs.loader.batches, run.recorded, should_stop)
+    placement = {
+        **plan.placement.describe(), "compile": compute_loss.is_compiled, "processes": distributed.world_size,
+    }  # fmt: skip
     if distributed.is_main_process:
-        _write_config(choice.folder, recorded, options, {"placement": described, **data_record})
-    epochs = (
-        config.optimization.epochs
-        if config.optimization.steps is None
-        else -(-config.optimization.steps // loader.batches)
-    )
-    header = {
-        "model": config.model.name,
-        "options": options["options"],
-        "image_size": config.data.image_size,
-        "fit": config.data.fit,
-    }
-    watch = NonFiniteDetector(state)
-    session = Session(
-        config, distributed, choice.folder, state, loss, loader, val, placement, place(config.run.device, "auto"),
-        should_stop, Meter(), watch, LossSync(distributed, state, watch, loader.stream_positions, should_stop),
-        encoder, header,
-    )  # fmt: skip
-    yield Started(choice.folder, config.model.name, sum(p.numel() for p in state.model.parameters()),
-                  None if isinstance(found, Stream) else loader.images, len(val), epochs, state.counters.epoch,
-                  state.counters.batch, session.batches, described,
-                  tuple(row["val_loss"] for row in state.rows if row["val_loss"] is not None))  # fmt: skip
+        _write_config(run, plan, {"placement": placement, **data.record})
+    sync = LossSync(distributed, state, inputs.loader.stream_positions, should_stop)
+    session = Session(plan, run.folder, state, inputs, compute_loss, sync, ThroughputMeter(), should_stop)
+    yield _started(session, data, placement)
     return session
 
 
-def _new_state(config: TrainConfig, distributed: Distributed, placement: Placement, model_options: Any) -> TrainState:
-    torch.manual_seed(config.run.seed)
-    model = (
-        registry.build(config.model.name, model_options).to(placement.device).to(memory_format=placement.memory_format)
-    )
-    model = synchronise(model, config.optimization.sync_batchnorm, placement.device, distributed)
-    return TrainState(model.train(), placement, config.optimization.lr, config.optimization.ema)
+def open_run(plan: Plan, resources: ExitStack) -> OpenedRun:
+    """Choose and lock the run's folder, and read the run in it if that continues.
+
+    Raises:
+        CheckpointError, OutputError: as `choose_run`, or the run can't be read.
+    """
+    distributed = plan.distributed
+    choice = choose_run(plan.config, plan.options, resources) if distributed.is_main_process else None
+    choice = broadcast_choice(choice, distributed)
+    if not choice.resumes:
+        return OpenedRun(choice.folder, choice.notice)
+    saved = load_state(choice.folder.last)
+    validate_same_state(distributed, choice.folder, saved[1])
+    recorded = distributed.broadcast_object(choice.folder.read_config() if distributed.is_main_process else None)
+    return OpenedRun(choice.folder, choice.notice, recorded, saved)
 
 
-def _write_config(
-    folder: RunFolder, recorded: Mapping[str, Any] | None, options: Mapping[str, Any], found: Mapping[str, Any]
-) -> None:
-    """Write config.json, of a run taken up again with the time at which it began; a new one's folder is cleared."""
-    if not recorded and folder.exists():
-        folder.clear()
-    folder.write_config({
-        "schema": SCHEMA, "model": {"name": options["model"], "options": options["options"]}, "options": options,
-        **found, "versions": versions(), "hardware": hardware(),
-        "began": recorded["began"] if recorded else time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    })  # fmt: skip
-
-
-def _step_loss(
-    config: TrainConfig,
-    distributed: Distributed,
-    state: TrainState,
-    placement: Placement,
-    recorded: Mapping[str, Any] | None,
-    loader: BatchLoader,
-    should_stop: StopRequest,
-) -> Generator[TrainReport, None, StepLoss]:
-    """Compile the step if asked to, or if that pays; a run taken up again keeps to what it began with."""
-    loss = StepLoss(state.model)
-    if _should_compile(config, distributed, state, placement.device, recorded, loader):
-        yield from _compile(loss, config, distributed, placement, loader, should_stop)
-    if distributed.world_size > 1:
-        loss.replicate(placement, largest_micro_batch(config, distributed), config.data.image_size)
-    return loss
-
-
-def _compile(
-    loss: StepLoss,
-    config: TrainConfig,
-    distributed: Distributed,
-    placement: Placement,
-    loader: BatchLoader,
-    should_stop: StopRequest,
-) -> Generator[TrainReport, None, None]:
-    """Compile the step in every process, or in none."""
-    gain = "" if config.run.compile == "on" else " and saves more over this run"
-    yield Notice(f"compiling the training step, which takes up to a minute{gain}")
-    failure = loss.compile(placement, largest_micro_batch(config, distributed), config.data.image_size)
-    if should_stop():  # a terminal's Ctrl-C reaches the compiler too, whose failure then says nothing
-        raise Stopped
-    distributed.barrier()
-    failure = next((one for one in distributed.all_gather_object(failure) if one), None)
-    if failure and config.run.compile == "on":
-        raise DeviceError(f"--compile on: {failure}; use --compile off")
-    if failure:
-        loss.give_up_compiling()
-        yield Notice(f"training without a compiled step, since {failure}")
-
-
-def _should_compile(
-    config: TrainConfig,
-    distributed: Distributed,
-    state: TrainState,
-    device: torch.device,
-    recorded: Mapping[str, Any] | None,
-    loader: BatchLoader,
-) -> bool:
-    if config.run.compile != "auto":
-        return config.run.compile == "on"
-    same = recorded and all(
-        recorded["options"].get(key) == getattr(config.optimization, key) for key in ("epochs", "steps")
-    )
-    if recorded and same and recorded["placement"]["device"] == str(device):
-        return bool(recorded["placement"]["compile"])
-    flops = (
-        3 * forward_flops(state.model, config.data.image_size) * config.optimization.batch_size
-    )  # backward takes twice forward
-    counters = state.counters
-    steps = (
-        (config.optimization.epochs - counters.epoch) * loader.batches
-        if config.optimization.steps is None
-        else config.optimization.steps - counters.step
-    )
-    return pays(device, steps, flops / distributed.world_size)
-
-
-def _finished(folder: RunFolder, state: StateDocument, config: TrainConfig) -> Finished | None:
-    """The report on a run that has nothing left to do, or None."""
-    counters, best = state.counters, state.best
-    if counters.batch or not is_over(config, counters.epoch, counters.step, state.stopped_early):
+def _finished(run: OpenedRun, plan: Plan) -> Finished | None:
+    """Return the report on a run in which nothing is left to train, or None."""
+    if run.saved is None:
         return None
-    return Finished(folder, counters.epoch, best.epoch, best.metrics, state.stopped_early, was_finished=True)
+    state = run.saved[1]
+    counters, best = state.counters, state.best
+    if counters.batch or not plan.is_complete(counters.epoch, counters.step, state.stopped_early):
+        return None
+    return Finished(run.folder, counters.epoch, best.epoch, best.metrics, state.stopped_early, was_finished=True)
 
 
-def _open_loader(
-    found: ImageSet | Stream,
-    val: ImageSet,
-    config: TrainConfig,
-    placement: Placement,
-    distributed: Distributed,
-    state: TrainState,
-    held: ExitStack,
-) -> tuple[BatchLoader, ImageSet]:
-    """Return what batches come from, and the validation images, where they are had soonest."""
-    if isinstance(found, ImageSet):
-        train, val = bring_to_device(found, val, placement.device)
-        return DatasetLoader(train, config, placement, distributed), val
-    _, val = bring_to_device(val, val, placement.device)
-    return held.enter_context(closing(StreamLoader(found, config, placement, distributed, state.stream_positions))), val
+def open_data(plan: Plan, run: OpenedRun, should_stop: StopRequest) -> Generator[TrainReport, None, Data]:
+    """List, split and decode the images, or open the stream.
+
+    Raises:
+        AecliError: images or a cache that can't be used, or that differ between processes.
+        Stopped: `should_stop` returned True.
+    """
+    train, val, record = yield from gather_images(plan.config, should_stop)
+    plan.distributed.barrier()
+    if run.notice:
+        yield Notice(run.notice)
+    changed = changed_sources(run.recorded, record) if run.recorded else {}
+    for text in changed.values():
+        yield Notice(text)
+    validate_same_data(plan.distributed, record)
+    return Data(train, val, record, "data" in changed)
 
 
-def _restore(state: TrainState, tensors: dict[str, torch.Tensor], document: StateDocument, path: Path) -> None:
+def build(plan: Plan, run: OpenedRun, data: Data) -> TrainState:
+    """Return the state to train from: a new one, or that of the run that continues.
+
+    Raises:
+        CheckpointError: last.safetensors does not fit the model or the images.
+    """
+    state = plan.new_state()
+    if run.saved is None:
+        return state
     try:
-        state.restore(tensors, document)
+        state.restore(*run.saved)
     except ValueError as error:
-        raise _misfit(path, "this model", error) from error
-
-
-def _require_place(stream: Stream, state: TrainState, path: Path) -> None:
-    """Refuse a place in the stream where it never was."""
-    try:
-        if state.stream_positions is not None:
-            stream.require_positions(state.stream_positions)
-    except ValueError as error:
-        raise _misfit(path, "these images", error) from error
+        raise _misfit(run.folder.last, "this model", error) from error
+    if data.train_has_changed:
+        state.restart_epoch()
+    elif isinstance(data.train, Stream) and state.stream_positions is not None:
+        try:
+            data.train.require_positions(state.stream_positions)
+        except ValueError as error:
+            raise _misfit(run.folder.last, "these images", error) from error
+    if not plan.distributed.is_main_process:
+        state.sums.zero_()  # the main process's are those of all
+    return state
 
 
 def _misfit(path: Path, what: str, error: ValueError) -> CheckpointError:
     return CheckpointError(f"{path} does not fit {what}: {error}\nhint: --restart begins the run again")
+
+
+def _open_inputs(
+    plan: Plan, run: OpenedRun, data: Data, state: TrainState, should_stop: StopRequest
+) -> Generator[TrainReport, None, Inputs]:
+    """Return the loader, and the validation images on the device if they fit; of a prior, both of latents."""
+    config, device, train, val = plan.config, plan.placement.device, data.train, data.val
+    if plan.encoder:
+        assert isinstance(state.model, Prior)  # for the type checker: resolve_model has checked
+        is_fitted = run.saved is not None
+        train, val = yield from encode_sets(
+            train, val, plan.encoder, state.model, is_fitted, config, plan.distributed, should_stop
+        )
+        config = config.replace(flip=False)  # the set holds the latents of mirrored images: mirrored latents are none
+    if isinstance(train, Stream):
+        _, val = bring_to_device(val, val, device)
+        return Inputs(StreamLoader(train, config, plan.placement, plan.distributed, state.stream_positions), val)
+    train, val = bring_to_device(train, val, device)
+    return Inputs(DatasetLoader(train, config, plan.placement, plan.distributed), val)
+
+
+def _validate_epochs(plan: Plan, run: OpenedRun, state: TrainState, loader: BatchLoader) -> None:
+    if state.counters.batch > loader.batches:  # fewer images can be read than when the epoch began
+        state.restart_epoch()
+    validate_batch_statistics(state.model, plan.config, plan.distributed, loader)
+    validate_whole_epochs(plan.config, run.recorded, state, loader)
+
+
+def _write_config(run: OpenedRun, plan: Plan, found: dict[str, Any]) -> None:
+    """Write config.json; a run that continues keeps the time at which it began, a new one clears the folder."""
+    if not run.recorded and run.folder.exists():
+        run.folder.clear()
+    options = plan.options
+    run.folder.write_config({
+        "schema": SCHEMA, "model": {"name": options["model"], "options": options["options"]}, "options": options,
+        **found, "versions": versions(), "hardware": hardware(),
+        "began": run.recorded["began"] if run.recorded else time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    })  # fmt: skip
+
+
+def _started(session: Session, data: Data, placement: dict[str, Any]) -> Started:
+    state, inputs = session.state, session.inputs
+    return Started(
+        run=session.folder,
+        model=session.config.model.name,
+        parameters=sum(parameter.numel() for parameter in state.model.parameters()),
+        train_images=None if isinstance(data.train, Stream) else inputs.loader.images,
+        val_images=len(inputs.val),
+        epochs=session.epochs,
+        epochs_done=state.counters.epoch,
+        batches_done=state.counters.batch,
+        batches=session.batches,
+        placement=placement,
+        val_losses=tuple(row["val_loss"] for row in state.rows if row["val_loss"] is not None),
+    )

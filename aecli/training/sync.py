@@ -1,4 +1,4 @@
-"""What processes that train one model tell each other now and then; alone, when the device is waited for."""
+"""What ranks exchange every few steps; a single process only then waits for the device."""
 
 import time
 from collections.abc import Callable
@@ -14,21 +14,21 @@ from aecli.runtime.distributed import Distributed
 from aecli.training.state import TrainState
 
 SYNC_INTERVAL_SECONDS = 0.25  # reading the loss waits for the device, so not every step does
-_MOST_STEPS = 10_000
+_MAX_STEPS = 10_000
 
 
 class NonFiniteDetector:
-    """Looks at every step and notes, on the device, the first whose loss or gradient is no finite number."""
+    """Checks every step, on the device, and keeps the first one whose loss or gradient was not finite."""
 
     def __init__(self, state: TrainState) -> None:
-        """Watch the steps of `state` from here on."""
+        """Check the steps of `state` from now on."""
         self._state = state
         self._first = torch.zeros(2, dtype=torch.int64, device=state.sums.device)
 
     def update(self, loss: Tensor) -> None:
-        """Look at a step's loss and at the gradients that it left, before they are used.
+        """Check a step's loss and its gradients, before the optimizer uses them.
 
-        Under fp16's loss scaling single steps overflow, and are left out: there, only the loss is looked at.
+        Under fp16's loss scaling single steps overflow, and are skipped: then only the loss is checked.
         """
         values = [loss.detach().float()]
         if not self._state.scaler.is_enabled():
@@ -38,7 +38,7 @@ class NonFiniteDetector:
         self._first[: len(values)].masked_fill_(is_first, self._state.counters.step + 1)
 
     def first_failure(self) -> tuple[str, int] | None:
-        """What was the first to be no finite number, and in which step (from 1); waits for the device."""
+        """Return what was not finite first, and in which step (from 1); waits for the device."""
         loss_step, gradient_step = self._first.tolist()
         if loss_step and (not gradient_step or loss_step <= gradient_step):
             return "loss", loss_step
@@ -51,9 +51,9 @@ class NonFiniteDetector:
 
 @dataclass(frozen=True)
 class SyncedLosses:
-    """How training stands, over all processes: whether one was asked to stop, and what went wrong first, if anything.
+    """State of the training over all ranks: whether one was asked to stop, and the first failure.
 
-    `sums` are those of the epoch's losses: total, reconstruction, KL; `failure` is what was no finite number, and when.
+    `sums` are the epoch's losses (total, reconstruction, KL); `failure` is what was not finite, and in which step.
     """
 
     stops: bool
@@ -62,54 +62,52 @@ class SyncedLosses:
 
 
 class LossSync:
-    """Looks at how training stands: alone by the clock, several processes after as many steps as the first one says."""
+    """Synchronises losses, failures and stop requests: by the clock, or with several ranks every so many steps."""
 
     def __init__(
         self,
         distributed: Distributed,
         state: TrainState,
-        watch: NonFiniteDetector,
         stream_positions: Callable[[], Any],
         should_stop: StopRequest,
     ) -> None:
         """`stream_positions()`: the positions of the shard groups that this rank reports, None without a stream."""
-        self._distributed, self._state, self._watch = distributed, state, watch
+        self.detector = NonFiniteDetector(state)
+        self._distributed, self._state = distributed, state
         self._stream_positions, self._should_stop = stream_positions, should_stop
         self._stops = False
-        self._looked_at, self._step = 0.0, state.counters.step
-        self._next_step = self._step  # the first look tells how long a step takes
+        self._synced_at, self._synced_step = 0.0, state.counters.step
+        self._next_step = self._synced_step  # the first synchronisation measures how long a step takes
 
     def is_due(self) -> bool:
-        """Whether to look after this step; every process comes to the same answer."""
+        """Whether to synchronise after this step; every rank gets the same answer."""
         if self._distributed.world_size > 1:
             return self._state.counters.step >= self._next_step
         self._stops = self._should_stop()
-        return self._stops or time.monotonic() - self._looked_at > SYNC_INTERVAL_SECONDS
+        return self._stops or time.monotonic() - self._synced_at > SYNC_INTERVAL_SECONDS
 
     def sync(self) -> SyncedLosses:
-        """Wait for the device, and for all processes; from then on the first one's state holds the sums of all."""
+        """Wait for the device and for all ranks; afterwards rank 0's state holds the sums of all of them."""
         state = self._state
-        mine = {
+        gathered = self._distributed.all_gather_object({
             "stops": self._stops if self._distributed.world_size == 1 else self._should_stop(),
             "sums": state.sums.tolist(),
-            "failure": self._watch.first_failure(),
+            "failure": self.detector.first_failure(),
             "stream_positions": self._stream_positions(),
-            "steps": self._steps_to_go(),
-        }
-        told = self._distributed.all_gather_object(mine)
-        sums = [sum(each) for each in zip(*(one["sums"] for one in told), strict=True)]
+            "steps": self._steps_until_next(),
+        })  # fmt: skip
+        sums = [sum(each) for each in zip(*(one["sums"] for one in gathered), strict=True)]
         if self._distributed.world_size > 1:
-            state.sums.copy_(
-                torch.tensor(sums if self._distributed.is_main_process else [0.0] * len(sums), dtype=state.sums.dtype)
-            )
-            self._next_step = state.counters.step + told[0]["steps"]
-        state.keep_stream_positions([one["stream_positions"] for one in told])
-        self._looked_at, self._step = time.monotonic(), state.counters.step
-        failures = [(step, what) for what, step in (one["failure"] for one in told if one["failure"])]
-        return SyncedLosses(any(one["stops"] for one in told), sums, min(failures)[::-1] if failures else None)
+            kept = sums if self._distributed.is_main_process else [0.0] * len(sums)
+            state.sums.copy_(torch.tensor(kept, dtype=state.sums.dtype))
+            self._next_step = state.counters.step + gathered[0]["steps"]
+        state.keep_stream_positions([one["stream_positions"] for one in gathered])
+        self._synced_at, self._synced_step = time.monotonic(), state.counters.step
+        failures = [(step, what) for what, step in (one["failure"] for one in gathered if one["failure"])]
+        return SyncedLosses(any(one["stops"] for one in gathered), sums, min(failures)[::-1] if failures else None)
 
-    def _steps_to_go(self) -> int:
-        """About as many steps as take the time between two looks."""
-        steps = self._state.counters.step - self._step
-        seconds = time.monotonic() - self._looked_at
-        return max(1, min(_MOST_STEPS, round(steps * SYNC_INTERVAL_SECONDS / seconds)))
+    def _steps_until_next(self) -> int:
+        """Return how many steps take about the time between two synchronisations."""
+        steps = self._state.counters.step - self._synced_step
+        seconds = time.monotonic() - self._synced_at
+        return max(1, min(_MAX_STEPS, round(steps * SYNC_INTERVAL_SECONDS / seconds)))

@@ -21,7 +21,8 @@ from aecli.runtime.distributed import Distributed
 from aecli.training.compiling import StepLoss
 from aecli.training.inputs.micro_batches import draw_noise
 from aecli.training.loop import train_epoch
-from aecli.training.setup import Session, prepare
+from aecli.training.session import Session
+from aecli.training.setup import prepare
 from tests.benchmarks.common import interleave
 
 SYNCS = 20
@@ -68,7 +69,7 @@ def _session(config: TrainConfig, distributed: Distributed, held: ExitStack) -> 
 
 def measure(session: Session, repeats: int) -> dict[str, Any]:
     """Seconds of a step and of its parts, the best of each, and the bytes that a step exchanges."""
-    model, device = session.state.model, session.placement.device
+    model, device = session.state.model, session.plan.placement.device
     found: dict[str, Any] = {"ranks": session.distributed.world_size, "images": session.config.optimization.batch_size}
     found["noise_s"] = _timed(session, lambda: draw_noise(model, 64, session.config.data.image_size)) / 64
     _epoch(session)  # warm-up: after it DDP has rebuilt its buckets
@@ -81,7 +82,7 @@ def measure(session: Session, repeats: int) -> dict[str, Any]:
     found["gradient_bytes"] = sum(each.nbytes for each in buckets)
     step, no_sync = interleave([lambda: _epoch(session), lambda: _epoch_without_sync(session)], repeats)
     found |= {"step_s": min(step), "no_sync_s": min(no_sync)}
-    found["sync_s"] = min(_timed(session, session.exchange.sync) for _ in range(SYNCS))
+    found["sync_s"] = min(_timed(session, session.sync.sync) for _ in range(SYNCS))
     ways = [lambda: _all_reduce(buckets), lambda: _all_reduce(buckets, torch.bfloat16)]
     times = interleave([lambda way=way: _timed(session, way) for way in ways], ALL_REDUCES)
     found |= {"all_reduce_s": min(times[0]), "all_reduce_bf16_s": min(times[1])}
@@ -140,7 +141,7 @@ def _timed(session: Session, work: Callable[[], Any]) -> float:
     session.distributed.all_gather_object(None)
     start = time.perf_counter()
     work()
-    if session.placement.device.type == "cuda":
+    if session.plan.placement.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start
 

@@ -15,7 +15,7 @@ from aecli.models import registry
 from aecli.runtime import device, distributed
 from aecli.runtime.distributed import Distributed, is_lost, peer_timeout
 from aecli.runtime.launch import Launch, launch
-from aecli.training.compiling import synchronise
+from aecli.training.compiling import sync_batchnorm
 from tests.support.ranks import run_ranks
 
 ROOT = Path(__file__).parent.parent.parent
@@ -154,7 +154,7 @@ class TestBatchStatistics:
         model = registry.build("vae", registry.resolve_options("vae", {"width": 4}))
         before = {key: value.clone() for key, value in model.state_dict().items()}
         parameters = [id(parameter) for parameter in model.parameters()]
-        converted = synchronise(model, mode, torch.device(kind), distributed())
+        converted = sync_batchnorm(model, mode, torch.device(kind), distributed())
         layers = [layer for layer in converted.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
         assert len(layers) == 10 and all(isinstance(layer, nn.SyncBatchNorm) == expected for layer in layers)
         assert [id(parameter) for parameter in converted.parameters()] == parameters

@@ -49,7 +49,7 @@ def make_genuine(folder: Path) -> None:
         ema=EMA, options=OPTIONS, device="cpu", precision="fp32", compile="off", out=folder / "run",
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("aecli.training.observers.previews.draw", lambda session: None)
+        patch.setattr("aecli.training.observers.previews.write_preview", lambda session: None)
         list(loop.train(config))
     (folder / f"{hostile.MODULE}.py").write_text("from aecli.models.vae import VAE as Model")
     weights = safetensors.torch.load_file(folder / "run" / "model.safetensors")

@@ -14,7 +14,7 @@ from aecli.figures.png import png_bytes
 from aecli.models.base import Prior
 from aecli.storage.atomic_files import write_bytes
 from aecli.training.inputs.latent_sets import LatentEncoder
-from aecli.training.setup import Session
+from aecli.training.session import Session
 
 CURVES_SECONDS = 15.0  # the least between two drawings of the curves, but for epochs with pictures
 CURVES_SHARE = 0.02  # of the time, the most that drawing curves takes
@@ -35,15 +35,15 @@ class PreviewWriter:
         self._session = session
         self._next_curves = time.monotonic()
 
-    def draw_epoch(self) -> None:
+    def write_epoch(self) -> None:
         """Draw the finished epoch; raises OutputError."""
         if self._session.is_done or is_preview_epoch(self._session.state.counters.epoch):
-            draw(self._session)
-            self.draw_curves()
+            write_preview(self._session)
+            self.write_curves()
         elif time.monotonic() >= self._next_curves:
-            self.draw_curves()
+            self.write_curves()
 
-    def draw_curves(self) -> None:
+    def write_curves(self) -> None:
         """Draw the curves so far, and then for a while no more: drawing takes at most a small share of the time."""
         state = self._session.state
         if not state.rows:
@@ -54,21 +54,21 @@ class PreviewWriter:
         self._next_curves = ended + max(CURVES_SECONDS, (ended - began) / CURVES_SHARE)
 
 
-def draw(session: Session) -> None:
+def write_preview(session: Session) -> None:
     """Draw some validation and training images above their reconstructions, or a prior's samples.
 
     Both, because the difference between them shows how far the model overfits.
     """
     state, folder = session.state, session.folder
-    if session.encoder:
-        samples = list(_sample(session, session.encoder))
+    if session.plan.encoder:
+        samples = list(_sample(session, session.plan.encoder))
         write_bytes(folder.preview(state.counters.epoch), png_bytes(draw_sheet(samples)))
         return
     title = type(state.model).__name__
     rows = []
     sets = {
-        "Validation": session.val.evenly_spaced(PREVIEW_IMAGES),
-        "Training": session.loader.preview_images(PREVIEW_IMAGES),
+        "Validation": session.inputs.val.evenly_spaced(PREVIEW_IMAGES),
+        "Training": session.inputs.loader.preview_images(PREVIEW_IMAGES),
     }
     for label, originals in sets.items():
         if len(originals):
@@ -85,7 +85,7 @@ def _sample(session: Session, encoder: LatentEncoder) -> NDArray[np.uint8]:
     noise = torch.randn(PREVIEW_SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
     prior.eval()
     with torch.inference_mode():
-        latents = prior.unwhiten(prior.sample(noise.to(session.placement.device), PREVIEW_STEPS))
+        latents = prior.unwhiten(prior.sample(noise.to(session.plan.placement.device), PREVIEW_STEPS))
     prior.train()
     shape = encoder.loaded.model.latent_shape(encoder.loaded.image_size)
     pictures: NDArray[np.uint8] = encoder.loaded.decode(latents.reshape(-1, *shape)).permute(0, 2, 3, 1).numpy()
@@ -94,7 +94,7 @@ def _sample(session: Session, encoder: LatentEncoder) -> NDArray[np.uint8]:
 
 def _reconstruct(session: Session, originals: Pixels) -> NDArray[np.uint8]:
     """Return the reconstructions (N, S, S, 3) of uint8 (N, 3, S, S)."""
-    placement, model = session.validation_placement, session.state.eval_model
+    placement, model = session.plan.validation_placement, session.state.eval_model
     batch = normalise(torch.from_numpy(originals).to(placement.device))
     model.eval()
     with torch.inference_mode(), placement.autocast():

@@ -11,7 +11,7 @@ from PIL import Image
 
 from aecli.errors import OutputError
 from aecli.training.events import EpochReport, StepReport
-from aecli.training.setup import Session
+from aecli.training.session import Session
 
 _NAMES = {
     "train_loss": "loss/training", "val_loss": "loss/validation", "train_recon": "loss/training reconstruction",

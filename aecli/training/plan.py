@@ -1,0 +1,74 @@
+"""What a train command is to do, resolved from its config before any image is read."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from aecli.configs import TrainConfig
+from aecli.models import registry
+from aecli.runtime.device import Placement, make_deterministic, place
+from aecli.runtime.distributed import Distributed
+from aecli.training.checks import validate_log, validate_options
+from aecli.training.compiling import require_compiler, sync_batchnorm
+from aecli.training.inputs.latent_sets import LatentEncoder, resolve_model
+from aecli.training.run_choice import resolved_options
+from aecli.training.state import TrainState
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A validated config, the processes and device that compute it, and the model's options with defaults filled in."""
+
+    config: TrainConfig
+    distributed: Distributed
+    placement: Placement
+    validation_placement: Placement
+    model_options: Any
+    encoder: LatentEncoder | None  # of a prior
+    options: dict[str, Any]  # all of them, as config.json has them
+
+    @property
+    def model_document(self) -> dict[str, Any]:
+        """What model.safetensors says of the model."""
+        config = self.config
+        return {
+            "model": config.model.name,
+            "options": self.options["options"],
+            "image_size": config.data.image_size,
+            "fit": config.data.fit,
+        }
+
+    def new_state(self) -> TrainState:
+        """Return the state before the first step, its weights drawn from the seed."""
+        config, placement = self.config, self.placement
+        torch.manual_seed(config.run.seed)
+        model = registry.build(config.model.name, self.model_options).to(placement.device)
+        model = model.to(memory_format=placement.memory_format)
+        model = sync_batchnorm(model, config.optimization.sync_batchnorm, placement.device, self.distributed)
+        return TrainState(model.train(), placement, config.optimization.lr, config.optimization.ema)
+
+    def is_complete(self, epochs: int, steps: int, stopped_early: bool) -> bool:
+        """Whether that many finished epochs and steps are all that the config asks for."""
+        optimization = self.config.optimization
+        if optimization.steps is not None:
+            return stopped_early or steps >= optimization.steps
+        return stopped_early or epochs >= optimization.epochs
+
+
+def resolve(config: TrainConfig, distributed: Distributed) -> Plan:
+    """Choose the device, validate the options together, and fill in those of the model.
+
+    Raises:
+        AecliError: options that can't be used, or a device, compiler or package that is missing.
+    """
+    placement = place(config.run.device, config.run.precision, training=True)
+    if config.run.deterministic:
+        make_deterministic()
+    validate_log(config.run.log)
+    if config.run.compile == "on":
+        require_compiler(placement.device)
+    model_options, encoder = resolve_model(config)
+    validate_options(config, distributed, placement)
+    options = resolved_options(config, model_options, encoder)
+    return Plan(config, distributed, placement, place(config.run.device, "auto"), model_options, encoder, options)
