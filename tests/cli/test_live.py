@@ -105,7 +105,7 @@ def test_where_it_has_no_room_it_is_left_out(tmp_path, images, columns, encoding
 class TestCurves:
     def test_they_keep_up_with_long_epochs_and_cost_little_of_short_ones(self, tmp_path, images, monkeypatch):
         drawn = []
-        monkeypatch.setattr(previews, "draw", lambda session: None)
+        monkeypatch.setattr(previews, "write_preview", lambda session: None)
         monkeypatch.setattr(previews, "draw_curves", lambda rows: drawn.append(len(rows)) or b"")
         arguments = [*(str(images) if word == "images" else word for word in TRAIN), "--epochs", "40", "--quiet"]
         ok(*arguments, "--runs", tmp_path / "short")
@@ -130,7 +130,7 @@ class TestCurves:
 
         artist = previews.PreviewWriter(Drawn)
         began = time.monotonic()
-        artist.draw_curves()
+        artist.write_curves()
         assert artist._next_curves - began >= 0.02 / previews.CURVES_SHARE
 
     @pytest.mark.draws

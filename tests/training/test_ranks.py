@@ -179,7 +179,7 @@ class TestFailures:
         [
             (["--data", "nowhere"], "nowhere"),
             (["--batch-size", "1"], "--batch-size 1: fewer images than the 2 processes"),
-            (["--sync-batchnorm", "on"], "--sync-batchnorm on: PyTorch has it for CUDA, not for cpu"),
+            (["--sync-batchnorm", "on"], "--sync-batchnorm on: not available on cpu"),
             (["--epochs", "0"], "--epochs 0"),
             (["--lr", "1e30"], "is not a finite number"),
         ],
