@@ -157,6 +157,7 @@ LINES = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed", LINES)
 def test_what_bash_makes_of_a_tab(bash, place, typed):
     words, _ = bash.complete(typed)
@@ -174,12 +175,14 @@ LISTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("typed", LISTS)
 def test_what_bash_lists_after_two_more(bash, typed):
     _, shown = bash.complete(typed, tabs=3)
     assert set(re.findall(r"\S+", shown.split(bash.PROMPT)[0])[len(typed.split()) :]) == LISTS[typed]
 
 
+@pytest.mark.slow
 def test_nothing_that_is_offered_runs(bash, place):
     for typed in ("aecli grid --model ru", "aecli grid --model runs/i", "aecli grid --model "):
         bash.complete(typed, tabs=3)
@@ -224,6 +227,7 @@ def test_what_zsh_is_told(place, line):
         assert told.stdout.strip() == "_files"  # zsh's own way with paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("line", OFFERS)
 def test_what_fish_is_told(place, line):
     has_some = ask(place, "fish", line, "is-args")
@@ -250,6 +254,7 @@ def zsh(place):
     shell.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "words"),
     [

@@ -43,6 +43,7 @@ def shell(line: str, **options) -> subprocess.CompletedProcess:
 # Folders and variables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variables",
     [
@@ -73,6 +74,7 @@ def test_a_folder_that_is_gone_is_told(tmp_path):
     assert shell(f"mkdir {tmp_path}/gone && cd {tmp_path}/gone && rmdir ../gone && aecli --help").returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variables", [{"PYTHONIOENCODING": "ascii", "TERM": "dumb"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}], ids=str
 )
@@ -81,6 +83,7 @@ def test_whatever_the_locale_a_table_is_printed(variables):
     assert done.returncode == 0 and "39,076,163" in done.stdout and done.stderr == ""
 
 
+@pytest.mark.slow
 def test_python_that_makes_warnings_errors_runs_all_the_same():
     done = subprocess.run([sys.executable, "-W", "error", "-m", "aecli", "models", "--runs", "absent"],
                           capture_output=True, text=True, check=False)  # fmt: skip
@@ -152,6 +155,7 @@ def in_terminal(columns: int, *args: str, cwd: Path) -> tuple[int, str]:
     return started.wait(60), re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", output.decode())
 
 
+@pytest.mark.slow
 def test_progress_in_20_columns_keeps_its_numbers_whole(trained):
     status, shown = in_terminal(20, "sample", "--model", "vae", "--n", "500", "--out", "s.png", cwd=trained)
     assert status == 0

@@ -141,6 +141,7 @@ def read_until(terminal, output, wanted, seconds):
         output += chunk
 
 
+@pytest.mark.slow
 def test_bars_fit_a_terminal_of_80_columns_and_ctrl_c_saves(workplace):
     command = [sys.executable, "-m", "aecli", "train", "vae", *TRAIN, "--epochs", "123456", "--out", "o\x1b[31mut"]
     terminal, theirs = pty.openpty()

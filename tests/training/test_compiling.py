@@ -120,6 +120,7 @@ def test_autocast_reaches_a_transposed_convolution_as_it_does_pytorchs():
     torch.testing.assert_close(ours.weight.grad, theirs.weight.grad, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_bf16_and_compiled_training_keeps_to_the_loss_curve_of_the_reports_fp32_loop():
     """200 steps of the VAE on crops of a photograph; means over 20 steps agree within 2 %, as the noise is the same."""
@@ -173,6 +174,7 @@ def notices(reports):
     return [each.text for each in reports if isinstance(each, Notice)]
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_compiled_run_stopped_in_an_epoch_and_continued_is_the_run_never_stopped(config, tmp_path):
     config = config.replace(compile="on")

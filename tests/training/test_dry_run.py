@@ -48,6 +48,7 @@ def test_nothing_is_written(place):
     assert everything(place) == before
 
 
+@pytest.mark.slow
 def test_the_reports_vae(place):
     found = estimate(TrainConfig("vae", data="images", batch_size=2, device="cpu", precision="fp32"), ignore)
     assert found.parameters == 57_952_579 and found.latent_shape == (1024, 8, 8)

@@ -15,7 +15,10 @@ from aecli.training.events import EpochReport, Interrupted
 from aecli.training.loop import train
 from tests.support.trained import fails, ok, write_images
 
-pytestmark = pytest.mark.filterwarnings("default")  # of TensorBoard's own packages
+pytestmark = [
+    pytest.mark.filterwarnings("default"),  # of TensorBoard's own packages
+    pytest.mark.usefixtures("no_pictures"),
+]
 
 
 @pytest.fixture
@@ -36,6 +39,7 @@ def rows(run):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.draws
 def test_numbers_pictures_and_options(tmp_path, options):
     ok(*options, "--epochs", 3, "--log", "tensorboard", "--out", tmp_path / "run")
     events = read(tmp_path / "run")

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.processes import wait_for
 from tests.support.ranks import run_ranks
 from tests.support.trained import assert_same_run, write_images
@@ -17,6 +19,7 @@ OPTIONS = ["train", "tests.support.plain_models:PlainVAE", "--data", "images", "
            "--checkpoint-every", "0.0001"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_begun_again_and_the_run_ends_as_if_nothing_had_been(tmp_path):
     write_images(tmp_path / "images")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
