@@ -1,23 +1,20 @@
-"""Which process is which, and locks between them."""
+"""Locks between processes: `filelock`'s, with the host and pid of their holder in the lock file."""
 
 import errno
 import os
 import socket
-import sys
-import time
 from contextlib import suppress
-from io import FileIO
 from pathlib import Path
 
-if sys.platform != "win32":
-    import fcntl
+from filelock import FileLock, Timeout
 
-_LONGEST_OWNER = 400  # bytes
-_LOOKS, _POLL_SECONDS = 20, 0.01
+# How often a lock is tried that is held by nobody: its holder is about to sign it, or has just removed it.
+_ATTEMPTS, _ATTEMPT_SECONDS = 5, 0.05
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # of a file system without locks
 
 
 def this_process() -> str:
-    """`host-pid`."""
+    """Return `host-pid`."""
     return f"{_host()}-{os.getpid()}"
 
 
@@ -31,107 +28,94 @@ def is_alive(host: str, pid: str) -> bool:
         return False
     try:
         os.kill(int(pid), 0)
-    except (ProcessLookupError, OverflowError):
-        return False
     except PermissionError:  # another user's
         return True
+    except (ProcessLookupError, OverflowError):
+        return False
     return True
 
 
 def is_dead(host: str, pid: str) -> bool:
-    """Whether that was a process of this host; of another's nothing is known."""
+    """Whether that was a process of this host and has ended; False for other hosts, of which nothing is known."""
     return host == _host() and pid.isdecimal() and not is_alive(host, pid)
 
 
 class Lock:
-    """A lock between processes: a file that its holder keeps open. It ends with its holder, however that ends.
+    """A lock between processes that ends with its holder, however that ends, and names the holder in its file.
 
-    The file says who holds it. Where the system or the file system knows no such locks, the file is another user's or
-    the disk read-only, everybody gets it, and `excludes` stays False.
+    Where nobody can be excluded (a file system without locks, a read-only one, a lock file of another user) everybody
+    gets it, and `excludes` stays False.
     """
 
     def __init__(self, path: Path, by_name: bool = False) -> None:
-        """Name the file; nothing is made yet.
+        """Name the file, without creating it.
 
-        `by_name`: on a file system without locks, a living process of this host that the file names holds it.
+        `by_name`: on a file system without locks, a living process of this host that the file names holds the lock.
         """
-        self._path = path
-        self._by_name = by_name
-        self._file: FileIO | None = None
-        self._other = ("", "")
-        self.excludes = False  # whether it is held, and nobody else can hold it
+        self._path, self._by_name = path, by_name
+        # Not filelock's fallback, a file whose existence locks: it outlives a holder on another host that crashed.
+        self._lock = FileLock(path, thread_local=False, fallback_to_soft=False, on_acquired=_sign)
+        self._holder = ("", "")
+        self._is_held = False
+        self.excludes = False  # whether it is held and nobody else can hold it
 
     def take(self) -> bool:
-        """Take the lock without waiting; False while another holds it.
+        """Acquire the lock without waiting for its holder; False where there is one.
 
         Raises:
-            OSError: the file can't be made.
+            OSError: the file can't be created, or something else stands in its place.
         """
-        if sys.platform == "win32":
+        try:
+            self._is_held = self.excludes = self._acquire()
+            return self._is_held
+        except PermissionError:
             return True
-        while True:
-            try:
-                # Neither through a link nor into a pipe that a stranger's folder may hold under that name.
-                flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK
-                file = open(os.open(self._path, flags, 0o666), "r+b", buffering=0)
-            except OSError as error:
-                if isinstance(error, PermissionError) or error.errno == errno.EROFS:
-                    return True
-                raise
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                self.excludes = True
-            except BlockingIOError:
-                self._other = _owner(file)
-                file.close()
-                return False
-            except OSError:  # no locks on this file system
-                self.excludes = False
-                self._other = _owner(file) if self._by_name else ("", "")
-                if is_alive(*self._other):
-                    file.close()
-                    return False
-            if self._is_mine(file):
-                self._file = file
-                self._sign()
+        except OSError as error:
+            if error.errno == errno.EROFS:
                 return True
-            file.close()
+            if error.errno not in _NO_LOCKS:
+                raise
+            self._holder = self._owner() if self._by_name else ("", "")
+            if is_alive(*self._holder):
+                return False
+            self._path.write_text(this_process())
+            self._is_held = True
+            return True
+
+    def _acquire(self) -> bool:
+        """Acquire filelock's lock, or find out who holds it."""
+        for _ in range(_ATTEMPTS):
+            try:
+                self._lock.acquire(timeout=_ATTEMPT_SECONDS, poll_interval=_ATTEMPT_SECONDS / 5)
+                return True
+            except Timeout:
+                self._holder = self._owner()
+                if self._holder[1]:
+                    break
+        return False
 
     def close(self) -> None:
-        """Let others take it; does nothing where it isn't held."""
-        if self._file is not None:
-            with suppress(OSError):  # one that stays locks nothing
-                self._path.unlink()
-            self._file.close()
-        self._file, self.excludes = None, False
+        """Release the lock and remove its file; does nothing where it isn't held."""
+        if self._is_held:
+            self._is_held = self.excludes = False
+            with suppress(OSError):  # a file that stays locks nothing
+                self._path.unlink()  # before the release: who acquires it meanwhile finds it deleted, and tries again
+            self._lock.release()
 
     def holder(self) -> str:
-        """Who held it when it couldn't be taken, in words: `process 4242 on host-a`."""
-        host, pid = self._other
+        """Return who held it when it couldn't be taken: `process 4242 on host-a`."""
+        host, pid = self._holder
         return f"process {pid} on {host}" if pid else "another process"
 
-    def _sign(self) -> None:
-        assert self._file is not None
+    def _owner(self) -> tuple[str, str]:
+        """Return the host and pid that the file names, empty where it names none."""
         try:
-            self._file.truncate(0)
-            self._file.write(this_process().encode())
+            host, _, pid = self._path.read_text(errors="replace").rpartition("-")
         except OSError:
-            self.close()
-            raise
-
-    def _is_mine(self, file: FileIO) -> bool:
-        """Whether `file` still has the name: one whose holder has just released it hasn't, and locks nothing."""
-        try:
-            return os.path.samestat(os.fstat(file.fileno()), os.stat(self._path))
-        except FileNotFoundError:
-            return False
+            return "", ""
+        return host, pid
 
 
-def _owner(file: FileIO) -> tuple[str, str]:
-    """Host and process that a lock's file names, empty where it names none; one just made is signed in a moment."""
-    for _ in range(_LOOKS):
-        if text := os.pread(file.fileno(), _LONGEST_OWNER, 0):
-            break
-        time.sleep(_POLL_SECONDS)
-    host, _, pid = text.decode(errors="replace").rpartition("-")
-    return host, pid
+def _sign(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, this_process().encode())

@@ -1,5 +1,6 @@
 """Several processes at one cache, some of which die."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -120,7 +121,7 @@ def test_without_locks_both_build_and_one_pack_stays(folder, cache_folder, monke
     fcntl = pytest.importorskip("fcntl")
 
     def refuse(file, operation):
-        raise OSError("no locks")
+        raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     images = list_images(str(folder))
