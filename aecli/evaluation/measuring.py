@@ -12,7 +12,7 @@ from aecli.data.decoding.decode import DecodeError, Pixels, decode, resize
 from aecli.evaluation.html_report.page import Page
 from aecli.evaluation.pairing import Pair
 from aecli.evaluation.report import MetricValues
-from aecli.evaluation.unpaired import Unpaired, gather_unpaired, mismatch_error
+from aecli.evaluation.unpaired import Unpaired, mismatch_error
 from aecli.metrics.base import LoadedMetric
 from aecli.progress import Listener
 from aecli.runtime.device import oom_as_device_error
@@ -101,8 +101,7 @@ def measure_pairs(measurer: PairMeasurer, config: EvalConfig, distributed: Distr
     max_pixels = CPU_BATCH_PIXELS if measurer.device.type == "cpu" else GPU_BATCH_PIXELS
     batches = list(_batches(measurer.pairs, config.batch_size, max_pixels))
     results = map_shared(measurer, batches, "measuring", config.workers, distributed, listen)
-    mine = np.concatenate([np.empty((0, measurer.columns)), *(rows for _, (rows, _) in results)])
-    rows = np.concatenate(distributed.all_gather(mine))
+    rows = np.concatenate([rows for rows, _ in results])
     rows = rows[np.argsort(rows[:, 0])]
     width = len(measurer.names)
     return Measured(
@@ -111,7 +110,7 @@ def measure_pairs(measurer: PairMeasurer, config: EvalConfig, distributed: Distr
             name: np.ascontiguousarray(rows[:, start : start + width])
             for start, name in zip(range(1, measurer.columns, width), measurer.metrics, strict=True)
         },
-        unreadable=gather_unpaired(((number, missing) for number, (_, missing) in results), distributed),
+        unreadable=[each for _, unreadable in results for each in unreadable],
     )
 
 

@@ -218,7 +218,7 @@ class _FeatureExtractor:
             return np.empty((0, 1 + self.network.dim)), unreadable
         with self._device_lock, oom_as_device_error("a smaller --batch-size"):
             pixels = torch.from_numpy(np.stack(list(readable.values()))).to(self.device).permute(0, 3, 1, 2)
-            features = self.network(pixels).double().cpu().numpy()
+            features = self.network.compute(pixels).double().cpu().numpy()
         return np.column_stack([list(readable), features]), unreadable
 
 
@@ -232,17 +232,14 @@ def _extract(
     sets, indices = extractor.sets, range(len(extractor.images))
     size = min(config.batch_size, _BATCH)
     batches = [indices[start : start + size] for start in indices[::size]]
-    results = [result for _, result in map_shared(extractor, batches, "measuring", config.workers, distributed, listen)]
-    mine = np.concatenate([np.empty((0, 1 + extractor.network.dim)), *(rows for rows, _ in results)])
-    rows = np.concatenate(distributed.all_gather(mine))
-    rows = rows[np.argsort(rows[:, 0])]
+    results = map_shared(extractor, batches, "measuring", config.workers, distributed, listen)
+    rows = np.concatenate([rows for rows, _ in results])
     ends = np.searchsorted(rows[:, 0], np.cumsum([len(each.images) for each in sets]))
     features = [np.ascontiguousarray(block[:, 1:]) for block in np.split(rows, ends[:-1])]
     for each, vectors in zip(sets, features, strict=True):
         if len(vectors) < MIN_IMAGES:
             raise _too_few(each.source, len(vectors))
-    unreadable = distributed.all_gather_object([item for _, reasons in results for item in reasons.items()])
-    return features, dict(sorted(item for each in unreadable for item in each))
+    return features, dict(sorted(item for _, unreadable in results for item in unreadable.items()))
 
 
 def _definitions(network: SetFeatures, size: tuple[int, int], config: EvalConfig) -> dict[str, str]:

@@ -1,13 +1,10 @@
 """Images that can't be measured: what is wrong with each, and the error or notice that lists them."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import astuple, dataclass
-from itertools import chain
-from operator import itemgetter
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from aecli.errors import DataError
-from aecli.runtime.distributed import Distributed
 
 _EXAMPLES = 3
 
@@ -62,10 +59,3 @@ def mismatch_error(unpaired: Sequence[Unpaired]) -> DataError:
 def nothing_left_error(unpaired: Sequence[Unpaired]) -> DataError:
     """The error for a comparison of which no image is left."""
     return DataError(f"no image is left to measure: {describe(unpaired)}")
-
-
-def gather_unpaired(found: Iterable[tuple[int, Sequence[Unpaired]]], distributed: Distributed) -> list[Unpaired]:
-    """All-gather what each process found, given with an index that orders the result."""
-    mine = [(index, *astuple(each)) for index, unpaired in found for each in unpaired]
-    everyone = sorted(chain.from_iterable(distributed.all_gather_object(mine)), key=itemgetter(0))
-    return [Unpaired(*fields) for _, *fields in everyone]

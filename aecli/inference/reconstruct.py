@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +70,8 @@ def _reconstruct(config: ReconstructConfig, distributed: Distributed, listen: Li
         hint = f"a smaller --batch-size than {config.batch_size}, --workers 1, {MEMORY_HINT}"
         job = _Job(loaded, out, store, config.native, max_pixels, hint, device_lock(loaded.placement.device))
         workers = min(worker_count(config.workers), max_workers)
-        done = map_shared(job.run, batches, "reconstructing", workers, distributed, listen)
-        gathered = distributed.all_gather_object([(number, *reasons.items()) for number, reasons in done])
-        unreadable = {name: reason for _, *pairs in sorted(chain.from_iterable(gathered)) for name, reason in pairs}
+        results = map_shared(job.run, batches, "reconstructing", workers, distributed, listen)
+        unreadable = {name: reason for reasons in results for name, reason in reasons.items()}
         if store is not None and distributed.is_main_process:
             readable = [image for image in images if image.name not in unreadable]
             document = {"schema": SCHEMA, "model": loaded.name, "image_size": loaded.image_size, "fit": loaded.fit}

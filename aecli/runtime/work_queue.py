@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import closing
+from itertools import chain
+from operator import itemgetter
 from typing import TypeVar
 
 from aecli.errors import AecliError
@@ -20,15 +22,15 @@ def map_shared(
     workers: int | None,
     distributed: Distributed,
     listen: Listener,
-) -> list[tuple[int, Result]]:
-    """Map `function` over `batches`; return the numbers and results of the batches that this process took.
+) -> list[Result]:
+    """Return `function` of each batch, in order and the same in every process.
 
-    All processes call this with the same batches, and each takes the next one that none has taken. So slow processes
-    take fewer; and when a batch fails, all before it have been taken, so that the failure reported is the one that a
-    single process would have met first.
+    All processes call this with the same batches, and each claims the next one that is free. So slow processes do
+    fewer; and when a batch fails, all before it are claimed, so that the failure reported is the one that a single
+    process would have met first.
 
     Args:
-        function: called in several threads at once.
+        function: called in several threads at once; its results are pickled if there are several processes.
         batches: their lengths are what progress counts.
         task: a name, used once per `distributed`.
         workers: threads; None for as many as suit this machine.
@@ -36,7 +38,7 @@ def map_shared(
         listen: gets the progress of all processes together.
 
     Raises:
-        AecliError: the failure of `function` for the first batch that failed, in the process that took it.
+        AecliError: the failure of `function` for the first batch that failed, in the process that claimed it.
         PeerError: the same, in the other processes.
     """
     even_part = -(-len(batches) // distributed.world_size)
@@ -45,8 +47,8 @@ def map_shared(
     done: list[tuple[int, Result]] = []
     failure: tuple[int, AecliError] | None = None
 
-    def take() -> Iterator[int]:
-        while (number := distributed.add_to_counter(f"{task}: taken", 1) - 1) < len(batches):
+    def claim() -> Iterator[int]:
+        while (number := distributed.add_to_counter(f"{task}: claimed", 1) - 1) < len(batches):
             yield number
 
     def work(number: int) -> tuple[int, Result | AecliError]:
@@ -55,15 +57,16 @@ def map_shared(
         except AecliError as error:
             return number, error
 
-    # No process takes more than an even part in advance, for those that arrive later.
+    # No process claims more than an even part in advance, for those that arrive later.
     ahead = min(2 * workers, even_part)
-    with limit_torch_threads(workers), closing(ordered_map(work, take(), workers, ahead)) as results:
+    with limit_torch_threads(workers), closing(ordered_map(work, claim(), workers, ahead)) as results:
         for number, result in results:
             if isinstance(result, AecliError):
-                distributed.add_to_counter(f"{task}: taken", len(batches))  # so that no process takes another
+                distributed.add_to_counter(f"{task}: claimed", len(batches))  # so that no process claims another
                 failure = number, result
                 break
             done.append((number, result))
             listen(Progress(task, distributed.add_to_counter(f"{task}: done", len(batches[number])), total))
     distributed.raise_first_failure(failure)
-    return done
+    everyone = sorted(chain.from_iterable(distributed.all_gather_object(done)), key=itemgetter(0))
+    return [result for _, result in everyone]

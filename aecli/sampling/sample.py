@@ -1,7 +1,7 @@
 """New images from a prior over a model's latents."""
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +18,8 @@ from aecli.progress import Listener, ignore
 from aecli.runtime.distributed import Distributed
 from aecli.runtime.work_queue import map_shared
 from aecli.sampling.prior_choice import LatentPrior, choose_prior, require_prior
-from aecli.storage.atomic_files import check_writable_file, write_bytes
-from aecli.storage.outputs import prepare_output_folder, write_output
+from aecli.storage.atomic_files import write_bytes
+from aecli.storage.outputs import check_writable_file, prepare_output_folder, write_output
 
 # Samples are always decoded in batches of this size, with the last one filled up, so that image i doesn't depend on n.
 SAMPLE_BATCH = 16
@@ -77,8 +77,7 @@ def _sample_images(config: SampleConfig, distributed: Distributed, listen: Liste
             write_bytes(out / f"{index:06d}.png", encode_png(pixels))
 
     if is_sheet:
-        drawn = map_shared(draw, batches, "sampling", 1, distributed, listen)
-        images = _in_order(drawn, loaded.image_size, distributed)
+        images = chain.from_iterable(map_shared(draw, batches, "sampling", 1, distributed, listen))
         if distributed.is_main_process:
             write_output(out, png_bytes(draw_sheet([pixels.transpose(1, 2, 0) for pixels in images])), listen)
     else:
@@ -91,14 +90,3 @@ def draw_samples(loaded: LoadedModel, prior: LatentPrior, indices: range, exact:
     """Return the images of at most SAMPLE_BATCH indices (N, 3, S, S): uint8, or `exact` float32 in [-1, 1]."""
     filled = range(indices.start, indices.start + SAMPLE_BATCH)
     return loaded.decode(prior.draw(filled), exact)[: len(indices)]
-
-
-def _in_order(
-    drawn: Sequence[tuple[int, NDArray[np.uint8]]], size: int, distributed: Distributed
-) -> Iterator[NDArray[np.uint8]]:
-    """Yield the images uint8 (3, S, S) of all processes in the order of their batches."""
-    images = [np.empty((0, 3, size, size), dtype=np.uint8), *(images for _, images in drawn)]
-    numbers = [np.empty(0, dtype=np.int64), *(np.full(len(images), number) for number, images in drawn)]
-    order = np.argsort(np.concatenate(distributed.all_gather(np.concatenate(numbers))), kind="stable")
-    gathered = np.concatenate(distributed.all_gather(np.concatenate(images)))
-    return (gathered[index] for index in order)

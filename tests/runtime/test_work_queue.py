@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from aecli.errors import DataError, PeerError
-from aecli.evaluation.unpaired import Unpaired, gather_unpaired
 from aecli.progress import Progress, ignore
 from aecli.runtime.distributed import Distributed
 from aecli.runtime.work_queue import map_shared
@@ -22,7 +21,7 @@ def test_alone_all_is_done_in_order_with_progress():
     heard = []
     with Distributed() as distributed:
         done = map_shared(list, BATCHES, "counting", 3, distributed, heard.append)
-    assert done == [(number, list(batch)) for number, batch in enumerate(BATCHES)]
+    assert done == [list(batch) for batch in BATCHES]
     assert heard[-1] == Progress("counting", TOTAL, TOTAL) and len(heard) == len(BATCHES)
 
 
@@ -49,25 +48,25 @@ def test_no_batches_give_no_results():
 def test_each_batch_is_done_by_one_of_several(tmp_path, size):
     assert run_ranks(tmp_path, ["--version"], size, before=_share)[0] == [0] * size
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(size)]
-    done = [[number for number, _ in one["done"]] for one in found]
-    assert all(done) and sorted(sum(done, [])) == list(range(len(BATCHES)))
-    assert sum(done, []) != sorted(sum(done, [])), "else it would show nothing that what follows is in order"
-    assert {tuple(one["unpaired"]) for one in found} == {tuple(f"{number}" for number in range(len(BATCHES)))}
+    mine = [one["mine"] for one in found]
+    assert all(mine) and sorted(sum(mine, [])) == [batch.start for batch in BATCHES]
+    assert sum(mine, []) != sorted(sum(mine, [])), "else it would show nothing that the results are in order"
+    assert [one["results"] for one in found] == [[[batch.start, sum(batch)] for batch in BATCHES]] * size
     assert max(one["heard"] for one in found) == TOTAL
 
 
 def _share():
+    mine = []
+
     def work(batch):
         time.sleep(0.05)
-        return sum(batch)
+        mine.append(batch.start)
+        return batch.start, sum(batch)
 
     heard = []
     with Distributed() as distributed:
-        done = map_shared(work, BATCHES, "counting", 1, distributed, heard.append)
-        assert all(result == sum(BATCHES[number]) for number, result in done)
-        missing = ((number, [Unpaired(str(number), None, "unreadable", "")]) for number, _ in done)
-        unpaired = [each.name for each in gather_unpaired(missing, distributed)]
-    record = {"done": done, "unpaired": unpaired, "heard": heard[-1].done}
+        results = map_shared(work, BATCHES, "counting", 1, distributed, heard.append)
+    record = {"mine": mine, "results": results, "heard": heard[-1].done}
     Path(f"{os.environ['RANK']}.json").write_text(json.dumps(record))
 
 
