@@ -22,8 +22,7 @@ from aecli.progress import Listener, Notice, ignore
 from aecli.runtime.device import resolve_device
 from aecli.runtime.device import versions as runtime_versions
 from aecli.runtime.distributed import Distributed
-from aecli.storage.atomic_files import check_writable_file
-from aecli.storage.outputs import forbid_overwriting_inputs, write_output
+from aecli.storage.outputs import check_writable_file, forbid_overwriting_inputs, write_output
 
 __all__ = ["EvalReport", "evaluate"]
 

@@ -18,8 +18,7 @@ from aecli.models.base import Autoencoder
 from aecli.progress import Listener, Notice, Progress, ignore
 from aecli.runs.folder import newest_run
 from aecli.runs.images import choose_images
-from aecli.storage.atomic_files import check_writable_file
-from aecli.storage.outputs import forbid_overwriting_inputs, write_output
+from aecli.storage.outputs import check_writable_file, forbid_overwriting_inputs, write_output
 
 
 @dataclass(frozen=True)

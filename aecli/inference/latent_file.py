@@ -16,8 +16,13 @@ from aecli.data.image_ref import ImageRef, file_paths
 from aecli.errors import OutputError
 from aecli.progress import Listener
 from aecli.runtime.distributed import Distributed
-from aecli.storage.atomic_files import atomic_write, check_writable_file
-from aecli.storage.outputs import forbid_overwriting_inputs, notify_if_replaced, shared_scratch_folder
+from aecli.storage.atomic_files import atomic_write
+from aecli.storage.outputs import (
+    check_writable_file,
+    forbid_overwriting_inputs,
+    notify_if_replaced,
+    shared_scratch_folder,
+)
 
 _ALIGNMENT = 8  # bytes, of a safetensors header
 _MEAN, _LOG_VARIANCE = "mean", "log_variance"  # the tensors of the file

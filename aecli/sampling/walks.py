@@ -20,8 +20,7 @@ from aecli.inference.loaded_model import LoadedModel, load_model
 from aecli.progress import Listener, ignore
 from aecli.runtime.distributed import Distributed
 from aecli.sampling.prior_choice import LatentPrior, choose_fitted_prior, require_prior
-from aecli.storage.atomic_files import check_writable_file
-from aecli.storage.outputs import write_output
+from aecli.storage.outputs import check_writable_file, write_output
 
 WALK_SUFFIXES = (".png", ".gif", ".webp")
 REACH = 3.0  # standard deviations to either side of the mean that a direction is followed

@@ -3,10 +3,9 @@
 import hashlib
 import os
 import shutil
-import tempfile
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +14,19 @@ from aecli.storage.locks import is_dead, this_process
 
 OWN_PREFIX = ".aecli-"  # names of temporary files and locks beside the output
 _TEMPORARY = ".tmp"
-_own_temporary: set[Path] = set()  # temporary paths that this process is writing now
+_numbers = count()  # of this process's temporary folders
+_own_temporary: set[Path] = set()  # those that it uses now
+
+
+@contextmanager
+def as_output_error(path: Path | str) -> Iterator[None]:
+    """Turn an OSError inside the block into an OutputError: `path` can't be written."""
+    try:
+        yield
+    except FileExistsError as error:
+        raise OutputError(f"{path} can't be written: {error.filename} is not a folder") from error
+    except OSError as error:
+        raise OutputError(f"{path} can't be written: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -27,25 +38,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: `path` can't be written or the disk is full; its old content is kept.
     """
-    # A folder, because libraries put files of their own beside the one they write; each thread writes one at a time.
-    temporary = path.with_name(f"{OWN_PREFIX}{this_process()}-{threading.get_ident()}{_TEMPORARY}")
-    try:
-        make_folder(path.parent)
-        try:
-            _remove(temporary)  # left by a killed process with the same pid
-            _own_temporary.add(temporary)
-            temporary.mkdir()
-            yield temporary / path.name
-            fsync_path(temporary / path.name)
-            os.replace(temporary / path.name, path)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)  # a later command removes what remains
-            _own_temporary.discard(temporary)
+    # In a folder, because libraries put files of their own beside the one they write.
+    with as_output_error(path), _temporary_folder(path.parent) as temporary:
+        yield temporary / path.name
+        fsync_path(temporary / path.name)
+        os.replace(temporary / path.name, path)
         fsync_folder(path.parent)
-    except FileExistsError as error:
-        raise OutputError(f"{path} can't be written: {path.parent} is not a folder") from error
-    except OSError as error:
-        raise OutputError(f"{path} can't be written: {error.strerror or error}") from error
 
 
 @contextmanager
@@ -57,41 +55,35 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """Yield a new folder in `parent`, removed when the block ends; a later command removes a killed process's.
+    """Yield a new folder in `parent`, removed when the block ends; raises OutputError if it can't be created."""
+    with ExitStack() as stack:
+        with as_output_error(parent):
+            scratch = stack.enter_context(_temporary_folder(parent))
+        yield scratch
 
-    Raises:
-        OutputError: it can't be created.
-    """
-    scratch = parent / f"{OWN_PREFIX}{this_process()}-scratch{_TEMPORARY}"
+
+@contextmanager
+def _temporary_folder(parent: Path) -> Iterator[Path]:
+    """`scratch_folder`, with OSErrors; if the process is killed, a later command removes it."""
+    temporary = parent / f"{OWN_PREFIX}{this_process()}-{next(_numbers)}{_TEMPORARY}"
     try:
         make_folder(parent)
-        _remove(scratch)
-        scratch.mkdir()
-    except OSError as error:
-        raise OutputError(f"{parent} can't be written: {error.strerror or error}") from error
-    _own_temporary.add(scratch)
-    try:
-        yield scratch
+        _remove(temporary)  # left by a killed process with the same pid
+        _own_temporary.add(temporary)
+        temporary.mkdir()
+        yield temporary
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        _own_temporary.discard(scratch)
+        shutil.rmtree(temporary, ignore_errors=True)
+        _own_temporary.discard(temporary)
 
 
 def replace_folder(new: Path, folder: Path) -> None:
-    """Rename the folder `new` to `folder`, removing what was there.
-
-    Raises:
-        OutputError: it can't be renamed or removed.
-    """
-    old = folder.with_name(f"{OWN_PREFIX}{this_process()}-old{_TEMPORARY}")
-    try:
+    """Rename the folder `new` to `folder`, removing what was there; raises OutputError."""
+    with as_output_error(folder), _temporary_folder(folder.parent) as temporary:
         if folder.exists():
-            os.replace(folder, old)
+            os.replace(folder, temporary / folder.name)
         os.replace(new, folder)
         fsync_folder(folder.parent)
-        _remove(old)
-    except OSError as error:
-        raise OutputError(f"{folder} can't be written: {error.strerror or error}") from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -107,11 +99,7 @@ def sha256_of(path: Path) -> str:
 
 
 def make_folder(folder: Path) -> list[Path]:
-    """Create `folder` and its missing parents durably; return the created ones, deepest first.
-
-    Raises:
-        OSError: it can't be created.
-    """
+    """Create `folder` and its missing parents durably; return the created ones, deepest first. Raises OSError."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     for each in missing:
@@ -163,46 +151,6 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def check_writable_file(path: Path, flag: str) -> None:
-    """Check, before any work, that an output file can be written to `path`.
-
-    Raises:
-        OutputError: it is a folder, a device or anything else but a regular file, or can't be written; names `flag`.
-    """
-    if path.is_dir():
-        raise OutputError(f"{flag} {path} is a folder\nhint: name a file")
-    if os.path.lexists(path) and not path.is_file():
-        raise OutputError(f"{flag} {path} is not a regular file, so it is not replaced\nhint: name another file")
-    try:
-        make_folder(path.parent)
-        with tempfile.TemporaryFile(dir=path.parent):
-            remove_temporary_files(path.parent)
-    except OSError as error:
-        raise OutputError(f"{flag} {path} can't be written: {error.strerror or error}") from error
-
-
-def make_output_folder(folder: Path, overwrite: bool) -> int:
-    """Create `folder` if it is missing and return how many entries it holds.
-
-    Raises:
-        OutputError: it is not empty and `overwrite` is False, or it can't be created or written.
-    """
-    try:
-        make_folder(folder)
-        held = len(list_names(folder))
-    except OSError as error:
-        raise OutputError(f"{folder} can't be used as an output folder: {error.strerror or error}") from error
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"{folder} can't be written: permission denied")
-    if held and not overwrite:
-        raise OutputError(f"{folder} already holds {held} files or folders\nhint: --overwrite, or another --out")
-    try:
-        remove_temporary_files(folder, recursive=True)
-    except OSError as error:
-        raise OutputError(f"{folder} can't be written: {error.strerror or error}") from error
-    return held
 
 
 def fsync_folder(folder: Path) -> None:

@@ -7,8 +7,10 @@ import sys
 import pytest
 
 from aecli.errors import OutputError
-from aecli.storage.atomic_files import atomic_write, check_writable_file, make_output_folder, write_bytes
+from aecli.progress import ignore
+from aecli.storage.atomic_files import atomic_write, write_bytes
 from aecli.storage.locks import this_process
+from aecli.storage.outputs import check_writable_file, prepare_output_folder
 
 
 def test_a_new_file_and_its_folders(tmp_path):
@@ -64,7 +66,9 @@ def test_what_dead_processes_of_this_host_left_goes_and_the_rest_stays(tmp_path)
     for name in names:
         (tmp_path / name).mkdir()
     (tmp_path / "mine.tmp" / next(iter(names))).mkdir()
-    assert make_output_folder(tmp_path, overwrite=True) == 1, "what aecli keeps for a while is nobody's"
+    notices = []
+    prepare_output_folder(tmp_path, True, notices.append)
+    assert "already holds 1 files" in notices[0].text, "what aecli keeps for a while is nobody's"
     assert list((tmp_path / "mine.tmp").iterdir()) == []
     assert {name: (tmp_path / name).exists() for name in names} == names
 
@@ -95,17 +99,20 @@ def test_an_exception_while_writing_leaves_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_path_under_a_file_is_told(tmp_path):
+def test_a_path_under_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="file is not a folder"):
         write_bytes(tmp_path / "file" / "below", b"")
-    with pytest.raises(OutputError, match="can't be used as an output folder"):
-        make_output_folder(tmp_path / "file", overwrite=True)
+    with pytest.raises(OutputError, match="file can't be written: .*file is not a folder"):
+        prepare_output_folder(tmp_path / "file", True, ignore)
 
 
 def test_a_folder_that_holds_files_is_claimed_only_on_the_users_word(tmp_path):
-    assert make_output_folder(tmp_path / "new", overwrite=False) == 0
+    notices = []
+    prepare_output_folder(tmp_path / "new", False, notices.append)
+    assert not notices
     (tmp_path / "new" / "picture.png").touch()
     with pytest.raises(OutputError, match="--overwrite"):
-        make_output_folder(tmp_path / "new", overwrite=False)
-    assert make_output_folder(tmp_path / "new", overwrite=True) == 1
+        prepare_output_folder(tmp_path / "new", False, ignore)
+    prepare_output_folder(tmp_path / "new", True, notices.append)
+    assert len(notices) == 1

@@ -47,11 +47,6 @@ def marker(column: int) -> str:
     return MARKERS[column % len(MARKERS)][1]
 
 
-def draw_histograms(metrics: Sequence[Metric], names: Sequence[str], values: MetricValues) -> list[Chart]:
-    """Draw, for each metric, a histogram per prediction, one below the other over the same bins."""
-    return [_histogram(metric, names, values[metric.name]) for metric in metrics]
-
-
 def draw_scatters(metrics: Sequence[Metric], names: Sequence[str], values: MetricValues) -> list[Chart]:
     """Scatter every two metrics, all predictions in one frame, and every two predictions, for each metric."""
     charts = [_metrics_scatter(y, x, values) for x, y in combinations(metrics, 2)]
@@ -61,7 +56,8 @@ def draw_scatters(metrics: Sequence[Metric], names: Sequence[str], values: Metri
     return charts
 
 
-def _histogram(metric: Metric, names: Sequence[str], values: NDArray[np.float64]) -> Chart:
+def draw_histogram(metric: Metric, names: Sequence[str], values: NDArray[np.float64]) -> Chart:
+    """Draw a histogram per prediction of its values (images, predictions), one below the other over the same bins."""
     finite = values[np.isfinite(values)]
     edges = np.histogram_bin_edges(finite, BINS) if len(finite) else np.linspace(0, 1, BINS + 1)
     title = f"Histogram of {metric.title}"
@@ -82,9 +78,7 @@ def _histogram(metric: Metric, names: Sequence[str], values: NDArray[np.float64]
 
 
 def _metrics_scatter(y: Metric, x: Metric, values: MetricValues) -> Chart:
-    series = [
-        (column, values[x.name][:, column], values[y.name][:, column]) for column in range(values[x.name].shape[1])
-    ]
+    series = [(column, *points) for column, points in enumerate(zip(values[x.name].T, values[y.name].T, strict=True))]
     return _scatter(f"{y.title} against {x.title}", x.title, y.title, series, is_square=False, overlays=True)
 
 

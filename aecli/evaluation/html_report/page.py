@@ -20,8 +20,7 @@ from aecli.evaluation.pairing import Pair
 from aecli.evaluation.report import EvalReport, MetricValues, best_names
 from aecli.progress import Listener, Notice
 from aecli.runtime.distributed import Distributed
-from aecli.storage.atomic_files import check_writable_file
-from aecli.storage.outputs import shared_scratch_folder, write_output
+from aecli.storage.outputs import check_writable_file, shared_scratch_folder, write_output
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -45,17 +44,10 @@ class Page:
     def write(
         self, truth: str, report: EvalReport, measured: Mapping[int, Pair], values: MetricValues, listen: Listener
     ) -> None:
-        """Write the page.
+        """Write the page; raises OutputError.
 
-        Args:
-            truth: the name of the ground truth.
-            report: the results.
-            measured: the pairs, by the number they were added with, in the order of `values`.
-            values: each metric's values (images, predictions).
-            listen: is told about a page that is replaced, and a folder of pictures beside it.
-
-        Raises:
-            OutputError: it can't be written.
+        `truth` names the ground truth; `measured` are the pairs by the number they were added with, in the order of
+        `values`.
         """
         names = [result.name for result in report.results]
         embedded = pictures.embed_or_move(self._scratch, self.path, list(measured), 1 + len(names))
@@ -84,8 +76,7 @@ class Page:
 def open_page(path: Path | None, sources: Sequence[str], distributed: Distributed) -> Iterator[Page | None]:
     """Yield a page to fill, the same in every process, or None without a path; scratch files are removed at the end.
 
-    Raises:
-        OutputError: the page can't be written to `path`.
+    Raises OutputError if the page can't be written to `path`.
     """
     if path is None:
         yield None
@@ -107,7 +98,7 @@ def render(truth: str, report: EvalReport, values: MetricValues, data: dict[str,
         report=report,
         names=names,
         best={metric.name: best_names(report, metric) if several else [] for metric in report.metrics},
-        histograms=charts.draw_histograms(report.metrics, names, values),
+        histograms=[charts.draw_histogram(metric, names, values[metric.name]) for metric in report.metrics],
         scatters=charts.draw_scatters(report.metrics, names, values),
         colours=[charts.colour(column) for column in range(len(names))],
         markers=[charts.marker(column) for column in range(len(names))],

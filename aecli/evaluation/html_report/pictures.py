@@ -11,7 +11,7 @@ from PIL import Image
 
 from aecli.data.decoding.decode import Pixels, resize
 from aecli.errors import OutputError
-from aecli.storage.atomic_files import list_names, replace_folder
+from aecli.storage.atomic_files import as_output_error, list_names, replace_folder
 
 VIEW_SIDE = 512  # pixels of a picture's longer side; larger images are reduced
 EMBED_BYTES = 24_000_000  # of pictures in a page at most: small enough to open at once, and to mail
@@ -24,11 +24,7 @@ def folder_beside(page: Path) -> Path:
 
 
 def check_folder(page: Path, sources: Sequence[str]) -> None:
-    """Check, before the work, that `folder_beside` can be written or replaced.
-
-    Raises:
-        OutputError: it holds something other than pictures, or one of the input `sources` is in it.
-    """
+    """Raise OutputError, before the work, if `folder_beside` holds other than pictures, or one of the inputs."""
     folder = folder_beside(page)
     if not os.path.lexists(folder):
         return
@@ -46,8 +42,7 @@ def check_folder(page: Path, sources: Sequence[str]) -> None:
 def store(folder: Path, number: int, images: Sequence[Pixels]) -> None:
     """Store the ground truth and the predictions, uint8 (H, W, 3), of pair `number`; lossless except for the size.
 
-    Raises:
-        OutputError: the disk is full, or the folder can't be written.
+    Raises OutputError if the disk is full, or the folder can't be written.
     """
     for column, pixels in enumerate(images):
         height, width = pixels.shape[:2]
@@ -57,10 +52,8 @@ def store(folder: Path, number: int, images: Sequence[Pixels]) -> None:
         # Lossless, so that the difference shown is real. WebP's fastest setting beats PNG in time and in size.
         Image.fromarray(reduced).save(buffer, "WEBP", lossless=True, quality=0, method=0)
         path = folder / file_name(number, column)
-        try:
+        with as_output_error(path):
             path.write_bytes(buffer.getvalue())
-        except OSError as error:
-            raise OutputError(f"{path} can't be written: {error.strerror or error}") from error
 
 
 def file_name(number: int, column: int) -> str:
