@@ -167,10 +167,6 @@ def _unit_hashes(texts: Sequence[str]) -> np.ndarray:
 
 
 def require_same_images(images: Sequence[ImageRef], source: str, distributed: "Distributed") -> None:
-    """Refuse images that are not the same on all ranks.
-
-    Raises:
-        DataError: names or sizes differ between ranks.
-    """
+    """Raise DataError if the names or sizes of the images differ between ranks."""
     if distributed.world_size > 1 and len(set(distributed.all_gather_object(data_fingerprint(images)))) > 1:
         raise DataError(f"the images of {source} are not the same on all machines")

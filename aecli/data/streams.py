@@ -65,33 +65,31 @@ class _Block:
     mirrored: np.ndarray[Any, np.dtype[np.bool_]]
 
 
+@dataclass(eq=False)
 class Stream:
-    """A SOURCE in shards as endless batches. `skipped` (name -> reason) collects images that can't be decoded."""
+    """A SOURCE in shards as endless batches; raises DataError if it can't be opened.
 
-    def __init__(
-        self,
-        source: str,
-        size: int,
-        how: str,
-        seed: int,
-        batch_size: int,
-        buffer: int,
-        workers: int | None = None,
-        flip: bool = False,
-    ) -> None:
-        """Open `source`; a global batch has `batch_size` images, about `buffer` of them are shuffled at a time.
+    A global batch has `batch_size` images, and about `buffer` are shuffled at a time. `skipped` (name -> reason)
+    collects images that can't be decoded.
+    """
 
-        Raises:
-            DataError: it can't be opened.
-        """
-        self._shards = Shards(source)
-        self.source, self.shards, self.fingerprint = source, self._shards.names, self._shards.fingerprint
-        self._size, self._how, self._seed, self._workers, self._flip = size, how, seed, workers, flip
+    source: str
+    size: int
+    how: str
+    seed: int
+    batch_size: int
+    buffer: int
+    workers: int | None = None
+    flip: bool = False
+    skipped: dict[str, str] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._shards = Shards(self.source)
+        self.shards, self.fingerprint = self._shards.names, self._shards.fingerprint
         limit = min(len(self.shards), MAX_SHARD_GROUPS)
-        self.shard_groups = max(count for count in range(1, limit + 1) if batch_size % count == 0)
-        self._per_group = batch_size // self.shard_groups  # images of a global batch
-        self._block_size = max(1, -(-buffer // self.shard_groups))
-        self.skipped: dict[str, str] = {}
+        self.shard_groups = max(count for count in range(1, limit + 1) if self.batch_size % count == 0)
+        self._per_group = self.batch_size // self.shard_groups  # images of a global batch
+        self._block_size = max(1, -(-self.buffer // self.shard_groups))
         self._decoded = 0
 
     def require_positions(self, positions: Sequence[Any]) -> None:
@@ -115,21 +113,19 @@ class Stream:
         Raises:
             DataError: a shard can't be read, or more than 1 % of the images can't be decoded.
         """
-        return _ahead(
-            self._batches(batch_slice, list(positions or [_START] * self.shard_groups), on_cuda), _BATCHES_AHEAD
-        )
+        return _ahead(self._batches(batch_slice, positions or [_START] * self.shard_groups, on_cuda), _BATCHES_AHEAD)
 
     def _batches(
-        self, batch_slice: tuple[int, int], positions: list[ShardPosition], on_cuda: bool
+        self, batch_slice: tuple[int, int], positions: Sequence[ShardPosition], on_cuda: bool
     ) -> Generator[StreamBatch, None, None]:
         first, last = batch_slice
         positions_after: deque[Mapping[int, ShardPosition]] = deque()
         pool = ThreadPoolExecutor(_READERS, thread_name_prefix="aecli-read")
         try:
             images = self._images_of(batch_slice, positions, pool, positions_after)
-            with closing(ordered_map(self._decode, images, self._workers, 2 * (last - first))) as rows:
+            with closing(ordered_map(self._decode, images, self.workers, 2 * (last - first))) as rows:
                 while True:
-                    pixels = stack(rows, np.arange(last - first), (3, self._size, self._size), None, on_cuda)
+                    pixels = stack(rows, np.arange(last - first), (3, self.size, self.size), None, on_cuda)
                     yield StreamBatch(pixels, positions_after.popleft())
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
@@ -137,7 +133,7 @@ class Stream:
     def _images_of(
         self,
         batch_slice: tuple[int, int],
-        positions: list[ShardPosition],
+        positions: Sequence[ShardPosition],
         pool: ThreadPoolExecutor,
         positions_after: deque[Mapping[int, ShardPosition]],
     ) -> Iterator[tuple[_Block, int]]:
@@ -168,7 +164,7 @@ class Stream:
             self._decoded += 1
             ref = ImageRef(encoded.name, "", str(len(encoded.content)), partial(bytes, encoded.content))
             try:
-                pixels = decode_fitted(ref, self._size, self._how).transpose(2, 0, 1)
+                pixels = decode_fitted(ref, self.size, self.how).transpose(2, 0, 1)
             except DecodeError as error:
                 self.skipped[encoded.name] = error.reason
                 continue
@@ -182,7 +178,6 @@ class Stream:
     # Shard groups
 
     def _shards_of(self, group: int) -> range:
-        """The shards of a group."""
         return range(group, len(self.shards), self.shard_groups)
 
     def _length(self, group: int, number: int) -> int:
@@ -202,7 +197,7 @@ class Stream:
     def _shuffled(self, group: int, number: int, start: tuple[int, int, int], images: list[Encoded]) -> _Block:
         order = self._random(_ORDER, group, number).permutation(len(images))
         uniform = self._random(_FLIPS, group, number).random(len(images))
-        return _Block(number, start, images, order, uniform < (0.5 if self._flip else 0.0))
+        return _Block(number, start, images, order, uniform < (0.5 if self.flip else 0.0))
 
     def _images(
         self, group: int, pass_number: int, first_shard: int, row: int
@@ -222,7 +217,7 @@ class Stream:
             pass_number, first_shard = pass_number + 1, 0
 
     def _random(self, key: int, group: int, number: int) -> np.random.Generator:
-        return np.random.default_rng(np.random.SeedSequence([self._seed, group, number], spawn_key=(key,)))
+        return np.random.default_rng(np.random.SeedSequence([self.seed, group, number], spawn_key=(key,)))
 
 
 @dataclass

@@ -73,11 +73,7 @@ def load_pairwise(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[tor
 
 
 def check_images(images: Tensor, min_side: int) -> None:
-    """Check that images are uint8 (N, 3, H, W), N at least 1, H and W at least `min_side`.
-
-    Raises:
-        ValueError: they are not.
-    """
+    """Raise ValueError unless images are uint8 (N, 3, H, W), N at least 1, H and W at least `min_side`."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
         raise ValueError(f"expected uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}")
     height, width = images.shape[-2:]
@@ -86,7 +82,7 @@ def check_images(images: Tensor, min_side: int) -> None:
 
 
 def check_pairs(a: Tensor, b: Tensor, min_side: int) -> None:
-    """Check that two batches can be compared image by image; raises ValueError like `check_images`."""
+    """Raise ValueError unless two batches can be compared image by image; see `check_images`."""
     check_images(a, min_side)
     check_images(b, min_side)
     if a.shape != b.shape:

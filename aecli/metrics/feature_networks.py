@@ -2,8 +2,8 @@
 
 import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,81 +19,67 @@ INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 
 
-class SetFeatures(Protocol):
-    """A network on its device: uint8 (N, 3, H, W) → float32 (N, dim)."""
+@dataclass(frozen=True)
+class SetFeatures:
+    """A network on its device, with the names of the kernel and the Fréchet distance over its features.
+
+    `compute` takes images uint8 (N, 3, H, W) on the device and returns features float32 (N, dim).
+    """
 
     name: str
-    kernel_name: str  # of the kernel distance over these features, and of the Fréchet distance
+    kernel_name: str
     frechet_name: str
     definition: str
     dim: int
     weights_sha256: str
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return the features (N, dim) of uint8 images (N, 3, H, W) on the device."""
+    compute: Callable[[Tensor], Tensor]
 
 
-class AlexFeatures:
-    """AlexNet's fifth convolution after ReLU, averaged over all positions: 256 features."""
+def alex_features(device: torch.device, listen: Listener) -> SetFeatures:
+    """Load AlexNet, whose weights ship with aecli; raises WeightsError if they are damaged."""
+    network = LPIPS.from_net("alex", listen=listen).to(device)
 
-    name = "alex"
-    kernel_name, frechet_name = "kd-alex", "fd-alex"
-    dim = 256
+    @torch.inference_mode()
+    def compute(images: Tensor) -> Tensor:
+        size = (ALEX_SIDE, ALEX_SIDE)
+        resized = functional.interpolate(images.float(), size, mode="bilinear", antialias=True, align_corners=False)
+        return network.last_activations(resized).mean(dim=(2, 3))
+
     definition = (
         "AlexNet's fifth convolution after ReLU, averaged over positions (256 features), of images resized to 224×224 "
         "(bilinear, antialiased where that is smaller); not the Inception features of FID and KID."
     )
+    return SetFeatures("alex", "kd-alex", "fd-alex", definition, 256, network.weights_sha256, compute)
 
-    def __init__(self, device: torch.device, listen: Listener) -> None:
-        """Load the weights, which ship with aecli; raises WeightsError if they are damaged."""
-        self._net = LPIPS.from_net("alex", listen=listen).to(device)
-        self.weights_sha256 = self._net.weights_sha256
+
+def inception_features(device: torch.device, _listen: Listener) -> SetFeatures:
+    """Load torch-fidelity's Inception network; raises WeightsError if package or weights are missing or damaged."""
+    if not _has_torch_fidelity():
+        raise WeightsError('--features inception needs torch-fidelity\nhint: pip install "aecli[fid]"')
+    path = inception_file()
+    if path is None:
+        raise WeightsError(
+            f"--features inception needs {INCEPTION_FILE}, which was not found\n"
+            f"hint: download {INCEPTION_URL} and put it into {weight_folders()[0]}"
+        )
+    sha256 = _checked(path)
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    network = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(path)).to(device)
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return the features float32 (N, 256) of uint8 (N, 3, H, W) on the device."""
-        size = (ALEX_SIDE, ALEX_SIDE)
-        resized = functional.interpolate(images.float(), size, mode="bilinear", antialias=True, align_corners=False)
-        return self._net.last_activations(resized).mean(dim=(2, 3))
+    def compute(images: Tensor) -> Tensor:
+        features: Tensor = network(images)[0]
+        return features.float()
 
-
-class InceptionFeatures:
-    """The pooled features of FID's Inception network, as torch-fidelity computes them: 2048 features."""
-
-    name = "inception"
-    kernel_name, frechet_name = "kid", "fid"
-    dim = 2048
     definition = (
         "The 2048 pooled features of FID's Inception network (weights of 2015-12-05), of images resized to 299×299 as "
         "TensorFlow 1 does, by torch-fidelity."
     )
-
-    def __init__(self, device: torch.device, _listen: Listener) -> None:
-        """Load the weights; raises WeightsError if the package or the file is missing, or the file is damaged."""
-        if not _has_torch_fidelity():
-            raise WeightsError('--features inception needs torch-fidelity\nhint: pip install "aecli[fid]"')
-        path = inception_file()
-        if path is None:
-            raise WeightsError(
-                f"--features inception needs {INCEPTION_FILE}, which was not found\n"
-                f"hint: download {INCEPTION_URL} and put it into {weight_folders()[0]}"
-            )
-        self.weights_sha256 = _checked(path)
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-        self._net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], str(path)).to(device)
-
-    @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return the features float32 (N, 2048) of uint8 (N, 3, H, W) on the device."""
-        features: Tensor = self._net(images)[0]
-        return features.float()
+    return SetFeatures("inception", "kid", "fid", definition, 2048, sha256, compute)
 
 
-BUILDERS: dict[str, Callable[[torch.device, Listener], SetFeatures]] = {
-    "alex": AlexFeatures,
-    "inception": InceptionFeatures,
-}
+BUILDERS = {"alex": alex_features, "inception": inception_features}
 
 
 def load_features(name: str, device: torch.device, listen: Listener) -> SetFeatures:

@@ -71,22 +71,15 @@ class LPIPS(nn.Module):
 
     @classmethod
     def from_net(cls, net: str, weights: Path | None = None, listen: Listener = ignore) -> "LPIPS":
-        """Build LPIPS over `alex`, `vgg` or `squeeze`, its weights from a file or from where `backbone_weights` looks.
-
-        Raises:
-            WeightsError: the weights can't be found or read, or belong to another network.
-        """
+        """Build LPIPS over `alex`, `vgg` or `squeeze`, with weights of `backbone_weights`; raises WeightsError."""
         return cls(net, backbone_weights(net, weights, listen), head_weights(net))
 
     @torch.inference_mode()
     def features(self, images: Tensor) -> Features:
         """Return the activations of each tapped layer for images uint8 (N, 3, H, W), normalised over channels.
 
-        Returns:
-            Float32 (N, C, h, w) a layer, each position a vector of length 1.
-
-        Raises:
-            ValueError: the images are not uint8 (N, 3, H, W), or a side is shorter than `MIN_SIDE[net]`.
+        They are float32 (N, C, h, w), each position a vector of length 1. Raises ValueError for anything but uint8
+        (N, 3, H, W), or a side shorter than `MIN_SIDE[net]`.
         """
         check_images(images, MIN_SIDE[self.net])
         maps = []
@@ -200,19 +193,18 @@ _NETWORKS = {
 
 def _load(backbone: nn.Sequential, weights: Weights, net: str) -> None:
     """Load tensors named `features.N.…`; others, such as a classifier's, are ignored."""
-    wanted = {f"features.{name}": value for name, value in backbone.state_dict().items()}
-    missing = [name for name in wanted if name not in weights.tensors]
-    shapes = {name: tuple(weights.tensors[name].shape) for name in wanted if name in weights.tensors}
-    misfits = [
-        f"{name} is {shape}, not {tuple(wanted[name].shape)}"
-        for name, shape in shapes.items()
-        if shape != wanted[name].shape
+    expected = backbone.state_dict()
+    found = {name: weights.tensors.get(f"features.{name}") for name in expected}
+    problems = [f"features.{name} is missing" for name, value in found.items() if value is None]
+    problems += [
+        f"features.{name} is {tuple(value.shape)}, not {tuple(expected[name].shape)}"
+        for name, value in found.items()
+        if value is not None and value.shape != expected[name].shape
     ]
-    problems = [f"{name} is missing" for name in missing] + misfits
     if problems:
         more = f" and {len(problems) - 2} more" if len(problems) > 2 else ""
         raise WeightsError(
             f"{weights.path}: not the weights of LPIPS {net} ({', '.join(problems[:2])}{more})\n"
-            f"hint: expected torchvision's names and shapes, as in {BACKBONES[net].torchvision}"
+            f"hint: expected torchvision's names and shapes, as in {BACKBONES[net]}"
         )
-    backbone.load_state_dict({name: weights.tensors[f"features.{name}"] for name in backbone.state_dict()})
+    backbone.load_state_dict(found)

@@ -26,6 +26,8 @@ from aecli.storage.strict_json import short_repr
 
 FOLDER_VARIABLE = "AECLI_WEIGHTS"
 DOWNLOADS = "https://download.pytorch.org/models"
+# torchvision's files, each of a whole network. The convolutions alone may be in, say, vgg16_features.safetensors.
+BACKBONES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
 SHIPPED = {"alex": Path(__file__).parent / "weights" / "alexnet_features.safetensors"}
 
 _TIMEOUT = 30  # seconds without a byte
@@ -36,26 +38,6 @@ _DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 _LOAD_ERRORS = (pickle.UnpicklingError, zipfile.BadZipFile, struct.error, RuntimeError, ValueError, TypeError,
                 LookupError, ArithmeticError, AttributeError, AssertionError, MemoryError, OSError,
                 EOFError)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """File names of a network's convolution weights: `features` holds them alone, `torchvision` the whole network."""
-
-    features: str
-    torchvision: str
-
-    @property
-    def url(self) -> str:
-        """Where torchvision's file is downloaded from."""
-        return f"{DOWNLOADS}/{self.torchvision}"
-
-
-BACKBONES = {
-    "alex": Backbone("alexnet_features.safetensors", "alexnet-owt-7be5be79.pth"),
-    "vgg": Backbone("vgg16_features.safetensors", "vgg16-397923af.pth"),
-    "squeeze": Backbone("squeezenet1_1_features.safetensors", "squeezenet1_1-b8a52dc0.pth"),
-}
 
 
 @dataclass(frozen=True)
@@ -77,16 +59,13 @@ def backbone_weights(net: str, given: Path | None, listen: Listener) -> Weights:
     In this order: the file `given`; the one that ships with aecli; the folder `$AECLI_WEIGHTS`; torch hub's cache; a
     download into that cache.
 
-    Args:
-        net: `alex`, `vgg` or `squeeze`.
-        given: a `.safetensors` file or torchvision's `.pth`.
-        listen: is told about a download.
+    `given` is a `.safetensors` file or torchvision's `.pth`.
 
     Raises:
         WeightsError: they can't be found or downloaded, or the file is damaged.
     """
     path = _find(net, given, listen)
-    url = BACKBONES[net].url if path.name == BACKBONES[net].torchvision else None
+    url = f"{DOWNLOADS}/{path.name}" if path.name == BACKBONES[net] else None
     sha256 = checked_sha256(path, f"the weights of LPIPS {net}", url)
     return Weights(_read(path, net, "expected a .safetensors file, or torchvision's .pth"), path, sha256)
 
@@ -107,8 +86,7 @@ def head_weights(net: str) -> dict[str, Tensor]:
 def checked_sha256(path: Path, what: str, url: str | None) -> str:
     """Return the SHA-256 of a file, checked against the digits in its name if it was downloaded from `url`.
 
-    Raises:
-        WeightsError: it doesn't match, or the file can't be read; `what` describes the file.
+    Raises WeightsError if it doesn't match, or the file, described by `what`, can't be read.
     """
     try:
         sha256 = sha256_of(path)
@@ -127,11 +105,7 @@ def weight_folders() -> list[Path]:
 
 
 def load_pickle(path: Path, map_location: str = "cpu") -> Any:
-    """Load a `.pth`; its pickle can create tensors and plain containers only.
-
-    Raises:
-        UnreadableWeights: the file is damaged, compressed, or not of this kind.
-    """
+    """Load a `.pth`, whose pickle can create tensors and plain containers only; raises UnreadableWeights."""
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
@@ -150,28 +124,26 @@ def _find(net: str, given: Path | None, listen: Listener) -> Path:
         return given
     if net in SHIPPED:
         return SHIPPED[net]
-    backbone = BACKBONES[net]
-    folders = weight_folders()
-    cache = folders[-1]
+    name, folders = BACKBONES[net], weight_folders()
     for folder in folders:
-        for name in (backbone.features, backbone.torchvision):
-            if (folder / name).is_file():
-                return folder / name
-    target = cache / backbone.torchvision
-    listen(Notice(f"downloading {backbone.url} to {target}"))
+        for path in (folder / f"{name.partition('-')[0]}_features.safetensors", folder / name):
+            if path.is_file():
+                return path
+    target, url = folders[-1] / name, f"{DOWNLOADS}/{name}"
+    listen(Notice(f"downloading {url} to {target}"))
     try:
-        _download(backbone, target, listen)
+        _download(url, target, listen)
     except (OSError, HTTPException, OutputError, WeightsError) as error:
         raise WeightsError(
-            f"LPIPS {net} needs {backbone.torchvision}, and the download failed ({message_of(error)})\n"
-            f"hint: download {backbone.url} elsewhere and put it into {cache}, or name the file with --lpips-weights"
+            f"LPIPS {net} needs {name}, and the download failed ({message_of(error)})\n"
+            f"hint: download {url} elsewhere and put it into {folders[-1]}, or name the file with --lpips-weights"
         ) from error
     return target
 
 
-def _download(backbone: Backbone, target: Path, listen: Listener) -> None:
+def _download(url: str, target: Path, listen: Listener) -> None:
     digest = hashlib.sha256()
-    request = Request(backbone.url, headers={"User-Agent": "aecli"})
+    request = Request(url, headers={"User-Agent": "aecli"})
     with urlopen(request, timeout=_TIMEOUT) as response, atomic_write(target) as file:
         total = int(response.headers.get("Content-Length") or 0)
         done = 0

@@ -23,17 +23,14 @@ def build(_config: EvalConfig) -> Metric:
 
 
 def mse(a: Tensor, b: Tensor) -> Tensor:
-    """Mean squared error of each pair, over pixels and channels.
+    """Mean squared error of each pair, over pixels and channels; the sum of squares is exact.
 
     Args:
-        a: uint8 (N, 3, H, W).
+        a: uint8 (N, 3, H, W); ValueError for anything else.
         b: the same shape and device.
 
     Returns:
-        (N,) float64 on the CPU, from 0 to 255². The sum of squares is exact.
-
-    Raises:
-        ValueError: the shapes differ, or the images are not uint8 (N, 3, H, W).
+        (N,) float64 on the CPU, from 0 to 255².
     """
     check_pairs(a, b, MIN_SIDE)
     if a.device.type == "mps":  # has no float64
@@ -45,17 +42,9 @@ def mse(a: Tensor, b: Tensor) -> Tensor:
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each pair, 10·log10(255² / MSE), in dB.
+    """Peak signal-to-noise ratio of each pair (as for `mse`), 10·log10(255² / MSE), in dB: (N,) float64 on the CPU.
 
-    Args:
-        a: uint8 (N, 3, H, W).
-        b: the same shape and device.
-
-    Returns:
-        (N,) float64 on the CPU; infinite where the two images are identical.
-
-    Raises:
-        ValueError: the shapes differ, or the images are not uint8 (N, 3, H, W).
+    It is infinite where the two images are identical.
     """
     return 10 * torch.log10(PEAK**2 / mse(a, b))
 

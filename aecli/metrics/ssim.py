@@ -49,7 +49,7 @@ def ssim(a: Tensor, b: Tensor, window: str = "gaussian") -> Tensor:
     """Mean structural similarity of each pair, over channels and over the positions where the whole window fits.
 
     Args:
-        a: uint8 (N, 3, H, W).
+        a: uint8 (N, 3, H, W), no side shorter than `MIN_SIDE[window]`; ValueError for anything else.
         b: the same shape and device.
         window: `gaussian` (11×11, σ 1.5, population covariance: the paper's) or `uniform` (7×7, sample covariance:
             scikit-image's default).
@@ -57,10 +57,6 @@ def ssim(a: Tensor, b: Tensor, window: str = "gaussian") -> Tensor:
     Returns:
         (N,) float64 on the CPU, at most 1. Computed in float64: the variances are differences of large numbers, which
         float32 gets wrong in flat bright regions by far more than 1e-6.
-
-    Raises:
-        ValueError: the shapes differ, a side is shorter than `MIN_SIDE[window]`, or the images are not uint8
-            (N, 3, H, W).
     """
     check_pairs(a, b, MIN_SIDE[window])
     if a.device.type == "mps":  # has no float64

@@ -15,7 +15,7 @@ from aecli.errors import ConfigError, DataError, WeightsError
 from aecli.evaluation.sets import evaluate_sets
 from aecli.metrics import feature_networks
 from aecli.metrics.distribution_distances import frechet_distance, kernel_distance, manifold, nearest_distances
-from aecli.metrics.feature_networks import AlexFeatures, load_features
+from aecli.metrics.feature_networks import load_features
 from aecli.progress import ignore
 from tests.support.ranks import run_ranks
 from tests.support.trained import fails, invoke, ok, ok_json
@@ -62,7 +62,7 @@ def there_folder(name):
 def features(folder):
     files = sorted(folder.glob("*.png"))
     stack = np.stack([np.asarray(Image.open(file).convert("RGB")) for file in files])
-    return AlexFeatures(CPU, ignore)(torch.from_numpy(stack).permute(0, 3, 1, 2)).double().numpy()
+    return load_features("alex", CPU, ignore).compute(torch.from_numpy(stack).permute(0, 3, 1, 2)).double().numpy()
 
 
 def test_figures_are_those_by_hand():

@@ -14,7 +14,7 @@ from skimage.data import astronaut
 from aecli.errors import WeightsError
 from aecli.metrics import network_weights
 from aecli.metrics.lpips import LPIPS
-from aecli.metrics.network_weights import SHIPPED, Backbone
+from aecli.metrics.network_weights import SHIPPED
 from aecli.progress import Notice, Progress
 
 
@@ -76,8 +76,7 @@ class TestWhereWeightsAreFound:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         monkeypatch.setattr(network_weights, "DOWNLOADS", f"http://127.0.0.1:{server.server_port}/models")
-        backbone = Backbone("squeezenet1_1_features.safetensors", f"squeezenet1_1-{digest[:8]}.pth")
-        monkeypatch.setitem(network_weights.BACKBONES, "squeeze", backbone)
+        monkeypatch.setitem(network_weights.BACKBONES, "squeeze", f"squeezenet1_1-{digest[:8]}.pth")
         yield sent
         server.shutdown()
         thread.join()
@@ -109,7 +108,7 @@ class TestWhereWeightsAreFound:
         assert isinstance(heard[0], Notice)
         assert isinstance(heard[-1], Progress)
         assert heard[-1].done == heard[-1].total == len(served["body"])
-        kept = self.hub / "checkpoints" / network_weights.BACKBONES["squeeze"].torchvision
+        kept = self.hub / "checkpoints" / network_weights.BACKBONES["squeeze"]
         assert kept.read_bytes() == served["body"]
         served["body"] = b""
         self.assert_loaded(LPIPS.from_net("squeeze"), lpips_references[1]["squeeze"])

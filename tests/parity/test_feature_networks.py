@@ -5,7 +5,8 @@ import torch
 
 from aecli.errors import WeightsError
 from aecli.metrics import feature_networks
-from aecli.metrics.feature_networks import AlexFeatures, load_features
+from aecli.metrics.feature_networks import load_features
+from aecli.metrics.lpips import LPIPS
 from aecli.progress import ignore
 
 SIDE = 64
@@ -17,9 +18,9 @@ def test_features_are_alexnets_own():
 
     torch.manual_seed(0)
     images = torch.randint(0, 256, (3, 3, SIDE, SIDE), dtype=torch.uint8)
-    ours = AlexFeatures(CPU, ignore)
+    ours = load_features("alex", CPU, ignore).compute
     theirs = torchvisions(weights=None).features[:12].eval()
-    theirs.load_state_dict(ours._net.backbone.state_dict())
+    theirs.load_state_dict(LPIPS.from_net("alex").backbone.state_dict())
     # LPIPS' constants for images in [-1, 1] are ImageNet's mean and deviation, rounded.
     scaled = torch.nn.functional.interpolate(images / 127.5 - 1, (224, 224), mode="bilinear", antialias=True)
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
@@ -45,7 +46,7 @@ def test_inception_features_are_torch_fidelitys(tmp_path, monkeypatch):
     ours = load_features("auto", CPU, ignore)
     assert (ours.name, ours.kernel_name, ours.frechet_name) == ("inception", "kid", "fid")
     images = torch.randint(0, 256, (2, 3, SIDE, SIDE), dtype=torch.uint8)
-    assert torch.equal(ours(images), theirs(images)[0])
+    assert torch.equal(ours.compute(images), theirs(images)[0])
     (tmp_path / name).write_bytes(b"damaged")
     with pytest.raises(WeightsError, match="damaged"):
         load_features("inception", CPU, ignore)

@@ -77,7 +77,6 @@ def decode(image: ImageRef) -> Pixels:
 
     Raises:
         DecodeError: the image is damaged, truncated, too large, of another format, or of an unsupported value range.
-
     """
     return _decoded(image, np.array)
 
@@ -87,7 +86,6 @@ def image_size(image: ImageRef) -> tuple[int, int]:
 
     Raises:
         DecodeError: the header is damaged, or the image too large or of another format.
-
     """
     with _as_decode_error(image), ExitStack() as reserved:
         return _upright_size(*_open(image, reserved))
@@ -123,7 +121,6 @@ def fit(pixels: Pixels, size: int, how: str) -> Pixels:
 
     Raises:
         DataError: a crop of an image so elongated that resized it would have more than `PIXEL_LIMIT` pixels.
-
     """
     try:
         return np.array(_fit(Image.fromarray(pixels), size, how))
@@ -136,7 +133,6 @@ def decode_fitted(image: ImageRef, size: int, how: str) -> Pixels:
 
     Raises:
         DecodeError: the image can't be decoded, or is too elongated to be cropped.
-
     """
     return _decoded(image, lambda picture: np.array(_fit(picture, size, how)))
 

@@ -71,11 +71,7 @@ class OnTheFly:
 
 
 def require_few_broken(skipped: Mapping[str, str], total: int) -> None:
-    """Refuse a set of `total` images of which more than `BROKEN_LIMIT` couldn't be decoded (name -> reason).
-
-    Raises:
-        DataError: it names the first few.
-    """
+    """Raise DataError if more than `BROKEN_LIMIT` of `total` images couldn't be decoded (`skipped`: name -> reason)."""
     if len(skipped) > BROKEN_LIMIT * total:
         raise DataError(
             f"{len(skipped)} of {total} images can't be decoded, more than {BROKEN_LIMIT:.0%}: {summarize(skipped)}\n"

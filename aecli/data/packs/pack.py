@@ -61,7 +61,6 @@ def pack_images(images: Sequence[ImageRef], size: int, how: str, cache: str, wor
         DataError: more than 1 % of the images can't be decoded.
         ConfigError: `AECLI_CACHE_GB` is not a number.
         OutputError: the cache can't be written.
-
     """
     needed = len(images) * 3 * size * size
     if cache == "off" or not images:
@@ -72,8 +71,7 @@ def pack_images(images: Sequence[ImageRef], size: int, how: str, cache: str, wor
     folder = root / pack_key(images, size, how)
     budget = caches.budget_bytes()
     try:
-        pack = _read_pack(folder, images, size)
-        if pack is not None:
+        if pack := _read_pack(folder, images, size):
             return pack
         if needed > budget:
             limit = f"the {budget / 1e9:g} GB that {caches.BUDGET_VARIABLE} allows the image cache"
@@ -81,8 +79,7 @@ def pack_images(images: Sequence[ImageRef], size: int, how: str, cache: str, wor
         root.mkdir(parents=True, exist_ok=True)
         with closing(caches.lock_of(folder)) as lock:
             yield from _wait(lock, folder, size, len(images))
-            pack = _read_pack(folder, images, size)
-            if pack is not None:
+            if pack := _read_pack(folder, images, size):
                 return pack
             caches.remove_leftovers(folder, lock)
             if not caches.make_room(root, needed, budget, folder.name):
@@ -228,20 +225,14 @@ def describe(size: int, how: str, images: int, skipped: dict[str, str]) -> dict[
 
 def _install(building: Path, folder: Path, images: Sequence[ImageRef], size: int) -> Pack:
     """Rename `building` to `folder`, unless another process was first; replaces a damaged pack."""
-    failure = OSError(f"{folder} does not hold what was written")
-    for _ in range(2):
-        try:
-            building.rename(folder)
-        except OSError as error:
-            failure = error
-            pack = _read_pack(folder, images, size)
-            if pack is not None:
-                return pack
-            caches.drop(folder)
-        else:
-            fsync_folder(folder.parent)
-            break
-    pack = _read_pack(folder, images, size)
-    if pack is None:
-        raise failure
-    return pack
+    try:
+        building.rename(folder)
+    except OSError:
+        if pack := _read_pack(folder, images, size):
+            return pack
+        caches.drop(folder)
+        building.rename(folder)
+    fsync_folder(folder.parent)
+    if pack := _read_pack(folder, images, size):
+        return pack
+    raise OSError(f"{folder} does not hold what was written")

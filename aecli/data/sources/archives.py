@@ -8,21 +8,13 @@ from aecli.errors import DataError, single_line
 
 
 def check_path(holds: str, path: str) -> None:
-    """Refuse a member's path that is absolute or leads out of its archive; `holds` begins the message.
-
-    Raises:
-        DataError: the path is one of these.
-    """
+    """Raise DataError for a member's path that is absolute or leads out of its archive; `holds` begins the message."""
     if path.startswith("/") or re.match(r"[A-Za-z]:", path) or ".." in path.split("/"):
         raise DataError(f"{holds}: this path leads out of the archive, which is not to be trusted")
 
 
 def check_folders(source: str, names: Iterable[str]) -> None:
-    """Refuse a name that is also the folder of another: no file system can hold both, nor what is written from them.
-
-    Raises:
-        DataError: there is such a name.
-    """
+    """Raise DataError for a name that is also the folder of another: no file system can hold both."""
     known = set(names)
     folders: set[str] = set()
     for name in known:

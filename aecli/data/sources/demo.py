@@ -34,7 +34,6 @@ def list_demo() -> list[ImageRef]:
 
     Raises:
         DataError: scikit-image's data is not installed.
-
     """
     package = importlib.util.find_spec("skimage")  # importing it takes a while
     folders = (package.submodule_search_locations if package else None) or []

@@ -32,7 +32,6 @@ def list_images(source: str) -> list[ImageRef]:
 
     Raises:
         DataError: the source is missing, unreadable, of no known kind, or holds no image.
-
     """
     if source == "demo":
         images = list_demo()

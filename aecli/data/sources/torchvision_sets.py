@@ -36,7 +36,6 @@ def list_torchvision(text: str) -> list[ImageRef]:
 
     Raises:
         DataError: the dataset is unknown, can't be downloaded, needs more arguments than a split, or holds no images.
-
     """
     import torchvision  # takes seconds, which only this source should cost
 
