@@ -64,8 +64,8 @@ def test_a_file_cut_short_between_header_and_tensors_is_told(path):
 LIES = {
     "offsets past the end": (lambda h: h["weight"].update(data_offsets=[0, 2**40]), "invalid (shape|offset)"),
     "offsets reversed": (lambda h: h["weight"]["data_offsets"].reverse(), "invalid offset"),
-    "offsets below zero": (lambda h: h["weight"].update(data_offsets=[-24, 0]), "expected usize"),
-    "offsets of three": (lambda h: h["weight"]["data_offsets"].append(0), "invalid length 3"),
+    "offsets below zero": (lambda h: h["weight"].update(data_offsets=[-24, 0]), "invalid offset"),
+    "offsets of three": (lambda h: h["weight"]["data_offsets"].append(0), "invalid offset"),
     "two in one place": (lambda h: h["half"].update(shape=[6], dtype="F32", data_offsets=h["weight"]["data_offsets"]),
                          "invalid offset|header asks for"),
     "one left out": (lambda h: h.pop("half"), "header asks for"),
@@ -137,9 +137,8 @@ def test_booleans_other_than_0_and_1_are_refused(path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits its own address space")
-@pytest.mark.parametrize("spare", [50, 150])
-def test_too_little_memory_is_a_memory_error(path, spare):
-    """Whether the file's bytes don't fit, or the tensors made of them."""
+@pytest.mark.parametrize(("spare", "outcome"), [(50, "MemoryError"), (150, "read")])
+def test_reading_takes_the_size_of_the_file_and_too_little_memory_is_a_memory_error(path, spare, outcome):
     save_file({"weight": torch.zeros(25 * 10**6)}, path)
     script = f"""
 import resource
@@ -150,11 +149,12 @@ with open_tensors(Path({str(path)!r})) as file:
     resource.setrlimit(resource.RLIMIT_AS, (used + {spare} * 10**6,) * 2)
     try:
         file.read()
+        print("read")
     except MemoryError:
         print("MemoryError")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
-    assert done.stdout == "MemoryError\n", done.stderr
+    assert done.stdout == f"{outcome}\n", done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/maps")
