@@ -1,5 +1,6 @@
 """Fixtures of several rooms: folders of images, and two tiny trained runs."""
 
+import os
 import shutil
 import signal
 import warnings
@@ -16,6 +17,20 @@ from tests.support.vectors import normal
 pytest.register_assert_rewrite(
     "tests.soak.runs", *(f"tests.support.{name}" for name in ("data", "processes", "ranks", "trained"))
 )
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads what this sets
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Spread a run of the whole suite over two processes of one thread each.
+
+    Named files or tests stay in one process, as does all with `-n 0`, and what prints (`-s`) or stops (`--pdb`).
+    """
+    option = config.option
+    is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
+    if is_whole and getattr(option, "numprocesses", 0) is None:
+        if not (option.usepdb or option.collectonly or option.capture == "no"):
+            option.numprocesses, option.dist = min(2, os.cpu_count() or 1), "worksteal"
+            os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def pytest_configure() -> None:

@@ -178,6 +178,7 @@ def check_processes(place: Path, count: int, most_commands: int = 5, threads: in
             assert digest(here / name) == digest(place / "p0" / name), f"{name} in {environment}"
 
 
+@pytest.mark.slow
 def test_neither_hashing_nor_time_zone_nor_locale_change_anything(mixed):
     check_processes(mixed, 2, most_commands=2)
 
