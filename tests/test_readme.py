@@ -115,7 +115,9 @@ def desk(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("page", RUN_PAGES)
+@pytest.mark.parametrize(
+    "page", [page if page == "README.md" else pytest.param(page, marks=pytest.mark.slow) for page in RUN_PAGES]
+)
 def test_the_commands_of_a_page_run_in_order(page, desk, monkeypatch):
     monkeypatch.setattr("aecli.training.observers.previews.draw_curves", lambda rows: b"")
     for line in (line for where, line in LINES if where == page and line.startswith(RUN_HERE)):
@@ -133,6 +135,7 @@ def test_the_commands_of_a_page_run_in_order(page, desk, monkeypatch):
             assert result.exit_code == 0, f"{line}\n{result.output}"
 
 
+@pytest.mark.slow
 def test_the_python_runs(desk):
     code = re.search(r"```python\n(.*?)```", TEXTS["README.md"], re.DOTALL)[1]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

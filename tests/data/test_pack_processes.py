@@ -108,6 +108,7 @@ def test_a_lock_file_of_another_user_stops_nobody(tmp_path, monkeypatch):
 # Packs
 
 
+@pytest.mark.slow
 def test_processes_at_once_end_with_one_pack_built_once(folder, cache_folder):
     processes = [start(folder, cache_folder, 0.05) for _ in range(3)]
     said = [process.communicate(timeout=60)[0] for process in processes]

@@ -25,6 +25,7 @@ def command(tmp_path):
             "--report", tmp_path / "page.html"]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_hostile_names_are_names(tmp_path, visit):
     for seed, folder in enumerate(("truth", "pred")):
         save_image(tmp_path / folder / f"{HOSTILE}.png", picture(16, 16, seed))
@@ -40,6 +41,7 @@ def test_hostile_names_are_names(tmp_path, visit):
     assert view.page.locator("img[src=x], b").count() == 0
 
 
+@pytest.mark.slow
 def test_pictures_in_a_folder_are_loaded_as_they_come_into_view(tmp_path, command, monkeypatch, visit, browser):
     monkeypatch.setattr(pictures, "EMBED_BYTES", 0)
     for index in range(150):
@@ -93,6 +95,7 @@ def test_ten_thousand(tmp_path, command, visit):
     assert sorted(view.names()) == ["00999.png", *(f"0999{last}.png" for last in range(10))]
 
 
+@pytest.mark.slow
 def test_processes_write_the_page_of_one(measured):
     place, pages = measured[0].parent, []
     arguments = ["eval", "--gt", "truth", "--pred", "ae", "--pred", "vae", "--report", "ranks.html"]
@@ -103,6 +106,7 @@ def test_processes_write_the_page_of_one(measured):
     assert pages[0] == pages[1]
 
 
+@pytest.mark.slow
 def test_an_image_that_can_not_be_read_is_left_out(tmp_path, command, visit):
     for index in range(4):
         for seed, folder in enumerate(("truth", "pred")):

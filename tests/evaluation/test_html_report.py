@@ -56,6 +56,7 @@ class TestTheList:
         assert len(figures) == 2 * 3 * 3 and all(figure in table for figure in figures)
 
 
+@pytest.mark.slow
 class TestOneImage:
     def test_numbers_and_place(self, measured, visit):
         page, rows, _ = measured
@@ -123,6 +124,7 @@ class TestOneImage:
         assert view.page.inner_text("#viewer-name") == "four.png"
 
 
+@pytest.mark.slow
 class TestAccessibility:
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_axe_finds_no_violation_of_wcag(self, measured, visit, scheme):

@@ -38,14 +38,14 @@ def measure(place, size, *options):
 
 
 class TestTheSameReport:
-    @pytest.mark.parametrize("size", [2, 3])
+    @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
     @pytest.mark.parametrize("options", [["--json"], ["--metrics", "ssim,psnr", "--batch-size", "64"]])
     def test_as_of_one_process(self, place, size, options):
         alone = measure(place, 1, *options)
         assert len(alone[2].splitlines()) == 1 + 2 * 11
         assert measure(place, size, *options) == alone
 
-    @pytest.mark.parametrize("size", [2, 3])
+    @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
     def test_without_what_can_not_be_measured(self, place, size):
         """In the order in which one process meets it, whether in names, headers or pixels."""
         for name in ("low/09.jpg", "low/01.jpg", "high/06.jpg", "low/00.jpg", "high/07.jpg", "low/03.jpg"):
@@ -115,7 +115,7 @@ class TestFailures:
             save_image(place / "high" / f"{number:02}.jpg", picture(20, 33))
         assert self.fail(place, 3) == self.fail(place, 1)
 
-    @pytest.mark.parametrize("size", [2, 3])
+    @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
     def test_in_pixels_are_those_of_one_process(self, place, size):
         """Images are measured in batches by size: the first batch with a truncated one is reported, whoever has it."""
         for name in ("low/04.jpg", "high/06.jpg", "low/10.jpg"):

@@ -32,7 +32,7 @@ def run(place, size, *arguments, out):
 
 
 class TestReconstruct:
-    @pytest.mark.parametrize("size", [2, 3])
+    @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
     @pytest.mark.parametrize("options", [["--native"], ["--batch-size", "2"], ["--json", "--workers", "3"]])
     def test_the_same_files_as_one_process(self, place, size, options):
         command = ["reconstruct", "--model", "vae", "--data", "mixed", *options]
@@ -105,7 +105,7 @@ def _fill_the_disk_of_the_second():
 
 
 class TestSample:
-    @pytest.mark.parametrize("size", [2, 3])
+    @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
     @pytest.mark.parametrize("out", [("alone", "shared"), ("alone.png", "shared.png")])
     @pytest.mark.parametrize("n", ["150", "5"])
     def test_the_same_files_as_one_process(self, place, size, out, n):

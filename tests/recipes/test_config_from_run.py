@@ -1,6 +1,7 @@
 """`train --config RUN`: a run repeated from its folder."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -15,11 +16,22 @@ BEGUN = ["train", "vae", "--data", "images", "--image-size", "32", "--width", "2
          "--quiet"]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def begun(tmp_path_factory):
+    place = tmp_path_factory.mktemp("begun")
+    write_images(place / "images", list("abcdefghijk"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        ok(*BEGUN)
+    return place
+
+
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    write_images(tmp_path / "images", list("abcdefghijk"))
+def place(begun, tmp_path, monkeypatch):
+    """A working folder with a copy of the finished run, which was trained on the images of another folder."""
+    shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    ok(*BEGUN)
+    monkeypatch.setattr("aecli.training.observers.previews.draw_curves", lambda rows: b"curves")
     return tmp_path
 
 

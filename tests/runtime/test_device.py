@@ -73,6 +73,7 @@ def test_a_cuda_number_beyond_the_last_is_refused(hardware):
         resolve_device("cuda:2")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's memory is kept")
 def test_freed_memory_is_kept_for_the_next_tensors():
     """Writing into memory that the process already has faults no pages in."""
@@ -99,6 +100,7 @@ def test_freed_memory_is_kept_for_the_next_tensors():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system itself keeps them apart")
+@pytest.mark.slow
 def test_peak_memory_is_this_processes_own_and_counts_bytes():
     """Linux hands the figure of getrusage down to the processes that a larger one starts."""
     child = "import torch; from aecli.runtime.memory import peak_memory; print(peak_memory(torch.device('cpu')))"

@@ -199,6 +199,7 @@ def test_what_is_not_changed_is_taken(genuine, tmp_path):
         use(tmp_path / name, tmp_path)
 
 
+@pytest.mark.slow
 def test_some_hundred_hostile_files_are_loaded_right_or_refused_in_a_line(genuine, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.path", list(sys.path))
     work(range(232), genuine, tmp_path)

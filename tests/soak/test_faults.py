@@ -137,6 +137,7 @@ def go_on(place, whole, about, command=RUN):
     assert_same_run(whole, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_a_write_that_fails_costs_no_more_than_time(whole, way):
     number = (1 + WAYS.index(way)) * len(changes(whole)) // 5
@@ -182,6 +183,7 @@ def sizes(whole):
     return sorted({file.stat().st_size for file in (whole / "whole").rglob("*") if file.is_file()})
 
 
+@pytest.mark.slow
 def test_a_file_that_cannot_grow_is_told(whole):
     assert stop_at_size(whole, sizes(whole)[-1] // 2) == 1
 

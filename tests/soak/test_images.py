@@ -213,8 +213,7 @@ def show(kind: str, count: int, total: Tally, seconds: float) -> None:
 @pytest.mark.parametrize(
     ("kind", "count"),
     [
-        ("image", 300),
-        ("zip", 100),
+        *(pytest.param(k, n, marks=pytest.mark.slow) for k, n in (("image", 300), ("zip", 100))),
         *(pytest.param(k, n, marks=pytest.mark.soak) for k, n in (("image", 120_000), ("zip", 20_000))),
     ],
 )
@@ -247,8 +246,7 @@ def most_memory(kind: str, side: int, conn: Connection) -> None:
 @pytest.mark.parametrize(
     ("kind", "side"),
     [
-        ("rgba", 3000),
-        ("wide", 3000),
+        *(pytest.param(kind, 3000, marks=pytest.mark.slow) for kind in ("rgba", "wide")),
         *(
             pytest.param(kind, 16_383, marks=pytest.mark.soak)
             for kind in ("png", "rgba", "wide", "float", "jpeg", "webp")

@@ -68,6 +68,7 @@ def interrupt_many(place: Path, count: int, seed: int) -> dict[int, int]:
     return statuses
 
 
+@pytest.mark.slow
 def test_a_signal_at_a_random_moment_ends_a_command_in_a_line_and_leaves_nothing_half_done(trained):
     assert sum(interrupt_many(trained, 3, seed=1).values()) == 3
 
@@ -103,6 +104,7 @@ def fill(number: int) -> None:
     os.set_inheritable(reading, True)
 
 
+@pytest.mark.slow
 def test_a_stream_that_takes_nothing_is_no_reason_to_stay(trained):
     child = begin(trained, COMMANDS["grid"], partial(fill, 2))  # waits to say that there are but 3 images
     time.sleep(3)

@@ -68,6 +68,7 @@ def race(whole, trial):
     return "killed" if killed else f"{len(refused)} refused"
 
 
+@pytest.mark.slow
 def test_at_once(whole):
     for trial in range(2):
         race(whole, trial)

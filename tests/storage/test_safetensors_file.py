@@ -137,6 +137,7 @@ def test_booleans_other_than_0_and_1_are_refused(path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits its own address space")
+@pytest.mark.slow
 @pytest.mark.parametrize(("spare", "outcome"), [(50, "MemoryError"), (150, "read")])
 def test_reading_takes_the_size_of_the_file_and_too_little_memory_is_a_memory_error(path, spare, outcome):
     save_file({"weight": torch.zeros(25 * 10**6)}, path)
