@@ -9,11 +9,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from aecli.errors import OutputError
-from aecli.runs import checkpoints
-from tests.support.trained import NAMES, TRAIN, fails, invoke, ok, ok_json, pngs, rewrite
+from tests.support.trained import NAMES, TRAIN, fails, ok, ok_json, pngs, rewrite
 
-# What a checkpoint says of itself
+# The document of a checkpoint
 
 
 @pytest.mark.parametrize("model", ["ae", "vae"])
@@ -30,39 +28,25 @@ def test_metadata_is_one_document_beside_the_format(trained, model):
     assert list(load_file(f"runs/{model}/model.safetensors"))  # nothing but safetensors is needed to read it
 
 
-def test_a_write_that_fails_leaves_the_old_checkpoint(run, monkeypatch):
-    path = run / "model.safetensors"
-    before = path.read_bytes()
-
-    def fail(source, target):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.replace", fail)
-    with pytest.raises(OutputError, match=r"model\.safetensors can't be written: No space left on device"):
-        checkpoints.save(path, {"a": torch.zeros(3)}, {"model": "ae"})
-    assert path.read_bytes() == before
-    assert not list(run.glob(".*")) and not list(run.glob("*.tmp"))
-
-
 # Files that are not whole, or not ours
 
 
 @pytest.mark.parametrize("length", [0, 4, 8, 3000, 100_000])
-def test_a_file_cut_short_is_told(run, length):
+def test_a_file_cut_short_is_refused(run, length):
     path = run / "model.safetensors"
     path.write_bytes(path.read_bytes()[:length])
-    assert f"{path} is not a whole safetensors file" in fails(1, "reconstruct", "--model", str(run), "--out", "x")
+    assert str(path) in fails(1, "reconstruct", "--model", str(run), "--out", "x")
 
 
 @pytest.mark.parametrize("content", [b"\xff" * 4096, b"\x10\0\0\0\0\0\0\0" + b"[" * 16, b"PK\x03\x04" * 99])
-def test_what_is_no_safetensors_file_is_told(trained, content):
+def test_what_is_no_safetensors_file_is_refused(trained, content):
     (trained / "w.safetensors").write_bytes(content)
     assert "w.safetensors" in fails(1, "reconstruct", "--model", "w.safetensors", "--data", "images")
     (trained / "w.pth").write_bytes(content)
     assert "w.pth" in fails(1, "grid", "--model", "w.pth", "--data", "images")
 
 
-def test_weights_of_another_program_are_told(trained):
+def test_weights_of_another_program_are_refused(trained):
     save_file({"conv.weight": torch.zeros(3, 3)}, "w.safetensors")
     assert "no weights of an aecli model" in fails(1, "sample", "--model", "w.safetensors")
     save_file(
@@ -91,18 +75,18 @@ def test_weights_of_another_precision_serve(trained, dtype):
     assert pngs(trained / "a") == sorted(NAMES)
 
 
-def test_weights_that_are_whole_numbers_are_told(trained):
+def test_weights_that_are_integers_are_refused(trained):
     tensors = load_file("runs/vae/model.safetensors")
     save_file({key: value.to(torch.int64) for key, value in tensors.items()}, "w.safetensors")
     assert "w.safetensors" in fails(1, "reconstruct", "--model", "w.safetensors", "--data", "images")
 
 
-def test_last_is_told_from_model(trained):
+def test_last_is_distinguished_from_model(trained):
     message = fails(1, "reconstruct", "--model", "runs/vae/last.safetensors")
     assert "last.safetensors" in message and "model.safetensors" in message
 
 
-# Documents that lie
+# Invalid documents
 
 
 CHANGES = {
@@ -133,46 +117,31 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_checkpoints_document_that_makes_no_sense_is_told(run, change):
+def test_an_invalid_document_of_a_checkpoint_is_refused(run, change):
     rewrite(run / "model.safetensors", CHANGES[change])
     assert "model.safetensors" in fails(1, "reconstruct", "--model", str(run), "--out", "x")
 
 
-@pytest.mark.parametrize(
-    "change",
-    [lambda d: d.update(metrics=None), lambda d: d.update(metrics={"val_psnr": "x"}), lambda d: d.update(epoch="x")],
-)
-def test_models_survives_any_document(run, change):
-    rewrite(run / "model.safetensors", change)
-    result = invoke("models", "--runs", "mine")
-    assert result.exit_code in (0, 1)
-
-
 @pytest.mark.parametrize("key", ["epoch", "clock", "best", "rows", "schedule", "lr"])
-def test_a_state_to_continue_from_without_its_parts_is_told(run, key):
+def test_a_state_without_one_of_its_parts_is_refused(run, key):
     rewrite(run / "last.safetensors", lambda d: d.pop(key) and None)
     message = fails(1, "train", "vae", *TRAIN, "--runs", "mine", "--epochs", "3")
     assert "last.safetensors" in message
 
 
-def test_a_state_with_tensors_missing_is_told_and_restart_mends_it(run):
-    tensors = load_file(run / "last.safetensors")
-    del tensors["model.encoder.0.weight"]
-    rewrite(run / "last.safetensors", lambda d: None, tensors)
-    message = fails(1, "train", "vae", *TRAIN, "--runs", "mine", "--epochs", "3")
+@pytest.mark.parametrize("damage", ["tensor missing", "cut short"])
+def test_a_damaged_state_is_refused_with_a_hint_at_restart(run, damage):
+    file = run / "last.safetensors"
+    tensors = load_file(file)
+    if damage == "tensor missing":
+        del tensors["model.encoder.0.weight"]
+        rewrite(file, lambda d: None, tensors)
+    else:
+        file.write_bytes(file.read_bytes()[:1000])
+    command = ["train", "vae", *TRAIN, "--runs", "mine", "--epochs", "3"]
+    message = fails(1, *command)
     assert "last.safetensors" in message and "--restart" in message
-    assert (
-        ok_json("train", "vae", *TRAIN, "--runs", "mine", "--epochs", "1", "--out", str(run), "--restart")["epochs"]
-        == 1
-    )
-
-
-def test_a_state_cut_short_is_told_and_restart_mends_it(run):
-    (run / "last.safetensors").write_bytes((run / "last.safetensors").read_bytes()[:1000])
-    assert "last.safetensors" in fails(1, "train", "vae", *TRAIN, "--runs", "mine")
-    assert ok_json("train", "vae", *TRAIN, "--runs", "mine", "--restart")["run"] == str(
-        run.relative_to(run.parent.parent)
-    )
+    assert ok_json(*command, "--epochs", "1", "--restart")["run"] == "mine/vae"
 
 
 # Code is imported on the user's word only
@@ -223,20 +192,10 @@ def test_a_class_named_by_the_user_is(own_model):
     ],
     ids=lambda content: str(content[:12]),
 )  # fmt: skip
-def test_a_damaged_config_is_told(run, content):
+def test_a_damaged_config_is_refused(run, content):
     (run / "config.json").write_bytes(content)
     for args in (["reconstruct", "--model", str(run), "--out", "x"], ["train", "vae", *TRAIN, "--out", str(run)]):
         assert "config.json" in fails(1, *args)
-
-
-@pytest.mark.parametrize("key", ["image_size", "val_fraction", "val_data"])
-def test_a_config_without_an_option_is_told(run, key):
-    config = json.loads((run / "config.json").read_text())
-    del config["options"][key]
-    (run / "config.json").write_text(json.dumps(config))
-    for args in (["reconstruct", "--model", str(run), "--out", "x"], ["models", "--runs", "mine"]):
-        result = invoke(*args)
-        assert result.exit_code == 0 or "config.json" in result.stderr
 
 
 def test_a_strangers_folder_among_the_runs_stops_nothing(run):
@@ -249,7 +208,7 @@ def test_a_strangers_folder_among_the_runs_stops_nothing(run):
     ok("train", "vae", *TRAIN, "--runs", "mine")
 
 
-def test_a_run_whose_images_are_gone_is_told(run):
+def test_a_run_whose_images_are_gone_is_an_error(run):
     config = json.loads((run / "config.json").read_text())
     config["options"]["data"] = "/absent/images"
     (run / "config.json").write_text(json.dumps(config))
@@ -257,7 +216,7 @@ def test_a_run_whose_images_are_gone_is_told(run):
     assert "/absent/images" in message
 
 
-def test_a_run_without_a_finished_epoch_is_told(run):
+def test_a_run_without_a_finished_epoch_is_an_error(run):
     (run / "model.safetensors").unlink()
     assert "epoch" in fails(1, "reconstruct", "--model", str(run), "--out", "x")
     assert "aecli train vae" in fails(1, "reconstruct", "--model", "vae", "--runs", "mine", "--out", "x")

@@ -1,13 +1,6 @@
-"""What training shows on a terminal, drawn on a screen of 80 columns; and that what is drawn keeps up with the run."""
+"""What training shows on a terminal, on a screen of 80 columns, and how often it draws its curves."""
 
-import fcntl
 import math
-import os
-import pty
-import struct
-import subprocess
-import sys
-import termios
 import time
 from io import BytesIO
 
@@ -19,6 +12,7 @@ from PIL import Image
 from aecli.cli.sparkline import SPARKS, sparkline
 from aecli.figures.curves import ORANGE, draw_curves
 from aecli.training.observers import previews
+from tests.support.terminal import begin_in_terminal, output_of
 from tests.support.trained import ok, write_images
 
 
@@ -45,28 +39,14 @@ def images(tmp_path):
 
 
 def screens(place, columns, *arguments, encoding="utf-8"):
-    """Run `aecli` on a terminal; the screen as it was after each piece of output, and all of the output's lines."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES", "NO_COLOR")}
-    environment |= {"TERM": "xterm-256color", "PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-m", "aecli", *map(str, arguments)], cwd=place, env=environment,
-                               stdin=theirs, stdout=theirs, stderr=theirs)  # fmt: skip
-    os.close(theirs)
+    """Run `aecli` in a terminal; the screen after each piece of output, and how many lines were scrolled away."""
+    process, terminal = begin_in_terminal(place, columns, list(arguments), PYTHONIOENCODING=encoding)
     screen = pyte.HistoryScreen(columns, 24, history=10_000)
-    stream = pyte.ByteStream(screen)
-    seen = []
-    while True:
-        try:
-            piece = os.read(ours, 65536)
-        except OSError:  # the other side is closed
-            break
-        if not piece:
-            break
+    stream, seen = pyte.ByteStream(screen), []
+    for piece in output_of(terminal):
         stream.feed(piece)
         seen.append([line.rstrip() for line in screen.display])
     assert process.wait() == 0, seen[-1]
-    os.close(ours)
     return seen, len(screen.history.top)
 
 
@@ -89,7 +69,7 @@ def test_bars_and_losses_stay_where_they_are(tmp_path, images):
 
 
 @pytest.mark.slow
-def test_a_run_taken_up_again_shows_the_losses_before(tmp_path, images):
+def test_a_resumed_run_shows_its_earlier_losses(tmp_path, images):
     screens(tmp_path, 80, *TRAIN, "--epochs", "6")
     seen, _ = screens(tmp_path, 80, *TRAIN, "--epochs", "8")
     lengths = [len(line.split()[2]) for screen in seen for line in screen if line.startswith("val loss ")]
@@ -108,13 +88,13 @@ class TestCurves:
         drawn = []
         monkeypatch.setattr(previews, "write_preview", lambda session: None)
         monkeypatch.setattr(previews, "draw_curves", lambda rows: drawn.append(len(rows)) or b"")
-        arguments = [*(str(images) if word == "images" else word for word in TRAIN), "--quiet"]
-        ok(*arguments, "--epochs", "30", "--runs", tmp_path / "short")
+        monkeypatch.chdir(tmp_path)
+        ok(*TRAIN, "--epochs", "30", "--quiet", "--runs", "short")
         assert drawn == [*range(1, 11), 20, 30]  # in epochs with pictures only
         drawn.clear()
         monkeypatch.setattr(previews, "CURVES_SECONDS", 0.0)
         monkeypatch.setattr(previews, "CURVES_SHARE", 1e9)
-        ok(*arguments, "--epochs", "15", "--runs", tmp_path / "long")
+        ok(*TRAIN, "--epochs", "15", "--quiet", "--runs", "long")
         assert drawn == list(range(1, 16))
 
     def test_drawing_slowly_is_drawing_seldom(self, monkeypatch):

@@ -7,12 +7,15 @@ from functools import partial
 
 import pytest
 
-from tests.cli.test_environment import COMMANDS, process, shell
+from tests.cli.test_environment import process, shell
 from tests.support.processes import begin, end, redirect
+from tests.support.trained import JOBS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full, and forks")
 
-WROTE = {"train": "run/model.safetensors", "reconstruct": "out/i7.png", "sample": "taken.png", "grid": "taken.png"}
+WRITTEN = {"train": "new/model.safetensors", "reconstruct": "reconstructions/vae/i7.png", "sample": "samples.png",
+           "grid": "grid.png", "eval": "stdout.txt", "models": "stdout.txt"}  # fmt: skip
+FULL = "Error: the result can't be written to stdout: No space left on device"
 
 
 def leave_alone(number: int) -> None:
@@ -24,38 +27,34 @@ def leave_alone(number: int) -> None:
 
 
 @pytest.mark.parametrize("before", [partial(redirect, 2, "/dev/full"), partial(leave_alone, 2)], ids=["full", "unread"])
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", WRITTEN)
 def test_messages_that_cannot_be_written_end_no_work(trained, command, before):
-    (trained / "taken.png").write_text("mine")  # that it is replaced can't be said
-    assert end(begin(trained, COMMANDS[command], before)) == 0
+    (trained / "grid.png").write_text("mine")  # the notice that it is replaced can't be written
+    assert end(begin(trained, JOBS[command], before)) == 0
     assert (trained / "stdout.txt").read_text()
-    if command in WROTE:
-        assert (trained / WROTE[command]).stat().st_size > 100
+    assert (trained / WRITTEN[command]).stat().st_size > 100
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_result_that_cannot_be_written_is_told_when_the_work_is_done(trained, command):
-    assert end(begin(trained, COMMANDS[command], partial(redirect, 1, "/dev/full"))) == 1
-    said = (trained / "stderr.txt").read_text().splitlines()
-    assert said[-1] == "Error: the result can't be written to stdout: No space left on device"
-    if command in WROTE:
-        assert (trained / WROTE[command]).stat().st_size > 100
+@pytest.mark.parametrize("command", WRITTEN)
+def test_a_result_that_cannot_be_written_is_an_error_when_the_work_is_done(trained, command):
+    assert end(begin(trained, JOBS[command], partial(redirect, 1, "/dev/full"))) == 1
+    assert (trained / "stderr.txt").read_text().splitlines()[-1] == FULL
+    if WRITTEN[command] != "stdout.txt":
+        assert (trained / WRITTEN[command]).stat().st_size > 100
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_reader_who_has_had_enough_is_told_nothing(trained, command):
-    assert end(begin(trained, COMMANDS[command], partial(leave_alone, 1))) == 1
+@pytest.mark.parametrize("command", WRITTEN)
+def test_a_reader_that_closes_the_pipe_is_no_error(trained, command):
+    assert end(begin(trained, JOBS[command], partial(leave_alone, 1))) == 1
     said = (trained / "stderr.txt").read_text()
     assert "Error" not in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize("args", [["--help"], ["--version"], ["train", "--help"], ["eval", "-h"]], ids=" ".join)
-def test_help_that_cannot_be_written_is_told_in_a_line(args):
+def test_help_that_cannot_be_written_is_an_error_in_a_line(args):
     with open("/dev/full", "w") as full:
         done = process(*args, stdout=full, stderr=subprocess.PIPE)
-    assert (done.returncode, done.stderr) == (
-        1, "Error: the result can't be written to stdout: No space left on device\n",
-    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (1, f"{FULL}\n")
 
 
 @pytest.mark.parametrize(

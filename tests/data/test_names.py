@@ -7,37 +7,30 @@ import subprocess
 import sys
 
 import pytest
+from typer.testing import Result
 
 from aecli.errors import single_line
 from tests.support.trained import TINY, invoke
 
 ESCAPES = "\x1b]0;owned\x07\x1b[31m"
-NAMES = [
-    f"{ESCAPES}red",
-    "a\nError: forged",
-    "c\rd",
-    "[bold]b[red]",
-    "\udcff\udcfe",
-    "\u202etxt",
-    '=cmd,"x"',
-    "x" * 240,
-]
+NAMES = [f"{ESCAPES}red", "a\nError: forged", "c\rd", "[bold]b[red]", "\udcff\udcfe", "\u202etxt", "d\x9b2J",
+         '=cmd,"x"', "x" * 240]  # fmt: skip
 
 
 def check(stdout: str, stderr: str) -> None:
-    """All that is said is plain text; a failure takes two lines at most, none of them a file's name."""
-    for said in (stdout, stderr):
-        assert all(char.isprintable() or char == "\n" for char in said), ascii(said)
+    """All output is plain text; a failure takes two lines at most, none of them a file's name."""
+    for text in (stdout, stderr):
+        assert all(char.isprintable() or char == "\n" for char in text), ascii(text)
     assert not any(line.startswith("Error: forged") for line in (stdout + stderr).splitlines())
     errors = stderr.partition("Error: ")[2]
     assert len(errors.splitlines()) <= 2, stderr
 
 
-def run(*args: str, status: int = 0) -> str:
+def run(*args: str, status: int = 0) -> Result:
     done = invoke(*args)
     assert done.exit_code == status, done.output
     check(done.stdout, done.stderr)
-    return done.stdout
+    return done
 
 
 @pytest.fixture
@@ -55,7 +48,7 @@ def folder(workplace):
     return workplace
 
 
-def test_plain_spells_out_what_can_not_be_printed_and_cuts_what_is_long():
+def test_single_line_spells_out_what_can_not_be_printed_and_cuts_what_is_long():
     assert single_line("a b[ü]") == "a b[ü]"
     assert single_line(f"{ESCAPES}\n\r\u202e\udcff\0") == r"\x1b]0;owned\x07\x1b[31m\n\r\u202e\udcff\x00"
     assert len(single_line("x" * 10_000)) < 250
@@ -64,11 +57,12 @@ def test_plain_spells_out_what_can_not_be_printed_and_cuts_what_is_long():
 @pytest.mark.usefixtures("no_pictures")
 def test_names_go_through_every_command_and_none_reaches_the_terminal(folder):
     run("train", "ae", "--data", "images", "--val-fraction", "0.3", *TINY, "--cache", "off")
-    run("train", "ae", "--data", "broken", *TINY, "--cache", "off", "--out", "x", status=1)
-    run("reconstruct", "--model", "ae", "--data", "images", "--out", "out")
-    assert {f"{name}.png" for name in NAMES} <= set(os.listdir("out"))
+    run("train", "ae", "--data", "broken", *TINY, "--cache", "off", "--out", f"x {ESCAPES}", status=1)
+    out = f"out {ESCAPES} [bold]"
+    assert "[bold]" in run("reconstruct", "--model", "ae", "--data", "images", "--out", out).stdout
+    assert {f"{name}.png" for name in NAMES} <= set(os.listdir(out))
     run("reconstruct", "--model", "ae", "--data", "broken", "--out", "y", status=1)
-    found = json.loads(run("reconstruct", "--model", "ae", "--data", "broken", "--out", "z", "--json", status=1))
+    found = json.loads(run("reconstruct", "--model", "ae", "--data", "broken", "--out", "z", "--json", status=1).stdout)
     assert set(found["unreadable"]) == {f"{name}.png" for name in NAMES}
     run("grid", "--model", "ae", "--data", "broken", "--n", "1", "--out", "g.png")
     run("grid", "--model", "ae", "--data", "images", "--n", "19", "--out", "h.png")
@@ -82,7 +76,9 @@ def test_names_in_the_tables_of_eval_are_those_of_the_files(folder):
     assert {row["name"] for row in rows} >= {f"{name}.png" for name in NAMES}
     assert len(rows) == 12 + len(NAMES)
     run("eval", "--gt", "images", "--pred", "broken", *psnr, status=1)
-    report = json.loads(run("eval", "--gt", "broken", "--pred", "broken", *psnr, "--on-mismatch", "skip", "--json"))
+    report = json.loads(
+        run("eval", "--gt", "broken", "--pred", "broken", *psnr, "--on-mismatch", "skip", "--json").stdout
+    )
     assert {each["name"] for each in report["unpaired"]} == {f"{name}.png" for name in NAMES}
 
 

@@ -3,13 +3,8 @@
 import pytest
 import torch
 
-from aecli.models import registry
 from aecli.models.vae import Posterior
-
-
-def build(name, **options):
-    torch.manual_seed(0)
-    return registry.build(name, registry.resolve_options(name, options))
+from tests.support.plain_models import build
 
 
 def test_initialisation_is_kaiming_normal_linear_with_zero_biases():

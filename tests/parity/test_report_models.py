@@ -3,18 +3,13 @@
 import pytest
 import torch
 
-from aecli.models import registry
 from aecli.runs import checkpoints
 from aecli.training.optim import build_optimizer
 from tests.reference import report
+from tests.support.plain_models import build
 
 PARAMETERS = {"ae": 39_076_163, "vae": 57_952_579}
 REFERENCES = {"ae": report.ReportAE, "vae": report.ReportVAE}
-
-
-def build(name, **options):
-    torch.manual_seed(0)
-    return registry.build(name, registry.resolve_options(name, options))
 
 
 def images(n=4, size=64, seed=0):

@@ -6,13 +6,8 @@ import pytest
 import torch
 
 from aecli.errors import CheckpointError
-from aecli.models import registry
 from aecli.runs import checkpoints
-
-
-def build(name, **options):
-    torch.manual_seed(0)
-    return registry.build(name, registry.resolve_options(name, options))
+from tests.support.plain_models import build
 
 
 @pytest.fixture
@@ -27,13 +22,6 @@ def saved(tmp_path):
 
     write()
     return path, write
-
-
-def test_a_class_named_by_the_file_alone_is_not_imported(tmp_path):
-    document = {"model": "this.module.would.fail:Class", "options": {}, "image_size": 64, "fit": "squash"}
-    checkpoints.save(tmp_path / "m.safetensors", {"a": torch.zeros(1)}, document)
-    with pytest.raises(CheckpointError, match="--model this.module.would.fail:Class"):
-        checkpoints.load_model(tmp_path / "m.safetensors")
 
 
 @pytest.mark.parametrize(

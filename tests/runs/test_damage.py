@@ -1,4 +1,4 @@
-"""Run folders from strangers: config.json, and what stands in the places of a run's files."""
+"""Run folders of unknown origin: config.json, and other things under the names of a run's files."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def test_an_invalid_config_is_reported_and_stops_nothing_else(run, change):
     assert ok_json("models", "--runs", "mine")["runs"] == []
 
 
-def test_a_newer_runs_config_is_told(run):
+def test_a_newer_runs_config_is_refused(run):
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps({**config, "schema": 99}))
     assert "config.json was written by a newer aecli" in fails(1, "reconstruct", "--model", run, "--out", "x")
@@ -53,9 +53,10 @@ def test_a_newer_runs_config_is_told(run):
 @pytest.mark.parametrize("change", [
     lambda d: d.update(epoch=10**18), lambda d: d.update(epoch=1e300), lambda d: d.update(metrics={"val_psnr": 10**18}),
     lambda d: d.update(metrics={"val_psnr": 1e308, "val_ssim": True}), lambda d: d.update(metrics=[1], epoch=[2]),
+    lambda d: d.update(metrics=None), lambda d: d.update(metrics={"val_psnr": "x"}), lambda d: d.update(epoch="x"),
 ])  # fmt: skip
 @pytest.mark.parametrize("name", ["model.safetensors", "last.safetensors"])
-def test_models_shows_a_strangers_figures_or_none(run, name, change):
+def test_models_shows_any_figures_or_none(run, name, change):
     rewrite(run / name, change)
     ok("models", "--runs", "mine")
     ok_json("models", "--runs", "mine")
@@ -89,7 +90,7 @@ def at_most(seconds):
 
 
 @pytest.mark.parametrize("kind", ["folder", "loop of links", "empty", "device"])
-def test_what_is_no_file_of_weights_is_told(run, kind):
+def test_what_is_no_file_of_weights_is_refused(run, kind):
     path = run / "model.safetensors"
     path.unlink()
     if kind == "folder":
@@ -110,6 +111,6 @@ def test_a_files_name_does_not_lead_out_of_the_folder_of_reconstructions(trained
     assert ok_json("reconstruct", "--model", "...safetensors", "--data", "images")["out"] == "reconstructions/model"
 
 
-def test_a_runs_weights_of_another_model_are_told(run):
+def test_a_runs_weights_of_another_model_are_refused(run):
     shutil.copy("runs/ae/model.safetensors", run / "model.safetensors")
     assert "holds a model 'ae', not vae" in fails(1, "reconstruct", "--model", "vae", "--runs", "mine", "--out", "x")

@@ -1,4 +1,4 @@
-"""A signal at any moment ends a command in one line, with nothing half done; `test_cli_signals.py` has training's own.
+"""A signal at any moment ends a command in one line, with nothing half done; of training see tests/cli/test_signals.py.
 
 `pytest -m soak tests/soak/test_interruptions.py -s` sends 400.
 """
@@ -19,8 +19,8 @@ import pytest
 from aecli.errors import OutputError
 from aecli.storage import atomic_files
 from aecli.storage.atomic_files import OWN_PREFIX, atomic_write
-from tests.cli.test_environment import COMMANDS
 from tests.support.processes import begin, end
+from tests.support.trained import JOBS
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 
@@ -44,7 +44,7 @@ def interrupt_many(place: Path, count: int, seed: int) -> dict[int, int]:
     chance = random.Random(seed)
     statuses: dict[int, int] = {}
     commands = {
-        **{name: args for name, args in COMMANDS.items() if name != "train"},
+        **{name: args for name, args in JOBS.items() if name != "train"},
         "sample": ["sample", "--model", "vae", "--n", "200", "--out", "samples"],
         "reconstruct": ["reconstruct", "--model", "vae", "--split", "all", "--batch-size", "1", "--out", "out",
                         "--overwrite"],
@@ -106,7 +106,7 @@ def fill(number: int) -> None:
 
 @pytest.mark.slow
 def test_a_stream_that_takes_nothing_is_no_reason_to_stay(trained):
-    child = begin(trained, COMMANDS["grid"], partial(fill, 2))  # waits to say that there are but 3 images
+    child = begin(trained, JOBS["grid"], partial(fill, 2))  # waits to say that there are but 3 images
     time.sleep(3)
     assert child.is_alive()
     os.kill(child.pid, signal.SIGTERM)
@@ -116,7 +116,7 @@ def test_a_stream_that_takes_nothing_is_no_reason_to_stay(trained):
 def test_what_is_started_to_ignore_ctrl_c_ignores_it(trained):
     """As a shell starts what stands before `&`."""
     ignoring = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
-    child = begin(trained, [*COMMANDS["sample"], "--n", "400"], ignoring)
+    child = begin(trained, [*JOBS["sample"], "--n", "400"], ignoring)
     time.sleep(0.1)
     os.kill(child.pid, signal.SIGINT)
     assert end(child) == 0

@@ -1,11 +1,18 @@
-"""Models without batch statistics, whose gradients are the same however a batch is cut."""
+"""Models with known weights, and one without batch statistics, whose gradients depend on no split into batches."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from aecli.models import registry
 from aecli.models.base import Autoencoder, Losses, mean_squared_error
+
+
+def build(name: str, **options: object) -> Autoencoder:
+    """A registered model with these options and the weights of seed 0."""
+    torch.manual_seed(0)
+    return registry.build(name, registry.resolve_options(name, options))
 
 
 @dataclass(frozen=True)

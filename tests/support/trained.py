@@ -23,6 +23,18 @@ NAMES = [f"i{number}" if number % 3 else f"sub/i{number}" for number in range(12
 # The rule of the split by hand: sha256 of the name with its suffix, its first 8 bytes over 2^64, below 0.3.
 VAL = ["i10", "i7", "sub/i6"]
 
+# Each command with what it cannot do without, in the folder of the fixture `trained`.
+JOBS = {
+    "train": ["train", "vae", *TRAIN, "--epochs", "1", "--cache", "off", "--out", "new"],
+    "reconstruct": ["reconstruct", "--model", "vae"],
+    "sample": ["sample", "--model", "vae", "--n", "2"],
+    "interpolate": ["interpolate", "images/i1.png", "images/i2.png", "--model", "vae"],
+    "traverse": ["traverse", "--model", "vae", "--n", "2"],
+    "grid": ["grid"],
+    "eval": ["eval", "--gt", "images", "--pred", "images", "--metrics", "psnr"],
+    "models": ["models"],
+}
+
 
 def invoke(*args: str | Path) -> Result:
     """Run `aecli` with `args`; what is no exit status is raised."""
