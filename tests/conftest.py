@@ -27,7 +27,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """
     option = config.option
     is_whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS
-    if is_whole and getattr(option, "numprocesses", 0) is None:
+    is_worker = hasattr(config, "workerinput")  # which would start workers of its own
+    if is_whole and not is_worker and getattr(option, "numprocesses", 0) is None:
         if not (option.usepdb or option.collectonly or option.capture == "no"):
             option.numprocesses, option.dist = min(2, os.cpu_count() or 1), "worksteal"
             os.environ.setdefault("OMP_NUM_THREADS", "1")
