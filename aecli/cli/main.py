@@ -113,7 +113,10 @@ class _Interruption(StopRequest):
 
 
 def _leave(code: str | int | None, stdout: _Stream) -> NoReturn:
-    """End the process at once: taking PyTorch's modules apart first would take as long as many a command."""
+    """End the process without Python's own finalization, which takes PyTorch's modules apart.
+
+    `aecli models` takes 3.0 s of CPU time, and 4.3 s if Python ends it (minima of 8 runs on an AMD EPYC).
+    """
     if isinstance(code, str):
         print(code, file=sys.stderr)
     status = 1 if isinstance(code, str) else code or 0

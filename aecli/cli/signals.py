@@ -78,7 +78,10 @@ def _leave_to_the_thread(_number: int, _frame: FrameType | None) -> None:
 
 
 def leave(status: int, said: str) -> NoReturn:
-    """End the process here and now, from whatever thread, and say so."""
+    """End the process here and now, from whatever thread, and say so.
+
+    `os._exit`, because an exception would only end this thread, while the main thread may be in a step of many seconds.
+    """
     try:
         if is_reporting_rank() and (os.name != "posix" or select.select([], [2], [], _PATIENCE)[1]):
             os.write(2, f"{_CLEAN_LINE if os.isatty(2) else ''}Error: {said}\n".encode())
