@@ -19,56 +19,21 @@ COLUMNS = ("epoch", "step", "lr", "train_loss", "train_recon", "train_kl", "val_
 Row = Mapping[str, float | None]
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """A folder with the files of one run."""
 
-    path: Path
-
-    @property
-    def model(self) -> Path:
-        """Best weights by validation loss."""
-        return self.path / "model.safetensors"
-
-    @property
-    def last(self) -> Path:
-        """Everything needed to resume."""
-        return self.path / "last.safetensors"
-
-    @property
-    def config(self) -> Path:
-        """Every resolved option, versions, device, data fingerprint, split."""
-        return self.path / "config.json"
-
-    @property
-    def metrics(self) -> Path:
-        """One row per epoch."""
-        return self.path / "metrics.csv"
-
-    @property
-    def curves(self) -> Path:
-        """The plot of metrics.csv."""
-        return self.path / "curves.png"
-
-    @property
-    def prior(self) -> Path:
-        """Priors fitted to the latents of the best weights, once they are needed."""
-        return self.path / "prior.safetensors"
-
-    @property
-    def lock(self) -> Path:
-        """Held by the process that trains here."""
-        return self.path / f"{atomic_files.OWN_PREFIX}run.lock"
-
-    @property
-    def previews(self) -> Path:
-        """The folder of previews."""
-        return self.path / "previews"
-
-    @property
-    def tensorboard(self) -> Path:
-        """The folder of event files, of a run with `--log tensorboard`."""
-        return self.path / "tensorboard"
+    def __init__(self, path: Path) -> None:
+        """Name its files; none is opened or created."""
+        self.path = path
+        self.model = path / "model.safetensors"  # best weights by validation loss
+        self.last = path / "last.safetensors"  # everything needed to resume
+        self.config = path / "config.json"  # every resolved option, versions, device, data fingerprint, split
+        self.metrics = path / "metrics.csv"  # one row per epoch
+        self.curves = path / "curves.png"  # the plot of metrics.csv
+        self.prior = path / "prior.safetensors"  # priors fitted to the latents of the best weights, once needed
+        self.lock = path / f"{atomic_files.OWN_PREFIX}run.lock"  # held by the process that trains here
+        self.previews = path / "previews"
+        self.tensorboard = path / "tensorboard"  # event files, of a run with `--log tensorboard`
 
     def preview(self, epoch: int) -> Path:
         """Validation images and their reconstructions after that epoch."""
