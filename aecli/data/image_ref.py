@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 FILE_LIMIT = 2**31  # bytes of an encoded image: what PIXEL_LIMIT pixels take in 16-bit RGBA without compression
 
-_CHUNK = 4096  # images hashed at once
-
 
 class ImageRef:
     """One image of a source, not yet read; equal to another one of the same name, group and fingerprint.
@@ -121,23 +119,21 @@ def _open_nonblocking(path: str, flags: int) -> int:
 def content_key(images: Sequence[ImageRef], *settings: object) -> str:
     """SHA-256 of the names, fingerprints and revisions of `images` and of `repr(settings)`, as 64 hex digits."""
     digest = hashlib.sha256(repr(settings).encode())
-    for texts in _chunks(images, lambda image: f"\0{len(image.name)}:{image.name}{image._versions}"):
-        digest.update(texts)
+    for image in images:
+        digest.update(_encoded(f"\0{len(image.name)}:{image.name}{image._versions}"))
     return digest.hexdigest()
 
 
 def data_fingerprint(images: Sequence[ImageRef]) -> str:
     """SHA-256 of the names and sizes of `images`, as 64 hex digits: a copy of a folder is the same data."""
     digest = hashlib.sha256()
-    for texts in _chunks(images, lambda image: f"{image.name}\0{image.fingerprint.partition(':')[0]}\n"):
-        digest.update(texts)
+    for image in images:
+        digest.update(_encoded(f"{image.name}\0{image.fingerprint.partition(':')[0]}\n"))
     return digest.hexdigest()
 
 
-def _chunks(images: Sequence[ImageRef], text: Callable[[ImageRef], str]) -> Iterator[bytes]:
-    for start in range(0, len(images), _CHUNK):
-        joined = "".join([text(image) for image in images[start : start + _CHUNK]])
-        yield joined.encode("utf-8", "surrogateescape")
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")  # file names may be bytes of no encoding
 
 
 def split_indices(images: Sequence[ImageRef], val_fraction: float) -> tuple[list[int], list[int]]:
@@ -161,8 +157,7 @@ def split_indices(images: Sequence[ImageRef], val_fraction: float) -> tuple[list
 
 def _unit_hashes(texts: Sequence[str]) -> np.ndarray:
     """The first 8 bytes of each text's SHA-256 as a number in [0, 1), float64 (N,)."""
-    sha256 = hashlib.sha256
-    digests = b"".join([sha256(text.encode("utf-8", "surrogateescape")).digest()[:8] for text in texts])
+    digests = b"".join([hashlib.sha256(_encoded(text)).digest()[:8] for text in texts])
     return np.frombuffer(digests, dtype=">u8") / 2.0**64
 
 

@@ -1,4 +1,4 @@
-"""The models there are and the runs found, with what they cost and how they would run on this machine."""
+"""The registered models with their costs, the runs found, and how models would run on this machine."""
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -19,7 +19,7 @@ from aecli.storage.strict_json import is_count, is_number
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """One registered model at its default options; `error` in place of figures where it can't be loaded."""
+    """A registered model at its default options; `error` instead of figures where it can't be loaded."""
 
     name: str
     target: str
@@ -31,7 +31,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """One run folder; figures are those of its best epoch, None before there is one; `error` says what is damaged."""
+    """A run folder, with the figures of its best epoch, if any; `error` says what is damaged."""
 
     path: str
     model: str
@@ -47,7 +47,7 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class ModelsReport:
-    """Figures for images of side `image_size`; `training` and `inference` say how a model would run here."""
+    """Models at `image_size`, runs, and the device, precision and memory format for training and inference here."""
 
     image_size: int
     models: list[ModelFacts]
@@ -61,10 +61,10 @@ class ModelsReport:
 
 
 def list_models(config: ModelsConfig) -> ModelsReport:
-    """Gather the registry, the runs under `config.runs`, and how this machine would run them.
+    """Describe the registered models, the runs under `config.runs`, and this machine.
 
     Raises:
-        ConfigError: the device or precision is not to be had.
+        ConfigError: the device or precision is not available.
     """
     return ModelsReport(
         image_size=config.image_size,
@@ -76,7 +76,7 @@ def list_models(config: ModelsConfig) -> ModelsReport:
 
 
 def describe_model(name: str, target: str, image_size: int) -> ModelFacts:
-    """Build a registered model without allocating it, and count."""
+    """Build a registered model on the meta device; count parameters and floating-point operations of a forward pass."""
     try:
         options = registry.resolve_options(name, {})
         with torch.device("meta"):
@@ -88,7 +88,7 @@ def describe_model(name: str, target: str, image_size: int) -> ModelFacts:
 
 
 def describe_run(run: RunFolder) -> RunFacts:
-    """Read a run's config and, where it has one, its best checkpoint's document."""
+    """Read a run's config and the documents of its checkpoints, as far as there are any; raises CheckpointError."""
     config = run.read_config()
     error = None
     document: dict[str, Any] = {}
