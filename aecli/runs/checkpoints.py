@@ -80,8 +80,8 @@ def load_model(path: Path, named: str | None = None) -> tuple[Trainable, dict[st
     Names and shapes are checked against the model before the tensors are read.
 
     Args:
-        path: a safetensors file. Without aecli's document it is taken for a `state_dict` of the report's architecture,
-            and the shapes tell of which model and size.
+        path: a safetensors file. Without aecli's document it is read as a `state_dict` of the report's architecture;
+            its keys and shapes determine which model and size.
         named: the model as the user named it. A `package.module:Class` in the file alone is never imported.
 
     Raises:
@@ -158,7 +158,7 @@ def _build(path: Path, document: Mapping[str, Any], named: str | None) -> tuple[
     if ":" in name and named is None:
         quoted = short_repr(name)[1:-1]
         raise CheckpointError(
-            f"{path} needs the class {quoted}, which is not imported on a file's word\n"
+            f"{path} needs the class {quoted}, which is not imported because a file names it\n"
             f"hint: if you trust that code: --model {quoted}={path}"
         )
     try:

@@ -122,7 +122,7 @@ class Located:
 def locate(model: str, runs: Path) -> Located:
     """Find what a MODEL argument names: a model's newest run under `runs`, a run folder, or a `.safetensors` file.
 
-    `package.module:Class=PATH` names the class too, which is never imported on a file's word.
+    `package.module:Class=PATH` names the class too: one that only a file names is never imported.
 
     Raises:
         CheckpointError: there is no such run, folder or file.

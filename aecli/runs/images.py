@@ -14,12 +14,12 @@ def run_images(run: RunFolder, split: str) -> list[ImageRef]:
 
     Raises:
         CheckpointError: the run's config.json is damaged.
-        DataError: the images are gone.
+        DataError: the images can't be listed any more.
     """
     options = run.read_config()["options"]
     data, val_data = options["data"], options["val_data"]
     if val_data is None and is_stream(data) and split == "val":
-        raise DataError(f"{run.path} was trained on a stream and held nothing out; name some images with --data")
+        raise DataError(f"{run.path} was trained on a stream, without validation images\nhint: name some with --data")
     if val_data is None:
         listed = list_images(data)
         return listed if is_stream(data) else select_split(listed, split, options["val_fraction"])
@@ -39,26 +39,24 @@ def choose_images(located: Located, data: str | None, split: str | None) -> list
     """List the images of `data`, or of the run where it is None: its validation images unless `split` says otherwise.
 
     Raises:
-        ConfigError: no data was given, and there is no run to take them from.
-        DataError: the images can't be had, or none is in that split.
+        ConfigError: no data was given, or a split is asked for, and there is no run to take it from.
+        DataError: the images can't be listed, or none is in that split.
     """
-    if data is None and located.run is None:
-        raise ConfigError(f"--data: {located.checkpoint} lies in no run folder, so name the images")
     if data is None:
-        assert located.run is not None
+        if located.run is None:
+            raise ConfigError(f"--data is required: {located.checkpoint} is in no run folder")
         images = run_images(located.run, split or "val")
         if not images:
-            raise DataError(f"{located.run.path} has no {split or 'validation'} images; name some with --data")
+            raise DataError(f"{located.run.path} has no {split or 'validation'} images\nhint: name some with --data")
         return images
-    options = located.run.read_config()["options"] if located.run else {"val_fraction": None, "val_data": None}
-    fraction = options["val_fraction"]
-    if split in ("train", "val") and options["val_data"] is not None:
-        raise ConfigError(f"--split {split}: the run validated on {options['val_data']}, so it parted no other images")
-    if split in ("train", "val") and fraction is None:
-        raise ConfigError(
-            f"--split {split}: {located.checkpoint} lies in no run folder, so how it was split isn't known"
-        )
-    images = select_split(list_images(data), split or "all", fraction or 0.0)
+    if split in (None, "all"):
+        return list_images(data)
+    if located.run is None:
+        raise ConfigError(f"--split {split}: {located.checkpoint} is in no run folder, so its split is unknown")
+    options = located.run.read_config()["options"]
+    if options["val_data"] is not None:
+        raise ConfigError(f"--split {split}: the run validated on {options['val_data']}, and didn't split its images")
+    images = select_split(list_images(data), split, options["val_fraction"])
     if not images:
         raise DataError(f"{data}: no image is in the split {split!r}")
     return images

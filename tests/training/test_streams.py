@@ -103,4 +103,6 @@ def test_what_is_reconstructed_of_such_a_run(config, tmp_path):
     assert ok_json("reconstruct", "--model", tmp_path / "mine", "--out", tmp_path / "a")["written"] == 5
     everything = ok_json("reconstruct", "--model", tmp_path / "mine", "--split", "all", "--out", tmp_path / "b")
     assert everything["written"] == 30
-    assert "held nothing out" in fails(1, "reconstruct", "--model", tmp_path / "unheld", "--out", tmp_path / "c")
+    assert "without validation images" in fails(
+        1, "reconstruct", "--model", tmp_path / "unheld", "--out", tmp_path / "c"
+    )

@@ -72,8 +72,8 @@ class DecodeError(DataError):
 def decode(image: ImageRef) -> Pixels:
     """Decode to uint8 (H, W, 3) RGB.
 
-    EXIF orientation is applied, transparency composited over white, the first frame taken of several. 16-bit grey
-    (also as 32-bit integers from 0 to 65535) is divided by 257 and rounded; floating-point pixels must lie in [0, 1].
+    EXIF orientation is applied, transparency composited over white; of several frames, the first is decoded. 16-bit
+    grey (also as 32-bit integers from 0 to 65535) is divided by 257 and rounded; floats must lie in [0, 1].
 
     Raises:
         DecodeError: the image is damaged, truncated, too large, of another format, or of an unsupported value range.

@@ -163,7 +163,7 @@ def _pack_in_memory(images: Sequence[ImageRef], size: int, how: str, workers: in
 
 
 def _available_memory() -> float:
-    """Bytes of memory that this process can still use without swapping; infinite where the system doesn't tell."""
+    """Bytes of memory that this process can still use without swapping; infinite where the system doesn't say."""
     try:
         meminfo = Path("/proc/meminfo").read_text(encoding="utf-8")
     except OSError:  # not Linux

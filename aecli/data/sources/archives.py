@@ -10,7 +10,7 @@ from aecli.errors import DataError, single_line
 def check_path(holds: str, path: str) -> None:
     """Raise DataError for a member's path that is absolute or leads out of its archive; `holds` begins the message."""
     if path.startswith("/") or re.match(r"[A-Za-z]:", path) or ".." in path.split("/"):
-        raise DataError(f"{holds}: this path leads out of the archive, which is not to be trusted")
+        raise DataError(f"{holds}, a path that leads out of the archive: it is damaged or malicious")
 
 
 def check_folders(source: str, names: Iterable[str]) -> None:

@@ -28,7 +28,7 @@ def list_images(source: str) -> list[ImageRef]:
     """List the images of a SOURCE, sorted by name.
 
     A folder, a `.zip` of one, `demo`, shards (see `list_shards`), or `prefix:text` with a prefix of `PREFIXES`. What
-    exists as a path is taken as a path, but for the bare word `demo` (write `./demo` for a folder of that name).
+    exists as a path is a path, except for the bare word `demo` (write `./demo` for a folder of that name).
 
     Raises:
         DataError: the source is missing, unreadable, of no known kind, or holds no image.

@@ -89,7 +89,7 @@ def _check_overlaps(source: str, archive: zipfile.ZipFile, members: Sequence[zip
     table = archive.start_dir  # where the members end and the table of contents begins
     spans = sorted((each.header_offset, each.header_offset + _LOCAL_HEADER + each.compress_size) for each in members)
     if any(end > start for (_, end), (start, _) in pairwise([(0, 0), *spans, (table, table)])):
-        raise DataError(f"{source} holds images that overlap: the archive is not to be trusted")
+        raise DataError(f"{source} holds images that overlap: it is damaged or malicious")
 
 
 def _without_top_folder(images: list[ImageRef], top: str) -> list[ImageRef]:
