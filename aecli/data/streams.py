@@ -140,10 +140,7 @@ class Stream:
         """Yield (block, index) of each image of `batch_slice`, batch by batch; append the positions after each."""
         (first, last), per_group = batch_slice, self._per_group
         numbers = range(first // per_group, (last - 1) // per_group + 1)
-        groups = {
-            number: _ShardGroup(self._blocks(number, positions[number]), positions[number][4], pool)
-            for number in numbers
-        }
+        groups = {each: _ShardGroup(self._blocks(each, positions[each]), positions[each][4], pool) for each in numbers}
         while True:
             for number, group in groups.items():
                 for index in range(number * per_group, (number + 1) * per_group):

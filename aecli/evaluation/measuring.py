@@ -79,10 +79,8 @@ class PairMeasurer:
     def _measure(self, images: list[list[Pixels]]) -> list[NDArray[np.float64]]:
         """Each metric's values (N, predictions) of N ground truths (H, W, 3) with their predictions."""
         height, width = images[0][0].shape[:2]
-        hint = (
-            f"a smaller --batch-size, --lpips-net alex or --metrics psnr,ssim "
-            f"({len(images)} images of {width}x{height} at once)"
-        )
+        held = f"{len(images)} images of {width}x{height} at once"
+        hint = f"a smaller --batch-size, --lpips-net alex or --metrics psnr,ssim ({held})"
         stacks = [np.stack(each) for each in zip(*images, strict=True)]
         with self._device_lock, oom_as_device_error(hint):
             truths, *predictions = [torch.from_numpy(stack).to(self.device).permute(0, 3, 1, 2) for stack in stacks]

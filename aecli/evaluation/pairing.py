@@ -93,16 +93,13 @@ def pair_sources(truth_source: str, predictions: Sequence[Prediction]) -> Pairin
                 f"except for the suffix: {prediction.source} has {_example(images)}, {truth_source} {_example(truths)}"
             )
         unpaired += _duplicates(images, duplicates, prediction.name)
-        unpaired += [
-            Unpaired(image.name, prediction.name, "missing", f"not in prediction {prediction.name!r}")
-            for key, image in truths.items()
-            if key not in images
-        ]
-        unpaired += [
-            Unpaired(image.name, prediction.name, "extra", "not in the ground truth")
-            for key, image in images.items()
-            if key not in truths
-        ]
+        missing, extra = (
+            [image.name for key, image in some.items() if key not in others]
+            for some, others in ((truths, images), (images, truths))
+        )
+        reason = f"not in prediction {prediction.name!r}"
+        unpaired += [Unpaired(name, prediction.name, "missing", reason) for name in missing]
+        unpaired += [Unpaired(name, prediction.name, "extra", "not in the ground truth") for name in extra]
     pairs = [
         Pair(truth.name, truth, tuple(images[key] for images, _ in listed))
         for key, truth in truths.items()

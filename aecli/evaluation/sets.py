@@ -130,9 +130,8 @@ def _evaluate(config: EvalConfig, distributed: Distributed, listen: Listener) ->
     device = resolve_device(config.device)
     real = [_list(config.gt, "--gt"), *([_list(config.train, "--train")] if config.train else [])]
     generated = [_list(each.source, "--samples") for each in samples]
-    require_same_images(
-        [image for each in (*real, *generated) for image in each.images], "--gt and --samples", distributed
-    )
+    images = [image for each in (*real, *generated) for image in each.images]
+    require_same_images(images, "--gt and --samples", distributed)
     size = _common_size(generated)
     network = distributed.main_process_first(lambda: load_features(config.features, device, listen))
     extractor = _FeatureExtractor([*real, *generated], size, network, device, config.on_mismatch == "skip")
@@ -141,26 +140,26 @@ def _evaluate(config: EvalConfig, distributed: Distributed, listen: Listener) ->
         listen(Notice(f"left out because of --on-mismatch skip: {summarize(unreadable)}"))
     truth, train = features[0], features[1] if config.train else None
     held_out = None if train is None else float(np.median(nearest_distances(truth, train)))
-    # Features of the same image in another batch differ in their last bits.
-    is_trained_on = (
-        train is not None and held_out is not None and held_out < _SAME * float(np.sqrt(train.var(axis=0).sum()))
-    )
-    if is_trained_on:
-        listen(Notice("at least half of --gt is in --train: without held-out images, memorisation can't be measured"))
     results = []
     for each, fake in zip(samples, features[len(real) :], strict=True):
         distance, interval = kernel_distance(truth, fake)
-        memorised = None
-        if train is not None and held_out is not None:
-            nearest = float(np.median(nearest_distances(fake, train)))
-            memorised = Memorisation(nearest, held_out, None if is_trained_on else nearest / held_out)
+        memorised = None if train is None or held_out is None else _memorisation(fake, held_out, train)
         results.append(
             SetResult(each.name, len(fake), distance, interval, frechet_distance(truth, fake),
                       manifold(truth, fake), memorised)
         )  # fmt: skip
+    if any(result.memorised and result.memorised.ratio is None for result in results):
+        listen(Notice("at least half of --gt is in --train: without held-out images, memorisation can't be measured"))
     return SetReport(len(truth), size, network.name, network.kernel_name, network.frechet_name, tuple(results),
                      _definitions(network, size, config), unreadable,
                      versions() | {f"{network.name} weights sha256": network.weights_sha256})  # fmt: skip
+
+
+def _memorisation(samples: Features, held_out: float, train: Features) -> Memorisation:
+    nearest = float(np.median(nearest_distances(samples, train)))
+    # Features of the same image in another batch differ in their last bits.
+    is_trained_on = held_out < _SAME * float(np.sqrt(train.var(axis=0).sum()))
+    return Memorisation(nearest, held_out, None if is_trained_on else nearest / held_out)
 
 
 def _list(source: str, flag: str) -> _Set:
@@ -184,10 +183,8 @@ def _common_size(sets: Sequence[_Set]) -> tuple[int, int]:
             except DecodeError:
                 continue
     if len(examples) > 1:
-        two = " and ".join(
-            f"{single_line(name)} is {width}x{height}" for (height, width), name in list(examples.items())[:2]
-        )
-        raise DataError(f"--samples: all images must have one size, but {two}")
+        two = [f"{single_line(name)} is {width}x{height}" for (height, width), name in examples.items()][:2]
+        raise DataError(f"--samples: all images must have one size, but {' and '.join(two)}")
     if not examples:
         raise DataError(f"--samples {sets[0].source}: no image can be read")
     return next(iter(examples))

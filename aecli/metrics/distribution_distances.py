@@ -5,6 +5,7 @@ All take float64 (N, D) and (M, D). Products are computed in blocks of rows: mem
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,17 +44,13 @@ def kernel_distance(real: Vectors, fake: Vectors) -> tuple[float, tuple[float, f
     within_fake -= _kernel(np.einsum("nd,nd->n", fake, fake), fake.shape[1])
     across_real, across_fake = _kernel_sums(real, fake)
     a, b, c = within_real.sum(), within_fake.sum(), across_real.sum()
-    value = a / (n * (n - 1)) + b / (m * (m - 1)) - 2 * c / (n * m)
+    value = float(_discrepancy(a, b, c, n, m))
     # The estimate without one vector: its kernel row leaves the sum within its set twice, the sum across once.
-    without_real = (
-        (a - 2 * within_real) / ((n - 1) * (n - 2)) + b / (m * (m - 1)) - 2 * (c - across_real) / ((n - 1) * m)
-    )
-    without_fake = (
-        a / (n * (n - 1)) + (b - 2 * within_fake) / ((m - 1) * (m - 2)) - 2 * (c - across_fake) / (n * (m - 1))
-    )
+    without_real = _discrepancy(a - 2 * within_real, b, c - across_real, n - 1, m)
+    without_fake = _discrepancy(a, b - 2 * within_fake, c - across_fake, n, m - 1)
     variance = (n - 1) * without_real.var() + (m - 1) * without_fake.var()
     half_width = _Z95 * float(np.sqrt(variance))
-    return float(value), (float(value) - half_width, float(value) + half_width)
+    return value, (value - half_width, value + half_width)
 
 
 def frechet_distance(real: Vectors, fake: Vectors) -> float:
@@ -126,6 +123,11 @@ def _covariance(vectors: Vectors) -> Vectors:
     return covariance
 
 
+def _discrepancy(within_real: Any, within_fake: Any, across: Any, n: int, m: int) -> Any:
+    """The estimate from the kernel's sums over pairs within and across sets of n and m vectors."""
+    return within_real / (n * (n - 1)) + within_fake / (m * (m - 1)) - 2 * across / (n * m)
+
+
 def _kernel(products: Vectors, dim: int) -> Vectors:
     return (products / dim + 1) ** 3
 
@@ -156,8 +158,6 @@ def _radii(vectors: Vectors, neighbours: int) -> NDArray[np.float64]:
     """Each vector's distance (N,) to its k-th neighbour in the same set, excluding itself."""
     radii = []
     for rows, distances in _distances(vectors, vectors):
-        distances[np.arange(len(distances)), np.arange(rows.start, rows.stop)] = (
-            0  # itself sorts first, whatever the rounding
-        )
+        np.fill_diagonal(distances[:, rows], 0)  # itself sorts first, whatever the rounding
         radii.append(np.partition(distances, neighbours, axis=1)[:, neighbours])
     return np.concatenate(radii)

@@ -10,8 +10,4 @@ from aecli.configs import EvalConfig
 from aecli.metrics import lpips, psnr, ssim
 from aecli.metrics.base import Metric
 
-BUILDERS: dict[str, Callable[[EvalConfig], Metric]] = {
-    "psnr": psnr.build,
-    "ssim": ssim.build,
-    "lpips": lpips.build,
-}
+BUILDERS: dict[str, Callable[[EvalConfig], Metric]] = {"psnr": psnr.build, "ssim": ssim.build, "lpips": lpips.build}

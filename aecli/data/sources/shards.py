@@ -6,6 +6,7 @@ Hugging Face's `datasets` opens and reads them, local or remote; images stay enc
 import glob
 import hashlib
 import logging
+import math
 import os
 import re
 import tarfile
@@ -62,12 +63,11 @@ class Shards:
         arguments = _load_arguments(source, files, library)
         with _as_data_error(source):
             dataset = library.load_dataset(**arguments, streaming=True)
-        decoded = [
-            name for name, feature in _features(dataset) if isinstance(feature, library.Image) and feature.decode
-        ]
+        for name, feature in _features(dataset):
+            if isinstance(feature, library.Image) and feature.decode:
+                with _as_data_error(source):
+                    dataset = dataset.cast_column(name, library.Image(decode=False))
         with _as_data_error(source):
-            for name in decoded:
-                dataset = dataset.cast_column(name, library.Image(decode=False))
             count = dataset.num_shards
         self._dataset = dataset
         self._columns = _image_columns(source, dict(_features(dataset)))
@@ -181,10 +181,7 @@ def _expanded(pattern: str) -> tuple[str, ...]:
         if not 0 < len(numbers) <= _MAX_SHARDS:
             raise DataError(f"{pattern}: {{{first}..{last}}} is not a range of shards")
         choices += [[f"{number:0{len(first)}d}" for number in numbers], [rest]]
-    total = 1
-    for each in choices:
-        total *= len(each)
-    if total > _MAX_SHARDS:
+    if math.prod(map(len, choices)) > _MAX_SHARDS:
         raise DataError(f"{pattern}: more than {_MAX_SHARDS} shards")
     return tuple("".join(each) for each in product(*choices))
 

@@ -44,10 +44,8 @@ def _list_one(file: str, folder: str, is_wanted: Callable[[str], bool]) -> Itera
             continue
         check_path(f"{file} holds {single_line(path)}", path)
         if member.size > FILE_LIMIT or member.offset_data + member.size > status.st_size:
-            raise DataError(
-                f"{file} holds {single_line(path)} of {member.size} bytes: beyond the end of the file, or more than "
-                f"{FILE_LIMIT}"
-            )
+            reason = f"beyond the end of the file, or more than {FILE_LIMIT}"
+            raise DataError(f"{file} holds {single_line(path)} of {member.size} bytes: {reason}")
         fingerprint = f"{member.size}:{status.st_mtime_ns}:{member.offset_data}"
         load = partial(_read, file, member.offset_data, member.size)
         yield ImageRef(folder + name, folder + name, fingerprint, load, str(status.st_ctime_ns))
