@@ -1,7 +1,9 @@
 """The pass over all pairs: batches of images are decoded and measured by several workers."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +19,6 @@ from aecli.metrics.base import LoadedMetric
 from aecli.progress import Listener
 from aecli.runtime.device import oom_as_device_error
 from aecli.runtime.distributed import Distributed
-from aecli.runtime.threads import device_lock
 from aecli.runtime.work_queue import map_shared
 
 # Pixels measured at a time, whatever the size of the images. On a CPU each worker has its own batch: larger ones leave
@@ -35,23 +36,22 @@ class Measured:
     unreadable: list[Unpaired]
 
 
+@dataclass(frozen=True)
 class PairMeasurer:
-    """Decodes and measures batches of pairs; called by several threads."""
+    """Decodes batches of `pairs`, adds them to `page`, and measures the predictions `names`; for several threads."""
 
-    def __init__(
-        self,
-        pairs: Sequence[Pair],
-        names: Sequence[str],
-        metrics: Mapping[str, LoadedMetric],
-        device: torch.device,
-        skip_unreadable: bool,
-        page: Page | None,
-    ) -> None:
-        """Measure `pairs` of the predictions `names` on `device`, and add what is decoded to `page`."""
-        self.pairs, self.names, self.metrics = pairs, names, metrics
-        self.device, self.skip_unreadable, self.page = device, skip_unreadable, page
-        self.columns = 1 + len(names) * len(metrics)
-        self._device_lock = device_lock(device)
+    pairs: Sequence[Pair]
+    names: Sequence[str]
+    metrics: Mapping[str, LoadedMetric]
+    device: torch.device
+    device_lock: AbstractContextManager[Any]
+    skip_unreadable: bool
+    page: Page | None
+
+    @property
+    def columns(self) -> int:
+        """Of the rows that it returns."""
+        return 1 + len(self.names) * len(self.metrics)
 
     def __call__(self, indices: NDArray[np.intp]) -> tuple[NDArray[np.float64], list[Unpaired]]:
         """Measure pairs of one size.
@@ -82,7 +82,7 @@ class PairMeasurer:
         held = f"{len(images)} images of {width}x{height} at once"
         hint = f"a smaller --batch-size, --lpips-net alex or --metrics psnr,ssim ({held})"
         stacks = [np.stack(each) for each in zip(*images, strict=True)]
-        with self._device_lock, oom_as_device_error(hint):
+        with self.device_lock, oom_as_device_error(hint):
             truths, *predictions = [torch.from_numpy(stack).to(self.device).permute(0, 3, 1, 2) for stack in stacks]
             values = []
             for metric in self.metrics.values():

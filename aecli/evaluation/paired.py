@@ -13,7 +13,7 @@ from aecli.evaluation.html_report.page import Page, open_page
 from aecli.evaluation.measuring import Measured, PairMeasurer, measure_pairs
 from aecli.evaluation.pairing import Pair, Pairing, Prediction, pair_sources, parse_predictions, source_name
 from aecli.evaluation.report import EvalReport, per_image_csv, summarize_metrics
-from aecli.evaluation.sizes import SizeRules, check_sizes
+from aecli.evaluation.sizes import check_sizes
 from aecli.evaluation.unpaired import describe, mismatch_error, nothing_left_error
 from aecli.metrics.base import LoadedMetric, Metric
 from aecli.metrics.registry import BUILDERS
@@ -22,6 +22,7 @@ from aecli.progress import Listener, Notice, ignore
 from aecli.runtime.device import resolve_device
 from aecli.runtime.device import versions as runtime_versions
 from aecli.runtime.distributed import Distributed
+from aecli.runtime.threads import device_lock
 from aecli.storage.outputs import check_writable_file, forbid_overwriting_inputs, write_output
 
 __all__ = ["EvalReport", "evaluate"]
@@ -70,12 +71,13 @@ def _evaluate(
     _require_paired(config, pairing)
     loaded = distributed.main_process_first(lambda: {metric.name: metric.load(device, listen) for metric in metrics})
     strictest = max(metrics, key=lambda metric: metric.min_side)
-    rules = SizeRules(strictest.name, strictest.min_side, resize=config.on_mismatch == "resize")
-    pairing = check_sizes(pairing, names, rules, config.workers, distributed, listen)
+    resize = config.on_mismatch == "resize"
+    pairing = check_sizes(pairing, names, strictest, resize, config.workers, distributed, listen)
     _require_paired(config, pairing)
     if not pairing.pairs:
         raise nothing_left_error(pairing.unpaired)
-    measurer = PairMeasurer(pairing.pairs, names, loaded, device, config.on_mismatch == "skip", page)
+    skip = config.on_mismatch == "skip"
+    measurer = PairMeasurer(pairing.pairs, names, loaded, device, device_lock(device), skip, page)
     measured = measure_pairs(measurer, config, distributed, listen)
     unpaired = tuple(pairing.unpaired + measured.unreadable)
     if not measured.pairs:

@@ -1,12 +1,13 @@
 """The check of image sizes, from headers alone, before anything is decoded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 
 from aecli.data.decoding.decode import DecodeError, image_size
 from aecli.evaluation.pairing import Pair, Pairing, Size
 from aecli.evaluation.unpaired import Unpaired
+from aecli.metrics.base import Metric
 from aecli.progress import Listener
 from aecli.runtime.distributed import Distributed
 from aecli.runtime.work_queue import map_shared
@@ -16,36 +17,24 @@ _BATCH = 64  # pairs whose headers a worker reads at a time
 _Sizes = tuple[Size, tuple[bool, ...]]  # of a ground truth, and whether each of its predictions will be resized
 
 
-@dataclass(frozen=True)
-class SizeRules:
-    """Which sizes can be measured.
-
-    `metric` is the most demanding one, which needs sides of `min_side` pixels; with `resize`, predictions of another
-    size than their ground truth will be resized and are no mismatch.
-    """
-
-    metric: str
-    min_side: int
-    resize: bool
-
-
 def check_sizes(
     pairing: Pairing,
     names: Sequence[str],
-    rules: SizeRules,
+    metric: Metric,
+    resize: bool,
     workers: int | None,
     distributed: Distributed,
     listen: Listener,
 ) -> Pairing:
     """Read the headers of all pairs and move those that can't be measured to `unpaired`, the same in every process.
 
-    `names` are those of the predictions, in the order of each pair's; `workers` threads read, by default as many as
-    suit this machine.
+    `names` are those of the predictions, in the order of each pair's; `metric` is the one that needs the longest sides.
+    With `resize`, predictions of another size than their ground truth will be resized, and can be measured.
     """
     known: dict[_Sizes, _Sizes] = {}  # equal sizes are one object: there are as many as images
 
     def check(batch: range) -> list[_Sizes | list[Unpaired]]:
-        checked = [_check_pair(pairing.pairs[index], names, rules) for index in batch]
+        checked = [_check_pair(pairing.pairs[index], names, metric, resize) for index in batch]
         return [each if isinstance(each, list) else known.setdefault(each, each) for each in checked]
 
     indices = range(len(pairing.pairs))
@@ -60,7 +49,7 @@ def check_sizes(
     return Pairing(pairs, unpaired)
 
 
-def _check_pair(pair: Pair, names: Sequence[str], rules: SizeRules) -> _Sizes | list[Unpaired]:
+def _check_pair(pair: Pair, names: Sequence[str], metric: Metric, resize: bool) -> _Sizes | list[Unpaired]:
     """Return the ground truth's size and which predictions will be resized, or what is wrong."""
     sizes: list[Size] = []
     problems: list[Unpaired] = []
@@ -72,11 +61,11 @@ def _check_pair(pair: Pair, names: Sequence[str], rules: SizeRules) -> _Sizes | 
     if problems:
         return problems
     truth, *others = sizes
-    if min(truth) < rules.min_side:
-        reason = f"{_format(truth)}, and {rules.metric} needs {rules.min_side} pixels a side"
+    if min(truth) < metric.min_side:
+        reason = f"{_format(truth)}, and {metric.name} needs {metric.min_side} pixels a side"
         problems.append(Unpaired(pair.truth.name, None, "small", reason))
     resized = tuple(other != truth for other in others)
-    if not rules.resize:
+    if not resize:
         problems += [
             Unpaired(image.name, name, "size", f"{_format(other)}, its ground truth {_format(truth)}")
             for name, image, other in zip(names, pair.predictions, others, strict=True)

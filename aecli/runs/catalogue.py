@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -91,15 +92,14 @@ def describe_run(run: RunFolder) -> RunFacts:
     """Read a run's config and the documents of its checkpoints, as far as there are any; raises CheckpointError."""
     config = run.read_config()
     error = None
-    document: dict[str, Any] = {}
-    last: dict[str, Any] = {}
+    documents: dict[Path, dict[str, Any]] = {run.model: {}, run.last: {}}
     try:
-        document = (checkpoints.read_document(run.model) if run.model.exists() else None) or {}
-        last = (checkpoints.read_document(run.last) if run.last.exists() else None) or {}
+        for file in documents:
+            documents[file] = (checkpoints.read_document(file) if file.exists() else None) or {}
     except CheckpointError as damage:
         error = str(damage)
-    figures = document.get("metrics")
-    figures = figures if isinstance(figures, dict) else {}
+    document, last = documents.values()
+    figures = document["metrics"] if isinstance(document.get("metrics"), dict) else {}
     return RunFacts(
         path=str(run.path),
         model=config["model"]["name"],

@@ -70,7 +70,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         document = _document(path, file)
         if document is None:
             raise CheckpointError(f"{path}: a safetensors file without aecli's metadata")
-        tensors = _read(path, file)
+        with _damage_as_error(path):
+            tensors = file.read()
     return {current_key(document.get("model"), key): value for key, value in tensors.items()}, document
 
 
@@ -99,7 +100,8 @@ def load_model(path: Path, named: str | None = None) -> tuple[Trainable, dict[st
         stored = {current_key(name, key): key for key in file.shapes}
         _require_shapes(path, name, model, {key: file.shapes[there] for key, there in stored.items()})
         _require_input(path, document, model)
-        tensors = _read(path, file)
+        with _damage_as_error(path):
+            tensors = file.read()
     weights = {key: _checked(path, key, tensors[stored[key]], like) for key, like in model.state_dict().items()}
     saved = model.state_dict().keys()
     if any(buffer.is_meta and key not in saved for key, buffer in model.named_buffers()):
@@ -115,11 +117,6 @@ def _opened(path: Path) -> Iterator[TensorFile]:
         with _damage_as_error(path):
             file = stack.enter_context(open_tensors(path))
         yield file
-
-
-def _read(path: Path, file: TensorFile) -> dict[str, Tensor]:
-    with _damage_as_error(path):
-        return file.read()
 
 
 @contextmanager

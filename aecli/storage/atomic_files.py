@@ -122,15 +122,9 @@ def list_names(folder: Path) -> list[str]:
 
 
 def remove_temporary_files(folder: Path, recursive: bool = False, any_owner: bool = False) -> None:
-    """Remove the temporary files in `folder` of processes of this host that have ended.
+    """Remove the temporary files in `folder` of processes of this host that have ended; raises OSError.
 
-    Args:
-        folder: where to look.
-        recursive: look in its subfolders too.
-        any_owner: remove those of living processes and of other hosts too.
-
-    Raises:
-        OSError: one can't be removed.
+    With `recursive`, those in its subfolders too; with `any_owner`, those of living processes and of other hosts too.
     """
     pattern = f"{OWN_PREFIX}*{_TEMPORARY}"
     for left in list(folder.rglob(pattern) if recursive else folder.glob(pattern)):

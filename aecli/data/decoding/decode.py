@@ -140,7 +140,10 @@ def decode_fitted(image: ImageRef, size: int, how: str) -> Pixels:
 def _decoded(image: ImageRef, finish: Callable[[Image.Image], Pixels]) -> Pixels:
     """Decode as `decode` describes, and return `finish(picture)` while the memory for the picture is reserved."""
     with _as_decode_error(image), ExitStack() as reserved:
-        return finish(_picture(image, reserved))
+        opened, _ = _open(image, reserved)
+        call_pillow(opened.load)
+        upright = _UPRIGHT.get(_orientation(opened))
+        return finish(to_rgb(opened if upright is None else opened.transpose(upright)))
 
 
 @contextmanager
@@ -151,13 +154,6 @@ def _as_decode_error(image: ImageRef) -> Iterator[None]:
         raise DecodeError(image.name, str(error)) from error
     except MemoryError as error:
         raise DecodeError(image.name, "not enough memory") from error
-
-
-def _picture(image: ImageRef, reserved: ExitStack) -> Image.Image:
-    opened, _ = _open(image, reserved)
-    call_pillow(opened.load)
-    upright = _UPRIGHT.get(_orientation(opened))
-    return to_rgb(opened if upright is None else opened.transpose(upright))
 
 
 def _fit(picture: Image.Image, size: int, how: str) -> Image.Image:

@@ -5,6 +5,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -29,17 +30,16 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _HEAT_STEPS = 33  # of the colour map; the browser interpolates linearly between them
 
 
+@dataclass(frozen=True)
 class Page:
-    """A page in progress: pictures are added as images are measured, and the main process writes it."""
+    """A page in progress: pictures are added to `scratch` as images are measured, and the main process writes it."""
 
-    def __init__(self, path: Path, scratch: Path) -> None:
-        """Store pictures in the folder `scratch` until the page is written."""
-        self.path = path
-        self._scratch = scratch
+    path: Path
+    scratch: Path
 
     def add(self, number: int, images: Sequence[Pixels]) -> None:
         """Store the ground truth and the predictions of a pair, uint8 (H, W, 3); may be called from several threads."""
-        pictures.store(self._scratch, number, images)
+        pictures.store(self.scratch, number, images)
 
     def write(
         self, truth: str, report: EvalReport, measured: Mapping[int, Pair], values: MetricValues, listen: Listener
@@ -50,7 +50,7 @@ class Page:
         `values`.
         """
         names = [result.name for result in report.results]
-        embedded = pictures.embed_or_move(self._scratch, self.path, list(measured), 1 + len(names))
+        embedded = pictures.embed_or_move(self.scratch, self.path, list(measured), 1 + len(names))
         folder = pictures.folder_beside(self.path)
         if embedded is None:
             listen(Notice(f"the page's pictures are in {folder}: keep them together"))
