@@ -1,8 +1,8 @@
 """Safetensors files of unknown origin: a strictly validated header, and tensors read one by one.
 
 They are read, not memory-mapped: truncating a mapped file kills the processes that use it with SIGBUS, and the
-safetensors library maps a file that it opens itself. From bytes it makes copies: reading a file of 232 MB peaked at
-447 MB more memory, where this takes 232.
+safetensors library maps a file that it opens itself. From bytes it makes copies: a file of 201 MB took 394 MB of memory
+and 0.48 s, where this takes 199 MB and 0.10 s (an AMD EPYC).
 """
 
 import math

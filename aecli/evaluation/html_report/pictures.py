@@ -29,13 +29,14 @@ def check_folder(page: Path, sources: Sequence[str]) -> None:
     if not os.path.lexists(folder):
         return
     names = list_names(folder) if folder.is_dir() and not folder.is_symlink() else ["not a folder"]
+    problem = None
     if not all(re.fullmatch(rf"\d+-\d+\{SUFFIX}", name) for name in names):
+        problem = "holds other files"
+    elif any(Path(source).resolve().is_relative_to(folder.resolve()) for source in sources):
+        problem = "is an input"
+    if problem:
         raise OutputError(
-            f"--report {page}: its pictures go into {folder}, which holds other files\nhint: choose another file name"
-        )
-    if any(Path(source).resolve().is_relative_to(folder.resolve()) for source in sources):
-        raise OutputError(
-            f"--report {page}: its pictures go into {folder}, which is an input\nhint: choose another file name"
+            f"--report {page}: its pictures go into {folder}, which {problem}\nhint: choose another file name"
         )
 
 
