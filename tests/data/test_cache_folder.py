@@ -19,11 +19,6 @@ IMAGE = 3 * 16 * 16  # bytes
 Usage = namedtuple("Usage", "total used free")
 
 
-@pytest.fixture
-def cache_folder(tmp_path):
-    return tmp_path / "packs"
-
-
 def sets(*letters, count=10):
     return [[whole(f"{letter}{number}.png", number) for number in range(count)] for letter in letters]
 

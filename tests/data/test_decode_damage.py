@@ -1,6 +1,5 @@
 import struct
 import warnings
-import zipfile
 
 import numpy as np
 import pytest
@@ -13,7 +12,7 @@ from aecli.data.sources.registry import list_images
 from aecli.data.sources.shards import Shards
 from tests.support.data import fail_to_decode, image_ref
 from tests.support.images import encoded, hand_made_png, picture
-from tests.support.shards import write_tar
+from tests.support.shards import write_tar, write_zip
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
@@ -122,11 +121,7 @@ def test_a_bug_while_listing_an_archive_is_raised_as_it_is(tmp_path, monkeypatch
         raise error("a bug")
 
     path = tmp_path / f"a.{kind}"
-    if kind == "tar":
-        write_tar(path, {"a.png": encoded(picture())})
-    else:
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("a.png", encoded(picture()))
+    {"zip": write_zip, "tar": write_tar}[kind](path, [("a.png", encoded(picture()))])
     monkeypatch.setattr(f"aecli.data.sources.{kind}s.check_path", broken)
     with pytest.raises(error, match="a bug"):
         list_images(str(path))

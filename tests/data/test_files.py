@@ -1,4 +1,4 @@
-"""What stands in a folder under an image's name and is none: pipes, devices, sockets, links, files without end."""
+"""Other things than images under the name of one: pipes, devices, sockets, links, endless files."""
 
 import os
 import resource
@@ -11,14 +11,10 @@ from aecli.data.decoding.decode import decode, image_size
 from aecli.data.image_ref import FILE_LIMIT
 from aecli.data.sources.registry import list_images
 from aecli.errors import DataError
-from tests.support.data import fail_to_list
+from tests.support.data import fail_to_list, names
 from tests.support.images import encoded, picture
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs pipes and links")
-
-
-def names(folder):
-    return [image.name for image in list_images(str(folder))]
 
 
 def refuse(image, *words):
@@ -40,7 +36,9 @@ def test_pipes_devices_and_sockets_are_passed_over_also_behind_links(image_folde
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket.png")
         assert names(folder) == ["a.png"]
-    fail_to_list("/dev/zero", "neither a folder nor a .zip")
+    os.mkfifo(tmp_path / "pipe")
+    for place in ("/dev/zero", tmp_path / "pipe"):
+        fail_to_list(place, "neither a folder nor a .zip")
 
 
 @pytest.mark.parametrize("what", ["pipe", "link to a pipe", "device", "folder", "nothing"])
@@ -70,9 +68,7 @@ def test_a_file_larger_than_any_image_is_refused_unread(image_folder):
 def test_no_more_of_a_file_is_read_than_it_is_said_to_hold(image_folder):
     folder = image_folder("a.png")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    (folder / "pages.png").symlink_to(
-        "/proc/self/pagemap"
-    )  # as long as the memory that there could be, and said to hold 0
+    (folder / "pages.png").symlink_to("/proc/self/pagemap")  # endless, and of size 0
     (folder / "status.png").symlink_to("/proc/self/status")
     by_name = {image.name: image for image in list_images(str(folder))}
     for name in ("pages.png", "status.png"):
@@ -84,8 +80,7 @@ def test_a_file_cut_since_it_was_listed_is_refused_and_one_rewritten_is_read_who
     folder = image_folder("a.png", "b.png")
     cut, grown = list_images(str(folder))
     os.truncate(folder / "a.png", 300)
-    refuse_decoding = pytest.raises(DataError, match=r"a\.png")
-    with refuse_decoding:
+    with pytest.raises(DataError, match=r"a\.png"):
         decode(cut)
     (folder / "b.png").write_bytes(encoded(picture(300, 200)))
     assert decode(grown).shape == (300, 200, 3)

@@ -47,11 +47,6 @@ def folder(image_folder):
     return image_folder(*(f"{number:02d}.png" for number in range(12)))
 
 
-@pytest.fixture
-def cache_folder(tmp_path):
-    return tmp_path / "packs"
-
-
 def require_one_whole_pack(folder, cache_folder):
     assert len(list(cache_folder.iterdir())) == 1
     images = list_images(str(folder))
@@ -61,20 +56,6 @@ def require_one_whole_pack(folder, cache_folder):
 
 
 # The lock
-
-
-@needs_locks
-def test_a_lock_has_one_holder_and_leaves_no_file(tmp_path):
-    first, second = Lock(tmp_path / "lock"), Lock(tmp_path / "lock")
-    assert first.take() and first.excludes
-    assert not second.take() and not second.excludes
-    second.close()
-    assert not Lock(tmp_path / "lock").take()
-    first.close()
-    assert list(tmp_path.iterdir()) == []
-    assert second.take() and second.excludes
-    second.close()
-    assert list(tmp_path.iterdir()) == []
 
 
 @needs_locks

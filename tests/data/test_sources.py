@@ -1,20 +1,11 @@
 import os
-import zipfile
-import zlib
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from aecli.data.sources import registry
 from aecli.data.sources.registry import ImageRef, list_images, split_indices
 from aecli.errors import DataError
-from tests.support.data import fail_to_list
-from tests.support.images import encoded, picture
-
-
-def names(source):
-    return [image.name for image in list_images(str(source))]
-
+from tests.support.data import fail_to_list, names
 
 # Folders
 
@@ -55,15 +46,6 @@ def test_dangling_link_is_listed_and_fails_to_load(image_folder, tmp_path):
     assert [image.name for image in listed] == ["a.png", "gone.png"]
     with pytest.raises(FileNotFoundError):
         listed[1].load()
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
-def test_fifo_is_never_opened(image_folder, tmp_path):
-    folder = image_folder("a.png")
-    os.mkfifo(folder / "pipe.png")
-    os.mkfifo(tmp_path / "pipe")
-    assert names(folder) == ["a.png"]
-    fail_to_list(tmp_path / "pipe", "neither a folder nor a .zip")
 
 
 def test_file_name_that_is_not_unicode(image_folder):
@@ -135,92 +117,3 @@ def test_a_new_source_is_one_function(monkeypatch):
     monkeypatch.setitem(registry.PREFIXES, "mine", lambda text: [image] if text == "a:b" else [])
     assert list_images("mine:a:b") == [image]
     fail_to_list("mine:none", "holds no images")
-
-
-# Zip files
-
-
-def make_zip(path, members, **options):
-    with zipfile.ZipFile(path, "w", **options) as archive:
-        for name, data in members:
-            archive.writestr(name, data)
-    return path
-
-
-def test_zip_is_the_folder_it_holds(image_folder, tmp_path):
-    folder = image_folder("a.png", "sub/B.PNG", "sub/c.png")
-    members = [(name, (folder / name).read_bytes()) for name in ("sub/c.png", "a.png", "sub/B.PNG")]
-    extra = [("notes.txt", b"x"), ("__MACOSX/a.png", b"x"), (".x/a.png", b"x"), ("sub/.y.png", b"x"), ("d.png/", b"")]
-    path = make_zip(tmp_path / "images.ZIP", members + extra, compression=zipfile.ZIP_DEFLATED)
-    listed = list_images(str(path))
-    assert [image.name for image in listed] == names(folder)
-    with ThreadPoolExecutor(8) as pool:
-        contents = list(pool.map(lambda image: image.load(), listed * 50))
-    assert contents == [(folder / image.name).read_bytes() for image in listed] * 50
-
-
-def test_zip_names_are_normalised(tmp_path):
-    path = make_zip(tmp_path / "a.zip", [("./b/a.png", b"x"), ("b\\c.png", b"y"), ("./.d/a.png", b"z")])
-    assert names(path) == ["b/a.png", "b/c.png"]
-
-
-def test_zip_fingerprint_is_size_and_crc(tmp_path):
-    data = encoded(picture())
-    (image,) = list_images(str(make_zip(tmp_path / "a.zip", [("a.png", data)])))
-    assert image.fingerprint == f"{len(data)}:{zlib.crc32(data):08x}"
-
-
-@pytest.mark.parametrize("name", ["../a.png", "a/../../b.png", "/a.png", "C:\\a.png", "..\\a.png"])
-def test_zip_that_leads_out_of_itself(tmp_path, name):
-    fail_to_list(make_zip(tmp_path / "a.zip", [(name, b"x")]), "leads out")
-
-
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_zip_with_a_name_twice(tmp_path):
-    fail_to_list(make_zip(tmp_path / "a.zip", [("a.png", b"x"), ("a.png", b"y")]), "a.png twice")
-    fail_to_list(make_zip(tmp_path / "b.zip", [("b/a.png", b"x"), ("b//a.png", b"y")]), "b/a.png twice")
-
-
-def test_zip_with_encrypted_or_enormous_members(tmp_path):
-    path = make_zip(tmp_path / "a.zip", [("a.png", b"x" * 100)])
-    data = bytearray(path.read_bytes())
-    central = data.index(b"PK\x01\x02")
-    for start, offset in ((0, 6), (central, 8)):
-        data[start + offset] |= 1
-    path.write_bytes(data)
-    fail_to_list(path, "encrypted", "a.png")
-    data[6], data[central + 8] = 0, 0
-    data[central + 24 : central + 28] = (2**31 + 1).to_bytes(4, "little")
-    path.write_bytes(data)
-    fail_to_list(path, "a.png", str(2**31 + 1))
-
-
-def test_zip_reads_no_more_than_declared(tmp_path):
-    path = make_zip(tmp_path / "a.zip", [("a.png", b"x" * 10**6)], compression=zipfile.ZIP_DEFLATED)
-    data = bytearray(path.read_bytes())
-    central = data.index(b"PK\x01\x02")
-    data[central + 24 : central + 28] = (10).to_bytes(4, "little")
-    path.write_bytes(data)
-    (image,) = list_images(str(path))
-    try:
-        assert len(image.load()) <= 10
-    except OSError:
-        pass  # the checksum of ten bytes is another one
-
-
-def test_corrupt_zip(tmp_path):
-    path = make_zip(tmp_path / "a.zip", [("a.png", encoded(picture()))])
-    path.write_bytes(path.read_bytes()[:-30])
-    fail_to_list(path, "damaged")
-
-
-@pytest.mark.parametrize(
-    ("top", "names"), [("photos/", ["a.png", "b/c.png"]), ("other/", ["other/a.png", "other/b/c.png"])]
-)
-def test_a_zip_called_after_the_folder_in_it_has_the_folders_names(tmp_path, top, names):
-    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
-        for name in ("a.png", "b/c.png"):
-            archive.writestr(top + name, encoded(picture()))
-    images = list_images(str(tmp_path / "photos.zip"))
-    assert [image.name for image in images] == [image.group for image in images] == names
-    assert images[0].load() == encoded(picture())

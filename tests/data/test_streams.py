@@ -18,7 +18,7 @@ from aecli.data.sources import shards as shards_module
 from aecli.data.sources.shards import Encoded, Shards, is_stream
 from aecli.data.streams import Stream
 from aecli.errors import DataError
-from tests.support.images import encoded, picture
+from tests.support.images import encoded, picture, truncate
 from tests.support.shards import write_parquet, write_tar, write_tars
 
 COUNTS = (7, 5, 1, 6, 4)
@@ -35,42 +35,42 @@ def open_stream(source, batch_size=6, buffer=9, seed=0, flip=False):
 
 
 def take(stream, count, part=(0, 6), positions=None):
-    """The first batches, and the positions of the lanes after the last of them."""
-    found, told = [], {}
+    """The first batches, and the position of each group of shards after the last."""
+    found, reached = [], {}
     batches = stream.batches(part, positions)
     for _ in range(count):
         batch = next(batches)
         found.append(batch.pixels.clone())
-        told |= batch.positions
+        reached |= batch.positions
     batches.close()
-    return found, told
+    return found, reached
 
 
-def listed(told):
+def listed(positions):
     """Positions as they are in a checkpoint."""
-    return json.loads(json.dumps([told[lane] for lane in sorted(told)]))
+    return json.loads(json.dumps([positions[group] for group in sorted(positions)]))
 
 
 class TestOneSequence:
     @pytest.mark.parametrize("cuts", [(3,), (2, 4), (1,), (5,), (1, 2, 3, 4, 5)])
     def test_whatever_the_number_of_processes(self, tars, cuts):
-        whole, told = take(open_stream(tars, flip=True), 9)
+        whole, positions = take(open_stream(tars, flip=True), 9)
         parts = list(zip((0, *cuts), (*cuts, 6), strict=True))
-        shares = [take(open_stream(tars, flip=True), 9, part) for part in parts]
+        found = [take(open_stream(tars, flip=True), 9, part) for part in parts]
         for number, batch in enumerate(whole):
-            assert torch.equal(batch, torch.cat([pixels[number] for pixels, _ in shares]))
-        lanes = [lane for _, positions in shares for lane in positions]
-        assert sorted(lanes) == sorted(told) == list(range(len(told)))  # each is told of once
-        assert {lane: position for _, positions in shares for lane, position in positions.items()} == told
+            assert torch.equal(batch, torch.cat([pixels[number] for pixels, _ in found]))
+        reached = [item for _, each in found for item in each.items()]
+        assert sorted(reached) == sorted(positions.items())  # each group once
+        assert sorted(positions) == list(range(len(positions)))
 
     @pytest.mark.parametrize("stop", [1, 2, 3, 5, 8, 12])
     def test_gone_on_with_where_it_stood(self, tars, stop):
         """Across blocks of 5, shards of one to seven images, and passes."""
         whole, _ = take(open_stream(tars, flip=True), 16)
-        _, told = take(open_stream(tars, flip=True), stop)
+        _, positions = take(open_stream(tars, flip=True), stop)
         again = open_stream(tars, flip=True)
-        again.require_positions(listed(told))
-        rest, _ = take(again, 16 - stop, positions=listed(told))
+        again.require_positions(listed(positions))
+        rest, _ = take(again, 16 - stop, positions=listed(positions))
         assert all(torch.equal(one, other) for one, other in zip(whole[stop:], rest, strict=True))
 
     def test_of_another_seed_is_another(self, tars):
@@ -179,25 +179,24 @@ class TestWhatIsBroken:
         with pytest.raises(DataError, match=r"images can't be decoded, more than 1%.*#00[37]"):
             take(open_stream(str(tmp_path / "a.tar")), 9)
 
-    def test_a_block_without_any_is_told(self, tmp_path):
+    def test_a_block_without_any_is_an_error(self, tmp_path):
         write_tar(tmp_path / "a.tar", self.members([f"{seed:03d}.png" for seed in range(12)]))
         with pytest.raises(DataError, match="none of 9 neighbouring images can be decoded"):
             take(open_stream(str(tmp_path / "a.tar")), 1)
 
-    def test_a_source_without_images_is_told(self, tmp_path):
+    def test_a_source_without_images_is_an_error(self, tmp_path):
         write_tar(tmp_path / "a.tar", {"a.txt": b"words", "b.json": b"{}"})
         with pytest.raises(DataError, match="holds no images"):
             take(open_stream(str(tmp_path / "a.tar")), 1)
 
     def test_a_shard_is_named(self, tmp_path):
         write_tars(tmp_path, [6, 6])
-        whole = (tmp_path / "1.tar").read_bytes()
-        (tmp_path / "1.tar").write_bytes(whole[: len(whole) // 2])
+        truncate(tmp_path / "1.tar")
         with pytest.raises(DataError, match=r"1\.tar can't be read: "):
             take(open_stream(str(tmp_path / "*.tar")), 9)
 
     @pytest.mark.parametrize("name", ["a.tar", "a.parquet"])
-    def test_a_first_shard_is_looked_at_when_it_is_opened(self, tmp_path, name):
+    def test_the_first_shard_is_read_on_opening(self, tmp_path, name):
         (tmp_path / name).write_bytes(b"x" * 5000)
         with pytest.raises(DataError, match=rf"{name} can't be read: "):
             open_stream(str(tmp_path / name))
@@ -210,7 +209,7 @@ class TestWhatIsBroken:
             ("http://127.0.0.1:1/{5..2}.tar", "not a range"),
         ],
     )  # fmt: skip
-    def test_a_source_that_cannot_be_meant(self, source, said):
+    def test_an_invalid_source_is_refused(self, source, said):
         with pytest.raises(DataError, match=said) as caught:
             Shards(source)
         assert "\n" not in str(caught.value).partition("\nhint: ")[2]
@@ -283,7 +282,7 @@ class TestKinds:
             server.shutdown()
 
 
-def test_nothing_is_said_and_no_thread_is_left(tars, capfd):
+def test_nothing_is_printed_and_no_thread_is_left(tars, capfd):
     before = threading.active_count()
     take(open_stream(tars), 3)
     for _ in range(100):

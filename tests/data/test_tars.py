@@ -1,4 +1,4 @@
-"""Shards as a list of images: tars by an index, Parquet in memory, and strangers' tars refused."""
+"""Shards as a list of images: tars by an index, Parquet in memory, and damaged tars refused."""
 
 import io
 import tarfile
@@ -28,7 +28,7 @@ def test_a_tar_is_a_list_of_its_images_by_their_paths(tmp_path):
     assert len({image.fingerprint for image in images}) == 3
 
 
-def test_several_tars_are_told_apart_by_their_names(tmp_path):
+def test_images_of_several_tars_have_their_tars_names(tmp_path):
     write_tars(tmp_path, [2, 3])
     images = list_images(str(tmp_path / "*.tar"))
     assert [image.name for image in images] == ["0/000.png", "0/001.png", "1/000.png", "1/001.png", "1/002.png"]
@@ -48,20 +48,6 @@ def test_more_than_memory_is_for_is_refused(tmp_path, monkeypatch):
     fail_to_list(path, "can be trained on, but not listed")
 
 
-@pytest.mark.parametrize(
-    ("names", "said"),
-    [
-        (["../a.png"], "leads out"), (["/a.png"], "leads out"), (["x/../../a.png"], "leads out"),
-        (["a.png", "./a.png"], "twice"), (["a.png", "a.png/b.png"], "both as an image and as a folder"),
-    ],
-)  # fmt: skip
-def test_strangers_tars_are_refused(tmp_path, names, said):
-    with tarfile.open(tmp_path / "a.tar", "w") as archive:
-        for name in names:
-            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
-    fail_to_list(tmp_path / "a.tar", said)
-
-
 def test_members_that_are_no_files_are_passed_over(tmp_path):
     write_tar(tmp_path / "a.tar", {"a.png": encoded(picture())})
     with tarfile.open(tmp_path / "a.tar", "a") as archive:
@@ -73,12 +59,12 @@ def test_members_that_are_no_files_are_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize("keep", [600, 1500])
-def test_a_tar_cut_short_is_told(tmp_path, keep):
+def test_a_tar_cut_short_is_refused(tmp_path, keep):
     write_tar(tmp_path / "a.tar", {"a.png": encoded(picture()), "b.png": encoded(picture(seed=1))})
     (tmp_path / "a.tar").write_bytes((tmp_path / "a.tar").read_bytes()[:keep])
     fail_to_list(tmp_path / "a.tar", "of", "bytes")
 
 
-def test_what_is_no_tar_is_told(tmp_path):
+def test_what_is_no_tar_is_refused(tmp_path):
     (tmp_path / "a.tar").write_bytes(b"words" * 500)
     fail_to_list(tmp_path / "a.tar", "damaged or incomplete tar")

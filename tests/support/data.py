@@ -29,6 +29,10 @@ def fail_to_decode(content, *words):
     return caught.value
 
 
+def names(source):
+    return [image.name for image in list_images(str(source))]
+
+
 def fail_to_list(source, *words):
     with pytest.raises(DataError) as caught:
         list_images(str(source))

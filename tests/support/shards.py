@@ -1,7 +1,9 @@
-"""Shards made on the spot."""
+"""Archives and shards made on the spot."""
 
 import io
 import tarfile
+import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,14 +13,22 @@ from pyarrow import parquet
 from tests.support.images import encoded, picture
 
 
-def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
-    """A tar file of `members` (name → content), in their order."""
+def write_tar(path: Path, members: Mapping[str, bytes] | Sequence[tuple[str, bytes]]) -> Path:
+    """A tar file of `members`, names with their contents, in their order."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
+        for name, content in members.items() if isinstance(members, Mapping) else members:
             header = tarfile.TarInfo(name)
             header.size = len(content)
             archive.addfile(header, io.BytesIO(content))
+    return path
+
+
+def write_zip(path: Path, members: Sequence[tuple[str, bytes]], method: int = zipfile.ZIP_STORED) -> Path:
+    """A zip of `members`, names that stand twice included."""
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
     return path
 
 
