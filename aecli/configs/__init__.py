@@ -1,39 +1,28 @@
-"""One frozen dataclass a command: the single home of every default and of its checks."""
+"""One frozen dataclass per command: the only place of every default and its checks."""
 
-from aecli.configs.checks import (
-    COMPILE_MODES,
-    FEATURES,
-    FITS,
-    LARGEST_SIDE,
-    LOGS,
-    LPIPS_NETS,
-    METRICS,
-    MISMATCH_ACTIONS,
-    MODEL_FLAGS,
-    MOST_DRAWN,
-    MOST_SAMPLES,
-    MOST_WORKERS,
-    PRECISIONS,
-    PRIORS,
-    SPLITS,
-    SSIM_WINDOWS,
-    SYNC_MODES,
-    require,
-)
-from aecli.configs.commands import (
-    EvalConfig,
-    GridConfig,
-    InterpolateConfig,
-    ModelsConfig,
-    ReconstructConfig,
-    SampleConfig,
-    TraverseConfig,
-)
-from aecli.configs.train import TrainConfig
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aecli.configs.commands import (
+        EvalConfig,
+        GridConfig,
+        InterpolateConfig,
+        ModelsConfig,
+        ReconstructConfig,
+        SampleConfig,
+        TraverseConfig,
+    )
+    from aecli.configs.train import TrainConfig
 
 __all__ = [
-    "COMPILE_MODES", "EvalConfig", "FEATURES", "FITS", "GridConfig", "InterpolateConfig", "LARGEST_SIDE",
-    "LOGS", "LPIPS_NETS", "METRICS", "MISMATCH_ACTIONS", "MODEL_FLAGS", "MOST_DRAWN", "MOST_SAMPLES",
-    "MOST_WORKERS", "ModelsConfig", "PRECISIONS", "PRIORS", "ReconstructConfig", "SPLITS", "SSIM_WINDOWS",
-    "SYNC_MODES", "SampleConfig", "TrainConfig", "TraverseConfig", "require",
+    "EvalConfig", "GridConfig", "InterpolateConfig", "ModelsConfig", "ReconstructConfig", "SampleConfig",
+    "TrainConfig", "TraverseConfig",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import a config on first use, because a command's `--help` needs only its own."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{'train' if name == 'TrainConfig' else 'commands'}"), name)

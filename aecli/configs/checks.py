@@ -1,4 +1,4 @@
-"""Checks of option values and the choices there are. Only the standard library: every `--help` imports this."""
+"""The choices and limits of options. Only the standard library: every `--help` imports this."""
 
 from aecli.errors import ConfigError
 
@@ -8,21 +8,17 @@ LOGS = ("tensorboard",)
 PRIORS = ("auto", "normal", "gaussian", "mixture", "flow")
 COMPILE_MODES = ("auto", "on", "off")
 SYNC_MODES = ("auto", "on", "off")
-LARGEST_SIDE = 2**14  # of the square images that a model takes; the decoder stops at as many pixels
-MOST_WORKERS = 1024
-MOST_DRAWN = 1024  # images on a sheet, or in a row of a grid
-MOST_SAMPLES = 1_000_000  # files of six digits
-MODEL_FLAGS = {
-    "width": "--width",
-    "latent_dim": "--latent-dim",
-    "beta": "--beta",
-}  # model options with flags of their own
 SPLITS = ("all", "train", "val")
 METRICS = ("psnr", "ssim", "lpips")
 LPIPS_NETS = ("alex", "vgg", "squeeze")
 FEATURES = ("auto", "inception", "alex")
 SSIM_WINDOWS = ("gaussian", "uniform")
 MISMATCH_ACTIONS = ("error", "skip", "resize")
+MODEL_FLAGS = {"width": "--width", "latent_dim": "--latent-dim", "beta": "--beta"}  # of model options
+LARGEST_SIDE = 2**14  # pixels of a square image; decoding has the same limit
+MOST_WORKERS = 1024
+MOST_DRAWN = 1024  # images on a sheet, or in a row of a grid
+MOST_SAMPLES = 1_000_000  # files with names of six digits
 
 
 def require(condition: bool, flag: str, value: object, expected: str) -> None:

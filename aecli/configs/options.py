@@ -1,6 +1,6 @@
-"""An option, once: its default, help, panel, choices and bounds stand on a dataclass field.
+"""An option is a dataclass field: its metadata holds help, panel, choices and bounds.
 
-The command's signature, its help and completion, the checks of TOML files and of Python values read the same field.
+Signature, help and completion of a command, and the checks of TOML files and of Python values all read the same field.
 Only the standard library: every `--help` imports this.
 """
 
@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from aecli.errors import ConfigError
 
@@ -21,11 +21,12 @@ DATA, MODEL, METRICS_PANEL, RECIPE, RUN, MACHINE, OUTPUT = (
 
 @dataclass(frozen=True)
 class Option:
-    """What the command line knows of a field.
+    """An option of the command line.
 
-    `name` is the option's where it isn't the field's, `short` a one-letter flag, `hidden_flag` an older spelling that
-    still works. Numbers lie from `least` to `most`, above `above` and below `below`. `completes` names what the shell
-    offers: source, prediction, model, registered or config. A `separated` tuple is one text with commas.
+    `name` and `flag` are set where they differ from the field's name; `hidden_flag` is an older spelling that still
+    works. Numbers are at least `least`, at most `most`, above `above` and below `below`; text matches `pattern`, which
+    `expected` describes. `completes` says what the shell completes: source, prediction, model or device. A `separated`
+    tuple is one text with commas.
     """
 
     help: str
@@ -44,14 +45,13 @@ class Option:
     above: float | None = None
     below: float | None = None
     example: str | None = None
-    pattern: str | None = None  # that a text matches, and the words for it
+    pattern: str | None = None
     expected: str | None = None
 
 
 def option(default: Any, help: str, panel: str, **details: Any) -> Any:
-    """Return a dataclass field with that default (`...`: required) that is an option of the command line."""
-    known = {"metadata": {"option": Option(help, panel, **details)}}
-    return field(**known) if default is ... else field(default=default, **known)  # type: ignore[call-overload]
+    """Return a dataclass field that is an option; a `default` of `...` makes it required."""
+    return field(default=MISSING if default is ... else default, metadata={"option": Option(help, panel, **details)})
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ class OptionField:
 
     @property
     def default(self) -> Any:
-        """Its default; `...` where it is required."""
+        """Its default; `...` if it is required."""
         return ... if self.field.default is MISSING else self.field.default
 
     @property
     def kinds(self) -> tuple[type, ...]:
-        """The types that a value may have, None's aside."""
-        return tuple(kind for kind in get_args(self.hint) or (self.hint,) if kind is not NoneType)
+        """The types of its values, without None's."""
+        return alternatives(self.hint)
 
     @property
     def is_tuple(self) -> bool:
@@ -88,8 +88,14 @@ class OptionField:
         return get_origin(self.hint) is tuple
 
 
+def alternatives(hint: Any) -> tuple[Any, ...]:
+    """Return the types of a union without None's, or the type itself."""
+    kinds = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
+    return tuple(kind for kind in kinds if kind is not NoneType)
+
+
 def option_fields(config: type) -> tuple[OptionField, ...]:
-    """Return the options of a config class, in the order in which its help lists them."""
+    """Return the options of a config class, in the order of its help."""
     hints = get_type_hints(config)
     return tuple(
         OptionField(each, each.metadata["option"], hints[each.name])
@@ -99,10 +105,10 @@ def option_fields(config: type) -> tuple[OptionField, ...]:
 
 
 class CheckedOptions:
-    """Base of frozen config dataclasses: checks every option's type, choices and bounds when one is made."""
+    """Base of frozen config dataclasses: checks types, choices and bounds on construction; paths become Paths."""
 
     def __post_init__(self) -> None:
-        """Check; texts that name paths become Paths.
+        """Check.
 
         Raises:
             ConfigError: the message names the flag and what is expected.
@@ -112,20 +118,24 @@ class CheckedOptions:
             checked = check_value(each, value)
             if checked is not value:
                 object.__setattr__(self, each.field.name, checked)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """Check options against each other; raises ConfigError."""
 
 
 def check_value(each: OptionField, value: Any) -> Any:
-    """Return `value` as the field holds it.
+    """Return `value`, converted to the field's type.
 
     Raises:
-        ConfigError: it has another type, or lies outside the option's choices or bounds.
+        ConfigError: it has another type, or is outside the option's choices or bounds.
     """
     if value is None and NoneType in get_args(each.hint):
         return None
     if each.is_tuple:
         return _checked_tuple(each, value)
     kinds = each.kinds
-    if isinstance(value, str) and "\0" in value:  # which no path can hold
+    if isinstance(value, str) and "\0" in value:
         raise _unexpected(each, repr(value), "text without a NUL")
     if Path in kinds and isinstance(value, str | Path) and str(value):
         return Path(value)
@@ -173,7 +183,7 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 
 def _expectation(each: OptionField) -> Iterator[str]:
-    """Yield the words of what an option takes: `a whole number from 1 to 1024`."""
+    """Yield the words for what an option takes: `a whole number from 1 to 1024`."""
     option = each.option
     if option.expected is not None:
         yield option.expected
@@ -188,7 +198,7 @@ def _expectation(each: OptionField) -> Iterator[str]:
     elif option.above is not None:
         yield f"above {option.above:g}"
     elif low is not None and option.below is not None:
-        yield f"from {low:g} up to, not including, {option.below:g}"
+        yield f"of at least {low:g} and below {option.below:g}"
     elif low is not None and high is not None:
         yield f"from {low} to {high}"
     elif low is not None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aecli.configs import METRICS
+from aecli.configs.checks import METRICS
 from aecli.evaluation.unpaired import Unpaired
 from aecli.metrics.base import Metric
 from aecli.metrics.statistics import Comparison, Interval, bootstrap_means, compare

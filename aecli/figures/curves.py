@@ -1,4 +1,4 @@
-"""The curves of a training run, drawn from the rows of its metrics.csv."""
+"""Plots of a training run's metrics.csv."""
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
@@ -25,7 +25,7 @@ PANELS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (  # title, t
     (RATE, (("lr", "training", BLUE),)),
 )
 WIDTH_INCHES, LINE_INCHES, DPI = 12.0, 3.2, 100
-DOTTED_EPOCHS = 40  # up to here every epoch is marked with a dot, without which a single one would be invisible
+DOTTED_EPOCHS = 40  # up to this number every epoch is marked with a dot; a single one would be invisible
 
 
 def draw_curves(rows: Rows) -> bytes:
@@ -68,18 +68,18 @@ def draw_curves(rows: Rows) -> bytes:
 
 
 def _points(rows: Rows, column: str) -> Points:
-    """(epoch, value) of the rows where both are given and the value is finite."""
+    """Return (epoch, value) of the rows that have both, with a finite value."""
     pairs = [(row.get("epoch"), row.get(column)) for row in rows]
     return [(epoch, value) for epoch, value in pairs if epoch is not None and value is not None and isfinite(value)]
 
 
 def _curves(rows: Rows, spec: Sequence[tuple[str, str, str]]) -> list[Curve]:
-    """The curves of a panel that have points."""
+    """Return the curves of a panel that have points."""
     return [(name, colour, points) for column, name, colour in spec if (points := _points(rows, column))]
 
 
 def _best(rows: Rows) -> tuple[float | None, str]:
-    """The best epoch, the first of equals, and a title that names it with its values."""
+    """Return the best epoch (the first of equal ones), and a title that names it and its values."""
     for column, name in (("val_loss", "validation"), ("train_loss", "training")):
         if points := _points(rows, column):
             epoch, loss = min(points, key=lambda point: point[1])

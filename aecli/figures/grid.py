@@ -11,12 +11,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from aecli.errors import OutputError
 
-MIN_TILE = 128  # smaller images are enlarged by an integer factor, so that faces are recognisable
-MAX_TILE = 512  # larger ones are reduced, so that any viewer opens a row of ten
+MIN_TILE = 128  # pixels; smaller images are enlarged by an integer factor
+MAX_TILE = 512  # larger images are reduced, so that any viewer opens a row of ten
 BACKGROUND = (255, 255, 255)
 INK = (26, 26, 26)
 ELLIPSIS = "…"
-MAX_CHARACTERS = 1000  # of a label: more than fit, and fewer than Pillow refuses to measure
+MAX_CHARACTERS = 1000  # of a label: more than fit; Pillow refuses to measure very long texts
 
 
 def draw_rows(
@@ -43,7 +43,7 @@ def draw_rows(
     widest = ceil(max((font.getlength(line) for label in lines for line in label), default=0.0))
     left = margin + (widest + margin if widest else 0)
     columns = max(len(images) for _, images in rows)
-    # Where a tile is lower than a line of text, the row grows: labels are never clipped.
+    # A row is at least as high as a line of text, so that labels are never clipped.
     row_height = max(cell_height, line_height if widest else 0)
     under = margin + (line_height + gap if heads else 0)
     size = (left + columns * (cell_width + gap) - gap + margin, under + margin + len(rows) * (row_height + gap) - gap)
@@ -117,7 +117,7 @@ def _paste(picture: Image.Image, image: np.ndarray, tile: int, cell: tuple[int, 
     if factor > 1:
         drawn = drawn.resize((drawn.width * factor, drawn.height * factor), Image.Resampling.NEAREST)
     if drawn.size != (width, height):
-        # Where the factor is no integer, enlarged pixels keep their exact area; only reductions are filtered.
+        # Enlarged pixels keep their exact area also if the factor is not an integer; only reductions are filtered.
         kind = Image.Resampling.BOX if factor > 1 else Image.Resampling.LANCZOS
         drawn = drawn.resize((width, height), kind)
     left, top, cell_width, cell_height = cell

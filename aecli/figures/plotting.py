@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from aecli.errors import OutputError
 
-BLUE, ORANGE, INK, GREY = "#0072B2", "#D55E00", "#1a1a1a", "#8a8a8a"  # Okabe and Ito's: distinct for the colour-blind
+BLUE, ORANGE, INK, GREY = "#0072B2", "#D55E00", "#1a1a1a", "#8a8a8a"  # Okabe and Ito's, for the colour-blind
 
 
 @contextmanager

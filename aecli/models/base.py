@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Losses:
-    """Scalars of one batch: `total` is what is minimised; `kl` is None where the model has no such term.
+    """Losses of one batch, as scalars: `total` is minimised; `kl` is None if the model has no such term.
 
-    `output` are the reconstructions (N, 3, H, W) that they were computed from; a model that returns them saves
-    validation a second forward pass.
+    `output` is the reconstructions (N, 3, H, W) that they were computed from, optional; with it, validation needs no
+    second forward pass.
     """
 
     total: Tensor
@@ -25,12 +25,12 @@ class Losses:
 class Trainable(nn.Module, ABC):
     """A model that can be trained. A subclass sets `Options`, a frozen dataclass, and takes one as its only argument.
 
-    As in any `nn.Module`, `train()` and `eval()` turn randomness (dropout, the posterior's noise) on and off. Noise is
-    drawn from torch's global generator, which training seeds for every step.
+    `train()` and `eval()` turn randomness (dropout, the posterior's noise) on and off. Noise comes from torch's global
+    generator, which training seeds for every step.
     """
 
     Options: ClassVar[type[Any]]
-    size_multiple: ClassVar[int] = 1  # the sides of images must be multiples of it
+    size_multiple: ClassVar[int] = 1  # image sides must be multiples of it
     betas: ClassVar[tuple[float, float]] = (0.5, 0.999)  # Adam's; the report's
     plateau_epochs: ClassVar[int] = 10  # patience of ReduceLROnPlateau, on the training loss; the report's
 
@@ -38,30 +38,26 @@ class Trainable(nn.Module, ABC):
 
     @abstractmethod
     def example_shape(self, image_size: int) -> tuple[int, ...]:
-        """Return the shape of one training example of an image of that side, without the batch dimension."""
+        """Return the shape of one training example, made of an image of that side, without the batch dimension."""
 
     @abstractmethod
     def loss(self, examples: Tensor) -> Losses:
-        """Return the losses of a batch (N, …) of examples, each a scalar, a mean over all elements.
+        """Return the losses of a batch (N, …) of examples, means over all elements.
 
-        A model with `draw_noise` takes its noise as a second argument. In `eval()` mode the same batch gives the same
-        losses.
+        A model with `draw_noise` takes its noise as a second argument. In `eval()` mode `loss` is deterministic.
         """
 
     def draw_noise(self, count: int, image_size: int) -> Tensor | None:
         """Return the noise (count, …) that training passes to `loss` with `count` examples, or None.
 
-        It is drawn outside `loss` so that an example's noise doesn't depend on how many processes share the batch. What
-        `loss` draws itself (dropout) differs by process.
+        It is made outside `loss` so that an example's noise doesn't depend on the number of processes. Randomness
+        inside `loss` (dropout) differs between processes.
         """
         return None
 
 
 class Autoencoder(Trainable):
-    """Images to latents and back.
-
-    Images are float (N, 3, H, W) in [-1, 1], with both sides multiples of `size_multiple`.
-    """
+    """Maps images float (N, 3, H, W) in [-1, 1], whose sides are multiples of `size_multiple`, to latents and back."""
 
     size_multiple: ClassVar[int] = 32
     prior_is_normal: ClassVar[bool] = False  # whether training pulls the latents towards N(0, I)
@@ -120,7 +116,7 @@ class Prior(Trainable):
 
 
 def latent_shape(model: Trainable, image_size: int) -> tuple[int, ...]:
-    """Return the shape of one image's latent, for a prior that of its examples, without the batch dimension."""
+    """Return the shape of one image's latent, or of a prior's example, without the batch dimension."""
     shape = model.latent_shape if isinstance(model, Autoencoder) else model.example_shape
     return tuple(shape(image_size))
 

@@ -14,7 +14,7 @@ def forward_flops(model: Trainable, image_size: int) -> float:
     """
     was_training = model.training
     device = next(model.parameters()).device
-    # Attention as matrix products: the counter doesn't know PyTorch's fused kernel for CPUs.
+    # As matrix products, because the counter doesn't know PyTorch's fused attention on CPUs.
     with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         model.eval()(torch.empty(1, *model.example_shape(image_size), device=device))
     model.train(was_training)

@@ -12,8 +12,8 @@ from aecli.models.mish import Mish
 class ConvTranspose2d(nn.ConvTranspose2d):
     """`nn.ConvTranspose2d` with its gradients computed by the kernels of a convolution.
 
-    The results are equal, since a transposed convolution is the gradient of a convolution; oneDNN's kernels for the
-    gradients of a transposed convolution are slow. Output padding, groups and dilation use PyTorch's own gradients.
+    The results are equal, since a transposed convolution is the gradient of a convolution, but oneDNN's kernels for the
+    gradients of a transposed one are slow. With output padding, groups or dilation PyTorch's own gradients are used.
     """
 
     def forward(self, values: Tensor, output_size: list[int] | None = None) -> Tensor:

@@ -1,23 +1,18 @@
-"""The options of the built-in models, with the report's values as defaults. No torch here: the help shows them."""
+"""The options of the built-in models; the defaults are the report's. No torch here: `--help` imports this."""
 
 from dataclasses import dataclass
 
 from aecli.configs.checks import require
-from aecli.configs.options import MODEL, option
+from aecli.configs.options import MODEL, CheckedOptions, option
 
 
 @dataclass(frozen=True)
-class AutoencoderOptions:
-    """`width`: channels of the first block, the others its 2, 4, 8 and 16 fold. `latent_dim`: 16·width by default."""
+class AutoencoderOptions(CheckedOptions):
+    """Those of AE and VAE."""
 
-    width: int = option(64, "Channels of the first block; the others are its 2, 4, 8 and 16 fold.", MODEL)
-    latent_dim: int | None = option(None, "Latent channels.", MODEL, shown_default="16 x width")
-
-    def __post_init__(self) -> None:
-        """Check the ranges; raises ConfigError."""
-        require(1 <= self.width <= 4096, "--width", self.width, "a whole number from 1 to 4096")
-        require(self.latent_dim is None or 1 <= self.latent_dim <= 65536, "--latent-dim", self.latent_dim,
-                "a whole number from 1 to 65536")  # fmt: skip
+    width: int = option(64, "Channels of the first block; the others have 2, 4, 8 and 16 times as many.", MODEL,
+                        least=1, most=4096)  # fmt: skip
+    latent_dim: int | None = option(None, "Latent channels.", MODEL, shown_default="16 x width", least=1, most=65536)
 
     @property
     def latent_channels(self) -> int:
@@ -27,25 +22,20 @@ class AutoencoderOptions:
 
 @dataclass(frozen=True)
 class VAEOptions(AutoencoderOptions):
-    """`beta`: the weight of the KL term. The report's listing runs 2.5e-5, its hyperparameter table says 2.5e-4."""
+    """Those of the VAE."""
 
     beta: float = option(
         2.5e-5, "Weight of the VAE's KL term. The report's listing runs 2.5e-5; its hyperparameter table says 2.5e-4.",
-        MODEL,
+        MODEL, least=0,
     )  # fmt: skip
-
-    def __post_init__(self) -> None:
-        """Check the ranges; raises ConfigError."""
-        super().__post_init__()
-        require(0 <= self.beta < float("inf"), "--beta", self.beta, "a number of at least 0")
 
 
 @dataclass(frozen=True)
 class FlowOptions:
-    """A flow's: `channels` that latents are projected to; `width`, `depth`, `heads` and `dropout` of the transformer.
+    """Those of the flow: latents are projected to `channels`; the others are the transformer's.
 
-    By default heads have a dimension of 64 where that divides the width; else there is one head. `latent_channels` and
-    `side` are the shape of the autoencoder's latents, and set from it.
+    `heads` is by default width / 64, or 1 if that is no whole number. `latent_channels` and `side` are set from the
+    autoencoder, whose latents have that shape.
     """
 
     channels: int = 64
@@ -67,7 +57,7 @@ class FlowOptions:
                 f"at most the autoencoder's {self.latent_channels}")  # fmt: skip
         require(self.width % self.attention_heads == 0, "--width", self.width,
                 f"a multiple of the {self.attention_heads} heads")  # fmt: skip
-        require(0 <= self.dropout < 1, "--option dropout", self.dropout, "a number from 0 up to, not including, 1")
+        require(0 <= self.dropout < 1, "--option dropout", self.dropout, "a number of at least 0 and below 1")
 
     @property
     def attention_heads(self) -> int:

@@ -1,6 +1,6 @@
-"""Name → model class. Built-ins, plug-ins and `package.module:Class` are all targets that are imported on use.
+"""Name → model class: built-ins, plug-ins and `package.module:Class`.
 
-Nothing here imports torch until a model is loaded, so that names can be listed and completed quickly.
+A model is imported, and torch with it, only when it is loaded, so that names are listed and completed quickly.
 """
 
 import dataclasses
@@ -8,13 +8,13 @@ import difflib
 import importlib
 import os
 import sys
-import types
 import typing
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from aecli.configs import MODEL_FLAGS
+from aecli.configs.checks import MODEL_FLAGS
+from aecli.configs.options import alternatives
 from aecli.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 ENTRY_POINT_GROUP = "aecli.models"
 _BUILT_IN = {"ae": "aecli.models.ae:AE", "vae": "aecli.models.vae:VAE", "prior": "aecli.models.flow:Flow"}
-PRIORS = ("prior",)  # the names of those that are not autoencoders, known without importing them
+PRIORS = ("prior",)  # names of built-ins that are not autoencoders
 
 
 def targets() -> dict[str, str]:
-    """Return every registered name and its `package.module:Class`: built-ins, then plug-ins by name."""
+    """Return every registered name and its `package.module:Class`: built-ins, then plug-ins, sorted."""
     plugins = {point.name: point.value for point in sorted(entry_points(group=ENTRY_POINT_GROUP))}
     return {**_BUILT_IN, **{name: target for name, target in plugins.items() if name not in _BUILT_IN}}
 
@@ -52,10 +52,10 @@ def _is_target(text: str) -> bool:
 
 
 def suggestion(name: str) -> str:
-    """Return a hint for an unknown `name`: the registered names, and the one most like it."""
+    """Return a hint for an unknown `name`: the registered names, and the most similar one."""
     close = difflib.get_close_matches(name.lower(), names(), n=1)
-    advice = f"did you mean {close[0]}?" if close else "or name a class as package.module:Class"
-    return f"there are {', '.join(names())}; {advice}"
+    registered = f"registered are {', '.join(names())}"
+    return f"did you mean {close[0]}? {registered}" if close else f"{registered}; or name a package.module:Class"
 
 
 def run_name(name: str) -> str:
@@ -75,8 +75,8 @@ def load(name: str) -> type["Trainable"]:
     if target is None or not _is_target(target):
         raise ModelError(f"unknown model {name!r}\nhint: {suggestion(name)}")
     module_name, _, attribute = target.partition(":")
-    # Like `python -m`, for a class in the working folder; but for a registered name that folder stays out of the path,
-    # because PyTorch tries to import optional packages, which might be found there.
+    # As with `python -m`, a class may be in the working folder. For registered names that folder stays out of sys.path,
+    # because PyTorch tries to import optional packages, and might find other modules of those names there.
     if ":" in name and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
@@ -93,9 +93,9 @@ def load(name: str) -> type["Trainable"]:
 
 
 def resolve_options(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> Any:
-    """Return the model's options from `given` values, of their type or as typed text.
+    """Return the model's options from `given` values, which may be text as on the command line.
 
-    `defaults` fill in what is not given, where the model has such an option.
+    `defaults` are used for options that are not given, if the model has them.
 
     Raises:
         ConfigError: an option that the model doesn't have, or a value of another type or out of range.
@@ -116,27 +116,18 @@ def resolve_options(name: str, given: Mapping[str, Any], defaults: Mapping[str, 
 
 
 def build(name: str, options: Any) -> "Trainable":
-    """Build a model from its options, with newly initialised weights."""
+    """Build a model with newly initialised weights."""
     return load(name)(options)
 
 
 def type_name(hint: Any) -> str:
-    """Return a type's name for messages; for an optional type that of the type."""
-    return " or ".join(getattr(kind, "__name__", str(kind)) for kind in _alternatives(hint))
-
-
-def _alternatives(hint: Any) -> tuple[Any, ...]:
-    kinds = (
-        typing.get_args(hint)
-        if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
-        else (hint,)
-    )
-    return tuple(kind for kind in kinds if kind is not type(None))
+    """Return a type's name for messages, without None."""
+    return " or ".join(getattr(kind, "__name__", str(kind)) for kind in alternatives(hint))
 
 
 def _convert(key: str, value: Any, hint: Any) -> Any:
     """Convert `value` to the option's type: text is parsed, and an int accepted as a float."""
-    kinds = _alternatives(hint)
+    kinds = alternatives(hint)
     is_optional = kinds != (hint,)
     if value is None and is_optional or isinstance(value, str) and value.lower() == "none" and is_optional:
         return None

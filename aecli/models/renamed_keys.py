@@ -1,4 +1,4 @@
-"""Parameters of built-in models that have been renamed: checkpoints from before that still load."""
+"""Renamed parameters of built-in models, so that older checkpoints still load."""
 
 _RENAMED = {
     "prior": {

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from aecli.configs import FITS, LARGEST_SIDE
+from aecli.configs.checks import FITS, LARGEST_SIDE
 from aecli.errors import AecliError, CheckpointError, message_of
 from aecli.models import registry
 from aecli.models.base import Trainable

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aecli.configs import FITS, LARGEST_SIDE
+from aecli.configs.checks import FITS, LARGEST_SIDE
 from aecli.configs.train import OLD_NAMES, train_options
 from aecli.storage.schema import Schema, checked, is_object, is_text, nested, optional
 from aecli.storage.strict_json import is_count, is_number

@@ -10,7 +10,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from aecli.configs import MODEL_FLAGS, TrainConfig
+from aecli.configs import TrainConfig
+from aecli.configs.checks import MODEL_FLAGS
 from aecli.data.sources.shards import is_pattern
 from aecli.errors import CheckpointError, OutputError, message_of
 from aecli.models import registry

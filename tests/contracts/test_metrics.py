@@ -7,7 +7,8 @@ import torch
 from skimage.data import astronaut
 from torch import Tensor
 
-from aecli.configs import FEATURES, LPIPS_NETS, METRICS, SSIM_WINDOWS, EvalConfig
+from aecli.configs import EvalConfig
+from aecli.configs.checks import FEATURES, LPIPS_NETS, METRICS, SSIM_WINDOWS
 from aecli.metrics import feature_networks, lpips, ssim
 from aecli.metrics.network_weights import BACKBONES
 from aecli.metrics.registry import BUILDERS

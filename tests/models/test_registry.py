@@ -13,7 +13,7 @@ from aecli.models.base import Autoencoder
 
 
 def test_unknown_model_names_what_exists():
-    with pytest.raises(ModelError, match=r"'vea'\nhint: .*ae, vae, prior.*did you mean"):
+    with pytest.raises(ModelError, match=r"'vea'\nhint: did you mean vae\? .*ae, vae, prior"):
         registry.load("vea")
 
 
