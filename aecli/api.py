@@ -1,4 +1,4 @@
-"""The Python API: trained models on images in memory, evaluation and training as plain calls."""
+"""The Python API: trained models applied to images in memory, evaluation and training."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ from aecli.evaluation.paired import evaluate as run_evaluation
 from aecli.inference.loaded_model import LoadedModel, load_model
 from aecli.progress import ignore
 from aecli.sampling.prior_choice import choose_prior
-from aecli.sampling.sample import SAMPLE_BATCH, draw_samples
+from aecli.sampling.sample import SAMPLE_BATCH, draw_samples, sample_batches
 from aecli.training.events import TrainReport
 from aecli.training.loop import train as run_training
 
@@ -74,22 +74,18 @@ class Model:
         return f"<aecli {self.name} of {self.image_size}² from {self._loaded.located.checkpoint}>"
 
     def encode(self, images: Images) -> Tensor:
-        """Return latents float32 (N, …), for a VAE the posterior means.
-
-        Raises:
-            DataError: `images` is none of the three kinds.
-        """
+        """Return latents float32 (N, …), for a VAE the posterior means; raises DataError for other kinds of images."""
         batches = self._batches(images, _kind_of(images))
         return torch.cat([torch.from_numpy(self._loaded.latents(batch)[0]) for batch in batches])
 
     def decode(self, latents: Tensor | NDArray[np.floating[Any]], output: Kind = "pil") -> Any:
         """Return the images of latents (N, …): a list of PIL images, uint8 (N, H, W, 3) or float32 (N, 3, H, W).
 
-        A tensor holds the decoder's unrounded output, in [-1, 1]; the other kinds are rounded to 8 bits.
+        A tensor is the decoder's unrounded output in [-1, 1]; the other kinds are rounded to 8 bits.
 
         Raises:
             ConfigError: `output` is not "pil", "array" or "tensor".
-            DataError: latents of another shape than the model's.
+            DataError: latents have another shape than the model's.
             ModelError: the decoder's output is not finite.
         """
         _require_kind(output)
@@ -101,12 +97,9 @@ class Model:
         return _convert([self._loaded.decode_all(tensor, exact=output == "tensor")], output)
 
     def reconstruct(self, images: Images) -> Any:
-        """Return reconstructions of the kind given: a list of PIL images, uint8 (N, H, W, 3) or float32 (N, 3, H, W).
+        """Return reconstructions of the kind of `images`; raises DataError for other kinds.
 
-        PIL images and arrays equal what `aecli reconstruct` writes; tensors hold the decoder's unrounded output.
-
-        Raises:
-            DataError: `images` is none of the three kinds.
+        PIL images and arrays equal the files of `aecli reconstruct`; tensors are the decoder's unrounded output.
         """
         kind = _kind_of(images)
         results = [self._loaded.forward(batch, exact=kind == "tensor") for batch in self._batches(images, kind)]
@@ -121,29 +114,26 @@ class Model:
         prior: str = "auto",
         steps: int | None = None,
     ) -> Any:
-        """Return `n` new images, as `aecli sample` draws them: image i depends on (seed, i) alone.
+        """Return `n` new images, equal to those of `aecli sample`: image i depends only on (seed, i).
 
         `prior` is "auto", "normal", "gaussian", "mixture" or "flow" (which samples in `steps` steps); gaussian and
-        mixture are fitted on first use, to the training images of the model's run.
+        mixture are fitted on first use to the latents of the run's training images.
 
         Raises:
             ConfigError: `n`, `seed`, `temperature`, `prior`, `steps` or `output` is out of range.
             ModelError: "normal" for a model that was not trained towards N(0, I) (an AE).
-            CheckpointError, DataError: the prior doesn't exist, and can't be fitted.
+            CheckpointError, DataError: the prior doesn't exist and can't be fitted.
         """
         _require_kind(output)
         config = SampleConfig(self._named, prior=prior, n=n, steps=steps, seed=seed, temperature=temperature,
                               runs=self._runs)  # fmt: skip
-        chosen = choose_prior(self._loaded, config.prior, ignore, runs=config.runs, temperature=config.temperature,
-                              seed=config.seed, steps=config.steps)  # fmt: skip
-        starts = range(0, n, SAMPLE_BATCH)
-        batches = [range(start, min(start + SAMPLE_BATCH, n)) for start in starts]
-        return _convert(
-            [draw_samples(self._loaded, chosen, batch, exact=output == "tensor") for batch in batches], output
-        )
+        chosen = choose_prior(self._loaded, config, ignore)
+        exact = output == "tensor"
+        return _convert([draw_samples(self._loaded, chosen, each, exact) for each in sample_batches(n)], output)
 
     def _batches(self, images: Images, kind: Kind) -> Iterator[Tensor]:
-        """Yield float32 (N, 3, H, W) in [-1, 1], in batches as large as those of `aecli reconstruct`."""
+        """Yield float32 (N, 3, H, W) in [-1, 1], in the batches of `aecli reconstruct`."""
+        size = self._loaded.device_batch_size(SAMPLE_BATCH)
         if kind == "tensor":
             assert isinstance(images, Tensor)  # for the type checker
             whole = images[None] if images.ndim == 3 else images
@@ -152,18 +142,17 @@ class Model:
                 raise DataError(f"a tensor {whole.dtype} {tuple(images.shape)}: {_ACCEPTED}")
             if whole.shape[2] % multiple or whole.shape[3] % multiple:
                 raise DataError(f"a tensor {tuple(images.shape)}: expected sides that are multiples of {multiple}")
-            yield from torch.split(whole.float(), self._loaded.device_batch_size(SAMPLE_BATCH))
+            yield from torch.split(whole.float(), size)
             return
         listed: Any = images
         if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
             listed = [images]
-        size = self._loaded.device_batch_size(SAMPLE_BATCH)
         for start in range(0, len(listed), size):
             fitted = [self._resize(image) for image in listed[start : start + size]]
             yield self._loaded.batch(np.stack(fitted).transpose(0, 3, 1, 2))
 
     def _resize(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize to uint8 (S, S, 3); a PIL image's alpha, 16 bits and EXIF are handled as a file's."""
+        """Resize to uint8 (S, S, 3); alpha, 16 bits and EXIF of a PIL image are handled as in files."""
         if isinstance(image, Image.Image):
             reference = ImageRef("a PIL image", "", "", lambda: image)
             return decode_fitted(reference, self.image_size, self._loaded.fit)
@@ -174,7 +163,7 @@ def load(model: str | Path, *, runs: str | Path = "runs", device: str = "auto", 
     """Load a model: a registry name (its newest run under `runs`), a run folder, or a `.safetensors` file.
 
     Raises:
-        CheckpointError, ModelError: it can't be found, read or built.
+        CheckpointError, ModelError: the model can't be found, read or built.
         ConfigError, DeviceError: the device or precision doesn't exist, or isn't available.
     """
     return Model(load_model(str(model), Path(runs), device, precision), str(model), Path(runs))
@@ -191,7 +180,7 @@ def evaluate(
         options: the other fields of EvalConfig.
 
     Raises:
-        AecliError: as `aecli.evaluation.paired.evaluate`.
+        AecliError: images, weights or outputs can't be used.
     """
     if isinstance(gt, EvalConfig):
         return run_evaluation(replace(gt, **options))
@@ -203,16 +192,12 @@ def evaluate(
 
 
 def train(config: TrainConfig) -> Iterator[TrainReport]:
-    """Train, yielding reports: Started, StepReport, EpochReport, …, Finished.
-
-    Raises:
-        AecliError: as `aecli.training.loop.train`.
-    """
+    """Train, yielding reports: Started, StepReport, EpochReport, …, Finished; raises AecliError."""
     return run_training(config)
 
 
 def _kind_of(images: object) -> Kind:
-    """Return the kind of images; raises DataError for anything else."""
+    """Return the kind of `images`; raises DataError for anything else."""
     if isinstance(images, Tensor):
         return "tensor"
     if isinstance(images, np.ndarray):

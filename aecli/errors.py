@@ -1,4 +1,4 @@
-"""Failures with a message for the user: what is wrong (flag, file, value), then a line `hint: …` with the way out."""
+"""Errors with a message for the user: what is wrong (flag, file, value), then `hint: …` with the way out."""
 
 from collections.abc import Mapping
 
@@ -8,9 +8,14 @@ class AecliError(Exception):
 
     exit_status = 1
 
+    @property
+    def headline(self) -> str:
+        """The message without its hint."""
+        return str(self).partition("\n")[0]
+
 
 class ConfigError(AecliError):
-    """An invalid option or combination of options: wrong usage."""
+    """An invalid option or combination of options."""
 
     exit_status = 2
 
@@ -44,7 +49,7 @@ class DeviceError(AecliError):
 
 
 class PeerError(AecliError):
-    """Another process of the same command ended or stopped answering; it reports its own reason, if it can."""
+    """Another process of the same command failed or stopped responding; it reports its own error, if it can."""
 
 
 MAX_LENGTH = 200  # characters of one name or error in a message

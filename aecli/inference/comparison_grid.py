@@ -90,7 +90,7 @@ def _reconstruct(model: LoadedModel, pixels: np.ndarray) -> np.ndarray:
 
 
 def _labels(models: list[LoadedModel]) -> list[str]:
-    """Name each row after its model's class; where two are of one class, after the run too, or the whole path."""
+    """Label each row with its model's class; if that isn't unique, with the run too, or else the path."""
     titles = [each.title for each in models]
     with_run = [f"{each.title} {each.located.label}" for each in models]
     with_path = [f"{each.title} {each.located.checkpoint.parent}" for each in models]

@@ -34,7 +34,7 @@ _CHUNK = 2**22  # bytes copied at a time
 
 @dataclass(frozen=True)
 class LatentStore:
-    """A file of rows per tensor, one row per image; any process and thread may write any row."""
+    """Scratch files of one row per image, one file per tensor; any process and thread may write any row."""
 
     path: Path
     scratch: Path
@@ -45,7 +45,7 @@ class LatentStore:
         """Write the latents (N, …) of the images of `keys`, and their log variances where the model has a posterior.
 
         Raises:
-            OutputError: the disk is full.
+            OutputError: a row can't be written.
         """
         for name, values in ((_MEAN, mean), (_LOG_VARIANCE, log_variance)):
             if values is not None:

@@ -15,26 +15,24 @@ from aecli.runs.folder import Located, locate
 from aecli.runtime.device import Placement, oom_as_device_error, place
 
 MEMORY_HINT = "--precision bf16, or --device cpu"
-# Pixels per batch of one worker on a CPU. Fixed, because rounding depends on the batch, and must not depend on the
-# number of workers.
-WORKER_PIXELS = 2**18
+WORKER_PIXELS = 2**18  # per batch on a CPU; fixed for any number of workers, because rounding depends on the batch
 _DECODE_BATCH = 16
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A trained model on its device; `image_size` and `fit` are those of its training images."""
+    """A trained model on its device; `image_size` and `fit` are those of its training images, `name` is registered."""
 
     model: Autoencoder
     located: Located
     placement: Placement
     image_size: int
     fit: str
-    name: str  # in the registry
+    name: str
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of the checkpoint file, which identifies the weights that a prior belongs to."""
+        """SHA-256 of the checkpoint file; a prior records it to identify the weights that it was fitted to."""
         return checkpoints.fingerprint(self.located.checkpoint)
 
     @property
@@ -51,7 +49,7 @@ class LoadedModel:
         return self.forward(batch, hint=hint)[:, :, :height, :width].numpy()
 
     def batch(self, images: np.ndarray) -> torch.Tensor:
-        """Return uint8 (N, 3, H, W) as float32 in [-1, 1] on the device, converted there to transfer less."""
+        """Return uint8 (N, 3, H, W) as float32 in [-1, 1] on the device, where they are converted, to transfer less."""
         return normalise(torch.from_numpy(images).to(self.placement.device))
 
     def forward(self, batch: torch.Tensor, exact: bool = False, hint: str = MEMORY_HINT) -> torch.Tensor:

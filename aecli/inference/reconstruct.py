@@ -42,14 +42,13 @@ class ReconstructResult:
 
 
 def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> ReconstructResult:
-    """Write a PNG for every input image under its own relative path; unreadable ones are left out and named.
+    """Write a PNG for every input image under its own relative path; unreadable ones are skipped and named.
 
-    Under torchrun all processes must call this: they share the images and return the same result, and the main
-    process's `listen` gets the reports.
+    Under torchrun all processes must call this: they divide the images and return the same result, and the main
+    process's `listen` is called.
 
     Raises:
-        AecliError: a model, images or a folder can't be used; with several processes also PeerError, where another one
-            failed.
+        AecliError: a model, images or a folder can't be used; PeerError if another process failed.
     """
     with Distributed() as distributed:
         return _reconstruct(config, distributed, listen if distributed.is_main_process else ignore)
@@ -82,7 +81,7 @@ def _reconstruct(config: ReconstructConfig, distributed: Distributed, listen: Li
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker does with a batch, from file to file; workers wait for each other only where they share a GPU."""
+    """The work on a batch, from file to file; workers wait for each other only to use an accelerator."""
 
     loaded: LoadedModel
     out: Path
@@ -105,7 +104,7 @@ class _Job:
         return unreadable
 
     def _decode(self, batch: Sequence[ImageRef]) -> tuple[list[tuple[str, np.ndarray]], dict[str, str]]:
-        """Return keys with uint8 (3, H, W), and unreadable images (name → reason)."""
+        """Return (key, uint8 (3, H, W)) of the readable images, and the unreadable ones (name → reason)."""
         readable, unreadable = [], {}
         for image in batch:
             try:
@@ -119,9 +118,9 @@ class _Job:
 def _split(
     images: Sequence[ImageRef], config: ReconstructConfig, loaded: LoadedModel
 ) -> tuple[list[Sequence[ImageRef]], int, int | None]:
-    """Return the batches, the maximum of workers, and of pixels that one computes together (None: a whole batch).
+    """Return the batches, the maximum of workers, and the maximum of pixels that a worker computes together, or None.
 
-    The batches depend on `--batch-size` and the device, but not on the number of workers, for the same rounding.
+    None of them depends on the number of workers, nor does therefore rounding.
     """
     size, max_workers, max_pixels = config.batch_size, len(images), None
     if loaded.placement.device.type == "cpu":

@@ -1,9 +1,9 @@
-"""Priors fitted to a trained model's latents in one pass, and the file that stores them.
+"""Priors fitted to a trained model's latents in one pass, and their file.
 
-A Gaussian of full covariance, of as low a rank as the latents need, and a Gaussian mixture in its principal space.
+A Gaussian with a low-rank covariance, and a Gaussian mixture in its principal space.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from aecli.errors import CheckpointError, DataError
+from aecli.progress import Listener, ignore
 from aecli.runs import checkpoints
 from aecli.sampling.mixture import Mixture, fit_mixture
 from aecli.sampling.pca import StreamingPCA
 from aecli.storage.strict_json import is_count, is_number
 
 RANK = 256
-FAR = 0.1  # nats per dimension: the divergence from N(0, I) above which samples of N(0, I) decode to noise
-# In the file `deviations` is `std`; its document's `share` is `explained_variance_ratio`, its `spread` `statistics`.
+FAR = 0.1  # nats per dimension: above this divergence from it, samples of N(0, I) decode to noise
+# Old names that the file keeps: `deviations` is `std`, `share` `explained_variance_ratio`, `spread` `statistics`.
 _TENSORS = ("mean", "components", "deviations", "mixture.weights", "mixture.means", "mixture.factors")
 
 Floats = NDArray[np.float32]
@@ -41,7 +42,7 @@ class LatentStatistics:
 
     @property
     def is_far(self) -> bool:
-        """Whether samples of N(0, I) are too unlike the latents to be decoded."""
+        """Whether samples of N(0, I) differ too much from the latents to be decoded."""
         return self.divergence > FAR
 
 
@@ -85,7 +86,7 @@ class FittedPrior:
         return scores.astype(np.float32)
 
     def save(self, path: Path, document: Mapping[str, Any]) -> None:
-        """Write it, with `document` saying which model it belongs to; raises OutputError."""
+        """Write it, with `document`, which says which model it belongs to; raises OutputError."""
         arrays = (self.mean, self.components, self.std, self.mixture.weights, self.mixture.means, self.mixture.factors)
         tensors = {name: torch.from_numpy(array) for name, array in zip(_TENSORS, arrays, strict=True)}
         found = self.statistics
@@ -104,7 +105,7 @@ def load_fitted(path: Path, dim: int) -> tuple[FittedPrior, dict[str, Any]]:
     arrays, statistics = _checked_arrays(tensors, dim), _checked_statistics(document.get("spread"))
     count, ratio = document.get("count"), document.get("share")
     if arrays is None or statistics is None or not is_count(count) or not is_number(ratio):
-        raise CheckpointError(f"{path} is damaged, or belongs to other latents")
+        raise CheckpointError(f"{path} is damaged, or belongs to other latents\nhint: delete it; it is fitted again")
     mean, components, std = (array.astype(np.float32) for array in arrays[:3])
     mixture = Mixture(*(array.astype(np.float64) for array in arrays[3:]))
     return FittedPrior(count, mean, components, std, ratio, mixture, statistics), document
@@ -155,22 +156,19 @@ class PriorFit:
             self._variance_sum += float(np.exp(log_variances, dtype=np.float64).sum())
             self._posterior_size += log_variances.size
 
-    def finish(self) -> Iterator[tuple[int, int] | FittedPrior]:
-        """Yield (done, total) while a mixture is fitted, and last the prior.
+    def finish(self, listen: Listener = ignore) -> FittedPrior:
+        """Fit the mixture and return the prior.
 
         Raises:
             DataError: the latents don't vary.
         """
         pca = self._pca
         if not len(pca.std):
-            raise DataError("a prior can't be fitted: all latents are the same")
-        for step in fit_mixture((pca.scores() / pca.std).astype(np.float32)):
-            if isinstance(step, Mixture):
-                ratio = float((pca.std**2).sum() / pca.variance)
-                mean, components, std = (array.astype(np.float32) for array in (pca.mean, pca.components, pca.std))
-                yield FittedPrior(pca.count, mean, components, std, ratio, step, self._statistics())
-            else:
-                yield step
+            raise DataError("a prior can't be fitted: all latents are the same\nhint: check the images and the model")
+        mixture = fit_mixture((pca.scores() / pca.std).astype(np.float32), listen)
+        ratio = float((pca.std**2).sum() / pca.variance)
+        mean, components, std = (array.astype(np.float32) for array in (pca.mean, pca.components, pca.std))
+        return FittedPrior(pca.count, mean, components, std, ratio, mixture, self._statistics())
 
     def _statistics(self) -> LatentStatistics:
         pca = self._pca

@@ -8,7 +8,7 @@ than there are rows at a time.
 import numpy as np
 from numpy.typing import NDArray
 
-_RELATIVE_TOLERANCE = 1e-10  # of the largest component's variance: what is below is rounding
+_RELATIVE_TOLERANCE = 1e-10  # of the largest component's variance: below is rounding error
 
 Vectors = NDArray[np.float64]
 

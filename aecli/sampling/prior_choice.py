@@ -1,6 +1,6 @@
-"""Choosing the prior that latents are drawn from: N(0, I), one fitted to the latents, or a flow trained on them."""
+"""Choosing the prior of latents: N(0, I), one fitted to the latents, or a flow trained on them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,14 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aecli.configs import InterpolateConfig, SampleConfig, TraverseConfig
 from aecli.errors import CheckpointError, ConfigError, DataError, ModelError
-from aecli.inference.loaded_model import LoadedModel
+from aecli.inference.loaded_model import LoadedModel, load_model
 from aecli.models.base import Prior
 from aecli.progress import Listener, Notice
 from aecli.runs import checkpoints
 from aecli.runs.folder import RunFolder, list_runs
+from aecli.runtime.distributed import Distributed
 from aecli.sampling.fitted_prior import FittedPrior
-from aecli.sampling.prior_fitting import first_line, fitted_prior
+from aecli.sampling.prior_fitting import fitted_prior
 
 FLOW_STEPS = 50
 
@@ -24,8 +26,8 @@ FLOW_STEPS = 50
 class LatentPrior:
     """A distribution over latents of `shape` (without the batch): `name` is normal, gaussian, mixture or flow.
 
-    `fitted` holds the parameters of gaussian and mixture, `flow` the network, which samples in `flow_steps` steps.
-    `temperature` multiplies the standard deviations, for a flow that of its noise.
+    `fitted` is set for gaussian and mixture, `flow` for a flow, which samples in `flow_steps` steps. `temperature`
+    multiplies the standard deviations, for a flow those of its noise.
     """
 
     name: str
@@ -37,7 +39,7 @@ class LatentPrior:
     flow_steps: int = FLOW_STEPS
 
     def draw(self, indices: Sequence[int]) -> Tensor:
-        """Return latents (N, …), float32; each depends on (seed, index) alone, but for rounding that differs with N."""
+        """Return latents float32 (N, …); each depends only on (seed, index), up to rounding, which depends on N."""
         if self.fitted is not None:
             scores = [self.fitted.draw(self.name, self.temperature, self.seed, index) for index in indices]
             return torch.from_numpy(self.fitted.unwhiten(np.stack(scores))).reshape(-1, *self.shape)
@@ -52,7 +54,7 @@ class LatentPrior:
 
 
 def sample_noise(shape: Sequence[int], seed: int, index: int) -> Tensor:
-    """Return standard normal noise float32 that depends on (seed, index) alone, not on the device that will use it."""
+    """Return standard normal noise, float32, that depends only on (seed, index), not on the device."""
     entropy = np.random.SeedSequence([seed, index])
     return torch.from_numpy(np.random.Generator(np.random.PCG64(entropy)).standard_normal(shape, dtype=np.float32))
 
@@ -61,56 +63,65 @@ def require_prior(loaded: LoadedModel, prior: str) -> None:
     """Raise ModelError if `prior` is N(0, I) and the model was not trained towards it."""
     if prior == "normal" and not loaded.model.prior_is_normal:
         raise ModelError(
-            f"{loaded.title} can't be sampled from N(0, I): its training doesn't pull latents towards that, so random "
-            "latents decode to noise\nhint: use --prior gaussian or mixture; or flow, after aecli train prior"
+            f"{loaded.title} can't be sampled from N(0, I): not trained towards it, it would give noise\n"
+            "hint: use --prior gaussian or mixture; or flow, after aecli train prior"
         )
 
 
-def choose_prior(
-    loaded: LoadedModel,
-    prior: str,
-    listen: Listener,
-    *,
-    runs: Path,
-    temperature: float = 1.0,
-    seed: int = 0,
-    steps: int | None = None,
-) -> LatentPrior:
-    """Return the prior called `prior`; for `auto` the best that exists, reporting which.
+def open_prior(
+    config: SampleConfig | InterpolateConfig | TraverseConfig,
+    distributed: Distributed,
+    check_output: Callable[[], None],
+    choose: Callable[[LoadedModel], LatentPrior],
+) -> tuple[LoadedModel, LatentPrior]:
+    """Load a command's model and choose its prior, in the main process first; the output is checked before that.
 
-    Flows are looked for under `runs` and beside the model's run; `steps` is how many a flow takes.
+    Raises:
+        AecliError: the model, prior or output can't be used.
+    """
+    loaded = load_model(config.model, config.runs, config.device, config.precision)
+    require_prior(loaded, config.prior)
+    if distributed.is_main_process:
+        check_output()
+    return loaded, distributed.main_process_first(lambda: choose(loaded))
+
+
+def choose_prior(loaded: LoadedModel, config: SampleConfig, listen: Listener) -> LatentPrior:
+    """Return the prior that `config` names; for `auto` the best available, with a notice which.
+
+    A flow's run is found under `config.runs` or beside the model's run.
 
     Raises:
         ModelError: N(0, I) for a model that was not trained towards it.
         ConfigError: `steps` without a flow.
-        CheckpointError: `flow`, and none was trained on these weights.
-        DataError: gaussian or mixture, and the images that they are fitted to aren't available.
+        CheckpointError: `flow`, but none was trained on these weights.
+        DataError: gaussian or mixture, but the images to fit them to aren't available.
     """
-    if prior in ("auto", "flow"):
-        run = find_flow(loaded, runs)
+    if config.prior in ("auto", "flow"):
+        run = find_flow(loaded, config.runs)
         if run is not None:
-            if prior == "auto":
+            if config.prior == "auto":
                 listen(Notice(f"sampling from the flow in {run.path}"))
-            shape = loaded.model.latent_shape(loaded.image_size)
-            flow = _load_flow(run, loaded)
-            return LatentPrior("flow", shape, temperature, seed, flow=flow, flow_steps=steps or FLOW_STEPS)
+            shape, flow = loaded.model.latent_shape(loaded.image_size), _load_flow(run, loaded)
+            steps = config.steps or FLOW_STEPS
+            return LatentPrior("flow", shape, config.temperature, config.seed, flow=flow, flow_steps=steps)
         hint = f"train one: aecli train prior --model {_model_argument(loaded)}"
-        if prior == "flow":
+        if config.prior == "flow":
             raise CheckpointError(f"--prior flow: none was trained on {loaded.located.checkpoint}\nhint: {hint}")
-        if steps is not None:
-            raise ConfigError(f"--steps {steps}: only a flow takes steps, and none was trained on these weights\n"
+        if config.steps is not None:
+            raise ConfigError(f"--steps {config.steps}: only a flow has steps, but none was trained on these weights\n"
                               f"hint: {hint}")  # fmt: skip
-    return choose_fitted_prior(loaded, prior, listen, temperature, seed)
+    return choose_fitted_prior(loaded, config.prior, listen, config.temperature, config.seed)
 
 
 def choose_fitted_prior(
     loaded: LoadedModel, prior: str, listen: Listener, temperature: float = 1.0, seed: int = 0
 ) -> LatentPrior:
-    """Return a normal, gaussian or mixture prior; for `auto` a mixture, or N(0, I) where nothing can be fitted.
+    """Return a normal, gaussian or mixture prior; for `auto` a mixture, or N(0, I) if nothing can be fitted.
 
     Raises:
         ModelError: N(0, I) for a model that was not trained towards it.
-        DataError: the images that a prior is fitted to aren't available.
+        DataError: the images to fit a prior to aren't available.
     """
     require_prior(loaded, prior)
     shape = loaded.model.latent_shape(loaded.image_size)
@@ -120,11 +131,11 @@ def choose_fitted_prior(
     except DataError as error:
         if prior in ("gaussian", "mixture") or not loaded.model.prior_is_normal:
             raise
-        listen(Notice(f"sampling from N(0, I), without knowing how far the latents are from it: {first_line(error)}"))
+        listen(Notice(f"sampling from N(0, I); how far the latents are from it is unknown: {error.headline}"))
         return normal
     if prior == "normal":
         if fitted.statistics.is_far:
-            listen(Notice(warning(fitted)))
+            listen(Notice(_warning(fitted)))
         return normal
     if prior == "auto":
         size = len(fitted.mixture.weights)
@@ -133,40 +144,39 @@ def choose_fitted_prior(
     return LatentPrior("mixture" if prior == "auto" else prior, shape, temperature, seed, fitted=fitted)
 
 
-def warning(fitted: FittedPrior) -> str:
-    """Return a notice of how far the latents are from N(0, I), and what to use instead."""
+def _warning(fitted: FittedPrior) -> str:
     found = fitted.statistics
     if found.posterior_std is None:
-        figure = f"by {found.divergence:.1f} nats per dimension, with a standard deviation of {found.latent_std:.2f}"
+        figure = f"{found.divergence:.1f} nats per dimension; their standard deviation is {found.latent_std:.2f}"
     else:
         figure = f"the posterior's standard deviation is {found.posterior_std:.2f} instead of 1"
-    return f"the latents are far from N(0, I) ({figure}): such samples are noise; --prior mixture does better"
+    return f"the latents are far from N(0, I) ({figure}), so samples are noise; --prior mixture does better"
 
 
 def find_flow(loaded: LoadedModel, runs: Path) -> RunFolder | None:
     """Return the newest run of a flow that was trained on these weights, under `runs` or beside the model's run."""
     folders = [runs, *([loaded.located.run.path.resolve().parent] if loaded.located.run else [])]
-    found = [
+    matching = [
         run
         for folder in folders
         for run in list_runs(folder)
         if run.model.exists() and _autoencoder_sha256(run) == loaded.sha256
     ]
-    return max(found, key=RunFolder.touched, default=None)
+    return max(matching, key=RunFolder.touched, default=None)
 
 
 def _model_argument(loaded: LoadedModel) -> str:
-    """The MODEL argument that names these weights."""
+    """Return the MODEL argument that names these weights."""
     located = loaded.located
     path = located.run.path if located.run else located.checkpoint
     return f"{located.named}={path}" if located.named and ":" in located.named else str(path)
 
 
 def _autoencoder_sha256(run: RunFolder) -> str | None:
-    """The SHA-256 of the autoencoder whose latents a run was trained on, or None."""
+    """Return the SHA-256 of the autoencoder that a prior's run was trained on, or None."""
     try:
         autoencoder = run.read_config()["options"].get("autoencoder")
-    except CheckpointError:  # of a run that is damaged
+    except CheckpointError:  # a damaged run is not the one
         return None
     return autoencoder.get("sha256") if isinstance(autoencoder, dict) else None
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from aecli.data.decoding.decode import DecodeError, Pixels, decode_fitted
 from aecli.data.image_ref import ImageRef
-from aecli.errors import AecliError, CheckpointError, DataError, OutputError, summarize
+from aecli.errors import CheckpointError, DataError, OutputError, summarize
 from aecli.inference.loaded_model import LoadedModel
 from aecli.progress import Listener, Notice, Progress
 from aecli.runs.images import run_images
@@ -18,21 +18,22 @@ from aecli.runtime.threads import ordered_map
 from aecli.sampling.fitted_prior import FittedPrior, PriorFit, load_fitted
 
 TASK = "fitting a prior"
-_FIT_BATCH = 256  # images per update of the components: few enough for memory at any size
+_FIT_BATCH = 256  # images per update of the components; bounds memory
 _ENCODE_BATCH = 32
 
 
 def fitted_prior(loaded: LoadedModel, listen: Listener) -> FittedPrior:
-    """Return the prior fitted to a model's latents of the images that its run was trained on.
+    """Return the prior fitted to the latents of the images that a model was trained on.
 
-    It is read from the run's folder; where it is missing there, or belongs to other weights, it is fitted and stored.
+    It is read from the run's folder; if it is missing there, or belongs to other weights, it is fitted and stored.
 
     Raises:
         DataError: the model's file is in no run folder, or the run's images aren't available.
     """
     run = loaded.located.run
     if run is None:
-        raise DataError(f"{loaded.located.checkpoint} is in no run folder, so its training images aren't known")
+        raise DataError(f"{loaded.located.checkpoint} is in no run folder, so its training images are unknown\n"
+                        "hint: name its run folder, or use --prior normal for a VAE")  # fmt: skip
     dim = int(np.prod(loaded.model.latent_shape(loaded.image_size)))
     if run.prior.exists():
         try:
@@ -40,14 +41,14 @@ def fitted_prior(loaded: LoadedModel, listen: Listener) -> FittedPrior:
             if document.get("autoencoder") == loaded.sha256:
                 return found
         except CheckpointError as error:
-            listen(Notice(f"{first_line(error)}: fitting it again"))
-    # In fp32 whatever the precision asked for: what is stored serves every later command.
+            listen(Notice(f"{error.headline}: fitting it again"))
+    # Always in fp32, because later commands of any precision use what is stored.
     exact = replace(loaded, placement=place(str(loaded.placement.device), "fp32"))
     prior = _fit(exact, run_images(run, "train"), listen)
     try:
         prior.save(run.prior, {"autoencoder": loaded.sha256})
     except OutputError as error:
-        listen(Notice(f"the prior is not stored for next time: {first_line(error)}"))
+        listen(Notice(f"the fitted prior is not stored: {error.headline}"))
     return prior
 
 
@@ -69,30 +70,19 @@ def _fit(loaded: LoadedModel, images: Sequence[ImageRef], listen: Listener) -> F
                 unreadable[image.name] = pixels.reason
             else:
                 pending.append(pixels)
-            if len(pending) == _FIT_BATCH:
+            if pending and (len(pending) == _FIT_BATCH or done == total):
                 fit.add(*_encode(loaded, pending))
                 pending.clear()
                 listen(Progress(TASK, done, total))
-    if pending:
-        fit.add(*_encode(loaded, pending))
     if unreadable:
         listen(Notice(f"left out {len(unreadable)} of {total} unreadable images: {summarize(unreadable)}"))
     if len(unreadable) == total:
         raise DataError("no readable image is left to fit a prior to")
-    for step in fit.finish():
-        if isinstance(step, FittedPrior):
-            return step
-        listen(Progress("choosing a mixture", *step))
-    raise AssertionError("PriorFit.finish ends with a prior")
-
-
-def first_line(error: AecliError) -> str:
-    """The message of an error without its hint, for a notice of one line."""
-    return str(error).partition("\n")[0]
+    return fit.finish(listen)
 
 
 def _encode(loaded: LoadedModel, images: Sequence[Pixels]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """The latents (N, …) of images uint8 (S, S, 3) and, where there is a posterior, its log variances."""
+    """Return the latents (N, …) of images uint8 (S, S, 3) and, for a model with a posterior, its log variances."""
     stacked = np.stack(images).transpose(0, 3, 1, 2)
     size = loaded.device_batch_size(_ENCODE_BATCH)
     encoded = [loaded.latents(loaded.batch(stacked[start : start + size])) for start in range(0, len(stacked), size)]

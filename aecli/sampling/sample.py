@@ -8,26 +8,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from aecli.configs import MOST_DRAWN, SampleConfig
+from aecli.configs import SampleConfig
+from aecli.configs.checks import MOST_DRAWN
 from aecli.data.sources.registry import SUFFIXES
 from aecli.errors import ConfigError
 from aecli.figures.grid import draw_sheet
 from aecli.figures.png import encode_png, png_bytes
-from aecli.inference.loaded_model import LoadedModel, load_model
+from aecli.inference.loaded_model import LoadedModel
 from aecli.progress import Listener, ignore
 from aecli.runtime.distributed import Distributed
 from aecli.runtime.work_queue import map_shared
-from aecli.sampling.prior_choice import LatentPrior, choose_prior, require_prior
+from aecli.sampling.prior_choice import LatentPrior, choose_prior, open_prior
 from aecli.storage.atomic_files import write_bytes
 from aecli.storage.outputs import check_writable_file, prepare_output_folder, write_output
 
-# Samples are always decoded in batches of this size, with the last one filled up, so that image i doesn't depend on n.
+# Samples are decoded in batches of exactly this size, the last one padded, so that image i doesn't depend on n.
 SAMPLE_BATCH = 16
 
 
 @dataclass(frozen=True)
 class SampleResult:
-    """The output (a sheet or a folder), the number of images, and the prior that they were drawn from."""
+    """The output (a sheet or a folder), the number of images, and the prior that they are samples of."""
 
     out: Path
     n: int
@@ -35,15 +36,13 @@ class SampleResult:
 
 
 def sample(config: SampleConfig, listen: Listener = ignore) -> SampleResult:
-    """Decode draws from a prior to images, where image i depends on (seed, i) alone.
+    """Decode samples of a prior to images; image i depends only on (seed, i).
 
-    Under torchrun all processes must call this: they share the images, and the main process's `listen` gets the
-    reports.
+    Under torchrun all processes must call this: they divide the images, and the main process's `listen` is called.
 
     Raises:
-        ModelError: `config` asks for N(0, I), and the model was not trained towards it (an AE).
-        AecliError: a model, prior or output can't be used; with several processes also PeerError, where another one
-            failed.
+        ModelError: the prior is N(0, I), and the model was not trained towards it (an AE).
+        AecliError: a model, prior or output can't be used; PeerError if another process failed.
     """
     with Distributed() as distributed:
         return _sample_images(config, distributed, listen if distributed.is_main_process else ignore)
@@ -53,20 +52,17 @@ def _sample_images(config: SampleConfig, distributed: Distributed, listen: Liste
     out, n = config.out, config.n
     is_sheet = out.suffix.lower() == ".png"
     if not is_sheet and out.suffix.lower() in (*SUFFIXES, ".gif"):
-        raise ConfigError(f"--out {out}: a sheet is a .png; any other name is a folder")
+        raise ConfigError(f"--out {out}: a sheet is a .png file\nhint: a name without an image suffix is a folder")
     if is_sheet and n > MOST_DRAWN:
         raise ConfigError(f"--n {n}: a sheet holds at most {MOST_DRAWN} images\nhint: name a folder with --out")
-    loaded = load_model(config.model, config.runs, config.device, config.precision)
-    require_prior(loaded, config.prior)
-    if distributed.is_main_process and is_sheet:
-        check_writable_file(out, "--out")
-    elif distributed.is_main_process:
-        prepare_output_folder(out, config.overwrite, listen)
-    prior = distributed.main_process_first(
-        lambda: choose_prior(loaded, config.prior, listen, runs=config.runs, temperature=config.temperature,
-                             seed=config.seed, steps=config.steps)
-    )  # fmt: skip
-    batches = [range(first, min(first + SAMPLE_BATCH, n)) for first in range(0, n, SAMPLE_BATCH)]
+
+    def check_output() -> None:
+        if is_sheet:
+            check_writable_file(out, "--out")
+        else:
+            prepare_output_folder(out, config.overwrite, listen)
+
+    loaded, prior = open_prior(config, distributed, check_output, lambda loaded: choose_prior(loaded, config, listen))
 
     def draw(indices: range) -> NDArray[np.uint8]:
         images: NDArray[np.uint8] = draw_samples(loaded, prior, indices).numpy()
@@ -77,13 +73,18 @@ def _sample_images(config: SampleConfig, distributed: Distributed, listen: Liste
             write_bytes(out / f"{index:06d}.png", encode_png(pixels))
 
     if is_sheet:
-        images = chain.from_iterable(map_shared(draw, batches, "sampling", 1, distributed, listen))
+        images = chain.from_iterable(map_shared(draw, sample_batches(n), "sampling", 1, distributed, listen))
         if distributed.is_main_process:
             write_output(out, png_bytes(draw_sheet([pixels.transpose(1, 2, 0) for pixels in images])), listen)
     else:
-        map_shared(write, batches, "sampling", 1, distributed, listen)
+        map_shared(write, sample_batches(n), "sampling", 1, distributed, listen)
     distributed.barrier()
     return SampleResult(out, n, prior.name)
+
+
+def sample_batches(n: int) -> list[range]:
+    """Return the indices of `n` samples in batches."""
+    return [range(start, min(start + SAMPLE_BATCH, n)) for start in range(0, n, SAMPLE_BATCH)]
 
 
 def draw_samples(loaded: LoadedModel, prior: LatentPrior, indices: range, exact: bool = False) -> torch.Tensor:

@@ -1,7 +1,7 @@
-"""Walks through a latent space: between two images, and along principal directions."""
+"""Paths through a latent space: between two images, and along principal directions."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +16,14 @@ from aecli.errors import ConfigError, DataError
 from aecli.figures.animation import animation_bytes
 from aecli.figures.grid import draw_rows
 from aecli.figures.png import png_bytes
-from aecli.inference.loaded_model import LoadedModel, load_model
+from aecli.inference.loaded_model import LoadedModel
 from aecli.progress import Listener, ignore
 from aecli.runtime.distributed import Distributed
-from aecli.sampling.prior_choice import LatentPrior, choose_fitted_prior, require_prior
+from aecli.sampling.prior_choice import LatentPrior, choose_fitted_prior, open_prior
 from aecli.storage.outputs import check_writable_file, write_output
 
 WALK_SUFFIXES = (".png", ".gif", ".webp")
-REACH = 3.0  # standard deviations to either side of the mean that a direction is followed
+REACH = 3.0  # standard deviations to either side of the mean
 _SMALL_ANGLE = 1e-4  # radians, below which an arc is computed as a line
 
 Floats = NDArray[np.float32]
@@ -33,8 +33,8 @@ Floats = NDArray[np.float32]
 class LatentWalk:
     """Decoded images along paths through a latent space.
 
-    `headings` name the steps; each row is a label and one image uint8 (S, S, 3) per step. `ends` are the two images
-    that an interpolation goes between, as the model takes them.
+    `headings` name the steps; each row is a label and one image uint8 (S, S, 3) per step. `ends` are the two input
+    images of an interpolation.
     """
 
     headings: Sequence[str]
@@ -44,56 +44,33 @@ class LatentWalk:
 
 @dataclass(frozen=True)
 class WalkResult:
-    """The picture written, the number of steps in a row, and the prior in whose space they were taken."""
+    """The picture written, the number of images per row, and the prior in whose space the path lies."""
 
     out: Path
     steps: int
     prior: str
 
 
-def draw_interpolation(config: InterpolateConfig, listen: Listener = ignore) -> WalkResult:
-    """Draw the path from one image to another, as a labelled sheet or an animation.
+def draw_walk(config: InterpolateConfig | TraverseConfig, listen: Listener = ignore) -> WalkResult:
+    """Draw the path between two images, or paths along principal directions, as a labelled sheet or an animation.
 
     Raises:
-        AecliError: one of its kinds, for a model, prior, image or output that can't be used.
+        AecliError: a model, prior, image or output can't be used.
     """
-    return _draw(config, listen, lambda loaded, prior: interpolate(
-        loaded, prior, config.first, config.second, config.steps
-    ))  # fmt: skip
-
-
-def draw_traversal(config: TraverseConfig, listen: Listener = ignore) -> WalkResult:
-    """Draw the paths along the directions in which latents vary most, as a labelled sheet or an animation.
-
-    Raises:
-        AecliError: one of its kinds, for a model, prior or output that can't be used.
-    """
-    return _draw(config, listen, lambda loaded, prior: traverse(loaded, prior, config.n, config.steps))
-
-
-def _draw(
-    config: InterpolateConfig | TraverseConfig,
-    listen: Listener,
-    walk_in: Callable[[LoadedModel, LatentPrior], LatentWalk],
-) -> WalkResult:
-    require_walk_path(config.out)
+    if config.out.suffix.lower() not in WALK_SUFFIXES:
+        raise ConfigError(f"--out {config.out}: expected a .png sheet, or an animated .gif or .webp")
     with Distributed() as distributed:
         listen = listen if distributed.is_main_process else ignore
-        loaded = load_model(config.model, config.runs, config.device, config.precision)
-        require_prior(loaded, config.prior)
+        loaded, prior = open_prior(config, distributed, lambda: check_writable_file(config.out, "--out"),
+                                   lambda loaded: choose_fitted_prior(loaded, config.prior, listen))  # fmt: skip
         if distributed.is_main_process:
-            check_writable_file(config.out, "--out")
-        prior = distributed.main_process_first(lambda: choose_fitted_prior(loaded, config.prior, listen))
-        if distributed.is_main_process:
-            write_output(config.out, draw_walk(walk_in(loaded, prior), config.out.suffix), listen)
+            if isinstance(config, InterpolateConfig):
+                walk = interpolate(loaded, prior, config.first, config.second, config.steps)
+            else:
+                walk = traverse(loaded, prior, config.n, config.steps)
+            write_output(config.out, encode_walk(walk, config.out.suffix), listen)
         distributed.barrier()
     return WalkResult(config.out, config.steps, prior.name)
-
-
-def require_walk_path(path: Path) -> None:
-    """Raise ConfigError unless `path` ends in a format that walks are drawn in."""
-    if path.suffix.lower() not in WALK_SUFFIXES:
-        raise ConfigError(f"--out {path}: a walk is drawn as a .png sheet, or an animated .gif or .webp")
 
 
 def interpolate(loaded: LoadedModel, prior: LatentPrior, first: Path, last: Path, steps: int) -> LatentWalk:
@@ -127,7 +104,7 @@ def traverse(loaded: LoadedModel, prior: LatentPrior, directions: int, steps: in
     """
     fitted = prior.fitted
     if fitted is None:
-        raise DataError("the principal directions aren't known, because no prior could be fitted to the latents")
+        raise DataError("the principal directions are unknown, because no prior could be fitted to the latents")
     positions = np.linspace(-REACH, REACH, steps, dtype=np.float32)
     variances = fitted.std.astype(np.float64) ** 2
     ratios = fitted.explained_variance_ratio * variances / variances.sum()
@@ -140,7 +117,7 @@ def traverse(loaded: LoadedModel, prior: LatentPrior, directions: int, steps: in
     return LatentWalk([f"{position:+.3g}σ" if position else "mean" for position in positions], rows)
 
 
-def draw_walk(walk: LatentWalk, suffix: str) -> bytes:
+def encode_walk(walk: LatentWalk, suffix: str) -> bytes:
     """Return a labelled sheet (`.png`), or an animation (`.gif`, `.webp`) with one frame per step."""
     if suffix.lower() != ".png":
         frames = [
@@ -157,7 +134,7 @@ def draw_walk(walk: LatentWalk, suffix: str) -> bytes:
 def slerp(start: Floats, end: Floats, fraction: float) -> Floats:
     """Return the point at `fraction`, from 0 to 1, of the arc between two vectors (D,) (Shoemake, SIGGRAPH 1985).
 
-    Between two draws from N(0, I), a straight line would pass much nearer to 0 than any draw lies.
+    A straight line between two samples of N(0, I) would pass much nearer to 0 than any sample is.
     """
     lengths = float(np.linalg.norm(start)) * float(np.linalg.norm(end))
     cosine = float(start @ end) / lengths if lengths else 1.0
@@ -171,7 +148,7 @@ def slerp(start: Floats, end: Floats, fraction: float) -> Floats:
 
 
 def _read(path: Path, loaded: LoadedModel) -> Pixels:
-    """uint8 (S, S, 3) of an image file, as the model takes it; raises DataError."""
+    """Return an image file as the model's input uint8 (S, S, 3); raises DataError."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -180,7 +157,7 @@ def _read(path: Path, loaded: LoadedModel) -> Pixels:
 
 
 def _decode(loaded: LoadedModel, latents: Floats) -> list[Pixels]:
-    """The images uint8 (S, S, 3) of latents (N, D)."""
+    """Return the images uint8 (S, S, 3) of latents (N, D)."""
     shape = loaded.model.latent_shape(loaded.image_size)
     images = loaded.decode_all(torch.from_numpy(np.ascontiguousarray(latents)).reshape(-1, *shape))
     return list(images.permute(0, 2, 3, 1).numpy())

@@ -6,7 +6,7 @@ import torch
 
 from aecli.errors import CheckpointError, DataError
 from aecli.runs.checkpoints import load
-from aecli.sampling.fitted_prior import FittedPrior, PriorFit, load_fitted
+from aecli.sampling.fitted_prior import PriorFit, load_fitted
 from tests.support.trained import rewrite
 from tests.support.vectors import vectors
 
@@ -16,9 +16,7 @@ def fitted(latents, log_variances=None, batch=50):
     for start in range(0, len(latents), batch):
         part = None if log_variances is None else log_variances[start : start + batch]
         fit.add(latents[start : start + batch].astype(np.float32), part)
-    *_, prior = fit.finish()
-    assert isinstance(prior, FittedPrior)
-    return prior
+    return fit.finish()
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "mixture"])
@@ -66,7 +64,7 @@ def test_constant_latents_are_refused():
     fit = PriorFit()
     fit.add(np.ones((20, 6), np.float32), None)
     with pytest.raises(DataError, match="the same"):
-        list(fit.finish())
+        fit.finish()
 
 
 def test_save_and_load_round_trip(tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from aecli.configs import SampleConfig
 from aecli.errors import CheckpointError
 from aecli.inference.loaded_model import load_model as load_autoencoder
 from aecli.progress import Notice, ignore
@@ -32,23 +33,24 @@ def test_auto_uses_a_flow_if_there_is_one_and_reports_it(own):
     ok(*TRAIN_PRIOR)
     reports = []
     loaded = load_autoencoder("vae", own / "runs")
-    chosen = choose_prior(loaded, "auto", reports.append, runs=own / "runs")
+    chosen = choose_prior(loaded, SampleConfig("ae", "auto", runs=own / "runs"), reports.append)
     assert chosen.name == "flow" and chosen.flow_steps == 50
     assert [type(report) for report in reports] == [Notice] and "runs/prior" in reports[0].text
-    other = choose_prior(load_autoencoder("ae", own / "runs"), "auto", reports.append, runs=own / "runs")
+    config = SampleConfig("ae", "auto", runs=own / "runs")
+    other = choose_prior(load_autoencoder("ae", own / "runs"), config, reports.append)
     assert other.name == "mixture"
 
 
 def test_a_flow_beside_the_model_is_found_outside_runs(own):
     ok(*TRAIN_PRIOR)
     loaded = load_autoencoder("runs/vae", own / "runs")
-    assert choose_prior(loaded, "flow", ignore, runs=own / "elsewhere").flow is not None
+    assert choose_prior(loaded, SampleConfig("ae", "flow", runs=own / "elsewhere"), ignore).flow is not None
 
 
 def test_temperature_scales_the_noise(own):
     ok(*TRAIN_PRIOR)
     loaded = load_autoencoder("vae", own / "runs")
-    still = choose_prior(loaded, "flow", ignore, temperature=0.0, runs=own / "runs")
+    still = choose_prior(loaded, SampleConfig("ae", "flow", temperature=0.0, runs=own / "runs"), ignore)
     drawn = still.draw(range(3))
     assert drawn[0].equal(drawn[1]) and drawn[1].equal(drawn[2])
 

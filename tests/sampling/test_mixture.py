@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from aecli.sampling import mixture as mixtures
-from aecli.sampling.mixture import Mixture, fit_mixture
+from aecli.sampling.mixture import fit_mixture
 
 
 def clusters(count=900):
@@ -16,10 +16,10 @@ def clusters(count=900):
 
 
 def fitted_mixture(scores):
-    *progress, found = fit_mixture(scores)
-    assert [done for done, _ in progress] == list(range(len(progress)))
-    assert {total for _, total in progress} <= {len(progress)}
-    assert isinstance(found, Mixture)
+    progress = []
+    found = fit_mixture(scores, progress.append)
+    assert [each.done for each in progress] == list(range(len(progress)))
+    assert {each.total for each in progress} <= {len(progress)}
     return found
 
 

@@ -171,7 +171,7 @@ def test_unreadable_images_are_left_out_with_a_notice_and_missing_ones_are_an_er
     (own / "run/prior.safetensors").unlink()
     shutil.rmtree(own / "mine")
     with pytest.raises(DataError, match="mine"):
-        choose_prior(load_model("run", own / "runs"), "auto", ignore, runs=own / "runs")
+        choose_prior(load_model("run", own / "runs"), SampleConfig("ae", "auto", runs=own / "runs"), ignore)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_invalid_priors_are_refused_in_python_too():
     with pytest.raises(ConfigError, match="--prior"):
         SampleConfig("vae", prior="none")
     with pytest.raises(ModelError):
-        choose_prior(load_model_of_nothing(), "normal", ignore, runs=Path("runs"))
+        choose_prior(load_model_of_nothing(), SampleConfig("ae", "normal", runs=Path("runs")), ignore)
 
 
 def load_model_of_nothing():
