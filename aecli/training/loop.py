@@ -14,7 +14,7 @@ from aecli.runtime.distributed import Distributed, peer_loss_as_error
 from aecli.training.checkpointing import Checkpointer, diverged, require_finite, saved_on_failure
 from aecli.training.events import EpochReport, Finished, Interrupted, StepReport, TrainReport
 from aecli.training.observers.previews import PreviewWriter
-from aecli.training.observers.tensorboard import Log, log_of
+from aecli.training.observers.tensorboard import Log, open_log
 from aecli.training.session import Session
 from aecli.training.setup import prepare
 from aecli.training.step import train_step
@@ -74,7 +74,7 @@ def _interrupted(session: Session | None, is_saved: bool) -> Interrupted:
 
 def _train(session: Session) -> Iterator[TrainReport]:
     checkpointer = Checkpointer(session)
-    with saved_on_failure(checkpointer), backend_errors_translated(session.config), log_of(session) as log:
+    with saved_on_failure(checkpointer), backend_errors_translated(session.config), open_log(session) as log:
         yield from _run_epochs(session, checkpointer, log)
     state, best = session.state, session.state.best
     throughput = session.throughput.throughput(session.plan.placement.device)

@@ -17,7 +17,7 @@ from aecli.inference.loaded_model import load_model as load_autoencoder
 from aecli.models import registry
 from aecli.runs.checkpoints import fingerprint, load, load_model, read_document
 from aecli.training.events import EpochReport, Finished, Interrupted
-from aecli.training.inputs.latent_sets import as_places
+from aecli.training.inputs.latent_sets import spatial_shape
 from aecli.training.loop import train
 from tests.support.flows import SMALL, TRAIN_PRIOR
 from tests.support.ranks import run_ranks
@@ -28,11 +28,11 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def test_a_latent_without_places_is_one_of_side_1():
-    assert as_places((7,)) == (7, 1, 1)
-    assert as_places((7, 3, 3)) == (7, 3, 3)
+    assert spatial_shape((7,)) == (7, 1, 1)
+    assert spatial_shape((7, 3, 3)) == (7, 3, 3)
     for shape in [(7, 3, 4), (7, 3), ()]:
         with pytest.raises(ModelError, match="latents of shape"):
-            as_places(shape)
+            spatial_shape(shape)
 
 
 def config_of(run):

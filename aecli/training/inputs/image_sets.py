@@ -1,4 +1,4 @@
-"""The images of a run: listed, split, decoded once, and on the device where they fit."""
+"""The images of a run: listed, split, decoded once, and on the device if they fit."""
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,13 +22,13 @@ from aecli.training.events import TrainReport
 
 SPLIT_RULE = "validation where sha256(name), read as a fraction, is below val_fraction"
 _NO_SPLIT = "all of data, all of val_data"
-_RESIDENT_SHARE = 0.25  # of a CUDA device's free memory, for the images
+_RESIDENT_FRACTION = 0.25  # of a CUDA device's free memory, for the images
 _UPLOAD_BYTES = 2**28
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images uint8 (N, 3, S, S), and the rows of them that count; `resident` are the same images on the device."""
+    """The `rows` of images uint8 (N, 3, S, S); `resident` are the same images on the device."""
 
     images: Images
     rows: NDArray[np.integer]
@@ -36,7 +36,7 @@ class ImageSet:
 
     @classmethod
     def of(cls, images: Images, rows: Sequence[int]) -> "ImageSet":
-        """Some rows of `images`, ascending; of what is decoded on the fly, no other row takes the place of one."""
+        """Some rows of `images`, ascending; OnTheFly replaces unreadable images by others of these."""
         chosen = np.array(rows, dtype=int)
         return cls(images.subset(chosen) if isinstance(images, OnTheFly) else images, chosen)
 
@@ -45,31 +45,28 @@ class ImageSet:
 
     @property
     def skipped(self) -> Mapping[str, str]:
-        """Images that turned out to be unreadable when they were asked for (name → reason)."""
+        """Images that turned out to be unreadable during training (name → reason)."""
         return self.images.skipped if isinstance(self.images, OnTheFly) else {}
 
     def evenly_spaced(self, count: int) -> Pixels:
-        """At most `count` of the images, uint8 (n, 3, S, S), evenly from the first to the last."""
+        """At most `count` of the images, uint8 (n, 3, S, S), evenly spaced."""
         return self.images[self.rows[evenly_spaced(len(self), count)]]
 
     @property
     def nearest(self) -> Images | torch.Tensor:
-        """The images where batches are made of them soonest."""
+        """The images on the device, if they are there."""
         return self.images if self.resident is None else self.resident
 
 
 def bring_to_device(train: ImageSet, val: ImageSet, device: torch.device) -> tuple[ImageSet, ImageSet]:
-    """Copy the packed images to a CUDA device if they take a small part of its memory; else return them as they are.
-
-    A step then reads nothing over the bus.
-    """
+    """Copy packed images to a CUDA device if they take a small part of its memory, so that steps transfer nothing."""
     if device.type != "cuda":
         return train, val
     whole = {id(each.images): each.images for each in (train, val) if isinstance(each.images, np.ndarray)}
     free, _ = torch.cuda.mem_get_info(device)
-    if sum(images.nbytes for images in whole.values()) > _RESIDENT_SHARE * free:
+    if sum(images.nbytes for images in whole.values()) > _RESIDENT_FRACTION * free:
         return train, val
-    copies = {key: upload(images, device) for key, images in whole.items()}  # one pack often holds both sets
+    copies = {key: upload(images, device) for key, images in whole.items()}  # both sets may be of one pack
     return (
         replace(train, resident=copies.get(id(train.images))),
         replace(val, resident=copies.get(id(val.images))),
@@ -77,10 +74,7 @@ def bring_to_device(train: ImageSet, val: ImageSet, device: torch.device) -> tup
 
 
 def upload(images: NDArray[Any], device: torch.device) -> torch.Tensor:
-    """Return uint8 (N, 3, S, S) on `device`, copied in pieces so that no second copy is made in main memory.
-
-    Channels lie innermost, as in a pack and in a batch.
-    """
+    """Return uint8 (N, 3, S, S) on `device`, channels innermost, copied in chunks to need little main memory."""
     count, channels, height, width = images.shape
     dtype = torch.from_numpy(np.empty(0, images.dtype)).dtype
     copy = torch.empty((count, height, width, channels), dtype=dtype, device=device).permute(0, 3, 1, 2)
@@ -93,68 +87,55 @@ def upload(images: NDArray[Any], device: torch.device) -> torch.Tensor:
 def gather_images(
     config: TrainConfig, should_stop: StopRequest
 ) -> Generator[TrainReport, None, tuple[ImageSet | Stream, ImageSet, dict[str, Any]]]:
-    """List, split and decode; return training images, validation images and what config.json says of them.
+    """List, split and decode; return training images, validation images and the record of them for config.json.
 
-    A stream is opened and no more: it is never split, so it is validated on `--val-data` or not at all.
+    A stream is only opened, never split: validation is on `--val-data` or absent.
 
     Raises:
-        AecliError: one of its kinds, for images or a cache that can't be used.
-        Stopped: `should_stop` said so.
+        AecliError: images or a cache can't be used.
+        Stopped: `should_stop` returned True.
     """
-    if is_stream(config.data.source):
+    data = config.data
+    if is_stream(data.source):
         return (yield from _open_stream(config, should_stop))
-    listed = list_images(config.data.source)
+    listed = list_images(data.source)
     pack = yield from _decode_once(config, listed, should_stop)
-    kept = [image for image in listed if image.name not in pack.skipped]
-    record: dict[str, Any] = {"data": _record(config.data.source, listed, pack), "val_data": None}
-    if config.data.val_source is None:
-        train_rows, val_rows = split_indices(kept, config.data.val_fraction)
-        train, val = ImageSet.of(pack.images, train_rows), ImageSet.of(pack.images, val_rows)
-        record["split"] = {
-            "train": len(train),
-            "val": len(val),
-            "rule": SPLIT_RULE,
-            "val_fraction": config.data.val_fraction,
-        }
+    if data.val_source is None:
+        kept = [image for image in listed if image.name not in pack.skipped]
+        train, val = (ImageSet.of(pack.images, rows) for rows in split_indices(kept, data.val_fraction))
+        val_record, rule = None, {"rule": SPLIT_RULE, "val_fraction": data.val_fraction}
     else:
-        val_listed = list_images(config.data.val_source)
-        val_pack = yield from _decode_once(config, val_listed, should_stop)
-        train, val = (ImageSet(each.images, np.arange(len(each.names))) for each in (pack, val_pack))
-        record["val_data"] = _record(config.data.val_source, val_listed, val_pack)
-        record["split"] = {"train": len(train), "val": len(val), "rule": _NO_SPLIT}
+        train, rule = ImageSet(pack.images, np.arange(len(pack.names))), {"rule": _NO_SPLIT}
+        val, val_record = yield from _validation_images(config, data.val_source, should_stop)
     if len(train) == 0:
-        raise DataError(f"{config.data.source}: no image is left to train on")
-    return train, val, record
+        raise DataError(f"--data {data.source}: no image is left to train on\nhint: a smaller --val-fraction")
+    split = {"train": len(train), "val": len(val), **rule}
+    return train, val, {"data": _record(data.source, listed, pack), "val_data": val_record, "split": split}
+
+
+def _validation_images(
+    config: TrainConfig, source: str, should_stop: StopRequest
+) -> Generator[TrainReport, None, tuple[ImageSet, dict[str, Any]]]:
+    listed = list_images(source)
+    pack = yield from _decode_once(config, listed, should_stop)
+    return ImageSet(pack.images, np.arange(len(pack.names))), _record(source, listed, pack)
 
 
 def _open_stream(
     config: TrainConfig, should_stop: StopRequest
 ) -> Generator[TrainReport, None, tuple[Stream, ImageSet, dict[str, Any]]]:
-    stream = Stream(
-        config.data.source, config.data.image_size, config.data.fit, config.run.seed, config.optimization.batch_size,
-        config.data.shuffle_buffer, config.run.workers, config.data.flip,
-    )  # fmt: skip
-    side = config.data.image_size
-    val, val_record = ImageSet(np.empty((0, 3, side, side), dtype=np.uint8), np.arange(0)), None
-    if config.data.val_source is None:
-        yield Notice(
-            f"{config.data.source} is a stream, of which nothing is held out: to validate, name images by --val-data"
-        )
+    data, side, val_record = config.data, config.data.image_size, None
+    stream = Stream(data.source, side, data.fit, config.run.seed, config.optimization.batch_size, data.shuffle_buffer,
+                    config.run.workers, data.flip)  # fmt: skip
+    if data.val_source is None:
+        val = ImageSet(np.empty((0, 3, side, side), dtype=np.uint8), np.arange(0))
+        yield Notice(f"{data.source} is a stream, so nothing is held out for validation; name images with --val-data")
     else:
-        listed = list_images(config.data.val_source)
-        pack = yield from _decode_once(config, listed, should_stop)
-        val, val_record = (
-            ImageSet(pack.images, np.arange(len(pack.names))),
-            _record(config.data.val_source, listed, pack),
-        )
-    return stream, val, {
-        "data": {
-            "source": config.data.source, "images": None, "shards": len(stream.shards), "lanes": stream.shard_groups,
-            "fingerprint": stream.fingerprint,
-        },
-        "val_data": val_record,
-        "split": {"train": None, "val": len(val), "rule": _NO_SPLIT},
-    }  # fmt: skip
+        val, val_record = yield from _validation_images(config, data.val_source, should_stop)
+    source = {"source": data.source, "images": None, "shards": len(stream.shards), "lanes": stream.shard_groups,
+              "fingerprint": stream.fingerprint}  # fmt: skip
+    split = {"train": None, "val": len(val), "rule": _NO_SPLIT}
+    return stream, val, {"data": source, "val_data": val_record, "split": split}
 
 
 def _decode_once(
@@ -178,7 +159,7 @@ def _decode_once(
 
 
 def _record(source: str, listed: Sequence[ImageRef], pack: Pack) -> dict[str, Any]:
-    """What config.json says of a source. Its fingerprint takes names and sizes: a copy of a folder is the same data."""
+    """The record of a source in config.json. Its fingerprint, of names and sizes, is equal for a copy of a folder."""
     return {
         "source": source,
         "images": len(pack.names),

@@ -1,4 +1,4 @@
-"""The autoencoder whose latents a prior learns, and those latents of a run's images."""
+"""Training data of a prior: the latents of a run's images, and the autoencoder that encodes them."""
 
 import os
 from collections.abc import Generator, Iterator
@@ -24,8 +24,8 @@ from aecli.runtime.distributed import Distributed
 from aecli.training.events import TrainReport
 from aecli.training.inputs.image_sets import ImageSet
 
-_BATCH = 32  # images encoded at once, where the device takes so many
-_MOST_FITTED = 4096  # images, spread over all, that show how latents are best reduced
+_BATCH = 32  # images encoded at once, at most
+_MOST_FITTED = 4096  # evenly spaced images that the whitening is fitted to
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class LatentEncoder:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Its latents' (channels, side, side); one of numbers without places has a side of 1."""
-        return as_places(self.loaded.model.latent_shape(self.loaded.image_size))
+        """(channels, side, side) of its latents; a vector has a side of 1."""
+        return spatial_shape(self.loaded.model.latent_shape(self.loaded.image_size))
 
     def latents(self, images: Tensor) -> Tensor:
         """Return the latents float32 (N, channels, side, side) of images float32 (N, 3, S, S), on the CPU."""
@@ -45,11 +45,11 @@ class LatentEncoder:
         return torch.from_numpy(latents).reshape(-1, *self.shape)
 
     def record(self) -> dict[str, str]:
-        """What config.json says of it: where its weights lie, and which they are."""
+        """Return its record in config.json: path and SHA-256 of its weights."""
         return {"path": os.path.realpath(self.loaded.located.checkpoint), "sha256": self.loaded.sha256}
 
 
-def as_places(shape: tuple[int, ...]) -> tuple[int, int, int]:
+def spatial_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     """Return a latent's shape as (channels, side, side).
 
     Raises:
@@ -59,32 +59,32 @@ def as_places(shape: tuple[int, ...]) -> tuple[int, int, int]:
         return (shape[0], 1, 1)
     if len(shape) == 3 and shape[1] == shape[2]:
         return (shape[0], shape[1], shape[2])
-    raise ModelError(f"latents of shape {'×'.join(map(str, shape))}: a prior learns those of channels × side × side")
+    raise ModelError(f"latents of shape {'×'.join(map(str, shape))}: a prior needs channels × side × side")
 
 
 def resolve_model(config: TrainConfig) -> tuple[Any, LatentEncoder | None]:
-    """Return the model's options, worked out, and for a prior the autoencoder that it is of.
+    """Return the model's resolved options, and for a prior its autoencoder.
 
     Raises:
-        ConfigError: options that the model doesn't have, or that don't fit the autoencoder's.
-        AecliError: another of its kinds, for an autoencoder that can't be used.
+        ConfigError: options that the model doesn't have, or that contradict the autoencoder's.
+        AecliError: the autoencoder can't be used.
     """
     if not issubclass(registry.load(config.model.name), Prior):
         if config.model.autoencoder is not None:
-            raise ConfigError(
-                f"--model {config.model.autoencoder}: {config.model.name} is no prior, which learns another's latents"
-            )
+            raise ConfigError(f"--model {config.model.autoencoder}: {config.model.name} is no prior, which alone is "
+                              "trained on another model's latents\nhint: leave --model out")  # fmt: skip
         return registry.resolve_options(config.model.name, config.model.options, config.model.defaults), None
     if config.model.autoencoder is None:
-        raise ConfigError(f"--model: which autoencoder's latents? such as: aecli train {config.model.name} --model vae")
+        raise ConfigError(f"--model is missing: a prior is trained on the latents of an autoencoder\n"
+                          f"hint: aecli train {config.model.name} --model vae")  # fmt: skip
     loaded = load_model(config.model.autoencoder, config.run.runs, config.run.device)
     path = loaded.located.checkpoint
-    for flag, given, its in (
+    for flag, given, own in (
         ("--image-size", config.data.image_size, loaded.image_size),
         ("--fit", config.data.fit, loaded.fit),
     ):
-        if given != its:
-            raise ConfigError(f"{flag} {given}: {path} was trained with {its}")
+        if given != own:
+            raise ConfigError(f"{flag} {given}: {path} was trained with {own}")
     encoder = LatentEncoder(loaded)
     channels, side, _ = encoder.shape
     filled_in = {"latent_channels": channels, "side": side}
@@ -105,18 +105,18 @@ def encode_sets(
     distributed: Distributed,
     should_stop: StopRequest,
 ) -> Generator[TrainReport, None, tuple[ImageSet, ImageSet]]:
-    """Return sets of what `prior` learns from, in place of the images: their latents, reduced.
+    """Return sets of whitened latents in place of images.
 
-    A prior that is not fitted is, on the training images. With `flip`, the latents of their mirror images are in the
-    set too. Processes share the work.
+    The whitening of a prior that has none is fitted to training images first. With `flip`, the latents of mirrored
+    images are in the training set too. Processes divide the work.
 
     Raises:
         DataError: the images are a stream.
-        Stopped: `should_stop` said so.
+        Stopped: `should_stop` returned True.
     """
     if isinstance(train, Stream):
         raise DataError(
-            f"--data {config.data.source}: a stream has no end; a prior learns a set of images, so name one"
+            f"--data {config.data.source}: a prior can't be trained on a stream\nhint: name a folder or .zip of images"
         )
     chosen = evenly_spaced(len(train), _MOST_FITTED)
     views = [(train, train.rows, mirrored) for mirrored in ((False, True) if config.data.flip else (False,))]
@@ -137,25 +137,22 @@ def encode_sets(
         done = len(chosen)
     sets: list[NDArray[np.float32]] = []
     for images, rows, mirrored in views:
-        first, last = (
-            len(rows) * distributed.rank // distributed.world_size,
-            len(rows) * (distributed.rank + 1) // distributed.world_size,
-        )
+        first, last = (len(rows) * rank // distributed.world_size for rank in (distributed.rank, distributed.rank + 1))
         mine = [np.empty((0, *prior.example_shape(config.data.image_size)), np.float32)]
         for latents in _encode(images, rows[first:last], mirrored, encoder, should_stop):
             mine.append(prior.whiten(latents.to(device)).cpu().numpy())
             yield Progress("encoding", done + distributed.world_size * sum(map(len, mine)), total)
         sets.append(np.concatenate(distributed.all_gather(np.concatenate(mine))))
         done += len(rows)
-    *parts, held_out = sets
-    examples = np.concatenate(parts)
+    *training, held_out = sets
+    examples = np.concatenate(training)
     return ImageSet(examples, np.arange(len(examples))), ImageSet(held_out, np.arange(len(held_out)))
 
 
 def _encode(
     images: ImageSet, rows: NDArray[np.integer], mirrored: bool, encoder: LatentEncoder, should_stop: StopRequest
 ) -> Iterator[Tensor]:
-    """Yield the latents of those rows of `images`, a batch at a time."""
+    """Yield the latents of some rows of `images`, batch by batch."""
     placement = encoder.loaded.placement
     at_once = encoder.loaded.device_batch_size(_BATCH)
     with closing(iterate(images.images, rows, at_once, placement.device, placement.channels_last)) as batches:

@@ -1,4 +1,4 @@
-"""Where an epoch's batches come from: a set of images in an order of its own, or a stream that has no end."""
+"""Batch loaders: of a set of images, shuffled per epoch, or of a stream."""
 
 from collections.abc import Generator, Mapping
 from typing import Any, Protocol
@@ -19,59 +19,58 @@ Batches = Generator[torch.Tensor, None, None]
 
 
 class BatchLoader(Protocol):
-    """Batches of a run, of which each process gets its part."""
+    """The batches of a run; each process gets its slice of each batch."""
 
-    batches: int  # an epoch; the last may be short
-    images: int  # an epoch
+    batches: int  # per epoch; the last may be short
+    images: int  # per epoch
 
     def count(self, batch: int) -> int:
-        """How many images, over all processes, are in the epoch's batch of that number."""
+        """Return the number of images in a batch, over all processes."""
 
     def epoch(self, counters: Counters) -> Batches:
-        """Yield parts of the batches left in the epoch, float32 (n, 3, S, S) in [-1, 1] on the device."""
+        """Yield slices of the batches left in the epoch, float32 (n, 3, S, S) in [-1, 1] on the device."""
 
     def stream_positions(self) -> Mapping[int, Any] | None:
-        """Shard group -> its position after the last batch yielded; None without a stream."""
+        """Return the position of each shard group after the last batch yielded; None without a stream."""
 
     def preview_images(self, count: int) -> Pixels:
-        """At most `count` of the images, uint8 (n, 3, S, S), to draw."""
+        """Return at most `count` images uint8 (n, 3, S, S)."""
 
     @property
     def skipped(self) -> Mapping[str, str]:
-        """Images that turned out to be unreadable meanwhile (name → reason)."""
+        """Images that turned out to be unreadable during training (name → reason)."""
 
 
 class DatasetLoader:
-    """A set of images: epochs in an order that follows from (seed, epoch) alone."""
+    """Loads a set of images; the order depends only on (seed, epoch)."""
 
     def __init__(self, images: ImageSet, config: TrainConfig, placement: Placement, distributed: Distributed) -> None:
-        """Take what decides on the batches."""
+        """Load `images` as `config` says."""
         self._set, self._config, self._placement = images, config, placement
         self._batch_size = config.optimization.batch_size
-        self._share = (distributed.rank, distributed.world_size)
+        self._rank_and_size = (distributed.rank, distributed.world_size)
         self.images = len(images)
         self.batches = -(-len(images) // self._batch_size)
 
     def count(self, batch: int) -> int:
-        """How many images, over all processes, are in the epoch's batch of that number."""
+        """Return the number of images in a batch, over all processes."""
         return min(self._batch_size, self.images - batch * self._batch_size)
 
     def epoch(self, counters: Counters) -> Batches:
-        """Yield this process's parts of the batches left in the epoch."""
+        """Yield this process's slices of the batches left in the epoch."""
         config, placement = self._config, self._placement
         order = self._set.rows[epoch_order(self.images, config.run.seed, counters.epoch)]
         flip = flips(len(self._set.images), config.run.seed, counters.epoch) if config.data.flip else None
         return iterate(
             self._set.nearest, order, self._batch_size, placement.device, placement.channels_last, flip, counters.batch,
-            self._share,
+            self._rank_and_size,
         )  # fmt: skip
 
     def stream_positions(self) -> None:
-        """Return None: the counters say where a set stands."""
-        return
+        """Return None: the counters suffice to resume."""
 
     def preview_images(self, count: int) -> Pixels:
-        """Images from all over the set."""
+        """Return evenly spaced images of the set."""
         return self._set.evenly_spaced(count)
 
     @property
@@ -81,7 +80,7 @@ class DatasetLoader:
 
 
 class StreamLoader:
-    """A stream of images: an epoch is as many steps as the options say, and the next one goes on where it ended."""
+    """Loads a stream; an epoch is `epoch_steps` batches, and the next one continues after them."""
 
     def __init__(
         self,
@@ -91,7 +90,7 @@ class StreamLoader:
         distributed: Distributed,
         stream_positions: list[Any] | None,
     ) -> None:
-        """Take what decides on the batches; the stream resumes at `stream_positions`."""
+        """Load `stream`, resuming at `stream_positions`."""
         self._stream, self._placement = stream, placement
         on_cuda = placement.device.type == "cuda"
         self._coming = stream.batches(
@@ -106,11 +105,11 @@ class StreamLoader:
         self.images = config.optimization.epoch_steps * config.optimization.batch_size
 
     def count(self, _batch: int) -> int:
-        """How many images, over all processes, are in every batch."""
+        """Return the number of images in every batch, over all processes."""
         return self._batch_size
 
     def epoch(self, counters: Counters) -> Batches:
-        """Yield parts of the batches to come, without an end; what was read ahead stays for the next call."""
+        """Yield slices of the next batches, endlessly; prefetched ones stay for the next call."""
         placement = self._placement
         for batch in self._coming:
             self._stream_positions, self._latest = batch.positions, batch.pixels.numpy()
@@ -118,19 +117,18 @@ class StreamLoader:
             yield normalise(images.contiguous(memory_format=placement.memory_format))
 
     def close(self) -> None:
-        """Stop reading ahead."""
+        """Stop prefetching."""
         self._coming.close()
 
     def stream_positions(self) -> Mapping[int, Any] | None:
-        """Positions of the shard groups that this rank reports."""
+        """Return the positions of the shard groups that this rank reports."""
         return self._stream_positions
 
     def preview_images(self, count: int) -> Pixels:
-        """Images of the latest batch."""
+        """Return images of the latest batch."""
         return self._latest[:count]
 
     @property
     def skipped(self) -> Mapping[str, str]:
         """Images of the stream that could not be read."""
-        skipped: Mapping[str, str] = self._stream.skipped
-        return skipped
+        return self._stream.skipped

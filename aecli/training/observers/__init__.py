@@ -1,1 +1,1 @@
-"""What watches training: previews, TensorBoard."""
+"""Observers of training: previews, TensorBoard."""

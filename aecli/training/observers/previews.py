@@ -1,4 +1,4 @@
-"""What a run draws of itself: its curves, and images above their reconstructions."""
+"""Pictures in a run folder: its curves, and images above their reconstructions."""
 
 import time
 
@@ -16,27 +16,27 @@ from aecli.storage.atomic_files import write_bytes
 from aecli.training.inputs.latent_sets import LatentEncoder
 from aecli.training.session import Session
 
-CURVES_SECONDS = 15.0  # the least between two drawings of the curves, but for epochs with pictures
-CURVES_SHARE = 0.02  # of the time, the most that drawing curves takes
+CURVES_SECONDS = 15.0  # the least between two drawings of the curves, except in epochs with previews
+CURVES_FRACTION = 0.02  # of the time, at most, goes into drawing curves
 PREVIEW_SAMPLES, PREVIEW_STEPS = 16, 50  # of a prior
 PREVIEW_IMAGES = 8  # of the validation images, and as many of the training images
 
 
 def is_preview_epoch(epoch: int) -> bool:
-    """The first ten epochs, then every tenth to a hundred, then every fiftieth: close to even on a log scale."""
+    """Return whether an epoch has previews: the first ten, every tenth up to 100, every fiftieth."""
     return epoch <= 10 or epoch % (10 if epoch <= 100 else 50) == 0
 
 
 class PreviewWriter:
-    """Draws a run while it goes: pictures in the epochs that have some, curves whenever that costs little."""
+    """Writes previews in some epochs, and the curves as often as that costs little time."""
 
     def __init__(self, session: Session) -> None:
-        """The time runs from here."""
+        """The first curves may be drawn at once."""
         self._session = session
         self._next_curves = time.monotonic()
 
     def write_epoch(self) -> None:
-        """Draw the finished epoch; raises OutputError."""
+        """Write the pictures that are due after an epoch; raises OutputError."""
         if self._session.is_done or is_preview_epoch(self._session.state.counters.epoch):
             write_preview(self._session)
             self.write_curves()
@@ -44,20 +44,20 @@ class PreviewWriter:
             self.write_curves()
 
     def write_curves(self) -> None:
-        """Draw the curves so far, and then for a while no more: drawing takes at most a small share of the time."""
+        """Write the curves so far, and set when the next ones are due."""
         state = self._session.state
         if not state.rows:
             return
         began = time.monotonic()
         write_bytes(self._session.folder.curves, draw_curves(state.rows))
         ended = time.monotonic()
-        self._next_curves = ended + max(CURVES_SECONDS, (ended - began) / CURVES_SHARE)
+        self._next_curves = ended + max(CURVES_SECONDS, (ended - began) / CURVES_FRACTION)
 
 
 def write_preview(session: Session) -> None:
-    """Draw some validation and training images above their reconstructions, or a prior's samples.
+    """Write some validation and training images above their reconstructions, or a prior's samples.
 
-    Both, because the difference between them shows how far the model overfits.
+    The difference between validation and training shows overfitting.
     """
     state, folder = session.state, session.folder
     if session.plan.encoder:
@@ -78,9 +78,9 @@ def write_preview(session: Session) -> None:
 
 
 def _sample(session: Session, encoder: LatentEncoder) -> NDArray[np.uint8]:
-    """Return samples (N, S, S, 3) of a prior under way, of the same noise every time."""
+    """Return samples (N, S, S, 3) of the prior, of the same noise every time."""
     prior = session.state.eval_model
-    assert isinstance(prior, Prior)  # for the type checker: what has an encoder is one
+    assert isinstance(prior, Prior)  # for the type checker
     shape = prior.example_shape(encoder.loaded.image_size)
     noise = torch.randn(PREVIEW_SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
     prior.eval()
