@@ -1,7 +1,10 @@
-"""The Typer app: the commands and the one boundary at which failures become a message and an exit status."""
+"""The Typer app: its commands, and the one place where failures become a message and an exit status."""
 
 import os
 import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
 from importlib.machinery import EXTENSION_SUFFIXES
 from itertools import pairwise
 from typing import Annotated, Any
@@ -10,14 +13,48 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from aecli._version import __version__
-from aecli.cli import evaluate, grid, models, reconstruct, sample, train, walks
 from aecli.errors import AecliError, ConfigError
 
-_NO_THREAD = "can't start new thread"  # all that Python says, in a RuntimeError
+_COMMANDS = {  # name → module and function, imported when the command is run or its help shown
+    "train": ("aecli.cli.train", "train"),
+    "reconstruct": ("aecli.cli.reconstruct", "reconstruct"),
+    "sample": ("aecli.cli.sample", "sample"),
+    "interpolate": ("aecli.cli.walks", "interpolate"),
+    "traverse": ("aecli.cli.walks", "traverse"),
+    "eval": ("aecli.cli.evaluate", "evaluate"),
+    "grid": ("aecli.cli.grid", "grid"),
+    "models": ("aecli.cli.models", "models"),
+}
+_NO_THREAD = "can't start new thread"  # the whole message of Python's RuntimeError
 
 
-class _Boundary(TyperGroup):
-    """Runs a command; what the user can mend is told in a line or two, a bug keeps its traceback."""
+class _Commands(Mapping[str, Any]):
+    """Name → command, built when it is asked for: building all of them takes longer than importing Typer."""
+
+    def __getitem__(self, name: str) -> Any:
+        return _build_command(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_COMMANDS)
+
+    def __len__(self) -> int:
+        return len(_COMMANDS)
+
+
+@cache
+def _build_command(name: str) -> Any:
+    module, function = _COMMANDS[name]
+    single = typer.Typer(add_completion=False)
+    single.command(name, cls=_Command)(getattr(import_module(module), function))
+    return typer.main.get_command(single)
+
+
+class _Group(TyperGroup):
+    """Runs a command: expected failures become a message of one or two lines, a bug keeps its traceback."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _Commands()  # type: ignore[assignment]
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -27,21 +64,21 @@ class _Boundary(TyperGroup):
             _fail(str(error), error.exit_status)
         except OSError as error:
             if error.errno is None:
-                raise  # no fault of the system's
+                raise  # not from the operating system
             _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror), 1)
         except MemoryError:
             _fail("too little memory", 1)
         except ImportError as error:
             if not (error.path or "").endswith(tuple(EXTENSION_SUFFIXES)):
-                raise  # what it names isn't there: a bug, here or in a plug-in
-            _fail(f"too little memory, or an installation that isn't whole: {error}", 1)
+                raise  # a missing module: a bug, here or in a plug-in
+            _fail(f"too little memory, or an incomplete installation: {error}", 1)
         except RuntimeError as error:
             if str(error) != _NO_THREAD:
                 raise
-            _fail("the system allows no further thread: try fewer --workers, and OMP_NUM_THREADS=1", 1)
+            _fail("the system refuses to start another thread\nhint: fewer --workers, or OMP_NUM_THREADS=1", 1)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        # Both were options of sample once, which still work.
+        # Both were options of sample once; the old spelling still works.
         for name in ("interpolate", "traverse"):
             if args[:1] == ["sample"] and f"--{name}" in args:
                 args = [name, *(arg for arg in args[1:] if arg != f"--{name}")]
@@ -49,23 +86,23 @@ class _Boundary(TyperGroup):
 
 
 class _Command(TyperCommand):
-    """A command none of whose values can be empty: an empty one is a shell variable that was never set."""
+    """A command that refuses empty values, which are most often an unset shell variable."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         for before, value in pairwise([str(self.name), *args]):
             flag = re.fullmatch(r"(--[\w-]+)=", value)
-            if (flag or not value) and not ctx.resilient_parsing:  # as shell completion asks for it
+            if (flag or not value) and not ctx.resilient_parsing:  # shell completion may ask with an empty value
                 name = flag[1] if flag else before
-                raise ConfigError(f"{name} '': expected a value; is a variable of the shell not set?")
+                raise ConfigError(f"{name} '': expected a value\nhint: is a variable of the shell not set?")
         return super().parse_args(ctx, args)
 
 
 def _require_folder() -> None:
-    """Libraries end the process in ways of their own where the folder that it runs in is gone."""
+    """Fail if the working folder was deleted; libraries would abort the process with messages of their own."""
     try:
         os.getcwd()
     except FileNotFoundError:
-        _fail("the folder that this runs in is gone: change to another one", 1)
+        _fail("the working folder doesn't exist any more\nhint: change to another folder", 1)
 
 
 def _fail(message: str, status: int) -> None:
@@ -76,12 +113,12 @@ def _fail(message: str, status: int) -> None:
 
 
 app = typer.Typer(
-    cls=_Boundary,
+    cls=_Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Train image autoencoders, reconstruct and sample with them, measure what they do, and draw it.",
+    help="Train image autoencoders, reconstruct and sample with them, measure the results, and draw them.",
 )
 
 
@@ -98,13 +135,3 @@ def _main(
     ] = False,
 ) -> None:
     pass
-
-
-app.command("train", cls=_Command)(train.train)
-app.command("reconstruct", cls=_Command)(reconstruct.reconstruct)
-app.command("sample", cls=_Command)(sample.sample)
-app.command("interpolate", cls=_Command)(walks.interpolate)
-app.command("traverse", cls=_Command)(walks.traverse)
-app.command("eval", cls=_Command)(evaluate.evaluate)
-app.command("grid", cls=_Command)(grid.grid)
-app.command("models", cls=_Command)(models.models)

@@ -1,7 +1,7 @@
-"""What the shell offers for a value that is being typed: words that aecli knows, its runs, and paths of the right kind.
+"""Shell completion of values: known words, runs, and paths of the right kind. No torch here.
 
-Nothing here imports what computes. An empty list means that the shell completes paths in its own way, which knows about
-quotes and `~`, and puts no blank after a folder; so nothing is offered where only folders could be.
+For an empty list the shell completes paths itself, which handles quotes and `~` and adds no blank after a folder. So
+nothing is returned where there are only folders.
 """
 
 import os
@@ -11,18 +11,18 @@ from pathlib import Path
 
 import typer
 
-from aecli.configs import ReconstructConfig
+from aecli.configs.train import RunConfig
 
-# Several with each prefix: what stands alone gets a blank after it.
+# Several with each prefix, because shells add a blank after a single completion.
 _SOURCES = ("demo", "torchvision:", "torchvision:CIFAR10", "torchvision:STL10", "hf:", "hf:NAME", "hf:NAME:SPLIT")
 _ARCHIVES = (".zip", ".tar", ".parquet")
 _WEIGHTS = (".safetensors",)
-# Shells put what is offered into the command line as it is, and some evaluate it: a stranger's file name is left out.
+# Shells insert completions as they are, and some evaluate them: file names with other characters are left out.
 _HARMLESS = re.compile(r"[\w@%+=:,./-]+")
 
 
 def starting(values: Sequence[str], incomplete: str) -> list[str]:
-    """Return those of `values` that begin with what was typed."""
+    """Return the `values` that start with `incomplete`."""
     return [value for value in values if value.startswith(incomplete)]
 
 
@@ -43,7 +43,7 @@ def complete_model(context: typer.Context, incomplete: str) -> list[str]:
     from aecli.models import registry
     from aecli.runs.folder import RunFolder, list_runs
 
-    runs = Path(context.params.get("runs") or ReconstructConfig.runs)
+    runs = Path(context.params.get("runs") or RunConfig.runs)
     try:
         known = [str(run.path) for run in list_runs(runs)]
     except OSError:
@@ -51,19 +51,19 @@ def complete_model(context: typer.Context, incomplete: str) -> list[str]:
     paths = [
         path.rstrip("/") if RunFolder(Path(path)).is_ours() else path
         for path in (_paths(incomplete, _WEIGHTS) if incomplete else [])
-        if not (known and path == f"{runs}/")  # its runs are offered in its place
+        if not (known and path == f"{runs}/")  # its runs are listed instead
     ]
     names = [name for name in registry.names() if name not in registry.PRIORS]
     return _offered([*names, *known, *paths], incomplete)
 
 
 def complete_source(incomplete: str) -> list[str]:
-    """SOURCEs of images: the words, folders, and files that hold images."""
+    """SOURCEs of images: known words, folders, and archives."""
     return _offered([*_SOURCES, *_paths(incomplete, _ARCHIVES)], incomplete)
 
 
 def complete_prediction(incomplete: str) -> list[str]:
-    """`[NAME=]SOURCE`; after a NAME, paths too, which shells don't see there (bash does, and asks for none)."""
+    """`[NAME=]SOURCE`; after NAME= with paths, which most shells don't complete there."""
     name, equals, source = incomplete.partition("=")
     if not equals:
         return complete_source(incomplete)
@@ -71,7 +71,7 @@ def complete_prediction(incomplete: str) -> list[str]:
 
 
 def complete_config(incomplete: str) -> list[str]:
-    """Files of options: TOML, and the config.json of a run, which stands for its folder too."""
+    """Files of options: TOML, or the config.json of a run."""
     return _offered(_paths(incomplete, (".toml", ".json")), incomplete)
 
 
@@ -81,12 +81,12 @@ def _offered(values: Sequence[str], incomplete: str) -> list[str]:
 
 
 def _harmless(values: Sequence[str], incomplete: str) -> list[str]:
-    """Those that begin with what was typed, once each, but for names that a shell could take for more than a name."""
+    """Return the distinct `values` that start with `incomplete`, without those that a shell could evaluate."""
     return [value for value in dict.fromkeys(starting(values, incomplete)) if _HARMLESS.fullmatch(value)]
 
 
 def _paths(incomplete: str, suffixes: tuple[str, ...]) -> list[str]:
-    """Folders (`name/`) and files with one of `suffixes` whose path begins with what was typed, sorted."""
+    """Return folders (`name/`) and files with one of `suffixes` whose paths start with `incomplete`, sorted."""
     folder, start = os.path.split(incomplete)
     before = incomplete.removesuffix(start) if start else incomplete
     found = []

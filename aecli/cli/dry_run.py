@@ -1,13 +1,13 @@
 """`aecli train --dry-run`: what the run would be and cost."""
 
 from aecli.cli import console
-from aecli.cli.live import duration
+from aecli.cli.display import duration, open_display
 from aecli.configs import TrainConfig
 from aecli.training.dry_run import DryRun, estimate
 
 _STATES = {
     "new": "would be begun",
-    "resumes": "would go on",
+    "resumes": "would be resumed",
     "finished": "is finished already",
     "refused": "would be refused: it holds something else",
 }
@@ -15,8 +15,8 @@ _STATES = {
 
 def show_dry_run(config: TrainConfig, as_json: bool, quiet: bool) -> None:
     """Estimate and print; nothing is written."""
-    with console.listener(quiet) as listen:
-        found = estimate(config, listen)
+    with open_display(quiet) as display:
+        found = estimate(config, display)
     if as_json:
         console.print_json(found.to_json())
         return
@@ -25,40 +25,35 @@ def show_dry_run(config: TrainConfig, as_json: bool, quiet: bool) -> None:
 
 
 def lines(found: DryRun) -> list[str]:
-    """The estimate in lines of less than 80 columns, but for what the user named."""
+    """Return the estimate in lines of less than 80 columns, apart from names that the user chose."""
     images = "a stream" if found.train_images is None else f"{found.train_images:,} to train on"
-    memory = found.memory
+    done = f", {found.steps_done:,} done" if found.steps_done else ""
+    memory, placement = found.memory, found.placement
     parts = {"weights": memory.weights, "gradients": memory.gradients, "Adam": memory.optimizer,
              "EMA": memory.average}  # fmt: skip
-    told = {
-        "run": f"{found.run} {_STATES[found.state]}",
-        "images": f"{images}, {found.val_images or 0:,} to validate on",
-        "model": f"{found.options['model']}, {found.parameters:,} parameters, "
-        f"latent {'×'.join(map(str, found.latent_shape))}",
-        "arithmetic": f"{found.forward_gflop:.3g} GFLOP an image forward, {found.step_gflop:,.4g} a step",
-        "steps": f"{found.batches_per_epoch:,} an epoch, {found.steps:,} in all"
-        + (f", {found.steps_done:,} done" if found.steps_done else ""),
-        "machine": f"{found.placement['device']}, {found.placement['precision']}, {found.placement['memory_format']}",
-        "memory": f"about {_bytes(memory.total)} beside the program itself:",
-        "": ", ".join(f"{name} {_bytes(size)}" for name, size in parts.items() if size) + ",",
-        "  ": f"activations {_bytes(memory.activations)}",
-        "time": f"about {duration(found.seconds)}: {found.seconds_per_step:.3g} s a step, "
-        f"{found.validation_seconds:.3g} s a validation",
-        " ": f"({found.timed_steps} steps timed, not compiled, without reading images)",
-    }
+    rows = [
+        ("run", f"{found.run} {_STATES[found.state]}"),
+        ("images", f"{images}, {found.val_images or 0:,} to validate on"),
+        ("model", f"{found.options['model']}, {found.parameters:,} parameters, "
+                  f"latent {'×'.join(map(str, found.latent_shape))}"),
+        ("arithmetic", f"{found.forward_gflop:.3g} GFLOP an image forward, {found.step_gflop:,.4g} a step"),
+        ("steps", f"{found.batches_per_epoch:,} an epoch, {found.steps:,} in all{done}"),
+        ("machine", f"{placement['device']}, {placement['precision']}, {placement['memory_format']}"),
+        ("memory", f"about {_bytes(memory.total)} beside the program itself:"),
+        ("", ", ".join(f"{name} {_bytes(size)}" for name, size in parts.items() if size) + ","),
+        ("", f"activations {_bytes(memory.activations)}"),
+        ("time", f"about {duration(found.seconds)}: {found.seconds_per_step:.3g} s a step, "
+                 f"{found.validation_seconds:.3g} s a validation"),
+        ("", f"({found.timed_steps} steps timed, not compiled, without reading images)"),
+    ]  # fmt: skip
     options = {key: value for key, value in found.options.items() if key not in ("model", "model_defaults", "options")}
     options |= found.options["options"]
-    listed = [f"{name:11} {text}".rstrip() for name, text in told.items()]
-    return [
-        *listed,
-        "",
-        "options",
-        *(f"  {key.replace('_', '-'):17} {_value(value)}" for key, value in options.items()),
-    ]
+    listed = [f"  {key.replace('_', '-'):17} {_value(value)}" for key, value in options.items()]
+    return [*(f"{name:11} {text}" for name, text in rows), "", "options", *listed]
 
 
 def _value(value: object) -> str:
-    if isinstance(value, dict):  # an autoencoder, with the hash of its weights
+    if isinstance(value, dict):  # an autoencoder: path and SHA-256
         value = value["path"]
     return "–" if value is None else str(value)
 

@@ -1,30 +1,24 @@
 """`aecli eval`."""
 
-from aecli.cli.options import takes
+from functools import partial
+
+from aecli.cli.options import Output, takes
 from aecli.configs import EvalConfig
+from aecli.progress import Listener
 
 
 @takes(EvalConfig)
-def evaluate(config: EvalConfig, json: bool, quiet: bool) -> None:
+def evaluate(config: EvalConfig, listen: Listener) -> Output:
     """Compare folders of images with a ground-truth folder: PSNR, SSIM and LPIPS, or new images with it as sets."""
-    from aecli.cli import console
+    from aecli.cli import tables
 
     if config.samples:
         from aecli.evaluation.sets import evaluate_sets
 
-        with console.listener(quiet) as listen:
-            sets = evaluate_sets(config, listen)
-        if json:
-            console.print_json(sets.to_json())
-        else:
-            console.print_sets(sets)
-        return
+        sets = evaluate_sets(config, listen)
+        return Output(sets.to_json(), partial(tables.print_sets, sets))
 
     from aecli.evaluation.paired import evaluate as run
 
-    with console.listener(quiet) as listen:
-        found = run(config, listen)
-    if json:
-        console.print_json(found.to_json())
-    else:
-        console.print_evaluation(found)
+    report = run(config, listen)
+    return Output(report.to_json(), partial(tables.print_evaluation, report))

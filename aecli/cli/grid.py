@@ -1,22 +1,23 @@
 """`aecli grid`."""
 
-from aecli.cli.options import takes
+import typer
+
+from aecli.cli.options import Output, takes
 from aecli.configs import GridConfig
+from aecli.progress import Listener
 from aecli.runtime.launch import launch
 
 
 @takes(GridConfig)
-def grid(config: GridConfig, json: bool, quiet: bool) -> None:
+def grid(config: GridConfig, listen: Listener) -> Output:
     """Draw random images in labelled rows: Ground Truth, then one row a model."""
     if launch().rank:
-        return  # of several processes one draws
+        raise typer.Exit  # one process draws
 
-    from aecli.cli import console
+    from aecli.cli.console import print_line
     from aecli.inference.comparison_grid import draw_comparison
 
-    with console.listener(quiet) as listen:
-        result = draw_comparison(config, listen)
-    if json:
-        console.print_json({"out": str(result.out), "rows": result.rows, "images": result.images})
-    else:
-        console.print_line(f"drew {len(result.images)} images in rows {', '.join(result.rows)}: {result.out}")
+    result = draw_comparison(config, listen)
+    document = {"out": str(result.out), "rows": result.rows, "images": result.images}
+    text = f"drew {len(result.images)} images in rows {', '.join(result.rows)}: {result.out}"
+    return Output(document, lambda: print_line(text))

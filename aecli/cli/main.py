@@ -1,4 +1,4 @@
-"""The process around a command: its streams, signals and exit status, which stand before much else is imported."""
+"""The process of a command: its streams, signals and exit status, set up before anything slow is imported."""
 
 import atexit
 import errno
@@ -13,11 +13,11 @@ from typing import Any, NoReturn, TextIO, cast
 from aecli.cli.signals import StopRequest, leave
 from aecli.runtime.launch import is_reporting_rank, launch
 
-_GRACE_SECONDS = 5.0  # torchrun ends all processes once one has failed: the one that tells why may be slower
+_GRACE_SECONDS = 5.0  # torchrun ends all processes once one failed; the one that reports the error may be slower
 
 
 def main() -> NoReturn:
-    """Entry point of the `aecli` command: runs it, and leaves the process with its exit status."""
+    """Entry point of the `aecli` command."""
     stdout = _open_streams()
     with _Interruption():
         set_up_process()
@@ -31,25 +31,24 @@ def main() -> NoReturn:
 
 
 def set_up_process() -> None:
-    """Set what is the whole process's, before PyTorch is imported."""
-    gc.set_threshold(100_000)  # importing PyTorch makes objects by the hundred thousand, none of them garbage
-    warnings.filterwarnings("ignore", module="PIL")  # notes on damaged metadata of images that can be read all the same
-    # GNU OpenMP's threads would wait for each other in a loop of many milliseconds, taking the core from whom they wait
-    # for: with one busy neighbour on two cores, a training step took 19 times as long as alone. Now it takes 3 times.
+    """Change process-wide settings, before PyTorch is imported."""
+    gc.set_threshold(100_000)  # importing PyTorch makes hundreds of thousands of objects, none of them garbage
+    warnings.filterwarnings("ignore", module="PIL")  # about damaged metadata of readable images
+    # GNU OpenMP's threads spin for milliseconds while they wait, and may take the core from the thread they wait for:
+    # with one busy neighbour on two cores, a training step took 19 times as long as alone, with this 3 times.
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     if launch().size > 1:
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # each process would warn of what is meant to be so
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # else each process warns of what is intended
     for name in ("COLUMNS", "LINES"):  # rich prints nothing at all at width 0
         if not re.fullmatch("[1-9][0-9]{0,3}", os.environ.get(name, "80")):
             del os.environ[name]
 
 
 class _Stream:
-    """A standard stream that never ends the work: what can't be written is dropped, and so is all after it.
+    """A standard stream whose failure never ends the work: after a failed write, everything is dropped.
 
-    Nobody has to read a command's messages, and a result that was lost is told when the work is done. Of several
-    processes that share a command's work, one is heard.
+    A lost result is reported when the work is done. Of several processes of a command, only one writes.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -75,7 +74,7 @@ class _Stream:
 
 
 def _open_streams() -> _Stream:
-    """Make stdout and stderr streams that can always be written to; returns stdout."""
+    """Make stdout and stderr streams that never raise; return stdout."""
     if os.name == "posix":
         _fill_standard_descriptors()
     streams = []
@@ -83,29 +82,29 @@ def _open_streams() -> _Stream:
         if stream is None:  # it was closed
             stream = open(os.devnull, "w", encoding="utf-8")
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a file's name may hold what a terminal can't show
+            stream.reconfigure(errors="backslashreplace")  # file names may hold characters that a terminal can't show
         streams.append(_Stream(stream))
     sys.stdout, sys.stderr = (cast(TextIO, stream) for stream in streams)
     return streams[0]
 
 
 def _fill_standard_descriptors() -> None:
-    """Open what was closed: else the next file would get its number, and what is printed would go into that file."""
+    """Open closed descriptors; else the next file would get such a number, and output would be written into it."""
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number
 
 
 class _Interruption(StopRequest):
-    """The first signal ends the process wherever it is: nothing but training, which asks otherwise, has more to save.
+    """The first signal ends the process: only training, which handles signals itself, has something to save.
 
-    An exception in its place would come out of any line, and makes PyTorch abort while it is being imported.
+    Not by an exception, which could be raised from any line, and makes PyTorch abort while it is being imported.
     """
 
     def _arrived(self, number: int) -> None:
-        atomic_files = sys.modules.get("aecli.storage.atomic_files")  # which may be half imported
+        atomic_files = sys.modules.get("aecli.storage.atomic_files")  # may be half imported
         drop = getattr(atomic_files, "remove_own_temporary_files", None)
         if drop is not None:
             drop()
@@ -123,7 +122,7 @@ def _leave(code: str | int | None, stdout: _Stream) -> NoReturn:
     stdout.flush()
     if stdout.failure is not None:
         status = status or 1
-        if stdout.failure.errno != errno.EPIPE:  # with that one, nobody listens any more
+        if stdout.failure.errno != errno.EPIPE:  # else nobody reads any more
             print(f"Error: the result can't be written to stdout: {stdout.failure.strerror}", file=sys.stderr)
     atexit._run_exitfuncs()
     if status in (1, 2) and launch().is_served and not is_reporting_rank():

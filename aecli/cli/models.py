@@ -1,21 +1,23 @@
 """`aecli models`."""
 
-from aecli.cli.options import takes
+from functools import partial
+
+import typer
+
+from aecli.cli.options import Output, takes
 from aecli.configs import ModelsConfig
+from aecli.progress import Listener
 from aecli.runtime.launch import launch
 
 
 @takes(ModelsConfig)
-def models(config: ModelsConfig, json: bool, quiet: bool) -> None:  # quiet: scripts give it to every command
-    """Show the models there are, the runs found, and how they would run on this machine."""
+def models(config: ModelsConfig, _listen: Listener) -> Output:
+    """Show the registered models, the runs found, and how they would run on this machine."""
     if launch().rank:
-        return  # of several processes one prints
+        raise typer.Exit  # one process prints
 
-    from aecli.cli import console
+    from aecli.cli.tables import print_models
     from aecli.runs.catalogue import list_models
 
     report = list_models(config)
-    if json:
-        console.print_json(report.to_json())
-    else:
-        console.print_models(report)
+    return Output(report.to_json(), partial(print_models, report))

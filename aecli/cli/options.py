@@ -1,14 +1,16 @@
-"""From a config dataclass to a command: its options, their help and completion, and the config made of their values."""
+"""From a config dataclass to a command: its options, their help and completion, and how it is run."""
 
 import inspect
 from collections.abc import Callable, Sequence
 from functools import wraps
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from aecli.cli import completion
 from aecli.configs.options import OUTPUT, OptionField, option_fields
+from aecli.errors import AecliError
+from aecli.progress import Listener
 
 Parameter = inspect.Parameter
 Command = Callable[..., None]
@@ -17,55 +19,50 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notices.", rich_help_panel=OUTPUT)]
 
 _COMPLETIONS: dict[str, Any] = {
-    "source": completion.complete_source, "prediction": completion.complete_prediction,
-    "model": completion.complete_model, "registered": completion.complete_registered,
-    "config": completion.complete_config, "device": completion.complete_device,
-}  # fmt: skip
+    "source": completion.complete_source,
+    "prediction": completion.complete_prediction,
+    "model": completion.complete_model,
+    "device": completion.complete_device,
+}
+
+
+def keyword(name: str, annotation: Any, default: Any = Parameter.empty) -> Parameter:
+    """Return a keyword-only parameter of a command."""
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def parameter(each: OptionField) -> Parameter:
     """Return an option as a parameter that Typer understands."""
-    option, default = each.option, each.default
-    kind = _command_line_type(each)
-    if option.separated:
+    kind: Any = str if each.option.separated else list[str] if each.is_tuple else each.kinds[0]
+    default = each.default
+    if each.option.separated:
         default = ",".join(default)
     elif each.is_tuple or default is None:
         default, kind = None, kind | None
-    return Parameter(
-        each.name, Parameter.KEYWORD_ONLY, default=Parameter.empty if default is ... else default,
-        annotation=Annotated[kind, _info(each)],
-    )  # fmt: skip
-
-
-def _command_line_type(each: OptionField) -> Any:
-    if each.option.separated:
-        return str
-    return list[str] if each.is_tuple else each.kinds[0]
+    return keyword(each.name, Annotated[kind, _info(each)], Parameter.empty if default is ... else default)
 
 
 def _info(each: OptionField) -> Any:
     option = each.option
-    shared: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
+    details: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
     if option.choices and not option.separated:
-        choices = option.choices
-        shared |= {"metavar": "|".join(choices),
-                   "autocompletion": lambda incomplete: completion.starting(choices, incomplete)}  # fmt: skip
+        details["metavar"] = "|".join(option.choices)
+        details["autocompletion"] = lambda incomplete: completion.starting(option.choices, incomplete)
     if option.completes:
-        shared["autocompletion"] = _COMPLETIONS[option.completes]
+        details["autocompletion"] = _COMPLETIONS[option.completes]
     if option.positional:
-        return typer.Argument(**shared)
+        return typer.Argument(**details)
     if option.shown_default:
-        shared["show_default"] = option.shown_default
-    # A flag that is named has no --no- twin.
-    return typer.Option(each.flag, rich_help_panel=option.panel, **shared)
+        details["show_default"] = option.shown_default
+    # Typer adds a --no- twin only to flags that it names itself.
+    return typer.Option(each.flag, rich_help_panel=option.panel, **details)
 
 
 def hidden_twin(each: OptionField) -> Parameter:
-    """Return the older spelling of an option, which still works and stands in no help."""
+    """Return the older spelling of an option, which still works but is in no help."""
     kind: Any = each.kinds[0] | None
-    annotation = Annotated[kind, typer.Option(each.option.hidden_flag, hidden=True)]
-    return Parameter(each.option.hidden_flag.strip("-").replace("-", "_"), Parameter.KEYWORD_ONLY, default=None,
-                     annotation=annotation)  # fmt: skip
+    flag = each.option.hidden_flag
+    return keyword(flag.strip("-").replace("-", "_"), Annotated[kind, typer.Option(flag, hidden=True)], None)
 
 
 def signed(function: Command, parameters: Sequence[Parameter]) -> Command:
@@ -82,17 +79,35 @@ def signed(function: Command, parameters: Sequence[Parameter]) -> Command:
 
 def flag_parameters() -> list[Parameter]:
     """Return `--json` and `--quiet`, which every command has."""
-    return [Parameter(name, Parameter.KEYWORD_ONLY, default=False, annotation=kind)
-            for name, kind in (("json", Json), ("quiet", Quiet))]  # fmt: skip
+    return [keyword("json", Json, False), keyword("quiet", Quiet, False)]
 
 
-def takes(config: type) -> Callable[[Command], Command]:
-    """Make a command of a function of a config, `json` and `quiet`."""
+class Output(NamedTuple):
+    """What a command prints: one JSON document, or what `show` prints; and a failure that is reported after it."""
 
-    def decorate(function: Command) -> Command:
+    document: dict[str, Any]
+    show: Callable[[], None]
+    failure: AecliError | None = None
+
+
+def takes(config: type) -> Callable[[Callable[[Any, Listener], Output]], Command]:
+    """Make a command of a function of a config and a listener."""
+
+    def decorate(function: Callable[[Any, Listener], Output]) -> Command:
         @wraps(function)
         def run(json: bool, quiet: bool, **values: Any) -> None:
-            function(config_of(config, values), json=json, quiet=quiet)
+            from aecli.cli.console import print_json
+            from aecli.cli.display import open_display
+
+            made = config_of(config, values)
+            with open_display(quiet) as display:
+                output = function(made, display)
+            if json:
+                print_json(output.document)
+            else:
+                output.show()
+            if output.failure is not None:
+                raise output.failure
 
         return signed(run, [*map(parameter, option_fields(config)), *flag_parameters()])
 
@@ -113,7 +128,7 @@ def config_of(config: type, values: dict[str, Any]) -> Any:
 
 
 def given(context: typer.Context) -> dict[str, Any]:
-    """The parameters that the user gave, by name, without those that stand at their defaults."""
+    """Return the parameters that the user gave, by name, without those left at their defaults."""
     return {
         name: value
         for name, value in context.params.items()

@@ -1,18 +1,16 @@
 """`aecli sample`."""
 
-from aecli.cli.options import takes
+from aecli.cli.options import Output, takes
 from aecli.configs import SampleConfig
+from aecli.progress import Listener
 
 
 @takes(SampleConfig)
-def sample(config: SampleConfig, json: bool, quiet: bool) -> None:
+def sample(config: SampleConfig, listen: Listener) -> Output:
     """Draw new images from a prior over a model's latents."""
-    from aecli.cli import console
+    from aecli.cli.console import print_line
     from aecli.sampling.sample import sample as run
 
-    with console.listener(quiet) as listen:
-        result = run(config, listen)
-    if json:
-        console.print_json({"out": str(result.out), "n": result.n, "prior": result.prior})
-    else:
-        console.print_line(f"wrote {result.n} samples to {result.out}")
+    result = run(config, listen)
+    document = {"out": str(result.out), "n": result.n, "prior": result.prior}
+    return Output(document, lambda: print_line(f"wrote {result.n} samples to {result.out}"))

@@ -3,15 +3,15 @@
 import math
 from collections.abc import Sequence
 
-SPARKS = 40  # columns of a sparkline: with what stands beside it, it fits wherever bars do
+SPARKS = 40  # columns of a sparkline; with text beside it, it fits where bars do
 _BLOCKS = "▁▂▃▄▅▆▇█"
-_LOG_RANGE = 10.0  # from here on a logarithm tells more
+_LOG_RANGE = 10.0  # above this ratio the scale is logarithmic
 
 
 def sparkline(values: Sequence[float], columns: int) -> str:
-    """Draw positive `values` in at most so many characters, each the mean of as many values; "" for fewer than two.
+    """Return `values` as at most `columns` block characters, each a mean; "" for fewer than two values.
 
-    By their logarithms, where the largest is over ten times the smallest.
+    The scale is logarithmic where the largest mean is over ten times the smallest.
     """
     if len(values) < 2 or columns < 2:
         return ""
@@ -26,7 +26,7 @@ def sparkline(values: Sequence[float], columns: int) -> str:
 
 
 def can_show(text: str, encoding: str) -> bool:
-    """Whether a terminal of that encoding has all of the characters."""
+    """Return whether `encoding` has all characters of `text`."""
     try:
         text.encode(encoding)
     except (UnicodeEncodeError, LookupError):

@@ -7,16 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from aecli.cli.completion import complete_config, complete_registered, starting
-from aecli.cli.options import flag_parameters, given, hidden_twin, parameter, signed
+from aecli.cli.options import flag_parameters, given, hidden_twin, keyword, parameter, signed
 from aecli.configs.options import MODEL, RECIPE, RUN, option_fields
 from aecli.configs.train import DataConfig, train_options
 from aecli.errors import ConfigError
 from aecli.models.options import VAEOptions
-from aecli.recipes.layering import layer
-from aecli.recipes.layering import names as recipe_names
+from aecli.recipes import names as recipe_names
 
-# Parameters of the command that are no option of the run.
-_NOT_OF_THE_RUN = ("model", "config", "json", "quiet", "option", "dry_run")
+_NOT_OPTIONS_OF_THE_RUN = ("model", "config", "json", "quiet", "option", "dry_run")
 
 Model = Annotated[
     str,
@@ -62,20 +60,19 @@ DryRun = Annotated[
 
 def _parameters() -> list[inspect.Parameter]:
     """Return the command's parameters: the run's options, and those that say where their values come from."""
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    of_the_run = [parameter(each) for each in train_options()]
-    of_the_data = len(option_fields(DataConfig))
+    options = [parameter(each) for each in train_options()]
+    data_options = len(option_fields(DataConfig))
     return [
-        inspect.Parameter("context", keyword, annotation=typer.Context),
-        inspect.Parameter("model", keyword, annotation=Model),
-        *of_the_run[:of_the_data],
+        keyword("context", typer.Context),
+        keyword("model", Model),
+        *options[:data_options],
         *(parameter(each) for each in option_fields(VAEOptions)),
-        inspect.Parameter("option", keyword, default=None, annotation=ModelOptions),
-        inspect.Parameter("recipe", keyword, default="report", annotation=Recipe),
-        inspect.Parameter("config", keyword, default=None, annotation=Config),
-        *of_the_run[of_the_data:],
+        keyword("option", ModelOptions, None),
+        keyword("recipe", Recipe, "report"),
+        keyword("config", Config, None),
+        *options[data_options:],
         *(hidden_twin(each) for each in train_options() if each.option.hidden_flag),
-        inspect.Parameter("dry_run", keyword, default=False, annotation=DryRun),
+        keyword("dry_run", DryRun, False),
         *flag_parameters(),
     ]
 
@@ -94,18 +91,17 @@ def _train(
 
     The same command again resumes its run; other options begin another. The defaults are the report's recipe.
     """
-    flags = {key: value for key, value in given(context).items() if key not in _NOT_OF_THE_RUN}
+    from aecli.recipes.layering import layer
+
+    flags = {key: value for key, value in given(context).items() if key not in _NOT_OPTIONS_OF_THE_RUN}
     train_config = layer(model, {**flags, "options": _parse_options(option or [])}, config)
 
+    # These import torch; only once the options are known to be valid.
     if dry_run:
-        from aecli.cli.dry_run import show_dry_run
-
-        show_dry_run(train_config, as_json=json, quiet=quiet)
-        return
-
-    from aecli.cli.live import show_training  # after the options are known to be right: this imports torch
-
-    show_training(train_config, as_json=json, quiet=quiet)
+        from aecli.cli.dry_run import show_dry_run as show
+    else:
+        from aecli.cli.live import show_training as show
+    show(train_config, as_json=json, quiet=quiet)
 
 
 train = signed(_train, _parameters())

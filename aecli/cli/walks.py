@@ -1,40 +1,26 @@
 """`aecli interpolate` and `aecli traverse`."""
 
-from typing import TYPE_CHECKING
-
-from aecli.cli.options import takes
+from aecli.cli.options import Output, takes
 from aecli.configs import InterpolateConfig, TraverseConfig
-
-if TYPE_CHECKING:
-    from aecli.sampling.walks import WalkResult
+from aecli.progress import Listener
 
 
 @takes(InterpolateConfig)
-def interpolate(config: InterpolateConfig, json: bool, quiet: bool) -> None:
-    """Draw what lies between two images in a model's latent space."""
-    from aecli.cli import console
-    from aecli.sampling.walks import draw_interpolation
-
-    with console.listener(quiet) as listen:
-        result = draw_interpolation(config, listen)
-    _show(result, json)
+def interpolate(config: InterpolateConfig, listen: Listener) -> Output:
+    """Draw the images between two images in a model's latent space."""
+    return _draw(config, listen)
 
 
 @takes(TraverseConfig)
-def traverse(config: TraverseConfig, json: bool, quiet: bool) -> None:
-    """Draw what lies along the directions in which a model's latents vary most, from -3 to 3 standard deviations."""
-    from aecli.cli import console
-    from aecli.sampling.walks import draw_traversal
-
-    with console.listener(quiet) as listen:
-        result = draw_traversal(config, listen)
-    _show(result, json)
+def traverse(config: TraverseConfig, listen: Listener) -> Output:
+    """Draw images along the directions in which a model's latents vary most, from -3 to 3 standard deviations."""
+    return _draw(config, listen)
 
 
-def _show(result: "WalkResult", json: bool) -> None:
-    from aecli.cli import console
+def _draw(config: InterpolateConfig | TraverseConfig, listen: Listener) -> Output:
+    from aecli.cli.console import print_line
+    from aecli.sampling.walks import draw_walk
 
-    if json:
-        console.print_json({"out": str(result.out), "steps": result.steps, "prior": result.prior})
-    else:
-        console.print_line(f"wrote a walk of {result.steps} steps to {result.out}")
+    result = draw_walk(config, listen)
+    document = {"out": str(result.out), "steps": result.steps, "prior": result.prior}
+    return Output(document, lambda: print_line(f"wrote a walk of {result.steps} steps to {result.out}"))

@@ -93,7 +93,7 @@ class TestCurves:
         assert drawn == [*range(1, 11), 20, 30]  # in epochs with pictures only
         drawn.clear()
         monkeypatch.setattr(previews, "CURVES_SECONDS", 0.0)
-        monkeypatch.setattr(previews, "CURVES_SHARE", 1e9)
+        monkeypatch.setattr(previews, "CURVES_FRACTION", 1e9)
         ok(*TRAIN, "--epochs", "15", "--quiet", "--runs", "long")
         assert drawn == list(range(1, 16))
 
@@ -109,10 +109,10 @@ class TestCurves:
             class folder:
                 curves = None
 
-        artist = previews.PreviewWriter(Drawn)
+        writer = previews.PreviewWriter(Drawn)
         began = time.monotonic()
-        artist.write_curves()
-        assert artist._next_curves - began >= 0.02 / previews.CURVES_SHARE
+        writer.write_curves()
+        assert writer._next_curves - began >= 0.02 / previews.CURVES_FRACTION
 
     @pytest.mark.draws
     def test_the_best_epoch_is_marked_on_each_curve(self):

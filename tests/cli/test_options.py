@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
+import typer
 from typer.models import OptionInfo
 
 from aecli.cli.app import app
@@ -62,7 +63,7 @@ ANY_FOLDER = [(name, "--runs") for name in ("interpolate", "traverse", "reconstr
 def options() -> dict[tuple[str, str], tuple[Any, OptionInfo]]:
     """(command, flag) -> the type of its values, without None, and what Typer knows of it."""
     found = {}
-    for command in app.registered_commands:
+    for command in typer.main.get_command(app).commands.values():
         hints = get_type_hints(command.callback, include_extras=True)
         for name in inspect.signature(command.callback).parameters:
             if get_origin(hints[name]) is None:

@@ -98,8 +98,8 @@ def test_bars_fit_a_terminal_of_80_columns_and_ctrl_c_saves(workplace):
 
 @pytest.mark.parametrize(("best_epoch", "epochs", "is_noted"), [(22, 200, True), (150, 200, False), (2, 15, False)])
 def test_the_summary_tells_when_validation_stopped_improving_long_ago(capsys, best_epoch, epochs, is_noted):
-    from aecli.cli.live import _print_finished
+    from aecli.cli.live import print_finished
 
     end = Finished(RunFolder(Path("runs/vae")), epochs, best_epoch, {"val_loss": 0.1}, False, False)
-    _print_finished(end)
+    print_finished(end)
     assert (f"validation loss has not improved since epoch {best_epoch};" in capsys.readouterr().out) == is_noted

@@ -25,7 +25,7 @@ def test_a_signal_saves_and_says_how_to_go_on(workplace, number, status):
     os.kill(process.pid, number)
     assert end(process) == status
     said = (workplace / "stderr.txt").read_text()
-    assert "all of it is saved in runs/vae\nrun the same command again to go on from there" in said
+    assert "the run is saved in runs/vae\nhint: run the same command again to go on from there" in said
     assert not [path for path in (workplace / "runs/vae").iterdir() if path.name.startswith(".")]
 
 
@@ -51,9 +51,7 @@ def test_a_second_signal_leaves_at_once(workplace):
     os.kill(process.pid, signal.SIGINT)
     assert end(process) == 130
     assert (
-        (workplace / "stderr.txt")
-        .read_text()
-        .endswith("Error: interrupted at once; what was saved before that is kept\n")
+        (workplace / "stderr.txt").read_text().endswith("Error: interrupted at once; what was saved before is kept\n")
     )
     assert time.monotonic() - began < 10
 

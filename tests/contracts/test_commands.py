@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from aecli.cli.app import app
 from tests.support.commands import reference
 from tests.support.trained import JOBS, invoke, ok, ok_json
 
 ROOT = Path(__file__).parent.parent.parent
-COMMANDS = tuple(command.name for command in app.registered_commands)
+COMMANDS = tuple(typer.main.get_command(app).commands)
 HEAVY = ("torch", "torchvision", "lpips", "skimage", "matplotlib", "scipy", "numpy", "PIL", "safetensors")
 
 # Runs every case in one process, the real entry point each time, and looks at sys.modules after each.

@@ -19,8 +19,8 @@ METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 def reference() -> str:
     """The page, in Markdown."""
     commands = typer.main.get_command(app).commands
-    functions = {command.name: command.callback for command in app.registered_commands}
-    return "\n".join([HEAD, *(section(name, commands[name], get_type_hints(functions[name])) for name in functions)])
+    sections = (section(name, each, get_type_hints(each.callback)) for name, each in commands.items())
+    return "\n".join([HEAD, *sections])
 
 
 def section(name, command, kinds) -> str:
