@@ -1,7 +1,9 @@
 """Pages and scripts under examples/ agree with the program."""
 
+import ast
 import importlib.util
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,24 @@ def test_the_table_and_sheet_of_priors(tmp_path, monkeypatch):
     assert len(list((tmp_path / "out/gaussian").iterdir())) == 8
     with Image.open(tmp_path / "out/priors.png") as sheet:
         assert sheet.width > 8 * 128
+
+
+def imports_in(text):
+    """Every module and name that Python code imports: ("aecli.api", "load")."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom):
+            yield from ((node.module, alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.sh")), ids=lambda path: path.name)
+def test_shell_scripts_parse_and_what_they_import_exists(path):
+    subprocess.run(["bash", "-n", path], check=True)
+    text = path.read_text(encoding="utf-8")
+    for code in re.findall(r"<<'PYTHON'\n(.*?)^PYTHON$", text, re.DOTALL | re.MULTILINE):
+        for module, name in imports_in(code):
+            found = importlib.import_module(module)
+            assert name is None or hasattr(found, name), f"{module}.{name}"
+    for script_name in re.findall(r"\$here/(\w+\.py)", text):
+        assert (EXAMPLES / script_name).is_file()
