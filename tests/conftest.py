@@ -55,6 +55,26 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_curves() -> Iterator[Callable[..., bytes]]:
+    """Drawing its curves takes most of a tiny run's time; yields what draws them."""
+    from aecli.training.observers import previews
+
+    with pytest.MonkeyPatch.context() as patch:
+        draw_curves = previews.draw_curves
+        patch.setattr(previews, "draw_curves", lambda rows: b"curves")
+        yield draw_curves
+
+
+@pytest.fixture(autouse=True)
+def curves_where_needed(
+    request: pytest.FixtureRequest, no_curves: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tests marked `draws` get real curves."""
+    if "draws" in request.keywords:
+        monkeypatch.setattr("aecli.training.observers.previews.draw_curves", no_curves)
+
+
 @pytest.fixture
 def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than tiny epochs; only what asserts on the pictures (marked `draws`) needs them."""
@@ -77,11 +97,6 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
     return make
 
 
-def _skip_curves(patch: pytest.MonkeyPatch) -> None:
-    """Curves take most of a tiny run's time, and have tests of their own."""
-    patch.setattr("aecli.training.observers.previews.draw_curves", lambda rows: b"curves")
-
-
 @pytest.fixture(scope="session")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `images` and the finished runs `runs/vae` and `runs/ae`, for reading only."""
@@ -90,7 +105,6 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("trained")
     write_images(root / "images")
     with pytest.MonkeyPatch.context() as patch:
-        _skip_curves(patch)
         patch.chdir(root)
         for model in ("vae", "ae"):  # in this order: `ae` is the newer
             ok("train", model, *TRAIN, "--quiet")
@@ -102,7 +116,6 @@ def trained(trained_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """An empty working folder with links to the shared `images` and `runs` (vae, ae), which are for reading."""
     for name in ("images", "runs"):
         (tmp_path / name).symlink_to(trained_once / name)
-    _skip_curves(monkeypatch)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -129,7 +142,6 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     from tests.support.trained import write_images
 
     write_images(tmp_path / "images")
-    _skip_curves(monkeypatch)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -118,8 +118,7 @@ def desk(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "page", [page if page == "README.md" else pytest.param(page, marks=pytest.mark.slow) for page in RUN_PAGES]
 )
-def test_the_commands_of_a_page_run_in_order(page, desk, monkeypatch):
-    monkeypatch.setattr("aecli.training.observers.previews.draw_curves", lambda rows: b"")
+def test_the_commands_of_a_page_run_in_order(page, desk):
     for line in (line for where, line in LINES if where == page and line.startswith(RUN_HERE)):
         words = shlex.split(line)
         words = words[words.index("aecli") + 1 :]

@@ -33,6 +33,7 @@ def read_rows(run):
 # train
 
 
+@pytest.mark.draws
 def test_train_writes_a_run_folder_and_says_where(tmp_path, monkeypatch):
     write_images(tmp_path / "images")
     monkeypatch.chdir(tmp_path)

@@ -31,7 +31,6 @@ def place(begun, tmp_path, monkeypatch):
     """A working folder with a copy of the finished run, which was trained on the images of another folder."""
     shutil.copytree(begun, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("aecli.training.observers.previews.draw_curves", lambda rows: b"curves")
     return tmp_path
 
 
