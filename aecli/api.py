@@ -155,7 +155,7 @@ class Model:
         """Resize to uint8 (S, S, 3); alpha, 16 bits and EXIF of a PIL image are handled as in files."""
         if isinstance(image, Image.Image):
             reference = ImageRef("a PIL image", "", "", lambda: image)
-            return decode_fitted(reference, self.image_size, self._loaded.fit)
+            return decode_fitted(reference, self.image_size, self._loaded.fit).pixels
         return fit(image, self.image_size, self._loaded.fit)
 
 

@@ -161,7 +161,7 @@ class Stream:
             self._decoded += 1
             ref = ImageRef(encoded.name, "", str(len(encoded.content)), partial(bytes, encoded.content))
             try:
-                pixels = decode_fitted(ref, self.size, self.how).transpose(2, 0, 1)
+                pixels = decode_fitted(ref, self.size, self.how).pixels.transpose(2, 0, 1)
             except DecodeError as error:
                 self.skipped[encoded.name] = error.reason
                 continue

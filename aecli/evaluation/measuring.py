@@ -130,7 +130,7 @@ def _decode(pair: Pair, names: Sequence[str]) -> list[Pixels] | Unpaired:
     resized = (False, *pair.resized)
     for name, image, resizes in zip((None, *names), pair.images, resized, strict=True):
         try:
-            pixels = decode(image)
+            pixels = decode(image).pixels
         except DecodeError as error:
             return Unpaired(image.name, name, "unreadable", error.reason)
         if resizes:

@@ -206,7 +206,7 @@ class _FeatureExtractor:
         for index in batch:
             source, image = self.images[index]
             try:
-                readable[index] = resize(decode(image), *self.size)
+                readable[index] = resize(decode(image).pixels, *self.size)
             except DecodeError as error:
                 if not self.skip:
                     raise DataError(f"{source}/{error}\nhint: --on-mismatch skip leaves it out") from error

@@ -52,7 +52,9 @@ def draw_comparison(config: GridConfig, listen: Listener = ignore) -> GridResult
     for done, (label, each) in enumerate(zip(_labels(loaded), loaded, strict=True)):
         listen(Progress("reconstructing", done, len(loaded)))
         has_same_input = (each.image_size, each.fit) == (loaded[0].image_size, loaded[0].fit)
-        inputs = truth if has_same_input else [decode_fitted(image, each.image_size, each.fit) for image in chosen]
+        inputs = (
+            truth if has_same_input else [decode_fitted(image, each.image_size, each.fit).pixels for image in chosen]
+        )
         rows.append((label, [_reconstruct(each, pixels) for pixels in inputs]))
     write_output(config.out, png_bytes(draw_rows(rows)), listen)
     return GridResult(config.out, [image.name for image in chosen], [label for label, _ in rows])
@@ -72,7 +74,7 @@ def _choose(
         if len(chosen) == config.n:
             break
         try:
-            pixels.append(decode_fitted(images[index], model.image_size, model.fit))
+            pixels.append(decode_fitted(images[index], model.image_size, model.fit).pixels)
             chosen.append(images[index])
         except DecodeError as error:
             listen(Notice(f"skipped {error}"))

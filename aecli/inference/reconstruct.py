@@ -108,8 +108,9 @@ class _Job:
         readable, unreadable = [], {}
         for image in batch:
             try:
-                pixels = decode(image) if self.native else decode_fitted(image, self.loaded.image_size, self.loaded.fit)
-                readable.append((image.key, pixels.transpose(2, 0, 1)))
+                loaded = self.loaded
+                decoded = decode(image) if self.native else decode_fitted(image, loaded.image_size, loaded.fit)
+                readable.append((image.key, decoded.pixels.transpose(2, 0, 1)))
             except DecodeError as error:
                 unreadable[image.name] = error.reason
         return readable, unreadable

@@ -60,7 +60,7 @@ def _fit(loaded: LoadedModel, images: Sequence[ImageRef], listen: Listener) -> F
 
     def decode(image: ImageRef) -> Pixels | DecodeError:
         try:
-            return decode_fitted(image, loaded.image_size, loaded.fit)
+            return decode_fitted(image, loaded.image_size, loaded.fit).pixels
         except DecodeError as error:
             return error
 

@@ -153,7 +153,7 @@ def _read(path: Path, loaded: LoadedModel) -> Pixels:
         status = os.stat(path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
-    return decode_fitted(FileRef(path.name, str(path.parent), status), loaded.image_size, loaded.fit)
+    return decode_fitted(FileRef(path.name, str(path.parent), status), loaded.image_size, loaded.fit).pixels
 
 
 def _decode(loaded: LoadedModel, latents: Floats) -> list[Pixels]:

@@ -34,7 +34,7 @@ def measure_decoding(work: Path, count: int, turns: int) -> list[Row]:
 
     def decode() -> Generator[object, None, None]:
         for start in range(0, count, BATCH):
-            yield [decode_fitted(image, SIDE, "squash") for image in images[start : start + BATCH]]
+            yield [decode_fitted(image, SIDE, "squash").pixels for image in images[start : start + BATCH]]
 
     def read_pack() -> Generator[torch.Tensor, None, None]:
         return iterate(pack, epoch_order(count, 0, 0), BATCH, "cpu", channels_last=True)

@@ -24,8 +24,11 @@ def test_cut_short(format):
 
 @pytest.mark.parametrize(
     ("content", "word"),
-    [(b"", "empty file"), (b"hello", "not a PNG"), (b"GIF89a" + bytes(40), "not a PNG"), (b"<svg/>", "not a PNG"),
-     (b"\x89PNG\r\n\x1a\n", ""), (b"BM", ""), (b"II*\0", ""), (b"\xff\xd8\xff", ""), (b"RIFF\0\0\0\0WAVE", "")],
+    [(b"", "empty file"), (b"hello", "not a PNG"), (b"GIF89a" + bytes(40), ""), (b"<svg/>", "an SVG drawing"),
+     (b"\x89PNG\r\n\x1a\n", ""), (b"BM", ""), (b"II*\0", ""), (b"\xff\xd8\xff", ""), (b"RIFF\0\0\0\0WAVE", "not a PNG"),
+     (b"<!DOCTYPE html>", "HTML"), (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+     (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"), (b"\0\0\0\x18ftypisom\0\0\0\0mp42", "video"),
+     (b"8BPS\0\1", "Photoshop"), (b"\x93NUMPY\1", "NumPy"), (b"PK\3\4", "zip file")],
 )  # fmt: skip
 def test_what_is_no_image(content, word):
     fail_to_decode(content, word)
@@ -44,7 +47,7 @@ def test_no_damaged_byte_escapes():
             for place in random.choice(region, size=3):
                 content[place] = random.integers(256)
             try:
-                assert decode(image_ref(bytes(content))).dtype == np.uint8
+                assert decode(image_ref(bytes(content))).pixels.dtype == np.uint8
             except DecodeError as error:
                 assert error.reason
 
@@ -71,7 +74,7 @@ def test_the_limit_of_pixels_is_ours_in_every_format(monkeypatch):
     for format in ("PNG", "JPEG", "BMP", "WEBP", "TIFF"):
         monkeypatch.undo()
         content = encoded(picture(), format)
-        assert decode(image_ref(content)).shape == (24, 32, 3)
+        assert decode(image_ref(content)).pixels.shape == (24, 32, 3)
         assert limits.PIXEL_LIMIT == Image.MAX_IMAGE_PIXELS  # Pillow refuses at twice as much, and warns before that
         monkeypatch.setattr(limits, "PIXEL_LIMIT", 24 * 32 - 1)
         fail_to_decode(content, "32x24", str(24 * 32 - 1))
@@ -93,7 +96,7 @@ def test_no_pixels():
 @pytest.mark.parametrize(
     "function",
     ["decode.check_structure", "decode.check_size", "decode.check_tiles", "decode.to_rgb", "decode._fit",
-     "colour._over_white", "colour._bands"],
+     "colour._composited", "colour._bands"],
 )  # fmt: skip
 def test_a_bug_in_our_own_code_is_raised_as_it_is(monkeypatch, function, error):
     def broken(*_arguments):

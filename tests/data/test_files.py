@@ -83,7 +83,7 @@ def test_a_file_cut_since_it_was_listed_is_refused_and_one_rewritten_is_read_who
     with pytest.raises(DataError, match=r"a\.png"):
         decode(cut)
     (folder / "b.png").write_bytes(encoded(picture(300, 200)))
-    assert decode(grown).shape == (300, 200, 3)
+    assert decode(grown).pixels.shape == (300, 200, 3)
 
 
 def test_links_in_a_ring_and_to_themselves_end(image_folder):

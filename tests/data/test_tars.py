@@ -15,7 +15,7 @@ from tests.support.shards import write_parquet, write_tar, write_tars
 
 
 def pixels(images):
-    return {image.name: decode(image).tobytes() for image in images}
+    return {image.name: decode(image).pixels.tobytes() for image in images}
 
 
 def test_a_tar_is_a_list_of_its_images_by_their_paths(tmp_path):

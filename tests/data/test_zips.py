@@ -90,7 +90,7 @@ def test_links_and_zips_inside_are_no_images(tmp_path):
     listed = list_images(str(write_zip(tmp_path / "a.zip", members)))
     assert [image.name for image in listed] == ["link.png", "named.png"]
     for image in listed:
-        with pytest.raises(DataError, match="not a PNG"):
+        with pytest.raises(DataError, match="a zip file|not a PNG"):
             decode(image)
 
 
@@ -123,9 +123,9 @@ def test_a_zip_replaced_since_it_was_listed_is_read_on_and_one_cut_is_refused(tm
     members = [("a.png", encoded(picture(20, 30))), ("b.png", encoded(picture(20, 30, 1)))]
     path = write_zip(tmp_path / "a.zip", members)
     listed = list_images(str(path))
-    os.replace(write_zip(tmp_path / "other.zip", [("a.png", b"x")]), path)
-    assert decode(listed[1]).shape == (20, 30, 3)
-    path = write_zip(tmp_path / "b.zip", members)
+    os.replace(make_zip(tmp_path / "other.zip", [("a.png", b"x")]), path)
+    assert decode(listed[1]).pixels.shape == (20, 30, 3)
+    path = make_zip(tmp_path / "b.zip", members)
     listed = list_images(str(path))
     os.truncate(path, 100)
     for image in listed:

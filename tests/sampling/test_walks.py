@@ -25,7 +25,9 @@ def decoded(monkeypatch):
     seen = []
     decode = LoadedModel.decode
     monkeypatch.setattr(
-        LoadedModel, "decode", lambda self, latents, *rest: (seen.append(latents), decode(self, latents, *rest))[1]
+        LoadedModel,
+        "decode",
+        lambda self, latents, *rest: (seen.append(latents), decode(self, latents, *rest).pixels)[1],
     )
     return seen
 
@@ -90,7 +92,7 @@ def test_the_sheet_shows_both_images_as_the_model_takes_them(own):
     from aecli.data.sources.registry import list_images
 
     images = {image.name: image for image in list_images("images")}
-    first, last = (decode_fitted(images[name], loaded.image_size, loaded.fit) for name in ("i1.png", "i2.png"))
+    first, last = (decode_fitted(images[name], loaded.image_size, loaded.fit).pixels for name in ("i1.png", "i2.png"))
     with Image.open("walk.png") as sheet:
         drawn = np.asarray(sheet.convert("RGB"))
     for image in (first, last):

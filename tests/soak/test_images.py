@@ -69,8 +69,8 @@ def try_image(content: bytes) -> str:
     ways = {
         "size": image_size,
         "decode": decode,
-        "squash": lambda ref: decode_fitted(ref, SIDE, "squash"),
-        "crop": lambda ref: decode_fitted(ref, SIDE, "crop"),
+        "squash": lambda ref: decode_fitted(ref, SIDE, "squash").pixels,
+        "crop": lambda ref: decode_fitted(ref, SIDE, "crop").pixels,
     }
     for name, way in ways.items():
         try:

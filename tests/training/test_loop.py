@@ -106,7 +106,7 @@ def test_the_epochs_loss_is_the_mean_over_all_its_batches(config, photographs):
     optimizer = torch.optim.Adam(reference.parameters(), lr=1e-3, betas=(0.5, 0.999))
     from aecli.data.decoding.decode import decode, fit
 
-    pixels = np.stack([fit(decode(listed[i]), 32, "squash").transpose(2, 0, 1) for i in train])
+    pixels = np.stack([fit(decode(listed[i]).pixels, 32, "squash").transpose(2, 0, 1) for i in train])
     images = torch.from_numpy(pixels).float() / 127.5 - 1
     losses = []
     for batch in images[torch.from_numpy(epoch_order(len(train), 0, 0))].split(3):
@@ -129,7 +129,9 @@ def test_validation_figures_are_those_of_the_saved_weights(config, photographs):
     assert document["epoch"] == end.best_epoch
     listed = list_images(str(photographs))
     _, val = split_indices(listed, 0.25)
-    originals = torch.from_numpy(np.stack([fit(decode(listed[i]), 32, "squash").transpose(2, 0, 1) for i in val]))
+    originals = torch.from_numpy(
+        np.stack([fit(decode(listed[i]).pixels, 32, "squash").transpose(2, 0, 1) for i in val])
+    )
     with torch.no_grad():
         output = model(originals.float() / 127.5 - 1)
     rounded = ((output + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)

@@ -170,7 +170,7 @@ def test_mirror_images_are_encoded_and_latents_never_mirrored(own):
         list(train(config))
     flow, _ = load_model(own / "flipped/model.safetensors")
     images = [image for image in list_images("images") if image.key not in VAL]
-    pixels = np.stack([decode_fitted(image, 64, "squash") for image in images]).transpose(0, 3, 1, 2)
+    pixels = np.stack([decode_fitted(image, 64, "squash").pixels for image in images]).transpose(0, 3, 1, 2)
     loaded = load_autoencoder("larger", own / "runs")
     both = [loaded.latents(loaded.batch(np.ascontiguousarray(each)))[0] for each in (pixels, pixels[..., ::-1])]
     expected = flow.whiten(torch.from_numpy(np.concatenate(both))).flatten(1)

@@ -1,32 +1,71 @@
-"""Pixels of any Pillow mode become 8-bit RGB."""
+"""Samples of any kind become RGB over a background."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageColor
 
-from aecli.data.decoding.pillow_calls import ImageError, call_pillow
+from aecli.data.decoding.conversions import Conversion, as_kinds
+from aecli.data.decoding.pillow_calls import call_pillow
+from aecli.data.decoding.wide import PEAK, Wide
 
 _BAND_PIXELS = 2**22  # converted at once: intermediate arrays take up to 24 bytes a pixel
 
+Colour = tuple[int, int, int]  # 8-bit RGB
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """The picture in mode RGB.
 
-    Transparency is composited over white. 16-bit grey (also as 32-bit integers from 0 to 65535) is divided by 257 and
-    rounded; floating-point pixels must lie in [0, 1].
+def parse_colour(text: str) -> Colour:
+    """Return the colour that `white`, `black` or `#RRGGBB` names; raises ValueError for anything else."""
+    if text not in ("white", "black") and not (text.startswith("#") and len(text) == 7):
+        raise ValueError(f"{text!r} is not white, black or #RRGGBB")
+    red, green, blue = ImageColor.getrgb(text)[:3]
+    return red, green, blue
+
+
+def to_rgb(picture: Image.Image, background: Colour) -> tuple[Image.Image, Conversion]:
+    """Return an 8-bit picture in mode RGB, composited over the background, and how that changed it.
 
     Raises:
-        ImageError: pixels lie outside these ranges, or the palette is damaged.
+        ImageError: the palette is damaged.
     """
-    if picture.mode.startswith("I"):
-        return _wide_integers(picture)
-    if picture.mode == "F":
-        return _unit_floats(picture)
+    kinds = as_kinds({Conversion.GREY: picture.mode in ("1", "L", "LA", "La")})
     if call_pillow(getattr, picture, "has_transparency_data"):
-        return _over_white(picture)
-    return picture if picture.mode == "RGB" else call_pillow(picture.convert, "RGB")
+        composited, transparency = _composited(picture, background)
+        return composited, kinds | transparency
+    return (picture if picture.mode == "RGB" else call_pillow(picture.convert, "RGB")), kinds
+
+
+def wide_to_rgb(wide: Wide, background: Colour, full_depth: bool) -> tuple[NDArray[Any], Conversion]:
+    """Return wide samples (H, W, C) as RGB (H, W, 3), and how that changed them.
+
+    At full depth they keep their type and range; else they become uint8, divided by 257 and rounded.
+    """
+    height, width, channels = wide.shape
+    has_alpha = channels in (2, 4)
+    rgb = np.empty((height, width, 3), dtype=wide.dtype if full_depth else np.uint8)
+    highest_alpha = lowest_alpha = PEAK
+    if has_alpha:
+        lowest_alpha, highest_alpha = int(wide[..., -1].min()), int(wide[..., -1].max())
+    for rows in _bands(height, width):
+        band = wide[rows, :, : channels - has_alpha]
+        if lowest_alpha < PEAK:
+            alpha = wide[rows, :, -1:].astype(np.float64) / PEAK
+            band = band * alpha + (1 - alpha) * (np.array(background) * (PEAK // 255))
+            band = np.rint(band).astype(np.uint16)
+        if full_depth:
+            rgb[rows] = band
+        elif band.dtype == np.uint16:
+            rgb[rows] = (band.astype(np.int32) + 128) // 257
+        else:
+            rgb[rows] = np.rint(band * np.float32(255 / PEAK))
+    return rgb, as_kinds({
+        Conversion.GREY: channels < 3,
+        Conversion.DEPTH: True,
+        Conversion.BACKGROUND: lowest_alpha < PEAK,
+        Conversion.TRANSPARENT: highest_alpha == 0,
+    })  # fmt: skip
 
 
 def _bands(height: int, width: int) -> Iterator[slice]:
@@ -35,37 +74,12 @@ def _bands(height: int, width: int) -> Iterator[slice]:
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
-def _over_white(picture: Image.Image) -> Image.Image:
+def _composited(picture: Image.Image, background: Colour) -> tuple[Image.Image, Conversion]:
     result = Image.new("RGB", picture.size)
+    lowest, highest = 255, 0
     for rows in _bands(picture.height, picture.width):
         band = call_pillow(picture.crop((0, rows.start, picture.width, rows.stop)).convert, "RGBA")
-        result.paste(Image.alpha_composite(Image.new("RGBA", band.size, "white"), band), (0, rows.start))
-    return result
-
-
-def _wide_integers(picture: Image.Image) -> Image.Image:
-    values = np.asarray(picture)
-    if values.min() < 0 or values.max() > 65535:
-        raise ImageError("32-bit integers outside 0 to 65535: save it with 8 or 16 bits")
-    transparent = picture.info.get("transparency")
-    grey = np.empty(values.shape, dtype=np.uint8)
-    for rows in _bands(*values.shape):
-        wide = values[rows].astype(np.int32)
-        if isinstance(transparent, int):
-            wide[wide == transparent] = 65535
-        grey[rows] = (wide + 128) // 257
-    return _grey(grey)
-
-
-def _unit_floats(picture: Image.Image) -> Image.Image:
-    values = np.asarray(picture)
-    if not (values.min() >= 0 and values.max() <= 1):  # NaN fails both
-        raise ImageError("floating-point pixels outside [0, 1]: save it with 8 or 16 bits")
-    grey = np.empty(values.shape, dtype=np.uint8)
-    for rows in _bands(*values.shape):
-        grey[rows] = np.rint(values[rows] * 255)
-    return _grey(grey)
-
-
-def _grey(values: NDArray[np.uint8]) -> Image.Image:
-    return Image.fromarray(values).convert("RGB")
+        alpha = np.asarray(band)[..., 3]
+        lowest, highest = min(lowest, int(alpha.min())), max(highest, int(alpha.max()))
+        result.paste(Image.alpha_composite(Image.new("RGBA", band.size, background), band), (0, rows.start))
+    return result, as_kinds({Conversion.BACKGROUND: lowest < 255, Conversion.TRANSPARENT: highest == 0})

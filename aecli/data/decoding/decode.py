@@ -1,45 +1,35 @@
-"""An encoded image becomes 8-bit RGB pixels, whatever its format, depth, orientation or transparency."""
+"""An encoded image becomes RGB pixels, whatever its format, depth, orientation or transparency."""
 
 import ctypes
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cache
-from io import BytesIO
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, _imaging
-from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ImageFile import ImageFile
-from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
-from aecli.data.decoding.colour import to_rgb
+from aecli.data.decoding.colour import Colour, to_rgb, wide_to_rgb
+from aecli.data.decoding.conversions import Conversion, Decoded, as_kinds, highest, is_srgb
+from aecli.data.decoding.formats import count_frames, read_header
 from aecli.data.decoding.limits import EXIF_LIMIT, PIXEL_LIMIT, MemoryBudget, check_size, check_structure, check_tiles
 from aecli.data.decoding.pillow_calls import DAMAGE, ImageError, call_pillow, first_line
+from aecli.data.decoding.wide import Wide, grey_samples, load_wide
 from aecli.data.image_ref import FILE_LIMIT, ImageRef
 from aecli.errors import DataError, single_line
 
 Pixels = NDArray[np.uint8]
 
+WHITE: Colour = (255, 255, 255)
+
 # All decoding threads together hold no more encoded bytes, and no more pixels, than one image may have.
 _FILE_BYTES, _PIXELS = MemoryBudget(FILE_LIMIT), MemoryBudget(PIXEL_LIMIT)
-
-# By the first bytes, not by the suffix. Pillow's readers are called by class: `Image.open` would print its own warning
-# about large images, and would open a JPEG of several pictures as MPO.
-_READERS: tuple[tuple[bytes, type[ImageFile]], ...] = (
-    (b"\x89PNG\r\n\x1a\n", PngImageFile),
-    (b"\xff\xd8\xff", JpegImageFile),
-    (b"RIFF", WebPImageFile),
-    (b"BM", BmpImageFile),
-    (b"II*\x00", TiffImageFile),
-    (b"MM\x00*", TiffImageFile),
-    (b"II+\x00", TiffImageFile),  # big-endian BigTIFF Pillow reads as something else
-)
 
 # Where a PNG can hold an orientation, also after its pixels.
 _PNG_ORIENTATION_CHUNKS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
@@ -69,16 +59,19 @@ class DecodeError(DataError):
         self.reason = reason
 
 
-def decode(image: ImageRef) -> Pixels:
-    """Decode to uint8 (H, W, 3) RGB.
+def decode(image: ImageRef, background: Colour = WHITE, full_depth: bool = False) -> Decoded:
+    """Decode to RGB (H, W, 3), uint8, and say what was converted.
 
-    EXIF orientation is applied, transparency composited over white; of several frames, the first is decoded. 16-bit
-    grey (also as 32-bit integers from 0 to 65535) is divided by 257 and rounded; floats must lie in [0, 1].
+    EXIF orientation is applied, transparency composited over the background, the first frame taken of several. Samples
+    of 16 bits (also grey as 32-bit integers from 0 to 65535, and as floats from 0 to 1) are divided by 257 and rounded;
+    at full depth they are kept, as uint16 or float32 from 0 to 65535. Colour profiles are not applied.
 
     Raises:
         DecodeError: the image is damaged, truncated, too large, of another format, or of an unsupported value range.
     """
-    return _decoded(image, np.array)
+    with _as_decode_error(image), ExitStack() as reserved:
+        picture = _picture(image, reserved, background, full_depth)
+        return picture.decoded(np.array(picture.rgb))
 
 
 def image_size(image: ImageRef) -> tuple[int, int]:
@@ -128,22 +121,16 @@ def fit(pixels: Pixels, size: int, how: str) -> Pixels:
         raise DataError(str(error)) from error
 
 
-def decode_fitted(image: ImageRef, size: int, how: str) -> Pixels:
-    """Decode, and bring to (size, size, 3), contiguous; see `decode` and `fit`.
+def decode_fitted(image: ImageRef, size: int, how: str, background: Colour = WHITE) -> Decoded:
+    """Decode, and bring to (size, size, 3), uint8, contiguous; see `decode` and `fit`.
 
     Raises:
         DecodeError: the image can't be decoded, or is too elongated to be cropped.
     """
-    return _decoded(image, lambda picture: np.array(_fit(picture, size, how)))
-
-
-def _decoded(image: ImageRef, finish: Callable[[Image.Image], Pixels]) -> Pixels:
-    """Decode as `decode` describes, and return `finish(picture)` while the memory for the picture is reserved."""
     with _as_decode_error(image), ExitStack() as reserved:
-        opened, _ = _open(image, reserved)
-        call_pillow(opened.load)
-        upright = _UPRIGHT.get(_orientation(opened))
-        return finish(to_rgb(opened if upright is None else opened.transpose(upright)))
+        picture = _picture(image, reserved, background, full_depth=False)
+        assert isinstance(picture.rgb, Image.Image)  # for the type checker: an array at full depth alone
+        return picture.decoded(np.array(_fit(picture.rgb, size, how)))
 
 
 @contextmanager
@@ -154,6 +141,63 @@ def _as_decode_error(image: ImageRef) -> Iterator[None]:
         raise DecodeError(image.name, str(error)) from error
     except MemoryError as error:
         raise DecodeError(image.name, "not enough memory") from error
+
+
+@dataclass(frozen=True)
+class _Picture:
+    rgb: Image.Image | NDArray[Any]
+    conversions: Conversion
+    frames: int
+    peak: int
+
+    def decoded(self, pixels: NDArray[Any]) -> Decoded:
+        return Decoded(pixels, self.conversions, self.frames, self.peak)
+
+
+def _picture(image: ImageRef, reserved: ExitStack, background: Colour, full_depth: bool) -> _Picture:
+    opened, source = _open(image, reserved)
+    before = _orientation(opened) if isinstance(opened, TiffImageFile) else 1  # Pillow turns TIFFs while loading them
+    frames = count_frames(opened, source) if isinstance(source, bytes) else 1
+    wide = _load(opened, source)
+    orientation = _orientation(opened)
+    upright = _UPRIGHT.get(orientation)
+    rgb: Image.Image | NDArray[Any]
+    if wide is None:
+        rgb, kinds = to_rgb(opened if upright is None else opened.transpose(upright), background)
+        peak = 0
+    else:
+        values, kinds = wide_to_rgb(wide, background, full_depth)
+        peak = highest(wide)
+        picture = values if full_depth and values.dtype != np.uint8 else Image.fromarray(values)
+        rgb = picture if upright is None else _transposed(picture, upright)
+    kinds |= as_kinds({
+        Conversion.ORIENTATION: before in _UPRIGHT or upright is not None,
+        Conversion.FRAMES: frames != 1,
+        Conversion.PROFILE: (profile := opened.info.get("icc_profile")) and not is_srgb(profile),
+    })  # fmt: skip
+    return _Picture(rgb, kinds, frames, peak)
+
+
+def _load(opened: Image.Image, source: bytes | Image.Image) -> Wide | None:
+    if isinstance(opened, ImageFile) and isinstance(source, bytes):
+        return load_wide(opened, source, lambda: read_header(source))
+    call_pillow(opened.load)
+    return grey_samples(opened) if opened.mode.startswith(("I", "F")) else None
+
+
+_ARRAY_TRANSPOSE: dict[Image.Transpose, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    Image.Transpose.FLIP_LEFT_RIGHT: lambda a: a[:, ::-1],
+    Image.Transpose.ROTATE_180: lambda a: a[::-1, ::-1],
+    Image.Transpose.FLIP_TOP_BOTTOM: lambda a: a[::-1],
+    Image.Transpose.TRANSPOSE: lambda a: a.swapaxes(0, 1),
+    Image.Transpose.ROTATE_270: lambda a: np.rot90(a, 3),
+    Image.Transpose.TRANSVERSE: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    Image.Transpose.ROTATE_90: lambda a: np.rot90(a, 1),
+}
+
+
+def _transposed(picture: Image.Image | NDArray[Any], upright: Image.Transpose) -> Image.Image | NDArray[Any]:
+    return picture.transpose(upright) if isinstance(picture, Image.Image) else _ARRAY_TRANSPOSE[upright](picture)
 
 
 def _fit(picture: Image.Image, size: int, how: str) -> Image.Image:
@@ -180,20 +224,13 @@ def _open(image: ImageRef, reserved: ExitStack) -> tuple[Image.Image, bytes | Im
         opened = source
     else:
         check_structure(source)
-        opened = _read_header(source)
+        _set_up_pillow()
+        opened = read_header(source)
     check_size(*opened.size)
     if isinstance(opened, ImageFile):
         check_tiles(opened)
     reserved.enter_context(_PIXELS.reserve(opened.width * opened.height))
     return opened, source
-
-
-def _read_header(source: bytes) -> Image.Image:
-    reader = next((reader for start, reader in _READERS if source.startswith(start)), None)
-    if reader is None:
-        raise ImageError("empty file" if not source else "not a PNG, JPEG, WEBP, BMP or TIFF image")
-    _set_up_pillow()
-    return call_pillow(reader, BytesIO(source), "")
 
 
 @cache

@@ -6,6 +6,7 @@ Pillow bounds little of this. Each limit lies far above what cameras, scanners a
 import re
 import struct
 import threading
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -13,6 +14,7 @@ from itertools import pairwise
 from PIL.ImageFile import ImageFile
 
 from aecli.data.decoding.pillow_calls import ImageError
+from aecli.data.decoding.tiff import HEIGHT, STARTS, TILE_HEIGHT, TILE_WIDTH, WIDTH, TiffStructure
 
 # Costs without a limit: CPU time on one core and memory with Pillow 13.0.
 PIXEL_LIMIT = 2**28  # above what a 200-megapixel camera gives; decoding takes up to 20 bytes of memory for each
@@ -24,9 +26,12 @@ VALUE_LIMIT = 2**18  # in all tags of a TIFF; a strip has two. 2*10^6 fractions:
 COVER_LIMIT = 8  # how often a TIFF's strips may cover it: once a band in honest ones. 1,000 at one place: 16 MiB, 2 s
 OVERLAP_LIMIT = 8  # strips in the bytes of one, read in pieces in quadratic time. 4,096 a byte apart: 28 KiB, 8 s
 RUN_LENGTH_LIMIT = 2**26  # pixels of a run-length coded BMP, decoded in Python. At the limit: 32 KiB, 8 s
+CHUNK_LIMIT = 2**20  # of a PNG, 8 KiB each in common ones: more than 8 GiB of pixels
 SPARE_TILE = 2**24  # pixels of a TIFF's tile beyond the picture. A tile of 2^30: a file of 1 KiB, 1 GiB of memory
 
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0")
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_CHUNK = struct.Struct(">I4s")
+_CHECKED_CHUNKS = (b"IHDR", b"PLTE", b"IDAT", b"tRNS")
 
 # A JPEG marker; coded pixels hold none but escaped 0xFF bytes and restart markers.
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
@@ -35,11 +40,9 @@ _EXIF_START = b"Exif\0\0"  # of an APP1 segment that is not XMP, of which there 
 _WITHOUT_LENGTH = frozenset((0x01, 0xC8, 0xD8, _EOI, *range(0xF0, 0xFE)))
 
 # TIFF tags (TIFF 6.0, EXIF 2.3).
-_WIDTH, _HEIGHT, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 322, 323
 _OFFSET_TAGS = (273, 324)  # of strips and tiles: Pillow makes a number of each value, whatever its type
 _DIRECTORY_TAGS = (34665, 34853, 40965)  # EXIF, GPS, interoperability: directories of further tags
 _BYTES_TYPES = (1, 2, 7)  # kept as one object: bytes, text, undefined
-_INTEGER_TYPES = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
 
 
 class MemoryBudget:
@@ -72,7 +75,9 @@ def check_structure(source: bytes) -> None:
     """
     if source.startswith(b"\xff\xd8"):
         _check_jpeg(source)
-    elif source.startswith(_TIFF_STARTS) and len(source) >= 16:
+    elif source.startswith(_PNG_START):
+        _check_png(source)
+    elif source.startswith(STARTS):
         _check_tiff(source)
 
 
@@ -127,40 +132,42 @@ def _check_jpeg(source: bytes) -> None:
 
 def _check_tiff(source: bytes) -> None:
     """Count the values in the tags of the first directory and of those below it, and compare tile and picture."""
-    order, is_big = "<>"[source.startswith(b"M")], source[2] == 43
-    layouts = ("Q", "Q", "HHQ8s") if is_big else ("I", "H", "HHI4s")
-    pointer, number, entry = (struct.Struct(order + layout) for layout in layouts)
-    pending = list(pointer.unpack_from(source, 8 if is_big else 4))
+    structure = TiffStructure(source)
+    pending = [structure.first]
     seen: set[int] = set()
     sides: dict[int, int] = {}
     values = 0
     while pending:
         if (offset := pending.pop()) in seen:
             continue
-        for tag, kind, count, data in _entries(source, offset, number, entry):
+        for tag, kind, count, data in structure.entries(offset):
             if (kind not in _BYTES_TYPES or tag in _OFFSET_TAGS) and count <= len(source):  # Pillow skips longer ones
                 values += count
             if values > VALUE_LIMIT:
                 raise ImageError(f"more than {VALUE_LIMIT} values in tags")
-            if count == 1 and kind in _INTEGER_TYPES:
-                (value,) = struct.unpack_from(order + _INTEGER_TYPES[kind], data.ljust(8, b"\0"))
+            if count == 1 and (value := structure.value(kind, data)) is not None:
                 if tag in _DIRECTORY_TAGS:
                     pending.append(value)
                 elif not seen:
                     sides.setdefault(tag, value)
         seen.add(offset)
-    tile_width, tile_height = sides.get(_TILE_WIDTH, 0), sides.get(_TILE_HEIGHT, 0)
-    if tile_width * tile_height > max(2 * sides.get(_WIDTH, 0) * sides.get(_HEIGHT, 0), SPARE_TILE):
+    tile_width, tile_height = sides.get(TILE_WIDTH, 0), sides.get(TILE_HEIGHT, 0)
+    if tile_width * tile_height > max(2 * sides.get(WIDTH, 0) * sides.get(HEIGHT, 0), SPARE_TILE):
         raise ImageError(f"tiles of {tile_width}x{tile_height} are larger than the picture")
 
 
-def _entries(
-    source: bytes, offset: int, number: struct.Struct, entry: struct.Struct
-) -> Iterator[tuple[int, int, int, bytes]]:
-    """(tag, type, count, value or its offset) of the directory at `offset`, as far as the file goes."""
-    start = offset + number.size
-    if start > len(source):
-        return
-    (count,) = number.unpack_from(source, offset)
-    available = (len(source) - start) // entry.size
-    yield from entry.iter_unpack(memoryview(source)[start : start + min(count, available) * entry.size])
+def _check_png(source: bytes) -> None:
+    """Compare the checksums of the chunks that hold the picture: Pillow skips those of its pixels."""
+    position = len(_PNG_START)
+    for _ in range(CHUNK_LIMIT):
+        if position + 8 > len(source):
+            return  # cut short, which Pillow reports
+        length, kind = _PNG_CHUNK.unpack_from(source, position)
+        end = position + 8 + length
+        if kind in _CHECKED_CHUNKS and end + 4 <= len(source):
+            if zlib.crc32(memoryview(source)[position + 4 : end]) != int.from_bytes(source[end : end + 4], "big"):
+                raise ImageError("damaged: the checksum of its pixels is wrong")
+        if kind == b"IEND":
+            return
+        position = end + 4
+    raise ImageError(f"more than {CHUNK_LIMIT} chunks")

@@ -59,7 +59,7 @@ class OnTheFly:
             if image.name in self.skipped:
                 continue
             try:
-                return decode_fitted(image, self._size, self._how).transpose(2, 0, 1)
+                return decode_fitted(image, self._size, self._how).pixels.transpose(2, 0, 1)
             except DecodeError as error:
                 self.skipped[image.name] = error.reason
                 require_few_broken(self.skipped, len(self))

@@ -113,7 +113,7 @@ def _on_the_fly(images: Sequence[ImageRef], size: int, how: str, workers: int | 
 def _decode_fitted(image: ImageRef, size: int, how: str) -> Pixels | str:
     """uint8 (S, S, 3), contiguous; or why the image can't be decoded."""
     try:
-        return decode_fitted(image, size, how)
+        return decode_fitted(image, size, how).pixels
     except DecodeError as error:
         return error.reason
 

@@ -1,0 +1,137 @@
+"""Images of more than 8 bits a sample, exactly: Pillow itself keeps only the high bytes of 16-bit colour.
+
+Its unpackers take the first byte of each sample, the high one in the byte order that they are told. So colour is loaded
+a second time with the other byte order named, which gives the low bytes.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+from aecli.data.decoding.pillow_calls import ImageError, call_pillow
+from aecli.data.decoding.tiff import BITS, FLOAT, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT, SAMPLES, SIGNED, UNSIGNED
+
+PEAK = 65535
+Wide = NDArray[Any]  # uint16 or float32 (H, W, C) from 0 to PEAK; C: grey, grey and alpha, RGB, or RGB and alpha
+
+_NATIVE = {"little": "L", "big": "B"}[sys.byteorder]
+_GREY_ALPHA = 4  # colour type of PNG
+_PNG_DEPTH_AT, _PNG_COLOUR_AT = 24, 25
+
+
+def load_wide(opened: ImageFile, source: bytes, reopen: Callable[[], ImageFile]) -> Wide | None:
+    """Load an image, and return its samples if they have more than 8 bits; None where `opened` itself holds them.
+
+    Raises:
+        ImageError: the image is damaged, or its samples are of a kind that can't be read right.
+    """
+    if isinstance(opened, PngImageFile):
+        if len(source) <= _PNG_COLOUR_AT or source[_PNG_DEPTH_AT] != 16:
+            call_pillow(opened.load)
+            return None
+        if source[_PNG_COLOUR_AT] == _GREY_ALPHA:
+            return _grey_and_alpha(opened)
+    elif isinstance(opened, TiffImageFile):
+        _require_known_samples(opened)
+        if max(_tag(opened, BITS, 1)) > 8 and opened.mode not in ("I", "F"):
+            return _load_tiff(opened, reopen)
+    if any(";16" in _raw_mode(tile) for tile in opened.tile) and opened.mode in ("RGB", "RGBA", "RGBX"):
+        return _high_and_low(opened, reopen())
+    call_pillow(opened.load)
+    return grey_samples(opened) if opened.mode.startswith(("I", "F")) else None
+
+
+def grey_samples(picture: Image.Image) -> Wide:
+    """Return the samples (H, W, 1 or 2) of a picture in mode I, I;16 or F; the second channel is alpha.
+
+    Raises:
+        ImageError: integers outside 0 to 65535, or floats outside [0, 1].
+    """
+    values = np.asarray(picture)
+    if picture.mode == "F":
+        if not (values.min() >= 0 and values.max() <= 1):  # NaN fails both
+            raise ImageError("floating-point pixels outside [0, 1]: save it with 8 or 16 bits")
+        return (values * np.float32(PEAK))[..., None]
+    if values.min() < 0 or values.max() > PEAK:
+        raise ImageError("32-bit integers outside 0 to 65535: save it with 8 or 16 bits")
+    wide = values.astype(np.uint16)[..., None]
+    transparent = picture.info.get("transparency")
+    return wide if not isinstance(transparent, int) else _with_alpha(wide, wide[..., 0] != transparent)
+
+
+def _load_tiff(opened: TiffImageFile, reopen: Callable[[], ImageFile]) -> Wide:
+    bits, (photometric,) = max(_tag(opened, BITS, 1)), _tag(opened, PHOTOMETRIC, 1)
+    if opened.mode.startswith("I;16"):
+        call_pillow(opened.load)
+        wide: Wide = np.asarray(opened).astype(np.uint16)[..., None]
+        if bits < 16:  # Pillow leaves them as they are
+            wide = (wide.astype(np.uint32) * PEAK // (2**bits - 1)).astype(np.uint16)
+        return PEAK - wide if photometric == 0 else wide
+    if bits != 16 or opened.mode not in ("RGB", "RGBA", "RGBX"):
+        raise ImageError(f"{bits}-bit TIFF of mode {opened.mode}, which is not supported: save it with 8 bits")
+    if _tag(opened, PLANAR, 1) == (2,):
+        if any(tile[0] != "raw" for tile in opened.tile):
+            raise ImageError("16-bit TIFF of separate planes, compressed: save it without compression, or as PNG")
+        order = "L" if opened.tag_v2.prefix == b"II" else "B"
+        for each in (opened, again := reopen()):
+            each.tile = [_renamed(tile, f"{_raw_mode(tile)};16{order}") for tile in each.tile]
+        return _high_and_low(opened, again)
+    return _high_and_low(opened, reopen())
+
+
+def _require_known_samples(opened: TiffImageFile) -> None:
+    formats, bits = set(_tag(opened, SAMPLE_FORMAT, UNSIGNED)), max(_tag(opened, BITS, 1))
+    if SIGNED in formats and bits <= 16:
+        raise ImageError(f"signed {bits}-bit numbers: save it with unsigned ones")
+    if FLOAT in formats and _tag(opened, SAMPLES, 1) != (1,):
+        raise ImageError("floating-point colour: save it with 8 or 16 bits")
+
+
+def _high_and_low(high: ImageFile, low: ImageFile) -> Wide:
+    swapped = {"L": "B", "B": "L", "N": "B" if _NATIVE == "L" else "L"}
+    low.tile = [_renamed(tile, (mode := _raw_mode(tile))[:-1] + swapped[mode[-1]]) for tile in low.tile]
+    call_pillow(high.load)
+    call_pillow(low.load)
+    bands = 4 if high.mode == "RGBA" else 3
+    wide = np.asarray(high)[..., :bands].astype(np.uint16)
+    wide <<= 8
+    wide |= np.asarray(low)[..., :bands]
+    transparent = high.info.get("transparency")
+    if bands == 3 and isinstance(transparent, tuple):
+        return _with_alpha(wide, (wide != np.array(transparent, np.uint16)).any(axis=2))
+    return wide
+
+
+def _with_alpha(wide: Wide, is_opaque: NDArray[np.bool_]) -> Wide:
+    return np.dstack([wide, is_opaque.astype(np.uint16) * PEAK])
+
+
+def _grey_and_alpha(opened: PngImageFile) -> Wide:
+    """Load 16-bit grey with alpha as the four bytes of each pixel: of `LA;16`, Pillow has one byte order only."""
+    opened.tile = [_renamed(tile, "RGBA") for tile in opened.tile]
+    call_pillow(opened.load)
+    return np.asarray(opened).view(">u2").astype(np.uint16)
+
+
+def _tag(opened: TiffImageFile, tag: int, default: int) -> tuple[int, ...]:
+    value = opened.tag_v2.get(tag, default)
+    values = value if isinstance(value, tuple) else (value,)
+    return tuple(each for each in values if isinstance(each, int)) or (default,)
+
+
+def _raw_mode(tile: Any) -> str:
+    arguments = tile[3]
+    mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return mode if isinstance(mode, str) else ""
+
+
+def _renamed(tile: Any, raw_mode: str) -> Any:
+    arguments = tile[3]
+    return tile._replace(args=(raw_mode, *arguments[1:]) if isinstance(arguments, tuple) else raw_mode)
