@@ -24,7 +24,7 @@ def grey(values):
 @pytest.mark.parametrize(
     ("format", "options"),
     [("PNG", {}), ("BMP", {}), ("WEBP", {"lossless": True}), ("TIFF", {}), ("TIFF", {"compression": "tiff_lzw"}),
-     ("TIFF", {"big_tiff": True})],
+     ("TIFF", {"big_tiff": True}), ("PPM", {}), ("JPEG2000", {}), ("JPEG2000", {"no_jp2": True})],
 )  # fmt: skip
 def test_lossless_formats_give_the_pixels_back(format, options):
     pixels = picture()
@@ -33,7 +33,7 @@ def test_lossless_formats_give_the_pixels_back(format, options):
     np.testing.assert_array_equal(result, pixels)
 
 
-@pytest.mark.parametrize("format", ["JPEG", "WEBP"])
+@pytest.mark.parametrize("format", ["JPEG", "WEBP", "AVIF"])
 def test_lossy_formats_are_close(format):
     rows, columns = np.mgrid[0:48, 0:64]
     pixels = np.stack([rows * 4, columns * 3, 255 - rows * 2], axis=-1).astype(np.uint8)

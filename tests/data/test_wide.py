@@ -13,6 +13,7 @@ from torchvision.io import ImageReadMode, decode_image
 
 from aecli.data.decoding.conversions import Conversion
 from aecli.data.decoding.decode import decode
+from aecli.data.decoding.formats import has_deep_colour, read_header
 from tests.support.data import fail_to_decode, image_ref
 from tests.support.images import encoded, hand_made_png, picture
 
@@ -138,3 +139,28 @@ def test_orientation_at_full_depth_is_that_of_8_bits(orientation):
     np.testing.assert_array_equal(rounded(full_depth(content)), upright.pixels)
     assert (Conversion.ORIENTATION in upright.conversions) == (orientation > 1)
     assert upright.peak == values.max()
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(b"P5", 1), (b"P6", 3)])
+@pytest.mark.parametrize("peak", [65535, 4095, 100])
+def test_netpbm_samples_are_scaled_by_their_peak(kind, channels, peak):
+    values = np.random.default_rng(0).integers(0, peak + 1, (7, 9, channels))
+    content = b"%s 9 7 %d\n" % (kind, peak) + values.astype(">u2" if peak > 255 else np.uint8).tobytes()
+    expected = np.broadcast_to(values / peak, (7, 9, 3))
+    np.testing.assert_array_equal(decode(image_ref(content)).pixels, np.rint(expected * 255))
+    if peak > 255:
+        np.testing.assert_array_equal(full_depth(content), np.rint(expected * 65535))
+        fail_to_decode(content[:-1], "cut short" if channels == 3 else "")
+
+
+def test_jpeg_2000_of_more_than_8_bits():
+    values = samples(1)[..., 0]
+    np.testing.assert_array_equal(full_depth(encoded(Image.fromarray(values), "JPEG2000"))[..., 0], values)
+
+
+def test_an_avif_of_10_bits_says_so():
+    content = bytearray(encoded(picture(), "AVIF"))
+    opened = read_header(bytes(content))
+    assert not has_deep_colour(opened, bytes(content))
+    content[content.find(b"av1C") + 6] |= 0x40
+    assert has_deep_colour(opened, bytes(content))

@@ -62,7 +62,6 @@ def wide_to_rgb(wide: Wide, background: Colour, full_depth: bool) -> tuple[NDArr
             rgb[rows] = np.rint(band * np.float32(255 / PEAK))
     return rgb, as_kinds({
         Conversion.GREY: channels < 3,
-        Conversion.DEPTH: True,
         Conversion.BACKGROUND: lowest_alpha < PEAK,
         Conversion.TRANSPARENT: highest_alpha == 0,
     })  # fmt: skip

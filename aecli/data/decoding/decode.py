@@ -17,7 +17,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from aecli.data.decoding.colour import Colour, to_rgb, wide_to_rgb
 from aecli.data.decoding.conversions import Conversion, Decoded, as_kinds, highest, is_srgb
-from aecli.data.decoding.formats import count_frames, read_header
+from aecli.data.decoding.formats import count_frames, has_deep_colour, read_header
 from aecli.data.decoding.limits import EXIF_LIMIT, PIXEL_LIMIT, MemoryBudget, check_size, check_structure, check_tiles
 from aecli.data.decoding.pillow_calls import DAMAGE, ImageError, call_pillow, first_line
 from aecli.data.decoding.wide import Wide, grey_samples, load_wide
@@ -157,7 +157,9 @@ class _Picture:
 def _picture(image: ImageRef, reserved: ExitStack, background: Colour, full_depth: bool) -> _Picture:
     opened, source = _open(image, reserved)
     before = _orientation(opened) if isinstance(opened, TiffImageFile) else 1  # Pillow turns TIFFs while loading them
-    frames = count_frames(opened, source) if isinstance(source, bytes) else 1
+    frames, is_deep = 1, False
+    if isinstance(source, bytes):
+        frames, is_deep = count_frames(opened, source), has_deep_colour(opened, source)
     wide = _load(opened, source)
     orientation = _orientation(opened)
     upright = _UPRIGHT.get(orientation)
@@ -173,6 +175,7 @@ def _picture(image: ImageRef, reserved: ExitStack, background: Colour, full_dept
     kinds |= as_kinds({
         Conversion.ORIENTATION: before in _UPRIGHT or upright is not None,
         Conversion.FRAMES: frames != 1,
+        Conversion.DEPTH: is_deep or wide is not None,
         Conversion.PROFILE: (profile := opened.info.get("icc_profile")) and not is_srgb(profile),
     })  # fmt: skip
     return _Picture(rgb, kinds, frames, peak)

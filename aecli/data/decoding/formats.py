@@ -104,6 +104,12 @@ def count_frames(opened: Image, source: bytes) -> int:
         return 0
 
 
+def has_deep_colour(opened: Image, source: bytes) -> bool:
+    """Whether an AVIF has 10 or 12 bits a sample, which Pillow rounds to 8 (AV1-ISOBMFF, high_bitdepth)."""
+    at = source.find(b"av1C")
+    return isinstance(opened, AvifImageFile) and 0 <= at < len(source) - 6 and bool(source[at + 6] & 0x40)
+
+
 def _is_avif(source: bytes) -> bool:
     """Whether the brands of an ISO media file name AVIF: the major one, or a compatible one."""
     size = min(int.from_bytes(source[:4], "big"), 256)

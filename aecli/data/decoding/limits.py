@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 from PIL.ImageFile import ImageFile
 
@@ -27,6 +28,7 @@ COVER_LIMIT = 8  # how often a TIFF's strips may cover it: once a band in honest
 OVERLAP_LIMIT = 8  # strips in the bytes of one, read in pieces in quadratic time. 4,096 a byte apart: 28 KiB, 8 s
 RUN_LENGTH_LIMIT = 2**26  # pixels of a run-length coded BMP, decoded in Python. At the limit: 32 KiB, 8 s
 CHUNK_LIMIT = 2**20  # of a PNG, 8 KiB each in common ones: more than 8 GiB of pixels
+NUMBERS_LIMIT = 2**22  # pixels of a PPM that Pillow decodes in Python: as text, or of unusual range. At it: 10 s
 SPARE_TILE = 2**24  # pixels of a TIFF's tile beyond the picture. A tile of 2^30: a file of 1 KiB, 1 GiB of memory
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
@@ -92,10 +94,12 @@ def check_size(width: int, height: int) -> None:
 
 
 def check_tiles(opened: ImageFile) -> None:
-    """Refuse overlapping strips, or too many run-length coded pixels; raises ImageError."""
+    """Refuse overlapping strips, or too many pixels that Pillow decodes in Python; raises ImageError."""
     pixels = opened.width * opened.height
     if any(tile[0] == "bmp_rle" for tile in opened.tile) and pixels > RUN_LENGTH_LIMIT:
         raise ImageError(f"{opened.width}x{opened.height} is more than {RUN_LENGTH_LIMIT} run-length coded pixels")
+    if any(_is_decoded_in_python(tile) for tile in opened.tile) and pixels > NUMBERS_LIMIT:
+        raise ImageError(f"{opened.width}x{opened.height} is more than {NUMBERS_LIMIT} pixels written as numbers")
     if len(opened.tile) < 2:
         return
     areas = []
@@ -109,6 +113,11 @@ def check_tiles(opened: ImageFile) -> None:
     # Pillow reads a strip in pieces as long as it is to the next one, and joins them in quadratic time.
     if any(0 < after - start < area // OVERLAP_LIMIT for (start, area), (after, _) in pairwise(sorted(areas))):
         raise ImageError("strips overlap in the file")
+
+
+def _is_decoded_in_python(tile: Any) -> bool:
+    """Whether the tile is a PPM's, as text or of another peak than 255; peaks above are not left to Pillow."""
+    return tile[0] == "ppm_plain" or (tile[0] == "ppm" and tile[3][1] <= 255)
 
 
 def _check_jpeg(source: bytes) -> None:

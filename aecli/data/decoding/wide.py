@@ -4,6 +4,7 @@ Its unpackers take the first byte of each sample, the high one in the byte order
 a second time with the other byte order named, which gives the low bytes.
 """
 
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.ImageFile import ImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from aecli.data.decoding.pillow_calls import ImageError, call_pillow
@@ -24,6 +27,7 @@ Wide = NDArray[Any]  # uint16 or float32 (H, W, C) from 0 to PEAK; C: grey, grey
 _NATIVE = {"little": "L", "big": "B"}[sys.byteorder]
 _GREY_ALPHA = 4  # colour type of PNG
 _PNG_DEPTH_AT, _PNG_COLOUR_AT = 24, 25
+_SIZ, _PRECISION_AT = b"\xff\x51", 40  # of JPEG 2000: the marker of the sizes, and where it says bits - 1
 
 
 def load_wide(opened: ImageFile, source: bytes, reopen: Callable[[], ImageFile]) -> Wide | None:
@@ -42,6 +46,10 @@ def load_wide(opened: ImageFile, source: bytes, reopen: Callable[[], ImageFile])
         _require_known_samples(opened)
         if max(_tag(opened, BITS, 1)) > 8 and opened.mode not in ("I", "F"):
             return _load_tiff(opened, reopen)
+    elif isinstance(opened, PpmImageFile) and _ppm_peak(opened) > 255:
+        return _load_ppm(opened, source)
+    elif isinstance(opened, Jpeg2KImageFile):
+        _require_8_bit_colour(opened, source)
     if any(";16" in _raw_mode(tile) for tile in opened.tile) and opened.mode in ("RGB", "RGBA", "RGBX"):
         return _high_and_low(opened, reopen())
     call_pillow(opened.load)
@@ -64,6 +72,31 @@ def grey_samples(picture: Image.Image) -> Wide:
     wide = values.astype(np.uint16)[..., None]
     transparent = picture.info.get("transparency")
     return wide if not isinstance(transparent, int) else _with_alpha(wide, wide[..., 0] != transparent)
+
+
+def _load_ppm(opened: PpmImageFile, source: bytes) -> Wide:
+    """Read binary samples of two bytes, which Pillow reads one by one in Python."""
+    start, highest = opened.tile[0][2], _ppm_peak(opened)
+    shape = (opened.height, opened.width, 3 if opened.mode == "RGB" else 1)
+    if len(source) < start + 2 * math.prod(shape):
+        raise ImageError("cut short")
+    values = np.frombuffer(source, ">u2", math.prod(shape), start).reshape(shape)
+    wide: Wide = (np.minimum(values, highest) * np.float64(PEAK / highest)).round().astype(np.uint16)
+    return wide
+
+
+def _ppm_peak(opened: PpmImageFile) -> int:
+    """Return the highest value of the samples, where Pillow would decode them in Python; else 0."""
+    codec, _, _, arguments = opened.tile[0]
+    peak = arguments[1] if codec == "ppm" and isinstance(arguments, tuple) else 0
+    return peak if isinstance(peak, int) else 0
+
+
+def _require_8_bit_colour(opened: Jpeg2KImageFile, source: bytes) -> None:
+    """Refuse JPEG 2000 colour of more bits, which Pillow rounds in a way of its own."""
+    precision = source.find(_SIZ) + _PRECISION_AT
+    if opened.mode in ("RGB", "RGBA", "YCbCr") and precision < len(source) and source[precision] & 0x7F > 7:
+        raise ImageError("JPEG 2000 of more than 8 bits a colour: save it as 16-bit PNG")
 
 
 def _load_tiff(opened: TiffImageFile, reopen: Callable[[], ImageFile]) -> Wide:
