@@ -119,7 +119,8 @@ def test_sixteen_bit_grey_is_scaled_and_rounded():
     values = np.arange(65536).reshape(256, 256)
     expected = grey(np.rint(values / 257))
     np.testing.assert_array_equal(
-        decode(image_ref(hand_made_png(256, 256, 16, 0, [r.astype(">u2").tobytes() for r in values]))).pixels, expected
+        decode(image_ref(hand_made_png(256, 256, 16, 0, [r.astype(">u2").tobytes() for r in values]))).pixels,
+        expected,
     )
     for format in ("PNG", "TIFF"):
         np.testing.assert_array_equal(decoded(values.astype(np.uint16), format), expected)

@@ -123,9 +123,9 @@ def test_a_zip_replaced_since_it_was_listed_is_read_on_and_one_cut_is_refused(tm
     members = [("a.png", encoded(picture(20, 30))), ("b.png", encoded(picture(20, 30, 1)))]
     path = write_zip(tmp_path / "a.zip", members)
     listed = list_images(str(path))
-    os.replace(make_zip(tmp_path / "other.zip", [("a.png", b"x")]), path)
+    os.replace(write_zip(tmp_path / "other.zip", [("a.png", b"x")]), path)
     assert decode(listed[1]).pixels.shape == (20, 30, 3)
-    path = make_zip(tmp_path / "b.zip", members)
+    path = write_zip(tmp_path / "b.zip", members)
     listed = list_images(str(path))
     os.truncate(path, 100)
     for image in listed:

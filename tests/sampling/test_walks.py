@@ -27,7 +27,7 @@ def decoded(monkeypatch):
     monkeypatch.setattr(
         LoadedModel,
         "decode",
-        lambda self, latents, *rest: (seen.append(latents), decode(self, latents, *rest).pixels)[1],
+        lambda self, latents, *rest: (seen.append(latents), decode(self, latents, *rest))[1],
     )
     return seen
 

@@ -117,7 +117,7 @@ def check_tiles(opened: ImageFile) -> None:
 
 def _is_decoded_in_python(tile: Any) -> bool:
     """Whether the tile is a PPM's, as text or of another peak than 255; peaks above are not left to Pillow."""
-    return tile[0] == "ppm_plain" or (tile[0] == "ppm" and tile[3][1] <= 255)
+    return bool(tile[0] == "ppm_plain" or (tile[0] == "ppm" and tile[3][1] <= 255))
 
 
 def _check_jpeg(source: bytes) -> None:
