@@ -13,7 +13,7 @@ from tests.support.images import encoded, picture
 
 
 def conversions(image, format="PNG", **options):
-    return decode(image_ref(encoded(image, format, **options))).pixels.conversions
+    return decode(image_ref(encoded(image, format, **options))).conversions
 
 
 def with_alpha(alpha):
@@ -44,7 +44,7 @@ def test_transparency_and_its_background():
 def test_the_first_of_several_frames(format, options, frames):
     images = [Image.fromarray(picture(seed=seed)) for seed in range(3)]
     content = encoded(images[0], format, save_all=True, append_images=images[1:], **options)
-    read = decode(image_ref(content)).pixels
+    read = decode(image_ref(content))
     assert read.conversions == Conversion.FRAMES and read.frames == frames
 
 
@@ -53,7 +53,7 @@ def test_a_thumbnail_is_no_page():
     small = Image.fromarray(picture(8, 8))
     small.encoderinfo = {"tiffinfo": {254: 1}}
     Image.fromarray(picture()).save(file, "TIFF", save_all=True, append_images=[small])
-    assert decode(image_ref(file.getvalue())).pixels.frames == 1
+    assert decode(image_ref(file.getvalue())).frames == 1
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "WEBP"])

@@ -110,7 +110,7 @@ def test_floats_keep_their_values():
 
 
 def test_8_bits_stay_8_bits_at_full_depth():
-    read = decode(image_ref(encoded(picture())), full_depth=True).pixels
+    read = decode(image_ref(encoded(picture())), full_depth=True)
     assert read.pixels.dtype == np.uint8 and read.conversions == Conversion(0) and read.peak == 0
 
 
@@ -135,7 +135,7 @@ def test_orientation_at_full_depth_is_that_of_8_bits(orientation):
     exif[0x0112] = orientation
     values = samples(1)[..., 0]
     content = encoded(Image.fromarray(values), "PNG", exif=exif)
-    upright = decode(image_ref(content)).pixels
+    upright = decode(image_ref(content))
     np.testing.assert_array_equal(rounded(full_depth(content)), upright.pixels)
     assert (Conversion.ORIENTATION in upright.conversions) == (orientation > 1)
     assert upright.peak == values.max()
