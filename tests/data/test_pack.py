@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from aecli.data.decoding.conversions import Decoded
 from aecli.data.image_ref import ImageRef
 from aecli.data.packs import pack as pack_module
 from aecli.data.packs.pack import Pack, pack_images
@@ -164,9 +165,9 @@ def test_reports_are_few_and_end_with_the_total(monkeypatch):
 
     def tick(image):
         now[0] += 0.01
-        return np.zeros((16, 16, 3), dtype=np.uint8)
+        return Decoded(np.zeros((16, 16, 3), dtype=np.uint8))
 
-    monkeypatch.setattr(pack_module, "_decode_fitted", lambda image, size, how: tick(image))
+    monkeypatch.setattr(pack_module, "decode_fitted", lambda image, *options: tick(image))
     _, reports = run(images, workers=1)
     assert len(reports) <= 8  # 0.3 seconds at 20 a second, the first and the last
     done = [report.done for report in reports]

@@ -26,10 +26,10 @@ import sys, time
 from aecli.data.packs import pack
 from aecli.data.sources.registry import list_images
 decode, decoded = pack.decode_fitted, []
-def slowly(image, size, how):
+def slowly(image, *options):
     time.sleep(float(sys.argv[3]))
     decoded.append(image.name)
-    return decode(image, size, how)
+    return decode(image, *options)
 pack.decode_fitted = slowly
 for report in pack.pack_images(list_images(sys.argv[1]), 16, "squash", sys.argv[2], 1):
     print(report, flush=True)

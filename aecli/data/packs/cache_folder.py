@@ -16,7 +16,7 @@ from typing import Any
 from aecli.errors import ConfigError
 from aecli.storage.locks import Lock
 
-PACK_VERSION = 2  # of the file format and of the decoded pixels
+PACK_VERSION = 3  # of the file format and of the decoded pixels
 PIXELS, INDEX = "images.u8", "index.json"
 BUDGET_VARIABLE, DEFAULT_GIGABYTES = "AECLI_CACHE_GB", 50.0
 _BUILDING, _DROPPED, _LOCK = ".building-", ".dropped-", ".lock-"

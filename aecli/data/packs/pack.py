@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,9 @@ import numpy as np
 import PIL
 import platformdirs
 
-from aecli.data.decoding.decode import DecodeError, Pixels, decode_fitted
+from aecli.data.decoding.colour import Colour
+from aecli.data.decoding.conversions import ConversionCounts, Decoded
+from aecli.data.decoding.decode import WHITE, DecodeError, Pixels, decode_fitted
 from aecli.data.image_ref import ImageRef, content_key
 from aecli.data.packs import cache_folder as caches
 from aecli.data.packs.on_the_fly import Images, OnTheFly, require_few_broken
@@ -41,15 +42,42 @@ Reports = Generator[Progress | Notice, None, "Pack"]
 class Pack:
     """Decoded images: `images` is uint8 (N, 3, S, S), read-only, in the order of `names`; or OnTheFly instead.
 
-    `skipped` (name -> reason) holds the images that can't be decoded; with OnTheFly it grows as they are met.
+    `skipped` (name -> reason) holds the images that can't be decoded, and `conversions` counts what decoding did to the
+    others; with OnTheFly both grow as images are met.
     """
 
     names: list[str]
     images: Images
     skipped: dict[str, str]
+    conversions: ConversionCounts
 
 
-def pack_images(images: Sequence[ImageRef], size: int, how: str, cache: str, workers: int | None = None) -> Reports:
+@dataclass(frozen=True)
+class _Request:
+    """Images, and what they are decoded to."""
+
+    images: Sequence[ImageRef]
+    size: int
+    how: str
+    workers: int | None
+    background: Colour
+    skip_broken: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the decoded images."""
+        return len(self.images) * 3 * self.size * self.size
+
+
+def pack_images(
+    images: Sequence[ImageRef],
+    size: int,
+    how: str,
+    cache: str,
+    workers: int | None = None,
+    background: Colour = WHITE,
+    skip_broken: bool = False,
+) -> Reports:
     """Decode `images` to size x size pixels, or read a cached pack; yields progress and notices, returns the Pack.
 
     `how` is `squash` or `crop` (see `decode.fit`). `cache` is `auto` (the user's cache folder), `off` (nothing is
@@ -58,24 +86,25 @@ def pack_images(images: Sequence[ImageRef], size: int, how: str, cache: str, wor
     half of the available memory) is decoded on the fly, and a notice says so.
 
     Raises:
-        DataError: more than 1 % of the images can't be decoded.
+        DataError: more than 1 % of the images can't be decoded, unless `skip_broken`; or none can.
         ConfigError: `AECLI_CACHE_GB` is not a number.
         OutputError: the cache can't be written.
     """
-    needed = len(images) * 3 * size * size
+    request = _Request(images, size, how, workers, background, skip_broken)
+    needed = request.nbytes
     if cache == "off" or not images:
         if needed > (memory := _available_memory()) / 2:
-            return (yield from _on_the_fly(images, size, how, workers, f"half of the {memory / 1e9:.1f} GB of memory"))
-        return (yield from _pack_in_memory(images, size, how, workers))
+            return (yield from _on_the_fly(request, f"half of the {memory / 1e9:.1f} GB of memory"))
+        return (yield from _pack_in_memory(request))
     root = Path(platformdirs.user_cache_dir("aecli"), "packs") if cache == "auto" else Path(cache)
-    folder = root / pack_key(images, size, how)
+    folder = root / pack_key(images, size, how, background)
     budget = caches.budget_bytes()
     try:
         if pack := _read_pack(folder, images, size):
             return pack
         if needed > budget:
             limit = f"the {budget / 1e9:g} GB that {caches.BUDGET_VARIABLE} allows the image cache"
-            return (yield from _on_the_fly(images, size, how, workers, limit))
+            return (yield from _on_the_fly(request, limit))
         root.mkdir(parents=True, exist_ok=True)
         with closing(caches.lock_of(folder)) as lock:
             yield from _wait(lock, folder, size, len(images))
@@ -84,9 +113,9 @@ def pack_images(images: Sequence[ImageRef], size: int, how: str, cache: str, wor
             caches.remove_leftovers(folder, lock)
             if not caches.make_room(root, needed, budget, folder.name):
                 limit = f"the {caches.free_bytes(root) / 1e9:.1f} GB free for the image cache {root}"
-                return (yield from _on_the_fly(images, size, how, workers, limit))
+                return (yield from _on_the_fly(request, limit))
             with caches.building_folder(folder) as building:
-                yield from _build(building, images, size, how, workers)
+                yield from _build(building, request)
                 return _install(building, folder, images, size)
     except OSError as error:
         raise OutputError(
@@ -95,71 +124,73 @@ def pack_images(images: Sequence[ImageRef], size: int, how: str, cache: str, wor
         ) from error
 
 
-def pack_key(images: Sequence[ImageRef], size: int, how: str) -> str:
+def pack_key(images: Sequence[ImageRef], size: int, how: str, background: Colour = WHITE) -> str:
     """The name of a pack: 64 hex digits that change with anything that changes its pixels."""
-    return content_key(images, caches.PACK_VERSION, PIL.__version__, size, how)
+    return content_key(images, caches.PACK_VERSION, PIL.__version__, size, how, background)
 
 
-def _on_the_fly(images: Sequence[ImageRef], size: int, how: str, workers: int | None, limit: str) -> Reports:
-    gigabytes = len(images) * 3 * size * size / 1e9
-    yield Notice(f"{gigabytes:.3g} GB of decoded images are more than {limit}: they are decoded again in every epoch")
-    rows = OnTheFly(images, size, how, workers)
-    return Pack([image.name for image in images], rows, rows.skipped)
+def _on_the_fly(request: _Request, limit: str) -> Reports:
+    yield Notice(f"{request.nbytes / 1e9:.3g} GB of decoded images are more than {limit}: they are decoded again in "
+                 "every epoch")  # fmt: skip
+    rows = OnTheFly(request.images, request.size, request.how, request.workers, request.background, request.skip_broken)
+    return Pack([image.name for image in request.images], rows, rows.skipped, rows.conversions)
 
 
 # Decoding
 
 
-def _decode_fitted(image: ImageRef, size: int, how: str) -> Pixels | str:
-    """uint8 (S, S, 3), contiguous; or why the image can't be decoded."""
-    try:
-        return decode_fitted(image, size, how).pixels
-    except DecodeError as error:
-        return error.reason
-
-
 def _decode_all(
-    images: Sequence[ImageRef], size: int, how: str, workers: int | None, keep: Callable[[Pixels], object]
-) -> Generator[Progress, None, dict[str, str]]:
+    request: _Request, keep: Callable[[Pixels], object]
+) -> Generator[Progress, None, tuple[dict[str, str], ConversionCounts]]:
     """Call `keep` with each decoded image (S, S, 3), in order; returns the skipped ones (name -> reason)."""
+
+    def decoded(image: ImageRef) -> Decoded | str:
+        try:
+            return decode_fitted(image, request.size, request.how, request.background)
+        except DecodeError as error:
+            return error.reason
+
+    images, workers = request.images, request.workers
     skipped: dict[str, str] = {}
+    conversions = ConversionCounts()
     reported = 0.0
     # Decoding times differ: with fewer images ahead, threads wait for the slowest one.
-    ahead = worker_count(workers) * min(8, max(2, _MAX_BYTES_AHEAD // (3 * size * size)))
-    with closing(ordered_map(partial(_decode_fitted, size=size, how=how), images, workers, ahead)) as results:
+    ahead = worker_count(workers) * min(8, max(2, _MAX_BYTES_AHEAD // (3 * request.size * request.size)))
+    with closing(ordered_map(decoded, images, workers, ahead)) as results:
         for done, (image, result) in enumerate(zip(images, results, strict=True), start=1):
             if isinstance(result, str):
                 skipped[image.name] = result
             else:
-                keep(result)
+                conversions.add(image.name, result)
+                keep(result.pixels)
             if time.monotonic() - reported >= _REPORT_SECONDS or done == len(images):
                 reported = time.monotonic()
                 yield Progress("decoding", done, len(images))
-    require_few_broken(skipped, len(images))
-    return skipped
+    require_few_broken(skipped, len(images), request.skip_broken)
+    return skipped, conversions
 
 
 def _names(images: Sequence[ImageRef], skipped: dict[str, str]) -> list[str]:
     return [image.name for image in images if image.name not in skipped]
 
 
-def _pack_in_memory(images: Sequence[ImageRef], size: int, how: str, workers: int | None) -> Reports:
+def _pack_in_memory(request: _Request) -> Reports:
     try:
-        array = np.empty((len(images), size, size, 3), dtype=np.uint8)
+        array = np.empty((len(request.images), request.size, request.size, 3), dtype=np.uint8)
     except MemoryError as error:
-        gigabytes = len(images) * 3 * size * size / 1e9
         raise DataError(
-            f"--cache off: {gigabytes:.1f} GB of images don't fit into memory\nhint: use --cache auto or --cache DIR"
+            f"--cache off: {request.nbytes / 1e9:.1f} GB of images don't fit into memory\n"
+            "hint: use --cache auto or --cache DIR"
         ) from error
     rows = iter(array)
 
     def keep(pixels: Pixels) -> None:
         next(rows)[:] = pixels
 
-    skipped = yield from _decode_all(images, size, how, workers, keep)
-    names = _names(images, skipped)
+    skipped, conversions = yield from _decode_all(request, keep)
+    names = _names(request.images, skipped)
     array.flags.writeable = False
-    return Pack(names, array[: len(names)].transpose(0, 3, 1, 2), skipped)
+    return Pack(names, array[: len(names)].transpose(0, 3, 1, 2), skipped, conversions)
 
 
 def _available_memory() -> float:
@@ -194,7 +225,8 @@ def _read_pack(folder: Path, images: Sequence[ImageRef], size: int) -> Pack | No
     except OSError:  # dropped at this moment
         return None
     caches.mark_used(folder)
-    return Pack(names, array.transpose(0, 3, 1, 2), skipped)
+    conversions = ConversionCounts.from_json(index.get("conversions"), len(names))
+    return Pack(names, array.transpose(0, 3, 1, 2), skipped, conversions)
 
 
 def _wait(lock: Lock, folder: Path, size: int, total: int) -> Generator[Progress | Notice, None, None]:
@@ -207,13 +239,12 @@ def _wait(lock: Lock, folder: Path, size: int, total: int) -> Generator[Progress
         time.sleep(_WAIT_SECONDS)
 
 
-def _build(
-    building: Path, images: Sequence[ImageRef], size: int, how: str, workers: int | None
-) -> Generator[Progress, None, None]:
+def _build(building: Path, request: _Request) -> Generator[Progress, None, None]:
     with open(building / caches.PIXELS, "wb") as file:
-        skipped = yield from _decode_all(images, size, how, workers, lambda pixels: file.write(pixels.data))
+        skipped, conversions = yield from _decode_all(request, lambda pixels: file.write(pixels.data))
     fsync_path(building / caches.PIXELS)
-    index = describe(size, how, len(images) - len(skipped), skipped)
+    index = describe(request.size, request.how, len(request.images) - len(skipped), skipped)
+    index["conversions"] = conversions.to_json()
     (building / caches.INDEX).write_text(json.dumps(index), encoding="utf-8")
     fsync_path(building / caches.INDEX)
 

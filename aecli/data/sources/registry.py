@@ -6,64 +6,68 @@ A new source is one function from the text after its prefix to a list of images,
 import os
 import re
 import stat
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from operator import attrgetter
+from pathlib import Path
 
 from aecli.data.image_ref import FileRef, ImageRef, split_indices
 from aecli.data.sources.demo import list_demo
+from aecli.data.sources.folders import list_folder
+from aecli.data.sources.selection import SUFFIXES, Selection, is_image_name
 from aecli.data.sources.shards import is_stream, list_shards
 from aecli.data.sources.torchvision_sets import list_torchvision
 from aecli.data.sources.zips import list_zip
-from aecli.errors import DataError, single_line
+from aecli.errors import DataError
+from aecli.progress import Listener, Notice, ignore
 
 __all__ = ["PREFIXES", "SUFFIXES", "ImageRef", "list_images", "split_indices"]
 
 PREFIXES: dict[str, Callable[[str], list[ImageRef]]] = {"torchvision": list_torchvision}
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-VISIT_LIMIT = 100  # ways to one folder: links that branch and meet again make 2^n of n
 
 
-def list_images(source: str) -> list[ImageRef]:
-    """List the images of a SOURCE, sorted by name.
+def list_images(source: str, listen: Listener = ignore, outputs: Sequence[Path] = ()) -> list[ImageRef]:
+    """List the images of a SOURCE, sorted by name; say to `listen` what looks like an image and is passed over.
 
-    A folder, a `.zip` of one, `demo`, shards (see `list_shards`), or `prefix:text` with a prefix of `PREFIXES`. What
-    exists as a path is a path, except for the bare word `demo` (write `./demo` for a folder of that name).
+    A folder, a `.zip` of one, an image file, `demo`, shards (see `list_shards`), or `prefix:text` with a prefix of
+    `PREFIXES`. What exists as a path is a path, except for the bare word `demo` (write `./demo` for a folder of that
+    name). Runs of aecli, and the paths `outputs` that the command writes to, are left out.
 
     Raises:
         DataError: the source is missing, unreadable, of no known kind, or holds no image.
     """
+    selection = Selection()
     if source == "demo":
         images = list_demo()
     elif is_stream(source):
-        images = list_shards(source, _is_wanted)
+        images = list_shards(source, selection.wants)
     elif (mode := _file_mode(source)) is not None:
         if stat.S_ISDIR(mode):
-            images = _list_folder(source)
-        elif stat.S_ISREG(mode):
-            images = list_zip(source, _is_wanted)
-        else:
+            images = list_folder(source, selection, outputs)
+        elif not stat.S_ISREG(mode):
             raise DataError(f"{source} is neither a folder nor a .zip file")
+        elif is_image_name(source):
+            folder, name = os.path.split(source)
+            images = [FileRef(name, folder, os.stat(source))]
+        else:
+            images = list_zip(source, selection.wants)
     else:
         images = _list_prefixed(source)
+    notices = list(selection.notices(source))
     if not images:
         kinds = ", ".join(suffix.removeprefix(".") for suffix in SUFFIXES)
-        raise DataError(f"{source} holds no images\nhint: names of images end in {kinds}")
+        raise DataError(
+            f"{source} holds no images\nhint: {notices[0] if notices else f'names of images end in {kinds}'}"
+        )
+    for text in notices:
+        listen(Notice(text))
     images.sort(key=attrgetter("name"))
     return images
 
 
-def _is_image_name(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
-
-
-def _is_wanted(path: str) -> bool:
-    return _is_image_name(path) and not any(_is_hidden(part) for part in path.split("/"))
-
-
-def _is_hidden(part: str) -> bool:
-    """Dot-files and dot-folders, and the folder of metadata that macOS puts into zips."""
-    return (part.startswith(".") and part != "..") or part == "__MACOSX"
+def require_source(source: str) -> None:
+    """Raise DataError if a SOURCE is a path or a name, and isn't there."""
+    if source != "demo" and not is_stream(source) and _file_mode(source) is None:
+        require_prefix(source)
 
 
 def _file_mode(source: str) -> int | None:
@@ -76,59 +80,19 @@ def _file_mode(source: str) -> int | None:
         return None
 
 
-# Folders
-
-
-def _list_folder(source: str) -> list[ImageRef]:
-    images: list[ImageRef] = []
-    # (prefix of the names, path, the real folders above it: a link back to one of them is a loop)
-    pending: list[tuple[str, str, frozenset[str]]] = [("", source, frozenset())]
-    visits: Counter[str] = Counter()
-    while pending:
-        prefix, folder, above = pending.pop()
-        real = os.path.realpath(folder)
-        if real in above:
-            continue
-        visits[real] += 1
-        if visits[real] > VISIT_LIMIT:
-            raise DataError(
-                f"{single_line(real)}: more than {VISIT_LIMIT} symbolic links lead to it\nhint: remove some of them"
-            )
-        for entry in _entries(folder):
-            if _is_hidden(entry.name):
-                continue
-            status = _status(entry)
-            if status is not None and stat.S_ISDIR(status.st_mode):
-                pending.append((f"{prefix}{entry.name}/", entry.path, above | {real}))
-            elif (status is None or stat.S_ISREG(status.st_mode)) and _is_image_name(entry.name):
-                images.append(FileRef(prefix + entry.name, source, status))
-    return images
-
-
-def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
-    """Yield what a folder holds; raises DataError where it can't be read."""
-    try:
-        with os.scandir(folder) as scan:
-            yield from scan
-    except OSError as error:
-        raise DataError(f"{single_line(folder)} can't be read: {error.strerror}") from error
-
-
-def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    """The result of `stat`; None for a dangling link, which is listed and then reported as unreadable."""
-    try:
-        return os.stat(entry.path)  # on Windows, `entry.stat()` knows less
-    except OSError:
-        return None
-
-
 # Sources by name
 
 
 def _list_prefixed(source: str) -> list[ImageRef]:
+    prefix, text = require_prefix(source)
+    return PREFIXES[prefix](text)
+
+
+def require_prefix(source: str) -> tuple[str, str]:
+    """Split `prefix:text`; raises DataError if the prefix is not one of `PREFIXES`."""
     prefix, colon, text = source.partition(":")
     if colon and prefix in PREFIXES:
-        return PREFIXES[prefix](text)
+        return prefix, text
     # One letter before a colon is a Windows drive.
     if colon and re.fullmatch(r"[A-Za-z][A-Za-z0-9_+.-]+", prefix):
         known = ", ".join(f"{name}:…" for name in sorted([*PREFIXES, "hf"]))

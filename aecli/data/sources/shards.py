@@ -18,11 +18,12 @@ from itertools import product
 from typing import Any
 
 from aecli.data.image_ref import FILE_LIMIT, ImageRef
+from aecli.data.sources.selection import SUFFIXES
 from aecli.data.sources.tars import list_tars
 from aecli.errors import DataError, message_of, single_line
 
 _KINDS = {".tar": "webdataset", ".parquet": "parquet"}
-_SUFFIXES = ("png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff")
+_SUFFIXES = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
 _COLUMNS = ("image", "img", *_SUFFIXES)  # preferred in this order where a table has several
 _MAX_SHARDS = 1_000_000
 LIST_LIMIT = 2 * 10**9  # bytes of encoded images that are listed, and so held in memory
