@@ -2,6 +2,7 @@
 
 from aecli.errors import ConfigError
 
+COLOUR_PATTERN, COLOURS = "white|black|#[0-9a-fA-F]{6}", "white, black or #RRGGBB"
 FITS = ("squash", "crop")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 LOGS = ("tensorboard",)

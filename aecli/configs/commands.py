@@ -10,6 +10,7 @@ from aecli.configs.options import DATA, MACHINE, METRICS_PANEL, MODEL, OUTPUT, R
 from aecli.configs.train import (
     SOURCE_HELP,
     DataConfig,
+    background_option,
     device_option,
     precision_option,
     runs_option,
@@ -42,6 +43,7 @@ class ReconstructConfig(CheckedOptions):
                               completes="source", shown_default="the run's validation images")  # fmt: skip
     split: str | None = option(None, "Which of the images, by the run's own split.", DATA, choices=checks.SPLITS,
                                shown_default="all of --data, or val")  # fmt: skip
+    background: str | None = background_option(None, shown_default="as trained")
     native: bool = option(False, "Keep each image's own size: pad to a multiple of 32, reconstruct, crop back.", DATA)
     out: Path | None = option(None, "Folder to write to.", OUTPUT, metavar="DIR",
                               shown_default="reconstructions/MODEL")  # fmt: skip
@@ -141,6 +143,7 @@ class EvalConfig(CheckedOptions):
                                DATA, metavar="SOURCE", completes="source")  # fmt: skip
     on_mismatch: str = option("error", "Images without a partner or of another size: fail, leave them out, or resize "
                               "the prediction.", DATA, choices=checks.MISMATCH_ACTIONS)  # fmt: skip
+    background: str = background_option("white")
     metrics: tuple[str, ...] = option(METRICS, "Which, separated by commas.", METRICS_PANEL, metavar=",".join(METRICS),
                                       choices=METRICS, separated=True)  # fmt: skip
     lpips_net: str = option("alex", "LPIPS' network; alex ships with aecli.", METRICS_PANEL, choices=checks.LPIPS_NETS)

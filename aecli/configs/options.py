@@ -5,6 +5,7 @@ Only the standard library: every `--help` imports this.
 """
 
 import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields
@@ -138,11 +139,13 @@ def check_value(each: OptionField, value: Any) -> Any:
     if isinstance(value, str) and "\0" in value:
         raise _unexpected(each, repr(value), "text without a NUL")
     if Path in kinds and isinstance(value, str | Path) and str(value):
-        return Path(value)
+        return Path(value).expanduser()
     if type(value) is int and float in kinds:
         value = float(value)
     if str in kinds and isinstance(value, Path):
         value = str(value)
+    if each.option.completes in ("source", "model") and isinstance(value, str) and value.startswith("~"):
+        value = os.path.expanduser(value)
     if type(value) not in kinds:
         raise _unexpected(each, repr(value))
     if not _is_within(each.option, value):

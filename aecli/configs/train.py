@@ -6,7 +6,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from aecli.configs.checks import COMPILE_MODES, FITS, LARGEST_SIDE, LOGS, MOST_WORKERS, PRECISIONS, SYNC_MODES, require
+from aecli.configs.checks import (
+    COLOUR_PATTERN,
+    COLOURS,
+    COMPILE_MODES,
+    FITS,
+    LARGEST_SIDE,
+    LOGS,
+    MOST_WORKERS,
+    PRECISIONS,
+    SYNC_MODES,
+    require,
+)
 from aecli.configs.options import DATA, MACHINE, MODEL, RECIPE, RUN, CheckedOptions, OptionField, option, option_fields
 from aecli.errors import ConfigError
 
@@ -24,6 +35,10 @@ device_option = partial(
 precision_option = partial(
     option, "auto", "Arithmetic; auto trains in bf16 if the hardware has fast bf16, and runs everything else in fp32.",
     MACHINE, choices=PRECISIONS,
+)  # fmt: skip
+background_option = partial(
+    option, help="What transparency is laid over.", panel=DATA, metavar="white|black|#RRGGBB",
+    pattern=COLOUR_PATTERN, expected=COLOURS,
 )  # fmt: skip
 workers_option = partial(
     option, None, "Threads that decode images.", MACHINE, metavar="INT", shown_default="as many as CPUs", least=1,
@@ -45,6 +60,8 @@ class DataConfig(CheckedOptions):
     fit: str = option(
         "squash", "squash: resize both sides at once; crop: resize the short side, crop the middle.", DATA, choices=FITS
     )
+    background: str = background_option("white")
+    skip_broken: bool = option(False, "Go on without images that can't be read, even if there are many.", DATA)
     flip: bool = option(False, "Mirror images at random.", DATA)
     shuffle_buffer: int = option(4096, "Size of the shuffle buffer of a stream, in images.", DATA, least=1)
     cache: str = option("auto", "Where decoded images are kept: the user's cache folder, memory only, or a folder.",

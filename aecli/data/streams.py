@@ -12,13 +12,16 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Lock
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from aecli.data.batches import stack
-from aecli.data.decoding.decode import DecodeError, Pixels, decode_fitted
+from aecli.data.decoding.colour import Colour
+from aecli.data.decoding.conversions import ConversionCounts
+from aecli.data.decoding.decode import WHITE, DecodeError, Pixels, decode_fitted
 from aecli.data.image_ref import ImageRef
 from aecli.data.packs.on_the_fly import require_few_broken
 from aecli.data.sources.shards import Encoded, Shards, is_stream
@@ -70,7 +73,7 @@ class Stream:
     """A SOURCE in shards as endless batches; raises DataError if it can't be opened.
 
     A global batch has `batch_size` images, and about `buffer` are shuffled at a time. `skipped` (name -> reason)
-    collects images that can't be decoded.
+    collects images that can't be decoded, `conversions` counts what decoding did to the others.
     """
 
     source: str
@@ -81,7 +84,10 @@ class Stream:
     buffer: int
     workers: int | None = None
     flip: bool = False
+    background: Colour = WHITE
+    skip_broken: bool = False
     skipped: dict[str, str] = field(default_factory=dict, init=False)
+    conversions: ConversionCounts = field(default_factory=ConversionCounts, init=False)
 
     def __post_init__(self) -> None:
         self._shards = Shards(self.source)
@@ -91,6 +97,7 @@ class Stream:
         self._per_group = self.batch_size // self.shard_groups  # images of a global batch
         self._block_size = max(1, -(-self.buffer // self.shard_groups))
         self._decoded = 0
+        self._lock = Lock()
 
     def require_positions(self, positions: Sequence[Any]) -> None:
         """Raise ValueError unless `positions` are valid in this stream, one for each shard group."""
@@ -161,12 +168,15 @@ class Stream:
             self._decoded += 1
             ref = ImageRef(encoded.name, "", str(len(encoded.content)), partial(bytes, encoded.content))
             try:
-                pixels = decode_fitted(ref, self.size, self.how).pixels.transpose(2, 0, 1)
+                decoded = decode_fitted(ref, self.size, self.how, self.background)
             except DecodeError as error:
                 self.skipped[encoded.name] = error.reason
                 continue
             if self._decoded >= _MIN_DECODED:
-                require_few_broken(self.skipped, self._decoded)
+                require_few_broken(self.skipped, self._decoded, self.skip_broken)
+            with self._lock:
+                self.conversions.add(encoded.name, decoded)
+            pixels = decoded.pixels.transpose(2, 0, 1)
             return pixels[:, :, ::-1] if block.mirrored[start] else pixels
         raise DataError(
             f"{self.source}: none of {len(block.images)} neighbouring images can be decoded: {summarize(self.skipped)}"

@@ -29,6 +29,7 @@ class LoadedModel:
     image_size: int
     fit: str
     name: str
+    background: str = "white"
 
     @cached_property
     def sha256(self) -> str:
@@ -105,4 +106,4 @@ def load_model(model: str, runs: Path, device: str = "auto", precision: str = "a
         )
     on_device = loaded.to(placement.device).to(memory_format=placement.memory_format)
     return LoadedModel(on_device, located, placement, int(document["image_size"]), str(document["fit"]),
-                       str(document["model"]))  # fmt: skip
+                       str(document["model"]), str(document.get("background", "white")))  # fmt: skip

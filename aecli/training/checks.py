@@ -68,6 +68,11 @@ def validate_batch_statistics(
     image_size, batch_size = config.data.image_size, config.optimization.batch_size
     if not has_batch_norm or image_size != registry.load(config.model.name).size_multiple:
         return
+    if loader.images == 1:
+        raise DataError(
+            f"--data {config.data.source}: a single image is left to train on, too few for batch normalisation at "
+            f"--image-size {image_size}\nhint: add images, or use a larger --image-size"
+        )
     for batch in (0, loader.batches - 1):
         count = loader.count(batch)
         if smallest_micro_batch(count, config, distributed.world_size) == 1:

@@ -86,6 +86,7 @@ def _train(session: Session) -> Iterator[TrainReport]:
 def _run_epochs(session: Session, checkpointer: Checkpointer, log: Log) -> Iterator[StepReport | EpochReport | Notice]:
     """Train the epochs that are left. Metrics and pictures are written before the checkpoint that marks the end."""
     reported: set[str] = set()
+    has_epoch = False
     previews = PreviewWriter(session)
     while not session.is_done:
         for step_report in train_epoch(session):
@@ -95,6 +96,9 @@ def _run_epochs(session: Session, checkpointer: Checkpointer, log: Log) -> Itera
         report = finish_epoch(session, checkpointer)
         yield report
         yield from _report_unreadable(session, reported)
+        if not has_epoch:  # of images decoded on the fly, the first epoch says what was done to them
+            yield from _report_conversions(session)
+            has_epoch = True
         if session.distributed.is_main_process:
             session.folder.write_metrics(session.state.rows)
             previews.write_epoch()
@@ -113,6 +117,15 @@ def _report_unreadable(session: Session, reported: set[str]) -> Iterator[Notice]
     if found:
         reported.update(found)
         yield Notice(f"{len(found)} images can't be read and their neighbours take their places: {summarize(found)}")
+
+
+def _report_conversions(session: Session) -> Iterator[Notice]:
+    """Say what decoding did to images that are not kept decoded, in this process."""
+    data = session.config.data
+    for source, counts in ((data.source, session.inputs.loader.conversions),
+                           (data.val_source or data.source, session.inputs.val.conversions)):  # fmt: skip
+        for text in counts.notices(source, data.background):
+            yield Notice(text)
 
 
 def train_epoch(session: Session) -> Iterator[StepReport]:

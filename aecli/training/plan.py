@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from aecli.configs import TrainConfig
+from aecli.data.sources.registry import require_source
 from aecli.models import registry
 from aecli.runtime.device import Placement, make_deterministic, place
 from aecli.runtime.distributed import Distributed
@@ -37,6 +38,7 @@ class Plan:
             "options": self.options["options"],
             "image_size": config.data.image_size,
             "fit": config.data.fit,
+            "background": config.data.background,
         }
 
     def new_state(self) -> TrainState:
@@ -62,6 +64,9 @@ def resolve(config: TrainConfig, distributed: Distributed) -> Plan:
     Raises:
         AecliError: options that can't be used, or a device, compiler or package that is missing.
     """
+    for source in (config.data.source, config.data.val_source):
+        if source is not None:
+            require_source(source)
     placement = place(config.run.device, config.run.precision, training=True)
     if config.run.deterministic:
         make_deterministic()

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from aecli.configs import TrainConfig
 from aecli.data.batches import evenly_spaced
+from aecli.data.decoding.colour import parse_colour
+from aecli.data.decoding.conversions import ConversionCounts
 from aecli.data.decoding.decode import Pixels
 from aecli.data.image_ref import data_fingerprint
 from aecli.data.packs.on_the_fly import Images, OnTheFly
@@ -51,6 +53,11 @@ class ImageSet:
     def evenly_spaced(self, count: int) -> Pixels:
         """At most `count` of the images, uint8 (n, 3, S, S), evenly spaced."""
         return self.images[self.rows[evenly_spaced(len(self), count)]]
+
+    @property
+    def conversions(self) -> ConversionCounts:
+        """What decoding did to images so far, if they are decoded on the fly."""
+        return self.images.conversions if isinstance(self.images, OnTheFly) else ConversionCounts()
 
     @property
     def nearest(self) -> Images | torch.Tensor:
@@ -98,8 +105,8 @@ def gather_images(
     data = config.data
     if is_stream(data.source):
         return (yield from _open_stream(config, should_stop))
-    listed = list_images(data.source)
-    pack = yield from _decode_once(config, listed, should_stop)
+    listed = yield from _list_images(config, data.source)
+    pack = yield from _decode_once(config, data.source, listed, should_stop)
     if data.val_source is None:
         kept = [image for image in listed if image.name not in pack.skipped]
         train, val = (ImageSet.of(pack.images, rows) for rows in split_indices(kept, data.val_fraction))
@@ -116,8 +123,8 @@ def gather_images(
 def _validation_images(
     config: TrainConfig, source: str, should_stop: StopRequest
 ) -> Generator[TrainReport, None, tuple[ImageSet, dict[str, Any]]]:
-    listed = list_images(source)
-    pack = yield from _decode_once(config, listed, should_stop)
+    listed = yield from _list_images(config, source)
+    pack = yield from _decode_once(config, source, listed, should_stop)
     return ImageSet(pack.images, np.arange(len(pack.names))), _record(source, listed, pack)
 
 
@@ -126,7 +133,7 @@ def _open_stream(
 ) -> Generator[TrainReport, None, tuple[Stream, ImageSet, dict[str, Any]]]:
     data, side, val_record = config.data, config.data.image_size, None
     stream = Stream(data.source, side, data.fit, config.run.seed, config.optimization.batch_size, data.shuffle_buffer,
-                    config.run.workers, data.flip)  # fmt: skip
+                    config.run.workers, data.flip, parse_colour(data.background), data.skip_broken)  # fmt: skip
     if data.val_source is None:
         val = ImageSet(np.empty((0, 3, side, side), dtype=np.uint8), np.arange(0))
         yield Notice(f"{data.source} is a stream, so nothing is held out for validation; name images with --val-data")
@@ -138,10 +145,19 @@ def _open_stream(
     return stream, val, {"data": source, "val_data": val_record, "split": split}
 
 
+def _list_images(config: TrainConfig, source: str) -> Generator[TrainReport, None, list[ImageRef]]:
+    notices: list[TrainReport] = []
+    images = list_images(source, notices.append, [config.run.out] if config.run.out else [])
+    yield from notices
+    return images
+
+
 def _decode_once(
-    config: TrainConfig, listed: Sequence[ImageRef], should_stop: StopRequest
+    config: TrainConfig, source: str, listed: Sequence[ImageRef], should_stop: StopRequest
 ) -> Generator[TrainReport, None, Pack]:
-    packing = pack_images(listed, config.data.image_size, config.data.fit, config.data.cache, config.run.workers)
+    data = config.data
+    packing = pack_images(listed, data.image_size, data.fit, data.cache, config.run.workers,
+                          parse_colour(data.background), data.skip_broken)  # fmt: skip
     while True:
         try:
             progress = next(packing)
@@ -155,6 +171,8 @@ def _decode_once(
     if pack.skipped:
         named = summarize(pack.skipped)
         yield Notice(f"skipped {len(pack.skipped)} of {len(listed)} images that can't be read: {named}")
+    for text in pack.conversions.notices(source, data.background):
+        yield Notice(text)
     return pack
 
 
@@ -165,4 +183,5 @@ def _record(source: str, listed: Sequence[ImageRef], pack: Pack) -> dict[str, An
         "images": len(pack.names),
         "skipped": None if isinstance(pack.images, OnTheFly) else sorted(pack.skipped),  # not known before training
         "fingerprint": data_fingerprint(listed),
+        "conversions": None if isinstance(pack.images, OnTheFly) else pack.conversions.to_json(),
     }

@@ -8,6 +8,7 @@ import torch
 
 from aecli.configs import TrainConfig
 from aecli.data.batches import epoch_order, flips, iterate, normalise, rank_slice
+from aecli.data.decoding.conversions import ConversionCounts
 from aecli.data.decoding.decode import Pixels
 from aecli.data.streams import Stream
 from aecli.runtime.device import Placement
@@ -35,6 +36,10 @@ class BatchLoader(Protocol):
 
     def preview_images(self, count: int) -> Pixels:
         """Return at most `count` images uint8 (n, 3, S, S)."""
+
+    @property
+    def conversions(self) -> ConversionCounts:
+        """What decoding did to images so far, where they are decoded on the fly or streamed."""
 
     @property
     def skipped(self) -> Mapping[str, str]:
@@ -77,6 +82,11 @@ class DatasetLoader:
     def skipped(self) -> Mapping[str, str]:
         """Images that decoding on the fly could not read."""
         return self._set.skipped
+
+    @property
+    def conversions(self) -> ConversionCounts:
+        """What decoding on the fly did to images so far."""
+        return self._set.conversions
 
 
 class StreamLoader:
@@ -132,3 +142,9 @@ class StreamLoader:
     def skipped(self) -> Mapping[str, str]:
         """Images of the stream that could not be read."""
         return self._stream.skipped
+
+    @property
+    def conversions(self) -> ConversionCounts:
+        """What decoding did to the images of the stream so far."""
+        counts: ConversionCounts = self._stream.conversions
+        return counts
