@@ -122,8 +122,10 @@ def _report_unreadable(session: Session, reported: set[str]) -> Iterator[Notice]
 def _report_conversions(session: Session) -> Iterator[Notice]:
     """Say what decoding did to images that are not kept decoded, in this process."""
     data = session.config.data
-    for source, counts in ((data.source, session.inputs.loader.conversions),
-                           (data.val_source or data.source, session.inputs.val.conversions)):  # fmt: skip
+    counted = [(data.source, session.inputs.loader.conversions)]
+    if data.val_source is not None:  # a split's two sides are counted together
+        counted.append((data.val_source, session.inputs.val.conversions))
+    for source, counts in counted:
         for text in counts.notices(source, data.background):
             yield Notice(text)
 
