@@ -52,39 +52,45 @@ def _print_definitions(definitions: Mapping[str, str]) -> None:
 
 def print_evaluation(report: "EvalReport") -> None:
     """Print the metrics of each prediction, comparisons of every two, and the metrics' definitions."""
-    from aecli.evaluation.report import best_names
-
     has_several = len(report.results) > 1
-    best = {metric.name: best_names(report, metric) if has_several else () for metric in report.metrics}
+    best = {metric.name: report.best(metric) for metric in report.metrics}
     rows: list[list[str | Text]] = []
     for result in report.results:
-        means, intervals = [], []
+        means, intervals, counts = [], [], []
         for metric in report.metrics:
             score = result.scores[metric.name]
             is_best = result.name in best[metric.name]
             mean = "identical" if score.mean is None else metric.format(score.mean)
             means.append(Text(f"{mean}*", style="bold") if is_best else Text(f"{mean} "))
             intervals.append(Text(f"{metric.format_interval(score.ci95)} ", style="dim"))
+            counts.append(Text(f"{score.images} of {report.n} " if score.images < report.n else "", style="dim"))
         rows += [[result.name, *means], ["", *intervals]]
+        if any(counts):
+            rows.append(["images", *counts])
     _print_table(["", *(metric.title for metric in report.metrics)], rows, text_columns=[0])
     images = f"{report.n} image{'s' if report.n != 1 else ''}"
     console.print_line(f"{images}; means with 95 % intervals below them{'; * best' if has_several else ''}")
     for result in report.results:
         if identical := next((score.identical for score in result.scores.values() if score.identical), None):
             console.print_line(f"{result.name}: {identical} identical, left out of the mean PSNR")
+    for metric in report.metrics:
+        if not report.has_comparable_means(metric):
+            marked = "* is better than each other one pair by pair" if best[metric.name] else "none is marked best"
+            console.print_line(f"{metric.name.upper()}: means are over different images and don't compare; {marked}")
     for pair in report.comparisons:
-        _print_comparison(pair, report.metrics)
+        _print_comparison(pair, report.metrics, report.n)
     _print_definitions(report.definitions)
 
 
-def _print_comparison(pair: "PairedComparison", metrics: Sequence["Metric"]) -> None:
+def _print_comparison(pair: "PairedComparison", metrics: Sequence["Metric"], images: int) -> None:
     console.print_line("")
     console.print_line(f"{pair.a} - {pair.b}, image by image:")
     for metric in metrics:
         found = pair.comparisons[metric.name]
         difference, interval = metric.format_difference(found.mean_difference), metric.format_interval(found.ci95)
         wins = f"better on {found.wins_a}, worse on {found.wins_b}, equal on {found.ties}"
-        console.print_line(f"  {metric.title:7} {difference:>8} {interval}  {wins}")
+        over = f" over {found.images} of {images}" if found.images < images else ""
+        console.print_line(f"  {metric.title:7} {difference:>8} {interval}{over}  {wins}")
 
 
 def print_sets(report: "SetReport") -> None:

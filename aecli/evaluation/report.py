@@ -26,12 +26,14 @@ class Score:
 
     `mean` and `ci95` leave out infinite values and are None where too few are left (none, fewer than 2); `median` is
     over all and may be infinite. `pooled` and `identical` belong to a metric that has a `pool` (PSNR): the value of
-    all images together (None where all are identical), and the count of identical images; else None.
+    all images together (None where all are identical), and the count of identical images; else None. `images` is how
+    many the mean is over.
     """
 
     mean: float | None
     ci95: Interval | None
     median: float
+    images: int
     pooled: float | None = None
     identical: int | None = None
 
@@ -70,10 +72,43 @@ class EvalReport:
     unpaired: tuple[Unpaired, ...]
     versions: Mapping[str, str]
 
+    def has_comparable_means(self, metric: Metric) -> bool:
+        """Whether the means of all predictions are over the same images."""
+        images = {result.name: result.scores[metric.name].images for result in self.results}
+        compared = [(pair, pair.comparisons[metric.name].images) for pair in self.comparisons]
+        return all(images[pair.a] == images[pair.b] == both for pair, both in compared)
+
+    def best(self, metric: Metric) -> tuple[str, ...]:
+        """Names of the best of several predictions by one metric.
+
+        Where all means are over the same images, those of the best mean. Else means are not comparable, and it is those
+        that are better than each other prediction, or equal to it on every image: better is who has the better mean
+        difference over images where both values are finite, and more images on which it is the better one.
+        """
+        if len(self.results) < 2:
+            return ()
+        names = [result.name for result in self.results]
+        sign = 1 if metric.higher_is_better else -1
+        if self.has_comparable_means(metric):
+            means = [result.scores[metric.name].mean for result in self.results]
+            top = max((sign * mean for mean in means if mean is not None), default=None)
+            return tuple(name for name, mean in zip(names, means, strict=True) if mean is None or sign * mean == top)
+        beaten = set()
+        for pair in self.comparisons:
+            each = pair.comparisons[metric.name]
+            difference = None if each.mean_difference is None else sign * each.mean_difference
+            if each.wins_a or each.wins_b:  # else they are equal
+                if each.wins_a <= each.wins_b or (difference is not None and difference <= 0):
+                    beaten.add(pair.a)
+                if each.wins_b <= each.wins_a or (difference is not None and difference >= 0):
+                    beaten.add(pair.b)
+        return tuple(name for name in names if name not in beaten)
+
     def to_json(self) -> dict[str, Any]:
         """Strict JSON: no NaN, no infinity; metrics not asked for are None."""
         return {
             "n": self.n,
+            "best": {metric.name: list(self.best(metric)) for metric in self.metrics},
             "results": [
                 {"name": result.name}
                 | {name: result.scores[name].to_json() if name in result.scores else None for name in METRICS}
@@ -124,17 +159,10 @@ def _score(metric: Metric, values: NDArray[np.float64], ci95: Interval | None) -
         mean=float(finite.mean()) if len(finite) else None,
         ci95=ci95,
         median=float(np.median(values)),
+        images=len(finite),
         pooled=metric.pool(values) if metric.pool else None,
         identical=int(np.count_nonzero(np.isposinf(values))) if metric.pool else None,
     )
-
-
-def best_names(report: EvalReport, metric: Metric) -> list[str]:
-    """Names of the best predictions by mean; no mean means that all images are identical, and nothing is better."""
-    scores = {result.name: result.scores[metric.name] for result in report.results}
-    means = {name: math.inf if score.mean is None else score.mean for name, score in scores.items()}
-    top = (max if metric.higher_is_better else min)(means.values())
-    return [name for name, mean in means.items() if mean == top]
 
 
 def per_image_csv(images: Sequence[str], predictions: Sequence[str], values: MetricValues) -> bytes:

@@ -22,7 +22,8 @@ class Comparison:
     """Two predictions a and b measured on the same images; differences are a − b.
 
     `mean_difference` and `ci95` leave out images where either value is infinite, and are None where too few are left
-    (1 for the mean, 2 for the interval). `wins_a`, `wins_b` and `ties` count every image.
+    (1 for the mean, 2 for the interval); `images` is the number of the others. `wins_a`, `wins_b` and `ties` count
+    every image.
     """
 
     mean_difference: float | None
@@ -30,6 +31,7 @@ class Comparison:
     wins_a: int
     wins_b: int
     ties: int
+    images: int
 
 
 def bootstrap_means(columns: Values, resamples: int = RESAMPLES) -> list[Interval | None]:
@@ -82,4 +84,5 @@ def compare(a: Values, b: Values, higher_is_better: bool, ci95: Interval | None)
         wins_a=a_higher if higher_is_better else b_higher,
         wins_b=b_higher if higher_is_better else a_higher,
         ties=len(a) - a_higher - b_higher,
+        images=len(differences),
     )

@@ -77,7 +77,14 @@ class TestNumbers:
     def test_a_folder_against_itself(self, sources):
         report = compare(sources, "gt", per_image=sources / "each.csv")
         (result,) = report.to_json()["results"]
-        assert result["psnr"] == {"mean": None, "ci95": None, "median": None, "pooled": None, "identical": 6}
+        assert result["psnr"] == {
+            "mean": None,
+            "ci95": None,
+            "median": None,
+            "pooled": None,
+            "identical": 6,
+            "images": 0,
+        }
         assert result["ssim"]["mean"] == pytest.approx(1, abs=1e-12)
         assert result["lpips"]["mean"] == 0
         assert report.results[0].scores["psnr"].median == math.inf
@@ -95,7 +102,7 @@ class TestNumbers:
         assert psnr.pop("ci95") == pytest.approx(bootstrap_means(np.array(expected)[:, None])[0])
         assert psnr == pytest.approx({
             "mean": np.mean(expected), "median": np.median([*expected, math.inf, math.inf]), "identical": 2,
-            "pooled": 10 * math.log10(255**2 / (mean_mse(pairs) * 4 / 6)),
+            "images": 4, "pooled": 10 * math.log10(255**2 / (mean_mse(pairs) * 4 / 6)),
         })  # fmt: skip
 
     def test_one_pair_has_a_mean_and_no_interval(self, tmp_path):

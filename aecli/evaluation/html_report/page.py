@@ -18,7 +18,7 @@ from aecli.data.decoding.decode import Pixels
 from aecli.errors import printable
 from aecli.evaluation.html_report import charts, pictures
 from aecli.evaluation.pairing import Pair
-from aecli.evaluation.report import EvalReport, MetricValues, best_names
+from aecli.evaluation.report import EvalReport, MetricValues
 from aecli.progress import Listener, Notice
 from aecli.runtime.distributed import Distributed
 from aecli.storage.outputs import check_writable_file, shared_scratch_folder, write_output
@@ -92,12 +92,11 @@ def render(truth: str, report: EvalReport, values: MetricValues, data: dict[str,
     """Fill in the template: every string is escaped, nothing is fetched, and no script but the page's own may run."""
     names = [result.name for result in report.results]
     script = (_TEMPLATES / "report.js").read_text(encoding="utf-8")
-    several = len(names) > 1
     return _environment().get_template("report.html.j2").render(
         truth=truth,
         report=report,
         names=names,
-        best={metric.name: best_names(report, metric) if several else [] for metric in report.metrics},
+        best={metric.name: report.best(metric) for metric in report.metrics},
         histograms=[charts.draw_histogram(metric, names, values[metric.name]) for metric in report.metrics],
         scatters=charts.draw_scatters(report.metrics, names, values),
         colours=[charts.colour(column) for column in range(len(names))],
