@@ -1,8 +1,15 @@
 """The choices and limits of options. Only the standard library: every `--help` imports this."""
 
+import re
+
 from aecli.errors import ConfigError
 
 COLOUR_PATTERN, COLOURS = "white|black|#[0-9a-fA-F]{6}", "white, black or #RRGGBB"
+# How predictions are named: text around one field, which is the name, its number padded anew, or the name with suffix.
+TEMPLATE_FIELD, TEMPLATES = (
+    r"\{(?:|:d|:0[1-9]d|name)\}",
+    "text with one of {}, {:d}, {:04d} or {name}, such as '{}_rec'",
+)
 FITS = ("squash", "crop")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 LOGS = ("tensorboard",)
@@ -14,12 +21,17 @@ METRICS = ("psnr", "ssim", "lpips")
 LPIPS_NETS = ("alex", "vgg", "squeeze")
 FEATURES = ("auto", "inception", "alex")
 SSIM_WINDOWS = ("gaussian", "uniform")
-MISMATCH_ACTIONS = ("error", "skip", "resize")
+MISMATCH_ACTIONS = ("error", "skip", "resize", "crop")
 MODEL_FLAGS = {"width": "--width", "latent_dim": "--latent-dim", "beta": "--beta"}  # of model options
 LARGEST_SIDE = 2**14  # pixels of a square image; decoding has the same limit
 MOST_WORKERS = 1024
 MOST_DRAWN = 1024  # images on a sheet, or in a row of a grid
 MOST_SAMPLES = 1_000_000  # files with names of six digits
+
+
+def is_template(text: str) -> bool:
+    """Whether a text names predictions after the ground truth: it has one field, and no other braces."""
+    return len(re.findall(TEMPLATE_FIELD, text)) == 1 and not set(re.sub(TEMPLATE_FIELD, "", text)) & set("{}")
 
 
 def require(condition: bool, flag: str, value: object, expected: str) -> None:

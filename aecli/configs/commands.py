@@ -141,11 +141,26 @@ class EvalConfig(CheckedOptions):
     )  # fmt: skip
     train: str | None = option(None, "With --samples: the training images, to detect samples that are copies of them.",
                                DATA, metavar="SOURCE", completes="source")  # fmt: skip
-    on_mismatch: str = option("error", "Images without a partner or of another size: fail, leave them out, or resize "
-                              "the prediction.", DATA, choices=checks.MISMATCH_ACTIONS)  # fmt: skip
+    pred_name: tuple[str, ...] = option(
+        (), "How predictions are named after the ground truth: '{}_rec' pairs 01_rec.png with 01.jpg; {:d} and {:04d} "
+        "are the name with its number unpadded or padded, {name} that with its suffix; repeatable.", DATA,
+        metavar="TEMPLATE",
+    )  # fmt: skip
+    on_mismatch: str = option(
+        "error", "Images without a partner or of another size: fail, or leave them out; resize the prediction, or crop "
+        "both to their common size from the top left.", DATA, choices=checks.MISMATCH_ACTIONS,
+    )  # fmt: skip
+    image_size: int | None = option(None, "Bring the ground truth to squares of this side first, as for training.",
+                                    DATA, least=1, most=LARGEST_SIDE, shown_default="as it is")  # fmt: skip
+    fit: str = option("squash", "How --image-size does it: resize both sides at once, or resize the short side and "
+                      "crop the middle.", DATA, choices=checks.FITS)  # fmt: skip
     background: str = background_option("white")
     metrics: tuple[str, ...] = option(METRICS, "Which, separated by commas.", METRICS_PANEL, metavar=",".join(METRICS),
                                       choices=METRICS, separated=True)  # fmt: skip
+    data_range: int | None = option(
+        None, "The highest value of images of more than 8 bits, such as 4095 for 12 bits in 16-bit files.",
+        METRICS_PANEL, metavar="N", least=1, most=65535, shown_default="65535",
+    )  # fmt: skip
     lpips_net: str = option("alex", "LPIPS' network; alex ships with aecli.", METRICS_PANEL, choices=checks.LPIPS_NETS)
     lpips_weights: Path | None = option(None, "That network's convolution weights, .safetensors or torchvision's .pth.",
                                         METRICS_PANEL, metavar="FILE")  # fmt: skip
@@ -170,6 +185,9 @@ class EvalConfig(CheckedOptions):
                 "another file than --per-image")  # fmt: skip
         require(bool(self.pred or self.samples), "--pred", "", "at least one [NAME=]SOURCE, or one of --samples")
         require(len(self.metrics) > 0, "--metrics", "", f"some of {','.join(METRICS)}")
+        require(self.fit == "squash" or self.image_size is not None, "--fit", self.fit, "--image-size, which it is for")
+        for template in self.pred_name:
+            require(checks.is_template(template), "--pred-name", repr(template), checks.TEMPLATES)
         require(self.lpips_weights is None or "lpips" in self.metrics, "--lpips-weights", self.lpips_weights,
                 f"lpips among the metrics, not --metrics {','.join(self.metrics)}")  # fmt: skip
         if self.samples:
@@ -180,11 +198,13 @@ class EvalConfig(CheckedOptions):
 
     def _require_sets(self) -> None:
         require(not self.pred, "--samples", self.samples[0], "no --pred: sets are not compared image by image")
-        for flag in ("per_image", "report", "lpips_weights"):
+        for flag in ("per_image", "report", "lpips_weights", "image_size", "data_range", "pred_name"):
             value = getattr(self, flag)
-            require(value is None, f"--{flag.replace('_', '-')}", value, "--pred: sets have no values per image")
+            require(not value, f"--{flag.replace('_', '-')}", value, "--pred: sets have no values per image")
         require(self.metrics == METRICS, "--metrics", ",".join(self.metrics), "--pred: sets have metrics of their own")
-        require(self.on_mismatch != "resize", "--on-mismatch", self.on_mismatch, "error or skip with --samples")
+        require(
+            self.on_mismatch in ("error", "skip"), "--on-mismatch", self.on_mismatch, "error or skip with --samples"
+        )
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from aecli.progress import Listener
 
-Score = Callable[[Tensor], Tensor]  # predictions uint8 (N, 3, H, W) -> (N,) float64 on the CPU
+Score = Callable[[Tensor], Tensor]  # predictions (N, 3, H, W) -> (N,) float64 on the CPU
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,13 @@ class LoadedMetric:
     """A metric ready to run on a device.
 
     `against` takes references uint8 (N, 3, H, W) and returns the function that scores predictions of the same shape:
-    what depends on the references alone is computed once, however many predictions follow. `versions` identify the
-    weights in use.
+    what depends on the references alone is computed once, however many predictions follow. One that `takes_floats`
+    also measures unrounded values, floating-point from 0 to 255. `versions` identify the weights in use.
     """
 
     against: Callable[[Tensor], Score]
     versions: Mapping[str, str] = field(default_factory=dict)
+    takes_floats: bool = False
 
 
 @dataclass(frozen=True)
@@ -69,12 +70,16 @@ class Metric:
 
 def load_pairwise(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[torch.device, Listener], LoadedMetric]:
     """Return the `load` of a metric that is a pure function of references and predictions."""
-    return lambda device, listen: LoadedMetric(lambda references: partial(function, references))
+    return lambda device, listen: LoadedMetric(lambda references: partial(function, references), takes_floats=True)
 
 
-def check_images(images: Tensor, min_side: int) -> None:
-    """Raise ValueError unless images are uint8 (N, 3, H, W), N at least 1, H and W at least `min_side`."""
-    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
+def check_images(images: Tensor, min_side: int, floats: bool = False) -> None:
+    """Raise ValueError unless images are uint8 (N, 3, H, W), N at least 1, H and W at least `min_side`.
+
+    With `floats`, floating-point numbers are right too.
+    """
+    has_type = images.dtype == torch.uint8 or (floats and images.is_floating_point())
+    if not has_type or images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
         raise ValueError(f"expected uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}")
     height, width = images.shape[-2:]
     if min(height, width) < min_side:
@@ -82,8 +87,8 @@ def check_images(images: Tensor, min_side: int) -> None:
 
 
 def check_pairs(a: Tensor, b: Tensor, min_side: int) -> None:
-    """Raise ValueError unless two batches can be compared image by image; see `check_images`."""
-    check_images(a, min_side)
-    check_images(b, min_side)
+    """Raise ValueError unless two batches, uint8 or floats, can be compared image by image; see `check_images`."""
+    check_images(a, min_side, floats=True)
+    check_images(b, min_side, floats=True)
     if a.shape != b.shape:
         raise ValueError(f"expected pairs of one shape, not {tuple(a.shape)} and {tuple(b.shape)}")

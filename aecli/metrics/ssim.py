@@ -1,4 +1,4 @@
-"""Structural similarity (SSIM) of 8-bit images.
+"""Structural similarity (SSIM) of images on the scale of 8 bits.
 
 Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to structural similarity", IEEE
 Transactions on Image Processing 13 (2004), with the constants of that paper, as scikit-image computes it.
@@ -49,8 +49,9 @@ def ssim(a: Tensor, b: Tensor, window: str = "gaussian") -> Tensor:
     """Mean structural similarity of each pair, over channels and over the positions where the whole window fits.
 
     Args:
-        a: uint8 (N, 3, H, W), no side shorter than `MIN_SIDE[window]`; ValueError for anything else.
-        b: the same shape and device.
+        a: uint8 (N, 3, H, W), or unrounded values as floats from 0 to 255, no side shorter than `MIN_SIDE[window]`;
+            ValueError for anything else.
+        b: the same shape and device, of either kind.
         window: `gaussian` (11×11, σ 1.5, population covariance: the paper's) or `uniform` (7×7, sample covariance:
             scikit-image's default).
 
@@ -112,7 +113,7 @@ def _taps(window: str) -> Tensor:
 
 
 class _TileWorker:
-    """Sums local SSIM over tiles of two batches uint8 (N, C, H, W), one tile after another in the same memory.
+    """Sums local SSIM over tiles of two batches (N, C, H, W), one tile after another in the same memory.
 
     With means E and P = 2·E[x]·E[y] + C1, Q = E[x]² + E[y]² + C1, the local SSIM is P·(E[2xy + C] - P) over
     Q·(E[x² + y² + C] - Q), where C = C1 + C2; the sample covariance's factor n/(n - 1) cancels but for C2, which it

@@ -49,6 +49,7 @@ SPECIAL = {
     ("eval", "--lpips-weights"): NO_FILE,
     ("train", "--config"): ["absent", "images", "images/i1.png", "/dev/zero", "/dev/null/x", LONG],
     ("train", "--option"): ["width", "=4", "nope=1", "beta=x", "latent_dim=4.5", LONG],
+    ("eval", "--pred-name"): ["rec", "{", "{}{}", "{0}", "{:4d}", "{x}"],
     ("eval", "--metrics"): [*NO_CHOICE, "psnr,", ",", "psnr;ssim"],
     ("train", "--val-fraction"): [*NO_NUMBER, "1"], ("train", "--ema"): [*NO_NUMBER, "0", "1"],
     ("train", "--lr"): [*NO_NUMBER, "0"], ("train", "--checkpoint-every"): [*NO_NUMBER, "0"],

@@ -93,9 +93,18 @@ class TestEveryMetric:
         with pytest.raises(ValueError, match="too small|expected"):
             score(images[..., : side - 1, :], noisy[..., : side - 1, :])
 
-    @pytest.mark.parametrize("wrong", ["float", "grey", "empty"])
+    def test_floats_are_measured_alike_or_refused(self, metric, score, images, noisy):
+        takes_floats = metric.load(torch.device("cpu"), ignore).takes_floats
+        if takes_floats:
+            assert score(images.double(), noisy.double()).tolist() == pytest.approx(score(images, noisy).tolist())
+            assert score(images.double(), noisy).tolist() == score(images.double(), noisy.double()).tolist()
+        else:
+            with pytest.raises(ValueError, match="expected uint8"):
+                score(images.double(), noisy.double())
+
+    @pytest.mark.parametrize("wrong", ["int", "grey", "empty"])
     def test_other_tensors_are_refused(self, score, images, wrong):
-        tensor = {"float": images.float(), "grey": images[:, :1], "empty": images[:0]}[wrong]
+        tensor = {"int": images.int(), "grey": images[:, :1], "empty": images[:0]}[wrong]
         with pytest.raises(ValueError, match="expected uint8"):
             score(tensor, tensor)
 

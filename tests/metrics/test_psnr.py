@@ -28,3 +28,11 @@ def test_pooled_is_that_of_the_mean_mse():
     assert pooled_psnr(values) == pytest.approx(5.229, abs=1e-3)
     assert pooled_psnr(np.array([20.0, math.inf])) == pytest.approx(20 + 10 * math.log10(2))
     assert pooled_psnr(np.array([math.inf])) is None
+
+
+def test_unrounded_values_against_numpy():
+    generator = np.random.default_rng(0)
+    a = generator.integers(0, 65536, (2, 3, 20, 30))
+    b = np.clip(a + generator.integers(-120, 121, a.shape), 0, 65535)
+    by_hand = [10 * math.log10(65535**2 / np.mean((one - other) ** 2.0)) for one, other in zip(a, b, strict=True)]
+    assert psnr(torch.from_numpy(a / 257), torch.from_numpy(b / 257)).tolist() == pytest.approx(by_hand, abs=1e-9)

@@ -1,6 +1,8 @@
 import numpy as np
+import pytest
 import torch
 from skimage.data import astronaut
+from skimage.metrics import structural_similarity
 
 from aecli.metrics.ssim import ssim
 
@@ -23,3 +25,12 @@ def test_threads_do_not_change_a_bit():
     finally:
         torch.set_num_threads(before)
     assert found[0] == found[1]
+
+
+def test_unrounded_values_against_scikit_image():
+    generator = np.random.default_rng(0)
+    a = PHOTO[:60, :70].astype(np.int64) * 257
+    b = np.clip(a + generator.integers(-3000, 3001, a.shape), 0, 65535)
+    by_hand = structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
+                                    data_range=65535, channel_axis=-1)  # fmt: skip
+    assert ssim(batch(a / 257), batch(b / 257)).item() == pytest.approx(by_hand, abs=1e-9)
