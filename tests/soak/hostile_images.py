@@ -110,6 +110,26 @@ def image_seeds() -> dict[str, bytes]:
         "animated": (image, {"save_all": True, "append_images": [other], "icc_profile": icc}),
     }  # fmt: skip
     seeds |= {f"webp-{name}": encoded(each, "WEBP", **options) for name, (each, options) in webp.items()}
+    seeds |= {
+        "gif": encoded(image.quantize(9), "GIF"), "gif-clear": encoded(image.quantize(9), "GIF", transparency=3),
+        "gif-animated": encoded(image, "GIF", save_all=True, append_images=[other]),
+        "avif": encoded(image, "AVIF", exif=exif), "avif-alpha": encoded(rgba, "AVIF", icc_profile=icc),
+        "avif-animated": encoded(image, "AVIF", save_all=True, append_images=[other]),
+        "jp2": encoded(image, "JPEG2000"), "jp2-alpha": encoded(rgba, "JPEG2000"),
+        "jp2-tiles": encoded(image, "JPEG2000", tile_size=(8, 8), no_jp2=True),
+        "jp2-wide": encoded(wide, "JPEG2000"), "ppm": encoded(image, "PPM"), "pgm": encoded(image.convert("L"), "PPM"),
+        "pgm-wide": encoded(wide, "PPM"), "ppm-wide": b"P6 8 8 65535\n" + samples, "ppm-dim": b"P6 8 8 99\n" + samples,
+        "ppm-text": b"P3 4 4 255\n" + b"1 20 255 " * 16, "pbm-text": b"P1 4 4\n" + b"0 1 " * 8,
+        "png-wide-la": hand_made_png(8, 8, 16, 4, [samples[row * 32 :][:32] for row in range(8)]),
+        "png-wide-rgba": hand_made_png(6, 6, 16, 6, [samples[row * 48 :][:48] for row in range(6)]),
+    }  # fmt: skip
+    for order in "<>":
+        wide_rgb = (rgb[:8, :8].astype(order + "u2") * 257).tobytes()
+        tags = {"t258": [16] * 3, "t262": 2, "t277": 3, "t278": 8, "t279": 384}
+        seeds[f"tiff-wide-rgb{order}"] = tiff(tiff_tags(8, 8, order, t273=8, **tags), wide_rgb, order)
+        planes = {"t258": [16] * 3, "t262": 2, "t277": 3, "t278": 8, "t279": [128] * 3, "t284": 2}
+        seeds[f"tiff-planes{order}"] = tiff(tiff_tags(8, 8, order, t273=[8, 136, 264], **planes), wide_rgb, order)
+        seeds[f"tiff-white{order}"] = tiff(tiff_tags(8, 8, order, t273=8, t258=16, t262=0, t278=8), wide_rgb, order)
     seeds |= {f"bmp-{mode}": encoded(image.convert(mode), "BMP") for mode in ("RGB", "L", "P", "RGBA", "1")}
     seeds["bmp-rle8"] = bmp(8, 1, b"".join(b"\x04\x05\0\x04\1\2\3\4\0\0" for _ in range(8)) + b"\0\1")
     seeds["bmp-rle4"] = bmp(4, 2, b"".join(b"\x04\x25\0\x04\x12\x34\0\0" for _ in range(7)) + b"\0\2\1\0\x08\x11\0\1")

@@ -68,7 +68,8 @@ def try_image(content: bytes) -> str:
     found: dict[str, object] = {}
     ways = {
         "size": image_size,
-        "decode": decode,
+        "decode": lambda ref: decode(ref).pixels,
+        "full depth": lambda ref: decode(ref, (0, 0, 0), full_depth=True).pixels,
         "squash": lambda ref: decode_fitted(ref, SIDE, "squash").pixels,
         "crop": lambda ref: decode_fitted(ref, SIDE, "crop").pixels,
     }
@@ -81,6 +82,7 @@ def try_image(content: bytes) -> str:
     pixels, squashed = found["decode"], found["squash"]
     if isinstance(pixels, DecodeError):
         if "memory" not in pixels.reason:
+            assert isinstance(found["full depth"], DecodeError), f"at full depth, but decode says {pixels.reason}"
             assert isinstance(squashed, DecodeError), f"fitted, but decode says {pixels.reason}"
         return f"refused: {pixels.reason}"
     assert isinstance(pixels, np.ndarray)
