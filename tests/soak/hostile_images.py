@@ -363,6 +363,10 @@ def _changed_zip(content: bytes, dice: random.Random, _: bytes) -> bytes:
 _BY_FORMAT: dict[str, Callable[[bytes, random.Random, bytes], bytes]] = {
     "png": _changed_png, "jpeg": _changed_jpeg, "webp": _changed_riff, "tiff": _changed_tiff, "zip": _changed_zip,
     "bmp": lambda content, dice, other: _number(content[:70], dice, other) + content[70:],
+    "avif": lambda content, dice, other: _number(content[:400], dice, other) + content[400:],
+    "jp2": lambda content, dice, other: _number(content[:200], dice, other) + content[200:],
+    **dict.fromkeys(("gif", "ppm", "pgm", "pbm"), lambda content, dice, other: (
+        dice.choice(GENERAL)(content[:30], dice, other) + content[30:])),
 }  # fmt: skip
 
 

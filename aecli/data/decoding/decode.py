@@ -172,11 +172,12 @@ def _picture(image: ImageRef, reserved: ExitStack, background: Colour, full_dept
         peak = highest(wide)
         picture = values if full_depth and values.dtype != np.uint8 else Image.fromarray(values)
         rgb = picture if upright is None else _transposed(picture, upright)
+    profile = opened.info.get("icc_profile")
     kinds |= as_kinds({
         Conversion.ORIENTATION: before in _UPRIGHT or upright is not None,
         Conversion.FRAMES: frames != 1,
         Conversion.DEPTH: is_deep or wide is not None,
-        Conversion.PROFILE: (profile := opened.info.get("icc_profile")) and not is_srgb(profile),
+        Conversion.PROFILE: isinstance(profile, bytes) and profile and not is_srgb(profile),
     })  # fmt: skip
     return _Picture(rgb, kinds, frames, peak)
 

@@ -46,4 +46,5 @@ def call_pillow(function: Callable[P, Result], *arguments: P.args, **options: P.
 def first_line(error: Exception) -> str:
     """The reason that an error of Pillow's or of the operating system's gives, in one printable line."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return single_line(next(iter(text.splitlines()), "") or type(error).__name__)
+    line = single_line(next(iter(text.splitlines()), "") or type(error).__name__)
+    return line if " " in line and not line.startswith(("b'", "invalid literal")) else f"damaged ({line})"

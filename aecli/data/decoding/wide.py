@@ -25,6 +25,7 @@ PEAK = 65535
 Wide = NDArray[Any]  # uint16 or float32 (H, W, C) from 0 to PEAK; C: grey, grey and alpha, RGB, or RGB and alpha
 
 _NATIVE = {"little": "L", "big": "B"}[sys.byteorder]
+_WIDE_COLOUR = {f"{bands};16{order}" for bands in ("RGB", "RGBA", "RGBX") for order in "LBN"}
 _GREY_ALPHA = 4  # colour type of PNG
 _PNG_DEPTH_AT, _PNG_COLOUR_AT = 24, 25
 _SIZ, _PRECISION_AT = b"\xff\x51", 40  # of JPEG 2000: the marker of the sizes, and where it says bits - 1
@@ -50,7 +51,7 @@ def load_wide(opened: ImageFile, source: bytes, reopen: Callable[[], ImageFile])
         return _load_ppm(opened, source)
     elif isinstance(opened, Jpeg2KImageFile):
         _require_8_bit_colour(opened, source)
-    if any(";16" in _raw_mode(tile) for tile in opened.tile) and opened.mode in ("RGB", "RGBA", "RGBX"):
+    if any(_raw_mode(tile) in _WIDE_COLOUR for tile in opened.tile):
         return _high_and_low(opened, reopen())
     call_pillow(opened.load)
     return grey_samples(opened) if opened.mode.startswith(("I", "F")) else None
