@@ -85,12 +85,13 @@ def print_evaluation(report: "EvalReport") -> None:
 def _print_comparison(pair: "PairedComparison", metrics: Sequence["Metric"], images: int) -> None:
     console.print_line("")
     console.print_line(f"{pair.a} - {pair.b}, image by image:")
+    titles = max(len(metric.title) for metric in metrics)
     for metric in metrics:
         found = pair.comparisons[metric.name]
         difference, interval = metric.format_difference(found.mean_difference), metric.format_interval(found.ci95)
         wins = f"better on {found.wins_a}, worse on {found.wins_b}, equal on {found.ties}"
         over = f" over {found.images} of {images}" if found.images < images else ""
-        console.print_line(f"  {metric.title:7} {difference:>8} {interval}{over}  {wins}")
+        console.print_line(f"  {metric.title:{titles}} {difference:>8} {interval}{over}  {wins}")
 
 
 def print_sets(report: "SetReport") -> None:

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from aecli.configs import checks
-from aecli.configs.checks import LARGEST_SIDE, METRICS, MOST_DRAWN, require
+from aecli.configs.checks import DEFAULT_METRICS, LARGEST_SIDE, METRICS, MOST_DRAWN, require
 from aecli.configs.options import DATA, MACHINE, METRICS_PANEL, MODEL, OUTPUT, RUN, CheckedOptions, option
 from aecli.configs.train import (
     SOURCE_HELP,
@@ -155,8 +155,12 @@ class EvalConfig(CheckedOptions):
     fit: str = option("squash", "How --image-size does it: resize both sides at once, or resize the short side and "
                       "crop the middle.", DATA, choices=checks.FITS)  # fmt: skip
     background: str = background_option("white")
-    metrics: tuple[str, ...] = option(METRICS, "Which, separated by commas.", METRICS_PANEL, metavar=",".join(METRICS),
-                                      choices=METRICS, separated=True)  # fmt: skip
+    metrics: tuple[str, ...] = option(
+        DEFAULT_METRICS, "Which, separated by commas; -y: of the luma (BT.601), as in tables of super-resolution.",
+        METRICS_PANEL, metavar=",".join(METRICS), choices=METRICS, separated=True,
+    )  # fmt: skip
+    crop_border: int = option(0, "Pixels to cut off on each side of both images before measuring.", METRICS_PANEL,
+                              least=0, most=LARGEST_SIDE)  # fmt: skip
     data_range: int | None = option(
         None, "The highest value of images of more than 8 bits, such as 4095 for 12 bits in 16-bit files.",
         METRICS_PANEL, metavar="N", least=1, most=65535, shown_default="65535",
@@ -201,7 +205,9 @@ class EvalConfig(CheckedOptions):
         for flag in ("per_image", "report", "lpips_weights", "image_size", "data_range", "pred_name"):
             value = getattr(self, flag)
             require(not value, f"--{flag.replace('_', '-')}", value, "--pred: sets have no values per image")
-        require(self.metrics == METRICS, "--metrics", ",".join(self.metrics), "--pred: sets have metrics of their own")
+        require(self.metrics == DEFAULT_METRICS, "--metrics", ",".join(self.metrics),
+                "--pred: sets have metrics of their own")  # fmt: skip
+        require(self.crop_border == 0, "--crop-border", self.crop_border, "--pred: sets are compared as a whole")
         require(
             self.on_mismatch in ("error", "skip"), "--on-mismatch", self.on_mismatch, "error or skip with --samples"
         )

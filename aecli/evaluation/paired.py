@@ -16,7 +16,7 @@ from aecli.evaluation.report import EvalReport, per_image_csv, summarize_metrics
 from aecli.evaluation.sizes import check_sizes
 from aecli.evaluation.unpaired import describe, mismatch_error, nothing_left_error
 from aecli.metrics.base import LoadedMetric, Metric
-from aecli.metrics.registry import BUILDERS
+from aecli.metrics.registry import build_metrics
 from aecli.metrics.statistics import CONFIDENCE, RESAMPLES
 from aecli.progress import Listener, Notice, ignore
 from aecli.runtime.device import resolve_device
@@ -59,7 +59,7 @@ def _evaluate(
     listen: Listener,
 ) -> EvalReport:
     names = [prediction.name for prediction in predictions]
-    metrics = tuple(BUILDERS[name](config) for name in dict.fromkeys(config.metrics))
+    metrics = build_metrics(config)
     device = resolve_device(config.device)
     if config.per_image is not None and distributed.is_main_process:
         check_writable_file(config.per_image, "--per-image")

@@ -3,7 +3,7 @@
 import csv
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from aecli.configs.checks import METRICS
+from aecli.configs.checks import DEFAULT_METRICS
 from aecli.evaluation.unpaired import Unpaired
 from aecli.metrics.base import Metric
 from aecli.metrics.statistics import Comparison, Interval, bootstrap_means, compare
@@ -72,6 +72,11 @@ class EvalReport:
     unpaired: tuple[Unpaired, ...]
     versions: Mapping[str, str]
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """The default metrics, and others asked for: the keys of a result in JSON, the columns of a CSV."""
+        return _with_defaults(metric.name for metric in self.metrics)
+
     def has_comparable_means(self, metric: Metric) -> bool:
         """Whether the means of all predictions are over the same images."""
         images = {result.name: result.scores[metric.name].images for result in self.results}
@@ -105,18 +110,21 @@ class EvalReport:
         return tuple(name for name in names if name not in beaten)
 
     def to_json(self) -> dict[str, Any]:
-        """Strict JSON: no NaN, no infinity; metrics not asked for are None."""
+        """Strict JSON: no NaN, no infinity; default metrics not asked for are None."""
         return {
             "n": self.n,
             "best": {metric.name: list(self.best(metric)) for metric in self.metrics},
             "results": [
                 {"name": result.name}
-                | {name: result.scores[name].to_json() if name in result.scores else None for name in METRICS}
+                | {name: result.scores[name].to_json() if name in result.scores else None for name in self.metric_names}
                 for result in self.results
             ],
             "comparisons": [
                 {"a": pair.a, "b": pair.b}
-                | {name: asdict(pair.comparisons[name]) if name in pair.comparisons else None for name in METRICS}
+                | {
+                    name: asdict(pair.comparisons[name]) if name in pair.comparisons else None
+                    for name in self.metric_names
+                }
                 for pair in self.comparisons
             ],
             "definitions": dict(self.definitions),
@@ -165,15 +173,20 @@ def _score(metric: Metric, values: NDArray[np.float64], ci95: Interval | None) -
     )
 
 
+def _with_defaults(metrics: Iterable[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys([*DEFAULT_METRICS, *metrics]))
+
+
 def per_image_csv(images: Sequence[str], predictions: Sequence[str], values: MetricValues) -> bytes:
     """A CSV with a row per image and prediction: name, prediction, a column per metric (empty where not asked for)."""
+    metrics = _with_defaults(values)
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # readers take a bare \r for a line end
-    rows.writerow(["name", "prediction", *METRICS])
+    rows.writerow(["name", "prediction", *metrics])
     for i, image in enumerate(images):
         for j, prediction in enumerate(predictions):
-            cells = [repr(float(values[name][i, j])) if name in values else "" for name in METRICS]
+            cells = [repr(float(values[name][i, j])) if name in values else "" for name in metrics]
             (quoted if "\r" in image + prediction else rows).writerow([image, prediction, *cells])
     # File names may be bytes of no encoding; they are written as they are.
     return text.getvalue().encode("utf-8", "surrogateescape")

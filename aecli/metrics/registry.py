@@ -5,9 +5,46 @@ torch; a test compares the two.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
 
 from aecli.configs import EvalConfig
 from aecli.metrics import lpips, psnr, ssim
-from aecli.metrics.base import Metric
+from aecli.metrics.base import LoadedMetric, Metric, Score
+from aecli.progress import Listener
 
-BUILDERS: dict[str, Callable[[EvalConfig], Metric]] = {"psnr": psnr.build, "ssim": ssim.build, "lpips": lpips.build}
+BUILDERS: dict[str, Callable[[EvalConfig], Metric]] = {
+    "psnr": psnr.build,
+    "ssim": ssim.build,
+    "lpips": lpips.build,
+    "psnr-y": psnr.build_y,
+    "ssim-y": ssim.build_y,
+}
+
+
+def build_metrics(config: EvalConfig) -> tuple[Metric, ...]:
+    """Describe the metrics that `config` asks for, each once, without the border that it leaves out."""
+    metrics = (BUILDERS[name](config) for name in dict.fromkeys(config.metrics))
+    return tuple(_cropped(metric, config.crop_border) if config.crop_border else metric for metric in metrics)
+
+
+def _cropped(metric: Metric, border: int) -> Metric:
+    """The metric of images without `border` pixels on each side."""
+
+    def crop(images: Tensor) -> Tensor:
+        return images[..., border:-border, border:-border]
+
+    def load(device: torch.device, listen: Listener) -> LoadedMetric:
+        loaded = metric.load(device, listen)
+
+        def against(references: Tensor) -> Score:
+            score = loaded.against(crop(references))
+            return lambda predictions: score(crop(predictions))
+
+        return replace(loaded, against=against)
+
+    pixels = f"{border} pixel{'s' if border > 1 else ''}"
+    definition = f"{metric.definition} Before that, {pixels} of both images are cut off on each side."
+    return replace(metric, min_side=metric.min_side + 2 * border, definition=definition, load=load)

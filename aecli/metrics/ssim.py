@@ -1,4 +1,4 @@
-"""Structural similarity (SSIM) of images on the scale of 8 bits.
+"""Structural similarity (SSIM) of images on the scale of 8 bits, over RGB or over luma.
 
 Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibility to structural similarity", IEEE
 Transactions on Image Processing 13 (2004), with the constants of that paper, as scikit-image computes it.
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from aecli.configs import EvalConfig
+from aecli.metrics import luma
 from aecli.metrics.base import Metric, check_pairs, load_pairwise
 from aecli.runtime.threads import limit_torch_threads
 
@@ -37,15 +38,24 @@ Tile = tuple[slice, slice]  # images, rows
 
 def build(config: EvalConfig) -> Metric:
     """Describe SSIM with the window that `config` asks for."""
-    window = config.ssim_window
+    return _describe("ssim", config.ssim_window, "pixels and RGB channels", on_luma=False)
+
+
+def build_y(config: EvalConfig) -> Metric:
+    """Describe SSIM of the luma with the window that `config` asks for."""
+    return _describe("ssim-y", config.ssim_window, f"pixels of the luma {luma.DEFINITION}", on_luma=True)
+
+
+def _describe(name: str, window: str, values: str, on_luma: bool) -> Metric:
     definition = (
-        f"SSIM of an image after Wang et al. 2004: {_WINDOWS[window]} border left out, data range 255, "
-        "K1 0.01, K2 0.03, mean over pixels and RGB channels."
+        f"{name.upper()} of an image after Wang et al. 2004: {_WINDOWS[window]} border left out, data range 255, "
+        f"K1 0.01, K2 0.03, mean over {values}."
     )
-    return Metric("ssim", "", True, MIN_SIDE[window], definition, load_pairwise(partial(ssim, window=window)))
+    score = partial(ssim, window=window, on_luma=on_luma)
+    return Metric(name, "", True, MIN_SIDE[window], definition, load_pairwise(score))
 
 
-def ssim(a: Tensor, b: Tensor, window: str = "gaussian") -> Tensor:
+def ssim(a: Tensor, b: Tensor, window: str = "gaussian", on_luma: bool = False) -> Tensor:
     """Mean structural similarity of each pair, over channels and over the positions where the whole window fits.
 
     Args:
@@ -54,6 +64,7 @@ def ssim(a: Tensor, b: Tensor, window: str = "gaussian") -> Tensor:
         b: the same shape and device, of either kind.
         window: `gaussian` (11×11, σ 1.5, population covariance: the paper's) or `uniform` (7×7, sample covariance:
             scikit-image's default).
+        on_luma: of the luma alone, instead of over the three channels.
 
     Returns:
         (N,) float64 on the CPU, at most 1. Computed in float64: the variances are differences of large numbers, which
@@ -64,9 +75,10 @@ def ssim(a: Tensor, b: Tensor, window: str = "gaussian") -> Tensor:
         a, b = a.cpu(), b.cpu()
     margin = MIN_SIDE[window] - 1
     count, channels, height, width = a.shape
+    channels = 1 if on_luma else channels
     tiles = _tiles(count, height, channels * width, margin, a.device)
     totals = torch.zeros(count, dtype=torch.float64, device=a.device)
-    sums = _map_tiles(partial(_TileWorker, a, b, window), tiles, a.device)
+    sums = _map_tiles(partial(_TileWorker, a, b, window, on_luma), tiles, a.device)
     for (images, _), tile_sums in zip(tiles, sums, strict=True):
         totals[images] += tile_sums
     return totals.cpu() / (channels * (height - margin) * (width - margin))
@@ -120,8 +132,8 @@ class _TileWorker:
     divides. So four maps are filtered: x, y, 2xy + C and x² + y² + C.
     """
 
-    def __init__(self, a: Tensor, b: Tensor, window: str) -> None:
-        self.a, self.b = a, b
+    def __init__(self, a: Tensor, b: Tensor, window: str, on_luma: bool) -> None:
+        self.a, self.b, self.on_luma = a, b, on_luma
         taps = _taps(window).to(a.device)
         self.margin = len(taps) - 1
         # Row i of the band holds the taps from column i on.
@@ -135,7 +147,11 @@ class _TileWorker:
 
     def sums(self, tiles: Sequence[Tile]) -> list[Tensor]:
         """The sum over each image (n,) of each tile."""
-        return [self._sum(self.a[images, :, rows], self.b[images, :, rows]) for images, rows in tiles]
+        return [self._sum(self._tile(self.a, *tile), self._tile(self.b, *tile)) for tile in tiles]
+
+    def _tile(self, images: Tensor, indices: slice, rows: slice) -> Tensor:
+        tile = images[indices, :, rows]
+        return luma.luma(tile) if self.on_luma else tile
 
     def _buffer(self, index: int, *shape: int) -> Tensor:
         """Return uninitialised memory, which overlaps what the same buffer held before."""

@@ -14,8 +14,8 @@ from aecli.metrics.network_weights import BACKBONES
 from aecli.metrics.registry import BUILDERS
 from aecli.progress import ignore
 
-IDENTICAL = {"psnr": float("inf"), "ssim": 1.0, "lpips": 0.0}
-SYMMETRIC = {"psnr", "ssim", "lpips"}
+IDENTICAL = {"psnr": float("inf"), "ssim": 1.0, "lpips": 0.0, "psnr-y": float("inf"), "ssim-y": 1.0}
+SYMMETRIC = {"psnr", "ssim", "lpips", "psnr-y", "ssim-y"}
 
 
 @pytest.fixture(scope="module")

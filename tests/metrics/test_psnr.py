@@ -36,3 +36,11 @@ def test_unrounded_values_against_numpy():
     b = np.clip(a + generator.integers(-120, 121, a.shape), 0, 65535)
     by_hand = [10 * math.log10(65535**2 / np.mean((one - other) ** 2.0)) for one, other in zip(a, b, strict=True)]
     assert psnr(torch.from_numpy(a / 257), torch.from_numpy(b / 257)).tolist() == pytest.approx(by_hand, abs=1e-9)
+
+
+def test_strips_do_not_change_the_numbers(monkeypatch):
+    a, b = (torch.randint(0, 256, (2, 3, 61, 40), dtype=torch.uint8) for _ in range(2))
+    whole, whole_luma = mse(a, b), mse(a, b, on_luma=True)
+    monkeypatch.setattr("aecli.metrics.psnr._CPU_PIXELS", 7 * 40)
+    assert torch.equal(mse(a, b), whole)
+    assert mse(a, b, on_luma=True).tolist() == pytest.approx(whole_luma.tolist(), rel=1e-14)
