@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from aecli.configs import EvalConfig, SampleConfig, TrainConfig
-from aecli.data.decoding.decode import decode_fitted, fit
+from aecli.data.decoding.decode import fit
 from aecli.data.image_ref import ImageRef
 from aecli.errors import ConfigError, DataError
 from aecli.evaluation.paired import EvalReport
@@ -155,7 +155,7 @@ class Model:
         """Resize to uint8 (S, S, 3); alpha, 16 bits and EXIF of a PIL image are handled as in files."""
         if isinstance(image, Image.Image):
             reference = ImageRef("a PIL image", "", "", lambda: image)
-            return decode_fitted(reference, self.image_size, self._loaded.fit).pixels
+            return self._loaded.read_image(reference).pixels
         return fit(image, self.image_size, self._loaded.fit)
 
 

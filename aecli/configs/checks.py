@@ -35,6 +35,11 @@ def is_template(text: str) -> bool:
     return len(re.findall(TEMPLATE_FIELD, text)) == 1 and not set(re.sub(TEMPLATE_FIELD, "", text)) & set("{}")
 
 
+def is_colour(value: object) -> bool:
+    """Whether a value is what `--background` takes."""
+    return isinstance(value, str) and re.fullmatch(COLOUR_PATTERN, value) is not None
+
+
 def require(condition: bool, flag: str, value: object, expected: str) -> None:
     """Raise a ConfigError that names `flag` and `value` unless `condition` holds."""
     if not condition:

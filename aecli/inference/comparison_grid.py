@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from aecli.configs import GridConfig
-from aecli.data.decoding.decode import DecodeError, decode_fitted
+from aecli.data.decoding.decode import DecodeError
 from aecli.data.image_ref import ImageRef, file_paths
 from aecli.errors import CheckpointError, ConfigError, DataError
 from aecli.figures.grid import draw_rows
@@ -51,10 +51,8 @@ def draw_comparison(config: GridConfig, listen: Listener = ignore) -> GridResult
     rows = [("Ground Truth", truth)]
     for done, (label, each) in enumerate(zip(_labels(loaded), loaded, strict=True)):
         listen(Progress("reconstructing", done, len(loaded)))
-        has_same_input = (each.image_size, each.fit) == (loaded[0].image_size, loaded[0].fit)
-        inputs = (
-            truth if has_same_input else [decode_fitted(image, each.image_size, each.fit).pixels for image in chosen]
-        )
+        has_same_input = _input_of(each) == _input_of(loaded[0])
+        inputs = truth if has_same_input else [each.read_image(image).pixels for image in chosen]
         rows.append((label, [_reconstruct(each, pixels) for pixels in inputs]))
     write_output(config.out, png_bytes(draw_rows(rows)), listen)
     return GridResult(config.out, [image.name for image in chosen], [label for label, _ in rows])
@@ -62,6 +60,10 @@ def draw_comparison(config: GridConfig, listen: Listener = ignore) -> GridResult
 
 def _is_autoencoder(name: str) -> bool:
     return issubclass(registry.load(name), Autoencoder)
+
+
+def _input_of(model: LoadedModel) -> tuple[int, str, str]:
+    return model.image_size, model.fit, model.background
 
 
 def _choose(
@@ -74,7 +76,7 @@ def _choose(
         if len(chosen) == config.n:
             break
         try:
-            pixels.append(decode_fitted(images[index], model.image_size, model.fit).pixels)
+            pixels.append(model.read_image(images[index]).pixels)
             chosen.append(images[index])
         except DecodeError as error:
             listen(Notice(f"skipped {error}"))

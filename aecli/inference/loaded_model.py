@@ -8,6 +8,10 @@ import numpy as np
 import torch
 
 from aecli.data.batches import normalise, quantise
+from aecli.data.decoding.colour import parse_colour
+from aecli.data.decoding.conversions import Decoded
+from aecli.data.decoding.decode import decode_fitted
+from aecli.data.image_ref import ImageRef
 from aecli.errors import ModelError
 from aecli.models.base import Autoencoder
 from aecli.runs import checkpoints
@@ -21,7 +25,10 @@ _DECODE_BATCH = 16
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A trained model on its device; `image_size` and `fit` are those of its training images, `name` is registered."""
+    """A trained model on its device; `name` is registered.
+
+    `image_size`, `fit` and `background` are those of its training images.
+    """
 
     model: Autoencoder
     located: Located
@@ -79,6 +86,10 @@ class LoadedModel:
         if self.placement.device.type != "cpu":
             return batch_size
         return min(batch_size, max(1, WORKER_PIXELS // self.image_size**2))
+
+    def read_image(self, image: ImageRef) -> Decoded:
+        """Decode an image to (S, S, 3) as the training images were; raises DecodeError."""
+        return decode_fitted(image, self.image_size, self.fit, parse_colour(self.background))
 
     def _to_device(self, batch: torch.Tensor) -> torch.Tensor:
         return batch.to(self.placement.device).contiguous(memory_format=self.placement.memory_format)

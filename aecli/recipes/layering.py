@@ -70,7 +70,7 @@ def _images_of(options: Mapping[str, Any]) -> dict[str, Any]:
     if run is None:
         return {}
     recorded = run.read_config()["options"]
-    chosen = {key: recorded[key] for key in ("data", "image_size", "fit")}
+    chosen = {key: recorded[key] for key in ("data", "image_size", "fit", "background")}
     is_same = "data" not in options or os.path.realpath(options["data"]) == os.path.realpath(recorded["data"])
     if is_same and not options.keys() & {"val_data", "val_fraction"}:  # other images get a split of their own
         split = "val_data" if recorded.get("val_data") is not None else "val_fraction"

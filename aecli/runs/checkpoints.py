@@ -1,7 +1,6 @@
 """Checkpoints: tensors and one JSON document in a safetensors file. Writing is atomic, reading executes no code."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from aecli.configs.checks import COLOUR_PATTERN, COLOURS, FITS, LARGEST_SIDE
+from aecli.configs.checks import COLOURS, FITS, LARGEST_SIDE, is_colour
 from aecli.errors import AecliError, CheckpointError, message_of
 from aecli.models import registry
 from aecli.models.base import Trainable
@@ -185,7 +184,7 @@ def _require_input(path: Path, document: Mapping[str, Any], model: Trainable) ->
     if type(size) is not int or not 0 < size <= LARGEST_SIDE or size % model.size_multiple:
         raise CheckpointError(f"{path}: invalid image_size {short_repr(size)}")
     background = document.get("background", "white")
-    if not (isinstance(background, str) and re.fullmatch(COLOUR_PATTERN, background)):
+    if not is_colour(background):
         raise CheckpointError(f"{path}: invalid background {short_repr(background)}: expected {COLOURS}")
     if fit not in FITS:
         raise CheckpointError(f"{path}: invalid fit {short_repr(fit)}: expected {' or '.join(FITS)}")

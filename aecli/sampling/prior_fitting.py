@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from aecli.data.decoding.decode import DecodeError, Pixels, decode_fitted
+from aecli.data.decoding.decode import DecodeError, Pixels
 from aecli.data.image_ref import ImageRef
 from aecli.errors import CheckpointError, DataError, OutputError, summarize
 from aecli.inference.loaded_model import LoadedModel
@@ -60,7 +60,7 @@ def _fit(loaded: LoadedModel, images: Sequence[ImageRef], listen: Listener) -> F
 
     def decode(image: ImageRef) -> Pixels | DecodeError:
         try:
-            return decode_fitted(image, loaded.image_size, loaded.fit).pixels
+            return loaded.read_image(image).pixels
         except DecodeError as error:
             return error
 

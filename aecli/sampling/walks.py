@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from aecli.configs import InterpolateConfig, TraverseConfig
-from aecli.data.decoding.decode import Pixels, decode_fitted
+from aecli.data.decoding.decode import Pixels
 from aecli.data.image_ref import FileRef
 from aecli.errors import ConfigError, DataError
 from aecli.figures.animation import animation_bytes
@@ -153,7 +153,7 @@ def _read(path: Path, loaded: LoadedModel) -> Pixels:
         status = os.stat(path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
-    return decode_fitted(FileRef(path.name, str(path.parent), status), loaded.image_size, loaded.fit).pixels
+    return loaded.read_image(FileRef(path.name, str(path.parent), status)).pixels
 
 
 def _decode(loaded: LoadedModel, latents: Floats) -> list[Pixels]:

@@ -82,6 +82,7 @@ def resolve_model(config: TrainConfig) -> tuple[Any, LatentEncoder | None]:
     for flag, given, own in (
         ("--image-size", config.data.image_size, loaded.image_size),
         ("--fit", config.data.fit, loaded.fit),
+        ("--background", config.data.background, loaded.background),
     ):
         if given != own:
             raise ConfigError(f"{flag} {given}: {path} was trained with {own}")
