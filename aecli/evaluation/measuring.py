@@ -81,7 +81,8 @@ class PairMeasurer:
         height, width = images[0][0].shape[:2]
         held = f"{len(images)} images of {width}x{height} at once"
         hint = f"a smaller --batch-size, --lpips-net alex or --metrics psnr,ssim ({held})"
-        stacks = [np.stack(each) for each in zip(*images, strict=True)]
+        # A large image is alone in its batch, and not copied.
+        stacks = [each[0][None] if len(each) == 1 else np.stack(each) for each in zip(*images, strict=True)]
         with self.device_lock, oom_as_device_error(hint):
             truths, *predictions = [torch.from_numpy(stack).to(self.device).permute(0, 3, 1, 2) for stack in stacks]
             values = []

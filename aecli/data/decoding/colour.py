@@ -46,7 +46,7 @@ def wide_to_rgb(wide: Wide, background: Colour, full_depth: bool) -> tuple[NDArr
     highest_alpha = lowest_alpha = PEAK
     if has_alpha:
         lowest_alpha, highest_alpha = int(wide[..., -1].min()), int(wide[..., -1].max())
-    for rows in _bands(height, width):
+    for rows in bands(height, width):
         band = wide[rows, :, : channels - has_alpha]
         if lowest_alpha < PEAK:
             alpha = wide[rows, :, -1:].astype(np.float64) / PEAK
@@ -65,7 +65,7 @@ def wide_to_rgb(wide: Wide, background: Colour, full_depth: bool) -> tuple[NDArr
     })  # fmt: skip
 
 
-def _bands(height: int, width: int) -> Iterator[slice]:
+def bands(height: int, width: int) -> Iterator[slice]:
     """Slices of rows that cover the picture: a single one unless it is large."""
     rows = max(1, _BAND_PIXELS // width)
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
@@ -74,7 +74,7 @@ def _bands(height: int, width: int) -> Iterator[slice]:
 def _composited(picture: Image.Image, background: Colour) -> tuple[Image.Image, Conversion]:
     result = Image.new("RGB", picture.size)
     lowest, highest = 255, 0
-    for rows in _bands(picture.height, picture.width):
+    for rows in bands(picture.height, picture.width):
         band = call_pillow(picture.crop((0, rows.start, picture.width, rows.stop)).convert, "RGBA")
         alpha = np.asarray(band)[..., 3]
         lowest, highest = min(lowest, int(alpha.min())), max(highest, int(alpha.max()))

@@ -15,7 +15,7 @@ from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from aecli.data.decoding.colour import Colour, to_rgb, wide_to_rgb
+from aecli.data.decoding.colour import Colour, bands, to_rgb, wide_to_rgb
 from aecli.data.decoding.conversions import Conversion, Decoded, as_kinds, highest, is_srgb
 from aecli.data.decoding.formats import count_frames, has_deep_colour, read_header
 from aecli.data.decoding.limits import EXIF_LIMIT, PIXEL_LIMIT, MemoryBudget, check_size, check_structure, check_tiles
@@ -71,7 +71,7 @@ def decode(image: ImageRef, background: Colour = WHITE, full_depth: bool = False
     """
     with _as_decode_error(image), ExitStack() as reserved:
         picture = _picture(image, reserved, background, full_depth)
-        return picture.decoded(np.array(picture.rgb))
+        return picture.decoded(_as_array(picture.rgb))
 
 
 def image_size(image: ImageRef) -> tuple[int, int]:
@@ -161,6 +161,7 @@ def _picture(image: ImageRef, reserved: ExitStack, background: Colour, full_dept
     if isinstance(source, bytes):
         frames, is_deep = count_frames(opened, source), has_deep_colour(opened, source)
     wide = _load(opened, source)
+    del source  # the encoded bytes: large images are copied below
     orientation = _orientation(opened)
     upright = _UPRIGHT.get(orientation)
     rgb: Image.Image | NDArray[Any]
@@ -180,6 +181,18 @@ def _picture(image: ImageRef, reserved: ExitStack, background: Colour, full_dept
         Conversion.PROFILE: isinstance(profile, bytes) and profile and not is_srgb(profile),
     })  # fmt: skip
     return _Picture(rgb, kinds, frames, peak)
+
+
+def _as_array(picture: Image.Image | NDArray[Any]) -> NDArray[Any]:
+    """Return the picture's pixels, copied in bands: NumPy copies a whole picture twice."""
+    if not isinstance(picture, Image.Image):
+        return np.ascontiguousarray(picture)
+    width, height = picture.size
+    pixels = np.empty((height, width, 3), dtype=np.uint8)
+    for rows in bands(height, width):
+        whole = rows == slice(0, height)
+        pixels[rows] = np.asarray(picture if whole else picture.crop((0, rows.start, width, rows.stop)))
+    return pixels
 
 
 def _load(opened: Image.Image, source: bytes | Image.Image) -> Wide | None:
