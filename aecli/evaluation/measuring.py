@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from aecli.configs import EvalConfig
-from aecli.data.decoding.decode import DecodeError, Pixels, decode, resize
+from aecli.evaluation.conversions import PairCounts
+from aecli.evaluation.decoding import DecodedPair, PairDecoder
 from aecli.evaluation.html_report.page import Page
 from aecli.evaluation.pairing import Pair
 from aecli.evaluation.report import MetricValues
@@ -26,14 +27,17 @@ from aecli.runtime.work_queue import map_shared
 CPU_BATCH_PIXELS = 2**19
 GPU_BATCH_PIXELS = 2**21
 
+Rows = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Measured:
-    """The pairs measured, by index; the metrics' values in that order; and the images that could not be decoded."""
+    """The pairs measured, by index; the metrics' values in that order; unreadable images, and what was converted."""
 
     pairs: dict[int, Pair]
     values: MetricValues
     unreadable: list[Unpaired]
+    counts: PairCounts
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class PairMeasurer:
 
     pairs: Sequence[Pair]
     names: Sequence[str]
+    decoder: PairDecoder
     metrics: Mapping[str, LoadedMetric]
     device: torch.device
     device_lock: AbstractContextManager[Any]
@@ -53,43 +58,56 @@ class PairMeasurer:
         """Of the rows that it returns."""
         return 1 + len(self.names) * len(self.metrics)
 
-    def __call__(self, indices: NDArray[np.intp]) -> tuple[NDArray[np.float64], list[Unpaired]]:
+    def __call__(self, indices: NDArray[np.intp]) -> tuple[Rows, list[Unpaired], PairCounts]:
         """Measure pairs of one size.
 
         Returns:
-            A row a pair: its index, then each metric's value of each prediction; and the images that can't be decoded.
+            A row a pair: its index, then each metric's value of each prediction; the images that can't be decoded;
+            and what was done to the others.
 
         Raises:
             DataError: an image can't be decoded, unless these are skipped.
             DeviceError: out of memory.
         """
-        decoded = {index: _decode(self.pairs[index], self.names) for index in indices}
-        unreadable = [images for images in decoded.values() if isinstance(images, Unpaired)]
+        decoded = {int(index): self.decoder.decode(self.pairs[index], self.names) for index in indices}
+        unreadable = [pair for pair in decoded.values() if isinstance(pair, Unpaired)]
         if unreadable and not self.skip_unreadable:
-            raise mismatch_error(unreadable)
-        readable = {index: images for index, images in decoded.items() if not isinstance(images, Unpaired)}
-        if not readable:
-            return np.empty((0, self.columns)), unreadable
-        values = self._measure(list(readable.values()))
-        if self.page is not None:
-            for index, images in readable.items():
-                self.page.add(int(index), images)
-        return np.column_stack([list(readable), *values]), unreadable
+            raise mismatch_error(unreadable, ["--on-mismatch skip measures only the images that can be read"])
+        readable = {index: pair for index, pair in decoded.items() if not isinstance(pair, Unpaired)}
+        counts = PairCounts.of(len(self.names))
+        for index, pair in readable.items():
+            counts.add([image.name for image in self.pairs[index].images], pair)
+            if self.page is not None:
+                self.page.add(index, pair.pixels)
+        blocks = [np.empty((0, self.columns))]
+        for is_deep in (False, True):
+            chosen = {index: pair for index, pair in readable.items() if (pair.values is not None) == is_deep}
+            if chosen:
+                blocks.append(np.column_stack([list(chosen), *self._measure(list(chosen.values()))]))
+        return np.concatenate(blocks), unreadable, counts
 
-    def _measure(self, images: list[list[Pixels]]) -> list[NDArray[np.float64]]:
-        """Each metric's values (N, predictions) of N ground truths (H, W, 3) with their predictions."""
-        height, width = images[0][0].shape[:2]
-        held = f"{len(images)} images of {width}x{height} at once"
+    def _measure(self, pairs: list[DecodedPair]) -> list[Rows]:
+        """Each metric's values (N, predictions) of N pairs, all of 8 bits, or all of more."""
+        height, width = pairs[0].pixels[0].shape[:2]
+        held = f"{len(pairs)} images of {width}x{height} at once"
         hint = f"a smaller --batch-size, --lpips-net alex or --metrics psnr,ssim ({held})"
-        # A large image is alone in its batch, and not copied.
-        stacks = [each[0][None] if len(each) == 1 else np.stack(each) for each in zip(*images, strict=True)]
+        pixels = _stacks([pair.pixels for pair in pairs])
+        unrounded = _stacks([pair.values for pair in pairs if pair.values is not None])
         with self.device_lock, oom_as_device_error(hint):
-            truths, *predictions = [torch.from_numpy(stack).to(self.device).permute(0, 3, 1, 2) for stack in stacks]
+            rounded_tensors = self._tensors(pixels)
+            tensors = self._tensors(unrounded) or rounded_tensors
             values = []
             for metric in self.metrics.values():
+                truths, *predictions = tensors if metric.takes_floats else rounded_tensors
                 score = metric.against(truths)
                 values.append(np.stack([score(prediction).numpy() for prediction in predictions], axis=1))
             return values
+
+    def _tensors(self, stacks: Sequence[NDArray[Any]]) -> list[torch.Tensor]:
+        """Return arrays (N, H, W, 3) as tensors (N, 3, H, W) on the device, or where it has no float64, on the CPU."""
+        is_kept = self.device.type == "mps" and any(stack.dtype == np.float64 for stack in stacks)
+        device = torch.device("cpu") if is_kept else self.device
+        return [torch.from_numpy(stack).to(device).permute(0, 3, 1, 2) for stack in stacks]
 
 
 def measure_pairs(measurer: PairMeasurer, config: EvalConfig, distributed: Distributed, listen: Listener) -> Measured:
@@ -100,16 +118,20 @@ def measure_pairs(measurer: PairMeasurer, config: EvalConfig, distributed: Distr
     max_pixels = CPU_BATCH_PIXELS if measurer.device.type == "cpu" else GPU_BATCH_PIXELS
     batches = list(_batches(measurer.pairs, config.batch_size, max_pixels))
     results = map_shared(measurer, batches, "measuring", config.workers, distributed, listen)
-    rows = np.concatenate([rows for rows, _ in results])
+    rows = np.concatenate([rows for rows, _, _ in results])
     rows = rows[np.argsort(rows[:, 0])]
     width = len(measurer.names)
+    counts = PairCounts.of(width)
+    for _, _, counted in results:
+        counts.update(counted)
     return Measured(
         pairs={int(index): measurer.pairs[int(index)] for index in rows[:, 0]},
         values={
             name: np.ascontiguousarray(rows[:, start : start + width])
             for start, name in zip(range(1, measurer.columns, width), measurer.metrics, strict=True)
         },
-        unreadable=[each for _, unreadable in results for each in unreadable],
+        unreadable=[each for _, unreadable, _ in results for each in unreadable],
+        counts=counts,
     )
 
 
@@ -125,18 +147,6 @@ def _batches(pairs: Sequence[Pair], batch_size: int, max_pixels: int) -> Iterato
         yield np.array(members, dtype=np.intp)
 
 
-def _decode(pair: Pair, names: Sequence[str]) -> list[Pixels] | Unpaired:
-    """The ground truth's pixels and each prediction's, all of one size; or the image that can't be decoded."""
-    images = []
-    resized = (False, *pair.resized)
-    for name, image, resizes in zip((None, *names), pair.images, resized, strict=True):
-        try:
-            pixels = decode(image).pixels
-        except DecodeError as error:
-            return Unpaired(image.name, name, "unreadable", error.reason)
-        if resizes:
-            pixels = resize(pixels, *pair.size, method="bicubic")
-        if pixels.shape[:2] != pair.size:
-            return Unpaired(image.name, name, "unreadable", "its size is not the one that its header states")
-        images.append(pixels)
-    return images
+def _stacks(images: Sequence[Sequence[NDArray[Any]]]) -> list[NDArray[Any]]:
+    """Stack the images of each column; a single image is not copied."""
+    return [np.stack(column) if len(column) > 1 else column[0][None] for column in zip(*images, strict=True)]

@@ -1,6 +1,6 @@
 """`aecli eval`: pair, check, then measure everything in one pass."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -9,15 +9,17 @@ import PIL
 
 from aecli.configs import EvalConfig
 from aecli.data.image_ref import file_paths, require_same_images
+from aecli.evaluation.decoding import PairDecoder
+from aecli.evaluation.definitions import definitions
+from aecli.evaluation.hints import ways_out
 from aecli.evaluation.html_report.page import Page, open_page
 from aecli.evaluation.measuring import Measured, PairMeasurer, measure_pairs
-from aecli.evaluation.pairing import Pair, Pairing, Prediction, pair_sources, parse_predictions, source_name
+from aecli.evaluation.pairing import Pairing, Prediction, pair_sources, parse_predictions, source_name
 from aecli.evaluation.report import EvalReport, per_image_csv, summarize_metrics
 from aecli.evaluation.sizes import check_sizes
 from aecli.evaluation.unpaired import describe, mismatch_error, nothing_left_error
 from aecli.metrics.base import LoadedMetric, Metric
 from aecli.metrics.registry import build_metrics
-from aecli.metrics.statistics import CONFIDENCE, RESAMPLES
 from aecli.progress import Listener, Notice, ignore
 from aecli.runtime.device import resolve_device
 from aecli.runtime.device import versions as runtime_versions
@@ -63,36 +65,39 @@ def _evaluate(
     device = resolve_device(config.device)
     if config.per_image is not None and distributed.is_main_process:
         check_writable_file(config.per_image, "--per-image")
-    pairing = pair_sources(config.gt, predictions)
+    pairing = pair_sources(config.gt, predictions, listen)
     if distributed.is_main_process:
         _forbid_overwriting(config, pairing, _sources(config, predictions))
     distributed.barrier()
     require_same_images([image for pair in pairing.pairs for image in pair.images], "--gt and --pred", distributed)
-    _require_paired(config, pairing)
+    _require_paired(config, pairing, metrics)
     loaded = distributed.main_process_first(lambda: {metric.name: metric.load(device, listen) for metric in metrics})
-    strictest = max(metrics, key=lambda metric: metric.min_side)
-    resize = config.on_mismatch == "resize"
-    pairing = check_sizes(pairing, names, strictest, resize, config.workers, distributed, listen)
-    _require_paired(config, pairing)
+    pairing = check_sizes(pairing, names, max(metrics, key=lambda each: each.min_side), config, distributed, listen)
+    _require_paired(config, pairing, metrics)
     if not pairing.pairs:
-        raise nothing_left_error(pairing.unpaired)
-    skip = config.on_mismatch == "skip"
-    measurer = PairMeasurer(pairing.pairs, names, loaded, device, device_lock(device), skip, page)
+        raise nothing_left_error(pairing.unpaired, ways_out(pairing, metrics, config))
+    measurer = PairMeasurer(pairing.pairs, names, PairDecoder.of(config), loaded, device, device_lock(device),
+                            config.on_mismatch == "skip", page)  # fmt: skip
     measured = measure_pairs(measurer, config, distributed, listen)
     unpaired = tuple(pairing.unpaired + measured.unreadable)
     if not measured.pairs:
         raise nothing_left_error(unpaired)
+    measured.counts.require_content(names, len(measured.pairs))
     if unpaired:
         listen(Notice(f"left out because of --on-mismatch skip: {describe(unpaired)}"))
+    sources = _sources(config, predictions)
+    for text in measured.counts.notices(sources, names, config.background, config.data_range):
+        listen(Notice(text))
     results, comparisons = summarize_metrics(metrics, names, measured.values)
     report = EvalReport(
         n=len(measured.pairs),
         metrics=metrics,
         results=results,
         comparisons=comparisons,
-        definitions=_definitions(metrics, names, measured.pairs.values()),
+        definitions=definitions(metrics, names, measured, config),
         unpaired=unpaired,
         versions=_versions(loaded),
+        conversions=measured.counts.to_json(sources),
     )
     if distributed.is_main_process:
         _write_outputs(config, page, report, measured, listen)
@@ -113,9 +118,9 @@ def _forbid_overwriting(config: EvalConfig, pairing: Pairing, sources: Sequence[
             forbid_overwriting_inputs(flag, [output], chain(archives, file_paths(images)))
 
 
-def _require_paired(config: EvalConfig, pairing: Pairing) -> None:
+def _require_paired(config: EvalConfig, pairing: Pairing, metrics: Sequence[Metric]) -> None:
     if config.on_mismatch != "skip" and pairing.unpaired:
-        raise mismatch_error(pairing.unpaired)
+        raise mismatch_error(pairing.unpaired, ways_out(pairing, metrics, config))
 
 
 def _write_outputs(
@@ -127,24 +132,6 @@ def _write_outputs(
         write_output(config.per_image, content, listen)
     if page is not None:
         page.write(source_name(config.gt), report, measured.pairs, measured.values, listen)
-
-
-def _definitions(metrics: Sequence[Metric], names: Sequence[str], pairs: Collection[Pair]) -> dict[str, str]:
-    """One exact sentence for everything that the values depend on."""
-    definitions = {metric.name: metric.definition for metric in metrics}
-    definitions["ci95"] = (
-        f"{CONFIDENCE:.0%} percentile bootstrap interval of the mean over images, {RESAMPLES:,} resamples, fixed seed."
-    )
-    if len(names) > 1:
-        definitions["comparisons"] = (
-            "For predictions a and b on the same images: the mean of a - b with its interval by the same bootstrap, "
-            "and on how many images each is the better one."
-        )
-    resized = {name: sum(pair.resized[column] for pair in pairs) for column, name in enumerate(names)}
-    if any(resized.values()):
-        counts = ", ".join(f"{count} of {len(pairs)} of {name}" for name, count in resized.items() if count)
-        definitions["resize"] = f"Resized to the ground truth's size before measuring (bicubic, antialiased): {counts}."
-    return definitions
 
 
 def _versions(loaded: Mapping[str, LoadedMetric]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from aecli.data.image_ref import ImageRef
 from aecli.data.sources.registry import list_images
 from aecli.errors import ConfigError, DataError
 from aecli.evaluation.unpaired import Unpaired
+from aecli.progress import Listener, ignore
 
 Size = tuple[int, int]  # (H, W)
 
@@ -23,13 +24,18 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)  # there are as many as images
 class Pair:
-    """A ground truth, the image of each prediction that belongs to it, the ground truth's size, and who is resized."""
+    """A ground truth, and the image of each prediction that belongs to it.
+
+    `size` is the one at which they are measured; `resized` says which of `images` are brought to it, `cropped` whether
+    all are cut to it.
+    """
 
     name: str
     truth: ImageRef
     predictions: tuple[ImageRef, ...]
     size: Size = (0, 0)
     resized: tuple[bool, ...] = ()
+    cropped: bool = False
 
     @property
     def images(self) -> tuple[ImageRef, ...]:
@@ -39,10 +45,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairing:
-    """The pairs to measure, sorted by name, and the images that are left over."""
+    """The pairs to measure, sorted by name, the images that are left over, and the option by which they would pair."""
 
     pairs: list[Pair]
     unpaired: list[Unpaired]
+    renaming: str = ""
 
 
 def parse_predictions(specs: Sequence[str], flag: str = "--pred") -> list[Prediction]:
@@ -75,7 +82,7 @@ def source_name(source: str) -> str:
     return name[:-4] if name.lower().endswith(".zip") else name
 
 
-def pair_sources(truth_source: str, predictions: Sequence[Prediction]) -> Pairing:
+def pair_sources(truth_source: str, predictions: Sequence[Prediction], listen: Listener = ignore) -> Pairing:
     """List the sources and pair their images by relative path without suffix.
 
     A pair has exactly one image in the ground truth and in every prediction.
@@ -83,8 +90,8 @@ def pair_sources(truth_source: str, predictions: Sequence[Prediction]) -> Pairin
     Raises:
         DataError: a source can't be listed, or has no name in common with the ground truth.
     """
-    truths, truth_duplicates = _by_key(truth_source)
-    listed = [_by_key(prediction.source) for prediction in predictions]
+    truths, truth_duplicates = _by_key(truth_source, listen)
+    listed = [_by_key(prediction.source, listen) for prediction in predictions]
     unpaired = _duplicates(truths, truth_duplicates, None)
     for prediction, (images, duplicates) in zip(predictions, listed, strict=True):
         if not images.keys() & truths.keys():
@@ -108,11 +115,11 @@ def pair_sources(truth_source: str, predictions: Sequence[Prediction]) -> Pairin
     return Pairing(pairs, unpaired)
 
 
-def _by_key(source: str) -> tuple[dict[str, ImageRef], dict[str, list[ImageRef]]]:
+def _by_key(source: str, listen: Listener) -> tuple[dict[str, ImageRef], dict[str, list[ImageRef]]]:
     """The first image of each key, and the others of keys that have several."""
     images: dict[str, ImageRef] = {}
     duplicates: dict[str, list[ImageRef]] = defaultdict(list)
-    for image in list_images(source):
+    for image in list_images(source, listen):
         if images.setdefault(key := image.key, image) is not image:
             duplicates[key].append(image)
     return images, dict(duplicates)

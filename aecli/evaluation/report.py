@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -62,7 +62,10 @@ class PairedComparison:
 
 @dataclass(frozen=True)
 class EvalReport:
-    """The result of `aecli eval` on `n` images; `metrics` are in the order asked for."""
+    """The result of `aecli eval` on `n` images; `metrics` are in the order asked for.
+
+    `conversions` says of each SOURCE what reading did to its images, as `ConversionCounts.to_json` does.
+    """
 
     n: int
     metrics: tuple[Metric, ...]
@@ -71,6 +74,7 @@ class EvalReport:
     definitions: Mapping[str, str]
     unpaired: tuple[Unpaired, ...]
     versions: Mapping[str, str]
+    conversions: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -131,6 +135,7 @@ class EvalReport:
             "unpaired": [
                 {"name": each.name, "prediction": each.prediction, "reason": each.reason} for each in self.unpaired
             ],
+            "conversions": dict(self.conversions),
             "versions": dict(self.versions),
         }
 

@@ -23,13 +23,16 @@ KINDS = {
 class Unpaired:
     """An image that can't be measured: of `prediction`, or of the ground truth where that is None.
 
-    `kind` is one of KINDS; `reason` explains it for this image.
+    `kind` is one of KINDS; `reason` explains it for this image. `size` (H, W) is set where it is the problem, and
+    `truth_size` where that is another one.
     """
 
     name: str
     prediction: str | None
     kind: str
     reason: str
+    size: tuple[int, int] = (0, 0)
+    truth_size: tuple[int, int] = (0, 0)
 
 
 def describe(unpaired: Sequence[Unpaired]) -> str:
@@ -50,12 +53,15 @@ def describe(unpaired: Sequence[Unpaired]) -> str:
     return "; ".join(parts)
 
 
-def mismatch_error(unpaired: Sequence[Unpaired]) -> DataError:
-    """The error for images that don't pair, with the options that measure the others."""
-    resize = ", --on-mismatch resize resizes predictions" if any(each.kind == "size" for each in unpaired) else ""
-    return DataError(f"{describe(unpaired)}\nhint: --on-mismatch skip measures only images that pair{resize}")
+def mismatch_error(unpaired: Sequence[Unpaired], ways_out: Sequence[str]) -> DataError:
+    """The error for images that don't pair, with the options that measure them or the others."""
+    return DataError(describe(unpaired) + _hint(ways_out))
 
 
-def nothing_left_error(unpaired: Sequence[Unpaired]) -> DataError:
+def nothing_left_error(unpaired: Sequence[Unpaired], ways_out: Sequence[str] = ()) -> DataError:
     """The error for a comparison of which no image is left."""
-    return DataError(f"no image is left to measure: {describe(unpaired)}")
+    return DataError(f"no image is left to measure: {describe(unpaired)}{_hint(ways_out)}")
+
+
+def _hint(ways_out: Sequence[str]) -> str:
+    return "\nhint: " + "; or ".join(ways_out) if ways_out else ""

@@ -36,13 +36,15 @@ class Decoded:
     """Pixels (H, W, 3), and what was done to get them.
 
     `pixels` are uint8; at full depth, an image of more than 8 bits has uint16 or float32 from 0 to 65535. `frames` is
-    the number of frames, 0 for several that were not counted; `peak` the highest value of more than 8 bits, else 0.
+    the number of frames, 0 for several that were not counted; `peak` the highest value of more than 8 bits, else 0;
+    `profile` the SHA-256 of a colour profile that is not sRGB, else empty.
     """
 
     pixels: NDArray[Any]
     conversions: Conversion = Conversion(0)
     frames: int = 1
     peak: int = 0
+    profile: str = ""
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """An encoded image becomes RGB pixels, whatever its format, depth, orientation or transparency."""
 
 import ctypes
+import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -149,9 +150,10 @@ class _Picture:
     conversions: Conversion
     frames: int
     peak: int
+    profile: str
 
     def decoded(self, pixels: NDArray[Any]) -> Decoded:
-        return Decoded(pixels, self.conversions, self.frames, self.peak)
+        return Decoded(pixels, self.conversions, self.frames, self.peak, self.profile)
 
 
 def _picture(image: ImageRef, reserved: ExitStack, background: Colour, full_depth: bool) -> _Picture:
@@ -174,13 +176,15 @@ def _picture(image: ImageRef, reserved: ExitStack, background: Colour, full_dept
         picture = values if full_depth and values.dtype != np.uint8 else Image.fromarray(values)
         rgb = picture if upright is None else _transposed(picture, upright)
     profile = opened.info.get("icc_profile")
+    is_other = isinstance(profile, bytes) and bool(profile) and not is_srgb(profile)
+    other_profile = hashlib.sha256(profile).hexdigest() if is_other else ""
     kinds |= as_kinds({
         Conversion.ORIENTATION: before in _UPRIGHT or upright is not None,
         Conversion.FRAMES: frames != 1,
         Conversion.DEPTH: is_deep or wide is not None,
-        Conversion.PROFILE: isinstance(profile, bytes) and profile and not is_srgb(profile),
+        Conversion.PROFILE: other_profile,
     })  # fmt: skip
-    return _Picture(rgb, kinds, frames, peak)
+    return _Picture(rgb, kinds, frames, peak, other_profile)
 
 
 def _as_array(picture: Image.Image | NDArray[Any]) -> NDArray[Any]:
