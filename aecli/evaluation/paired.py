@@ -86,7 +86,8 @@ def _evaluate(
     if unpaired:
         listen(Notice(f"left out because of --on-mismatch skip: {describe(unpaired)}"))
     sources = _sources(config, predictions)
-    for text in measured.counts.notices(sources, names, config.background, config.data_range):
+    notices = tuple(measured.counts.notices(sources, names, config.background, config.data_range))
+    for text in notices:
         listen(Notice(text))
     results, comparisons = summarize_metrics(metrics, names, measured.values)
     report = EvalReport(
@@ -98,6 +99,7 @@ def _evaluate(
         unpaired=unpaired,
         versions=_versions(loaded),
         conversions=measured.counts.to_json(sources),
+        notices=notices,
     )
     if distributed.is_main_process:
         _write_outputs(config, page, report, measured, listen)

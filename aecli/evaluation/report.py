@@ -64,7 +64,8 @@ class PairedComparison:
 class EvalReport:
     """The result of `aecli eval` on `n` images; `metrics` are in the order asked for.
 
-    `conversions` says of each SOURCE what reading did to its images, as `ConversionCounts.to_json` does.
+    `conversions` says of each SOURCE what reading did to its images, as `ConversionCounts.to_json` does; `notices` in
+    words.
     """
 
     n: int
@@ -75,6 +76,7 @@ class EvalReport:
     unpaired: tuple[Unpaired, ...]
     versions: Mapping[str, str]
     conversions: Mapping[str, Any] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
 
     @property
     def metric_names(self) -> tuple[str, ...]:

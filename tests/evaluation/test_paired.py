@@ -11,7 +11,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 import aecli
 from aecli.errors import ConfigError, DataError, DeviceError, OutputError, WeightsError
-from aecli.evaluation import measuring
+from aecli.evaluation import decoding, measuring
 from aecli.metrics.base import LoadedMetric
 from aecli.metrics.registry import BUILDERS
 from aecli.metrics.statistics import bootstrap_means
@@ -144,7 +144,7 @@ class TestNumbers:
         expected = np.mean([structural_similarity(*pair, channel_axis=-1) for pair in decoded_pairs(sources)])
         assert found["results"][0]["ssim"]["mean"] == pytest.approx(expected, abs=1e-6)
         assert "7x7" in found["definitions"]["ssim"]
-        assert set(found["definitions"]) == {"ssim", "ci95"}
+        assert set(found["definitions"]) == {"ssim", "ci95", "reading"}
 
     def test_versions_and_weights_are_stated(self, sources):
         versions = compare_json(sources, "low")["versions"]
@@ -156,10 +156,10 @@ class TestNumbers:
 class TestFailuresBeforeTheWork:
     @pytest.fixture
     def undecodable(self, sources, monkeypatch):
-        def decode(image):
+        def decode(*arguments):
             raise AssertionError("an image was decoded")
 
-        monkeypatch.setattr(measuring, "decode", decode)
+        monkeypatch.setattr(decoding.PairDecoder, "decode", decode)
         return sources
 
     @pytest.mark.parametrize("place", ["gt", "file/each.csv"])

@@ -6,6 +6,7 @@ import signal
 import time
 from functools import partial
 
+import numpy as np
 import pytest
 
 from tests.support.images import picture, save_image, truncate
@@ -65,6 +66,18 @@ class TestTheSameReport:
         alone = measure(place, 1, "--json", "--on-mismatch", "resize")
         assert "1 of 11 of high" in alone[0]
         assert measure(place, 2, "--json", "--on-mismatch", "resize") == alone
+
+    def test_with_all_that_was_converted(self, place):
+        for number in (2, 5, 9):
+            pixels = picture(33, 33, number)
+            save_image(place / "gt" / f"{number:02}.png", np.dstack([pixels, np.full((33, 33), 99 + number, np.uint8)]))
+            save_image(place / "low" / f"{number:02}.jpg", pixels)
+            save_image(place / "high" / f"{number:02}.jpg", pixels)
+        alone = measure(place, 1, "--json", "--batch-size", "1")
+        found = json.loads(alone[0])["conversions"]
+        assert found == {"gt": {"background": {"images": 3, "names": ["02.png", "05.png", "09.png"]}},
+                         "low": {}, "high": {}}  # fmt: skip
+        assert measure(place, 2, "--json", "--batch-size", "1") == alone
 
     def test_of_fewer_images_than_processes(self, place):
         for folder in ("gt", "low", "high"):
@@ -151,16 +164,16 @@ class TestFailures:
 
 def _be_slow_with_the_first():
     """Have the others decode their truncated images before."""
-    from aecli.evaluation import measuring
+    from aecli.evaluation import decoding
 
-    original = measuring.decode
+    original = decoding.decode
 
-    def decode(image):
+    def decode(image, *arguments, **options):
         if image.name == "04.jpg":
             time.sleep(0.5)
-        return original(image)
+        return original(image, *arguments, **options)
 
-    measuring.decode = decode
+    decoding.decode = decode
 
 
 def _move_the_second():
