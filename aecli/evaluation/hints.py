@@ -47,12 +47,14 @@ def _common_square(sizes: set[Size]) -> int | None:
 
 def _for_small(unpaired: Sequence[Unpaired], metrics: Sequence[Metric], config: EvalConfig) -> list[str]:
     side = min(min(each.size) for each in unpaired if each.kind == "small")
+    if side <= 2 * config.crop_border:
+        return [f"--crop-border {(side - 1) // 2} leaves some of {side} pixels"]
     fitting = [metric.name for metric in metrics if metric.min_side <= side] or ["psnr"]
     ways = [f"--metrics {','.join(fitting)} needs no more than {side} pixels"]
-    failing = {metric.name for metric in metrics} - set(fitting)
-    nets = [net for net, least in lpips.MIN_SIDE.items() if least <= side]
+    failing, inner = {metric.name for metric in metrics} - set(fitting), side - 2 * config.crop_border
+    nets = [net for net, least in lpips.MIN_SIDE.items() if least <= inner]
     if failing == {"lpips"} and nets:
         ways.append(f"--lpips-net {nets[0]}, whose weights may be downloaded")
-    if failing == {"ssim"} and config.ssim_window == "gaussian" and side >= ssim.MIN_SIDE["uniform"]:
+    if failing <= {"ssim", "ssim-y"} and ssim.MIN_SIDE["uniform"] <= inner < ssim.MIN_SIDE["gaussian"]:
         ways.append("--ssim-window uniform")
     return ways

@@ -176,8 +176,8 @@ def _picture(image: ImageRef, reserved: ExitStack, background: Colour, full_dept
         picture = values if full_depth and values.dtype != np.uint8 else Image.fromarray(values)
         rgb = picture if upright is None else _transposed(picture, upright)
     profile = opened.info.get("icc_profile")
-    is_other = isinstance(profile, bytes) and bool(profile) and not is_srgb(profile)
-    other_profile = hashlib.sha256(profile).hexdigest() if is_other else ""
+    is_other = isinstance(profile, bytes) and profile and not is_srgb(profile)
+    other_profile = hashlib.sha256(profile or b"").hexdigest() if is_other else ""
     kinds |= as_kinds({
         Conversion.ORIENTATION: before in _UPRIGHT or upright is not None,
         Conversion.FRAMES: frames != 1,
