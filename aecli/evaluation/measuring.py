@@ -148,5 +148,5 @@ def _batches(pairs: Sequence[Pair], batch_size: int, max_pixels: int) -> Iterato
 
 
 def _stacks(images: Sequence[Sequence[NDArray[Any]]]) -> list[NDArray[Any]]:
-    """Stack the images of each column; a single image is not copied."""
+    """Stack the images of each column; a large image is alone in its batch, and not copied."""
     return [np.stack(column) if len(column) > 1 else column[0][None] for column in zip(*images, strict=True)]
