@@ -14,7 +14,8 @@ def reconstruct(config: ReconstructConfig, listen: Listener) -> Output:
 
     result = run(config, listen)
     latents = None if result.latents is None else str(result.latents)
-    document = {"out": str(result.out), "written": result.written, "unreadable": result.unreadable, "latents": latents}
+    document = {"out": str(result.out), "written": result.written, "unreadable": result.unreadable, "latents": latents,
+                "conversions": result.conversions}  # fmt: skip
 
     def show() -> None:
         print_line(f"wrote {result.written} reconstructions to {result.out}")

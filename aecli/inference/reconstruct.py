@@ -3,14 +3,16 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from aecli.configs import ReconstructConfig
-from aecli.data.decoding.decode import DecodeError, decode, decode_fitted
+from aecli.data.decoding.colour import parse_colour
+from aecli.data.decoding.conversions import ConversionCounts
+from aecli.data.decoding.decode import DecodeError, decode
 from aecli.data.image_ref import file_paths, require_same_images
 from aecli.data.sources.registry import ImageRef
 from aecli.errors import DataError, single_line
@@ -18,8 +20,8 @@ from aecli.figures.png import encode_png
 from aecli.inference import loaded_model
 from aecli.inference.latent_file import LatentStore, open_latent_store
 from aecli.inference.loaded_model import MEMORY_HINT, LoadedModel, load_model
-from aecli.progress import Listener, ignore
-from aecli.runs.images import choose_images
+from aecli.progress import Listener, Notice, ignore
+from aecli.runs.images import choose_images, source_of
 from aecli.runtime.distributed import Distributed
 from aecli.runtime.threads import device_lock, worker_count
 from aecli.runtime.work_queue import map_shared
@@ -27,18 +29,23 @@ from aecli.storage.atomic_files import write_bytes
 from aecli.storage.outputs import forbid_overwriting_inputs, prepare_output_folder
 from aecli.storage.strict_json import SCHEMA
 
+_OUTPUTS = Path("reconstructions")
 _CPU_PIXELS = 2**21  # per batch, of all workers on a CPU together
 _NATIVE_BATCH = 8  # images per batch on a CPU, while their sizes are unknown
 
 
 @dataclass(frozen=True)
 class ReconstructResult:
-    """The output folder, the number of images written, unreadable ones (name → reason), and the file of latents."""
+    """The output folder, the number of images written, unreadable ones (name → reason), and the file of latents.
+
+    `conversions` says of the SOURCE what reading did to its images, as `ConversionCounts.to_json` does.
+    """
 
     out: Path
     written: int
     unreadable: dict[str, str]
     latents: Path | None = None
+    conversions: dict[str, Any] = field(default_factory=dict)
 
 
 def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> ReconstructResult:
@@ -56,9 +63,11 @@ def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> Reconst
 
 def _reconstruct(config: ReconstructConfig, distributed: Distributed, listen: Listener) -> ReconstructResult:
     loaded = load_model(config.model, config.runs, config.device, config.precision)
-    images = choose_images(loaded.located, config.data, config.split)
+    if config.background is not None:
+        loaded = replace(loaded, background=config.background)
+    out = config.out or _OUTPUTS / loaded.located.label
+    images = choose_images(loaded.located, config.data, config.split, listen, [out, _OUTPUTS])
     _require_distinct_names(images)
-    out = config.out or Path("reconstructions") / loaded.located.label
     if distributed.is_main_process:
         prepare_output_folder(out, config.overwrite, listen)
         forbid_overwriting_inputs("--out", (out / f"{image.key}.png" for image in images), file_paths(images))
@@ -70,13 +79,20 @@ def _reconstruct(config: ReconstructConfig, distributed: Distributed, listen: Li
         job = _Job(loaded, out, store, config.native, max_pixels, hint, device_lock(loaded.placement.device))
         workers = min(worker_count(config.workers), max_workers)
         results = map_shared(job.run, batches, "reconstructing", workers, distributed, listen)
-        unreadable = {name: reason for reasons in results for name, reason in reasons.items()}
+        unreadable = {name: reason for reasons, _ in results for name, reason in reasons.items()}
+        counts = ConversionCounts()
+        for _, counted in results:
+            counts.update(counted)
+        source = source_of(loaded.located, config.data, config.split)
+        for text in counts.notices(source, loaded.background):
+            listen(Notice(text))
         if store is not None and distributed.is_main_process:
             readable = [image for image in images if image.name not in unreadable]
             document = {"schema": SCHEMA, "model": loaded.name, "image_size": loaded.image_size, "fit": loaded.fit}
             store.write(readable, document, listen)
         distributed.barrier()
-    return ReconstructResult(out, len(images) - len(unreadable), unreadable, config.latents)
+    return ReconstructResult(out, len(images) - len(unreadable), unreadable, config.latents,
+                             {source: counts.to_json()})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,9 +107,13 @@ class _Job:
     hint: str
     lock: AbstractContextManager[Any]
 
-    def run(self, batch: Sequence[ImageRef]) -> dict[str, str]:
-        """Write the reconstructions, and latents, of a batch; return unreadable images (name → reason)."""
-        readable, unreadable = self._decode(batch)
+    def run(self, batch: Sequence[ImageRef]) -> tuple[dict[str, str], ConversionCounts]:
+        """Write the reconstructions, and latents, of a batch.
+
+        Returns:
+            Unreadable images (name → reason), and what was done to the others.
+        """
+        readable, unreadable, counts = self._decode(batch)
         for keys, images in _equal_sized(readable, self.max_pixels):
             with self.lock:
                 reconstructions = self.loaded.reconstruct(images, self.hint)
@@ -101,19 +121,22 @@ class _Job:
                     self.store.add(keys, *self.loaded.latents(self.loaded.batch(images), self.hint))
             for key, pixels in zip(keys, reconstructions, strict=True):
                 write_bytes(self.out / f"{key}.png", encode_png(pixels))
-        return unreadable
+        return unreadable, counts
 
-    def _decode(self, batch: Sequence[ImageRef]) -> tuple[list[tuple[str, np.ndarray]], dict[str, str]]:
-        """Return (key, uint8 (3, H, W)) of the readable images, and the unreadable ones (name → reason)."""
-        readable, unreadable = [], {}
+    def _decode(
+        self, batch: Sequence[ImageRef]
+    ) -> tuple[list[tuple[str, np.ndarray]], dict[str, str], ConversionCounts]:
+        """Return (key, uint8 (3, H, W)) of the readable images, and what `run` returns."""
+        readable, unreadable, counts = [], {}, ConversionCounts()
+        background = parse_colour(self.loaded.background)
         for image in batch:
             try:
-                loaded = self.loaded
-                decoded = decode(image) if self.native else decode_fitted(image, loaded.image_size, loaded.fit)
+                decoded = decode(image, background) if self.native else self.loaded.read_image(image)
+                counts.add(image.name, decoded)
                 readable.append((image.key, decoded.pixels.transpose(2, 0, 1)))
             except DecodeError as error:
                 unreadable[image.name] = error.reason
-        return readable, unreadable
+        return readable, unreadable, counts
 
 
 def _split(

@@ -1,16 +1,18 @@
 """The images that a run was trained on, or that are given in their place."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from aecli.data.image_ref import ImageRef, split_indices
 from aecli.data.sources.registry import list_images
 from aecli.data.sources.shards import is_stream
 from aecli.errors import ConfigError, DataError
+from aecli.progress import Listener, ignore
 from aecli.runs.folder import Located, RunFolder
 
 
-def run_images(run: RunFolder, split: str) -> list[ImageRef]:
-    """List the images that a run trained on, validated on, or both (`train`, `val`, `all`).
+def run_images(run: RunFolder, split: str, listen: Listener = ignore, outputs: Sequence[Path] = ()) -> list[ImageRef]:
+    """List the images that a run trained on, validated on, or both (`train`, `val`, `all`); see `list_images`.
 
     Raises:
         CheckpointError: the run's config.json is damaged.
@@ -21,10 +23,18 @@ def run_images(run: RunFolder, split: str) -> list[ImageRef]:
     if val_data is None and is_stream(data) and split == "val":
         raise DataError(f"{run.path} was trained on a stream, without validation images\nhint: name some with --data")
     if val_data is None:
-        listed = list_images(data)
+        listed = list_images(data, listen, outputs)
         return listed if is_stream(data) else select_split(listed, split, options["val_fraction"])
-    trained_on = list_images(data) if split != "val" else []
-    return trained_on + (list_images(val_data) if split != "train" else [])
+    trained_on = list_images(data, listen, outputs) if split != "val" else []
+    return trained_on + (list_images(val_data, listen, outputs) if split != "train" else [])
+
+
+def source_of(located: Located, data: str | None, split: str | None) -> str:
+    """Return the SOURCE of the images that `choose_images` lists: where there are two, that of the training images."""
+    if data is not None or located.run is None:
+        return data or str(located.checkpoint)
+    options = located.run.read_config()["options"]
+    return str(options["data"] if options["val_data"] is None or split in ("train", "all") else options["val_data"])
 
 
 def select_split(images: Sequence[ImageRef], split: str, val_fraction: float) -> list[ImageRef]:
@@ -35,8 +45,12 @@ def select_split(images: Sequence[ImageRef], split: str, val_fraction: float) ->
     return [images[index] for index in (train if split == "train" else val)]
 
 
-def choose_images(located: Located, data: str | None, split: str | None) -> list[ImageRef]:
+def choose_images(
+    located: Located, data: str | None, split: str | None, listen: Listener = ignore, outputs: Sequence[Path] = ()
+) -> list[ImageRef]:
     """List the images of `data`, or of the run where it is None: its validation images unless `split` says otherwise.
+
+    `listen` and `outputs` are as for `list_images`.
 
     Raises:
         ConfigError: no data was given, or a split is asked for, and there is no run to take it from.
@@ -45,18 +59,18 @@ def choose_images(located: Located, data: str | None, split: str | None) -> list
     if data is None:
         if located.run is None:
             raise ConfigError(f"--data is required: {located.checkpoint} is in no run folder")
-        images = run_images(located.run, split or "val")
+        images = run_images(located.run, split or "val", listen, outputs)
         if not images:
             raise DataError(f"{located.run.path} has no {split or 'validation'} images\nhint: name some with --data")
         return images
     if split in (None, "all"):
-        return list_images(data)
+        return list_images(data, listen, outputs)
     if located.run is None:
         raise ConfigError(f"--split {split}: {located.checkpoint} is in no run folder, so its split is unknown")
     options = located.run.read_config()["options"]
     if options["val_data"] is not None:
         raise ConfigError(f"--split {split}: the run validated on {options['val_data']}, and didn't split its images")
-    images = select_split(list_images(data), split, options["val_fraction"])
+    images = select_split(list_images(data, listen, outputs), split, options["val_fraction"])
     if not images:
         raise DataError(f"{data}: no image is in the split {split!r}")
     return images

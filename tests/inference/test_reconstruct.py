@@ -15,7 +15,8 @@ from aecli.inference.loaded_model import LoadedModel, load_model
 from aecli.inference.reconstruct import reconstruct
 from aecli.progress import Notice, Progress
 from tests.support.by_hand import assert_same_pixels
-from tests.support.trained import NAMES, SIZE, TINY, TRAIN, VAL, ok, png, pngs, write_images
+from tests.support.images import save_image
+from tests.support.trained import NAMES, SIZE, TINY, TRAIN, VAL, ok, ok_json, png, pngs, write_images
 
 
 def test_train_and_val_are_all_and_no_image_is_in_both(trained):
@@ -172,3 +173,46 @@ def test_a_model_is_a_name_a_folder_or_a_file(trained, model):
     assert (loaded.title, loaded.image_size, loaded.fit) == ("VAE", SIZE, "squash")
     assert loaded.located.run is not None
     assert not loaded.model.training
+
+
+class TestWhatIsRead:
+    def test_is_told_once_a_kind(self, trained):
+        folder = trained / "mixed"
+        write_images(folder, ["a", "b"])
+        alpha = np.full((SIZE, SIZE), 100, np.uint8)
+        save_image(folder / "c.png", np.dstack([np.full((SIZE, SIZE, 3), 50, np.uint8), alpha]))
+        save_image(folder / "d.png", np.arange(SIZE * SIZE, dtype=np.uint16).reshape(SIZE, SIZE) * 60)
+        (folder / "e.heic").write_bytes(b"x")
+        heard = []
+        config = ReconstructConfig("ae", data="mixed", batch_size=1, out=trained / "out")
+        result = reconstruct(config, heard.append)
+        assert result.conversions == {"mixed": {
+            "background": {"images": 1, "names": ["c.png"]}, "grey": {"images": 1, "names": ["d.png"]},
+            "depth": {"images": 1, "names": ["d.png"], "peak": 60 * (SIZE * SIZE - 1)},
+        }}  # fmt: skip
+        texts = [each.text for each in heard if isinstance(each, Notice)]
+        for part in ("laid over white", "more than 8 bits reduced to 8: d.png", "grey among colour", ".heic file"):
+            assert sum(part in text for text in texts) == 1, part
+
+    @pytest.mark.parametrize("options", [[], ["--native"]])
+    def test_is_laid_over_the_background_asked_for(self, trained, options):
+        alpha = np.full((SIZE, SIZE), 100, np.uint8)
+        colour = np.full((SIZE, SIZE, 3), 50, np.uint8)
+        save_image(trained / "clear/a.png", np.dstack([colour, alpha]))
+        laid = np.rint(colour * (100 / 255) + np.array([255, 0, 16]) * (155 / 255)).astype(np.uint8)
+        save_image(trained / "laid/a.png", laid)
+        ok("reconstruct", "--model", "ae", "--data", "clear", "--background", "#ff0010", "--out", "one", *options)
+        ok("reconstruct", "--model", "ae", "--data", "laid", "--out", "two", *options)
+        assert_same_pixels(png(trained / "one/a.png"), png(trained / "two/a.png"))
+
+    def test_a_single_file(self, trained):
+        result = reconstruct(ReconstructConfig("ae", data="images/i7.png", out=trained / "out"))
+        assert result.written == 1 and pngs(trained / "out") == ["i7"]
+
+    @pytest.mark.parametrize("options", [[], ["--out", "photos/rec"], ["--out", "elsewhere"]])
+    def test_its_own_outputs_are_no_data(self, trained, options):
+        (trained / "images").unlink()  # a link
+        write_images(trained / "photos", ["a", "b"])
+        for _ in range(2):
+            found = ok_json("reconstruct", "--model", "ae", "--data", ".", "--overwrite", *options)
+            assert found["written"] == 2, "runs, and what it wrote before, are left out"
