@@ -16,9 +16,9 @@ def evaluate(config: EvalConfig, listen: Listener) -> Output:
         from aecli.evaluation.sets import evaluate_sets
 
         sets = evaluate_sets(config, listen)
-        return Output(sets.to_json(), partial(tables.print_sets, sets))
+        return Output(sets.to_json(), partial(tables.print_sets, sets, config.format))
 
     from aecli.evaluation.paired import evaluate as run
 
     report = run(config, listen)
-    return Output(report.to_json(), partial(tables.print_evaluation, report))
+    return Output(report.to_json(), partial(tables.print_evaluation, report, config.format))

@@ -9,7 +9,7 @@ import typer
 
 from aecli.cli import completion
 from aecli.configs.options import OUTPUT, OptionField, option_fields
-from aecli.errors import AecliError
+from aecli.errors import AecliError, ConfigError
 from aecli.progress import Listener
 
 Parameter = inspect.Parameter
@@ -100,6 +100,8 @@ def takes(config: type) -> Callable[[Callable[[Any, Listener], Output]], Command
             from aecli.cli.display import open_display
 
             made = config_of(config, values)
+            if json and getattr(made, "format", "text") != "text":
+                raise ConfigError(f"--format {made.format}: --json prints no table")
             with open_display(quiet) as display:
                 output = function(made, display)
             if json:

@@ -1,23 +1,26 @@
 """Results of `eval` and `models` as tables on stdout."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from itertools import zip_longest
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
 from aecli.cli import console
+from aecli.cli.formats import Cell, Rows, as_csv, as_latex, as_markdown
 from aecli.errors import message_of, printable
 
 if TYPE_CHECKING:
     from aecli.evaluation.paired import EvalReport
-    from aecli.evaluation.report import PairedComparison
+    from aecli.evaluation.report import PairedComparison, Result
     from aecli.evaluation.sets import SetReport
     from aecli.metrics.base import Metric
     from aecli.runs.catalogue import ModelsReport
 
+_MOST_COMPARED = 4  # predictions of which every two are compared on the terminal
 _GAP = 2  # blanks after a column
 _LEAST_TEXT = 10  # columns of a terminal in which text can be read
 
@@ -43,43 +46,95 @@ def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str | Text]], 
     stdout.print(table)
 
 
+def _print_cells(headings: Sequence[str], rows: Rows) -> None:
+    """Print a table of cells: * marks the best, and what is under a value is dim, in a line of its own."""
+    margin = " " if any(cell.is_best for row in rows for cell in row) else ""
+    lines: list[list[str | Text]] = []
+    for name, *cells in rows:
+        values = [Text(f"{cell.text}*", style="bold") if cell.is_best else Text(cell.text + margin) for cell in cells]
+        lines.append([name.text, *values])
+        for under in zip_longest(*(cell.under for cell in cells), fillvalue=""):
+            lines.append(["", *(Text(text + margin, style="dim") for text in under)])
+    _print_table(headings, lines, text_columns=[0])
+
+
+def _print_formatted(
+    format: str, headings: Sequence[str], rows: Rows, notes: Sequence[str], results: Sequence[Mapping[str, Any]]
+) -> None:
+    if format == "csv":
+        text = as_csv(results)
+    else:
+        text = (as_markdown if format == "markdown" else as_latex)(headings, rows, [*map(printable, notes)])
+    for line in text.split("\n"):
+        console.print_line(line)
+
+
+def _definition_lines(definitions: Mapping[str, str]) -> list[str]:
+    return [f"{name}: {printable(definition)}" for name, definition in definitions.items()]
+
+
 def _print_definitions(definitions: Mapping[str, str]) -> None:
     stdout = console.stdout()
     stdout.print()
-    for name, definition in definitions.items():
-        stdout.print(Text(f"{name}: {printable(definition)}", style="dim"), soft_wrap=not stdout.is_terminal)
+    for line in _definition_lines(definitions):
+        stdout.print(Text(line, style="dim"), soft_wrap=not stdout.is_terminal)
 
 
-def print_evaluation(report: "EvalReport") -> None:
-    """Print the metrics of each prediction, comparisons of every two, and the metrics' definitions."""
-    has_several = len(report.results) > 1
+def print_evaluation(report: "EvalReport", format: str = "text") -> None:
+    """Print the metrics of each prediction, comparisons of predictions (of text alone), and the definitions."""
     best = {metric.name: report.best(metric) for metric in report.metrics}
-    rows: list[list[str | Text]] = []
-    for result in report.results:
-        means, intervals, counts = [], [], []
-        for metric in report.metrics:
-            score = result.scores[metric.name]
-            is_best = result.name in best[metric.name]
-            mean = "identical" if score.mean is None else metric.format(score.mean)
-            means.append(Text(f"{mean}*", style="bold") if is_best else Text(f"{mean} "))
-            intervals.append(Text(f"{metric.format_interval(score.ci95)} ", style="dim"))
-            counts.append(Text(f"{score.images} of {report.n} " if score.images < report.n else "", style="dim"))
-        rows += [[result.name, *means], ["", *intervals]]
-        if any(counts):
-            rows.append(["images", *counts])
-    _print_table(["", *(metric.title for metric in report.metrics)], rows, text_columns=[0])
+    headings = ["", *(metric.title for metric in report.metrics)]
+    rows = [
+        [Cell(printable(result.name)), *(_score_cell(report, result, metric, best) for metric in report.metrics)]
+        for result in report.results
+    ]
+    if format != "text":
+        definitions = {name: text for name, text in report.definitions.items() if name != "comparisons"}
+        notes = [*_notes(report, best, "best in bold"), *_definition_lines(definitions)]
+        _print_formatted(format, headings, rows, notes, report.to_json()["results"])
+        return
+    _print_cells(headings, rows)
+    for line in _notes(report, best, "* best"):
+        console.print_line(line)
+    _print_comparisons(report)
+    _print_definitions(report.definitions)
+
+
+def _score_cell(report: "EvalReport", result: "Result", metric: "Metric", best: Mapping[str, Sequence[str]]) -> Cell:
+    score = result.scores[metric.name]
+    count = f"{score.images} of {report.n} images" if score.images < report.n else ""
+    under = (metric.format_interval(score.ci95), count)
+    mean = "identical" if score.mean is None else metric.format(score.mean)
+    return Cell(mean, tuple(filter(None, under)), result.name in best[metric.name])
+
+
+def _notes(report: "EvalReport", best: Mapping[str, Sequence[str]], mark: str) -> Iterator[str]:
+    """Yield what is below the table: how many images, which are left out of a mean, what is marked as best."""
     images = f"{report.n} image{'s' if report.n != 1 else ''}"
-    console.print_line(f"{images}; means with 95 % intervals below them{'; * best' if has_several else ''}")
+    yield f"{images}; means with 95 % intervals{f'; {mark}' if len(report.results) > 1 else ''}"
     for result in report.results:
         if identical := next((score.identical for score in result.scores.values() if score.identical), None):
-            console.print_line(f"{result.name}: {identical} identical, left out of the mean PSNR")
+            yield f"{result.name}: {identical} identical, left out of the mean PSNR"
     for metric in report.metrics:
         if not report.has_comparable_means(metric):
-            marked = "* is better than each other one pair by pair" if best[metric.name] else "none is marked best"
-            console.print_line(f"{metric.name.upper()}: means are over different images and don't compare; {marked}")
-    for pair in report.comparisons:
+            marked = "the best one beats every other one pair by pair" if best[metric.name] else "none is best"
+            yield f"{metric.name.upper()}: means are over different images and don't compare; {marked}"
+
+
+def _print_comparisons(report: "EvalReport") -> None:
+    """Print every two predictions compared; of more than `_MOST_COMPARED`, the best one with each other."""
+    pairs = report.comparisons
+    if len(report.results) > _MOST_COMPARED:
+        found = next(((metric, names[0]) for metric in report.metrics if (names := report.best(metric))), None)
+        metric, name = found or (None, report.results[0].name)
+        who = f"{name}, best by {metric.name.upper()}," if metric else name
+        pairs = tuple(
+            pair if pair.a == name else pair.swapped() for pair in report.comparisons if name in (pair.a, pair.b)
+        )
+        console.print_line("")
+        console.print_line(f"{who} with every other one (all {len(report.comparisons)} pairs: --json, --report):")
+    for pair in pairs:
         _print_comparison(pair, report.metrics, report.n)
-    _print_definitions(report.definitions)
 
 
 def _print_comparison(pair: "PairedComparison", metrics: Sequence["Metric"], images: int) -> None:
@@ -94,22 +149,29 @@ def _print_comparison(pair: "PairedComparison", metrics: Sequence["Metric"], ima
         console.print_line(f"  {metric.title:{titles}} {difference:>8} {interval}{over}  {wins}")
 
 
-def print_sets(report: "SetReport") -> None:
+def print_sets(report: "SetReport", format: str = "text") -> None:
     """Print the distances of each set to the real images, and their definitions."""
     headings = ["", f"{report.kernel_name} ↓", f"{report.frechet_name} ↓", "prec.", "recall", "dens.", "cover."]
     has_train = any(result.memorised for result in report.results)
-    rows: list[list[str | Text]] = []
+    headings += ["nearest"] if has_train else []
+    rows = []
     for result in report.results:
         found = result.manifold
         fractions = (found.precision, found.recall, found.density, found.coverage)
         nearest = [_number(result.memorised.ratio if result.memorised else None, 3)] if has_train else []
-        rows.append([result.name, f"{result.kernel_distance:.4f}", f"{result.frechet_distance:.2f}",
-                     *(f"{fraction:.3f}" for fraction in fractions), *nearest])  # fmt: skip
-        interval = Text(f"[{result.ci95[0]:.4f}, {result.ci95[1]:.4f}]", style="dim")
-        rows.append(["", interval, *[""] * (len(rows[-1]) - 2)])
-    _print_table([*headings, *(["nearest"] if has_train else [])], rows, text_columns=[0])
+        interval = f"[{result.ci95[0]:.4f}, {result.ci95[1]:.4f}]"
+        numbers = [f"{result.frechet_distance:.2f}", *(f"{fraction:.3f}" for fraction in fractions), *nearest]
+        rows.append(
+            [Cell(printable(result.name)), Cell(f"{result.kernel_distance:.4f}", (interval,)), *map(Cell, numbers)]
+        )
     counts = ", ".join(f"{result.name} {result.n:,}" for result in report.results)
-    console.print_line(f"{report.n:,} real images, {counts}; 95 % intervals")
+    note = f"{report.n:,} real images, {counts}; 95 % intervals"
+    if format != "text":
+        notes = [note, *_definition_lines(report.definitions)]
+        _print_formatted(format, headings, rows, notes, report.to_json()["results"])
+        return
+    _print_cells(headings, rows)
+    console.print_line(note)
     _print_definitions(report.definitions)
 
 

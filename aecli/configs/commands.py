@@ -172,8 +172,10 @@ class EvalConfig(CheckedOptions):
                               choices=checks.SSIM_WINDOWS)  # fmt: skip
     features: str = option("auto", "With --samples: the feature network; auto: inception (extra: fid) if its weights "
                            "are available, else alex.", METRICS_PANEL, choices=checks.FEATURES)  # fmt: skip
+    format: str = option("text", "The printed table's: markdown and latex are to paste, csv has all numbers.", OUTPUT,
+                         choices=checks.TABLE_FORMATS)  # fmt: skip
     per_image: Path | None = option(None, "Write every image's values to this file; an existing one is replaced.",
-                                    OUTPUT, metavar="FILE.csv")  # fmt: skip
+                                    OUTPUT, metavar="FILE.csv|FILE.json")  # fmt: skip
     report: Path | None = option(
         None, "Write an HTML page of tables, charts and every image, worst first (with a folder of pictures beside it "
         "if there are many); an existing one is replaced.", OUTPUT, metavar="FILE.html",
@@ -185,8 +187,8 @@ class EvalConfig(CheckedOptions):
     def _check_together(self) -> None:
         require(self.report is None or self.report.suffix.lower() in (".html", ".htm"), "--report", self.report,
                 "the name of a .html file")  # fmt: skip
-        require(self.report is None or self.report != self.per_image, "--report", self.report,
-                "another file than --per-image")  # fmt: skip
+        require(self.per_image is None or self.per_image.suffix.lower() in (".csv", ".json"), "--per-image",
+                self.per_image, "the name of a .csv or .json file\nhint: for a paper: --format latex")  # fmt: skip
         require(bool(self.pred or self.samples), "--pred", "", "at least one [NAME=]SOURCE, or one of --samples")
         require(len(self.metrics) > 0, "--metrics", "", f"some of {','.join(METRICS)}")
         require(self.fit == "squash" or self.image_size is not None, "--fit", self.fit, "--image-size, which it is for")

@@ -14,7 +14,7 @@ from aecli.evaluation.conversions import PairCounts
 from aecli.evaluation.decoding import DecodedPair, PairDecoder
 from aecli.evaluation.html_report.page import Page
 from aecli.evaluation.pairing import Pair
-from aecli.evaluation.report import MetricValues
+from aecli.evaluation.per_image import MetricValues
 from aecli.evaluation.unpaired import Unpaired, mismatch_error
 from aecli.metrics.base import LoadedMetric
 from aecli.progress import Listener

@@ -15,7 +15,8 @@ from aecli.evaluation.hints import ways_out
 from aecli.evaluation.html_report.page import Page, open_page
 from aecli.evaluation.measuring import Measured, PairMeasurer, measure_pairs
 from aecli.evaluation.pairing import Pairing, Prediction, pair_sources, parse_predictions, source_name
-from aecli.evaluation.report import EvalReport, per_image_csv, summarize_metrics
+from aecli.evaluation.per_image import per_image_file
+from aecli.evaluation.report import EvalReport, summarize_metrics
 from aecli.evaluation.sizes import check_sizes
 from aecli.evaluation.unpaired import describe, mismatch_error, nothing_left_error
 from aecli.metrics.base import LoadedMetric, Metric
@@ -130,7 +131,8 @@ def _write_outputs(
 ) -> None:
     if config.per_image is not None:
         images = [pair.name for pair in measured.pairs.values()]
-        content = per_image_csv(images, [result.name for result in report.results], measured.values)
+        names = [result.name for result in report.results]
+        content = per_image_file(config.per_image, images, names, measured.values)
         write_output(config.per_image, content, listen)
     if page is not None:
         page.write(source_name(config.gt), report, measured.pairs, measured.values, listen)

@@ -1,23 +1,18 @@
 """The result of `aecli eval`: values per image, their summary, comparisons of predictions, and the report."""
 
-import csv
-import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aecli.configs.checks import DEFAULT_METRICS
+from aecli.evaluation.per_image import MetricValues, with_defaults
 from aecli.evaluation.unpaired import Unpaired
 from aecli.metrics.base import Metric
 from aecli.metrics.statistics import Comparison, Interval, bootstrap_means, compare
-
-# A metric's name -> its values, float64 (images, predictions).
-MetricValues = Mapping[str, NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -59,6 +54,10 @@ class PairedComparison:
     b: str
     comparisons: Mapping[str, Comparison]
 
+    def swapped(self) -> Self:
+        """The same of b and a."""
+        return type(self)(self.b, self.a, {name: each.swapped() for name, each in self.comparisons.items()})
+
 
 @dataclass(frozen=True)
 class EvalReport:
@@ -81,7 +80,7 @@ class EvalReport:
     @property
     def metric_names(self) -> tuple[str, ...]:
         """The default metrics, and others asked for: the keys of a result in JSON, the columns of a CSV."""
-        return _with_defaults(metric.name for metric in self.metrics)
+        return with_defaults(metric.name for metric in self.metrics)
 
     def has_comparable_means(self, metric: Metric) -> bool:
         """Whether the means of all predictions are over the same images."""
@@ -178,22 +177,3 @@ def _score(metric: Metric, values: NDArray[np.float64], ci95: Interval | None) -
         pooled=metric.pool(values) if metric.pool else None,
         identical=int(np.count_nonzero(np.isposinf(values))) if metric.pool else None,
     )
-
-
-def _with_defaults(metrics: Iterable[str]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys([*DEFAULT_METRICS, *metrics]))
-
-
-def per_image_csv(images: Sequence[str], predictions: Sequence[str], values: MetricValues) -> bytes:
-    """A CSV with a row per image and prediction: name, prediction, a column per metric (empty where not asked for)."""
-    metrics = _with_defaults(values)
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)  # readers take a bare \r for a line end
-    rows.writerow(["name", "prediction", *metrics])
-    for i, image in enumerate(images):
-        for j, prediction in enumerate(predictions):
-            cells = [repr(float(values[name][i, j])) if name in values else "" for name in metrics]
-            (quoted if "\r" in image + prediction else rows).writerow([image, prediction, *cells])
-    # File names may be bytes of no encoding; they are written as they are.
-    return text.getvalue().encode("utf-8", "surrogateescape")

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,12 @@ class Comparison:
     wins_b: int
     ties: int
     images: int
+
+    def swapped(self) -> Self:
+        """The same of b and a."""
+        mean = None if self.mean_difference is None else -self.mean_difference
+        ci95 = None if self.ci95 is None else (-self.ci95[1], -self.ci95[0])
+        return type(self)(mean, ci95, self.wins_b, self.wins_a, self.ties, self.images)
 
 
 def bootstrap_means(columns: Values, resamples: int = RESAMPLES) -> list[Interval | None]:

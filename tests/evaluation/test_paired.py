@@ -162,9 +162,10 @@ class TestFailuresBeforeTheWork:
         monkeypatch.setattr(decoding.PairDecoder, "decode", decode)
         return sources
 
-    @pytest.mark.parametrize("place", ["gt", "file/each.csv"])
+    @pytest.mark.parametrize("place", ["folder.csv", "file/each.csv"])
     def test_unwritable_csv(self, undecodable, place):
         (undecodable / "file").write_text("in the way")
+        (undecodable / "folder.csv").mkdir()
         with pytest.raises(OutputError, match="--per-image"):
             compare(undecodable, "low", per_image=undecodable / place)
 

@@ -116,11 +116,12 @@ class TestFailures:
         [
             (["--pred", "nowhere"], "nowhere"),
             (["--pred", "low=high"], "already used"),
-            (["--per-image", "gt"], "--per-image gt is a folder"),
-            (["--per-image", "low/00.jpg"], "is one of the input files"),
+            (["--per-image", "folder.csv"], "--per-image folder.csv is a folder"),
+            (["--per-image", "low/00.jpg"], "a .csv or .json file"),
         ],
     )
     def test_in_what_was_asked(self, place, options, said):
+        (place / "folder.csv").mkdir()
         assert said in self.fail(place, 2, *options)
 
     def test_in_sizes_are_those_of_one_process(self, place):

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aecli.errors import single_line
-from aecli.evaluation.report import MetricValues
+from aecli.evaluation.per_image import MetricValues
 from aecli.figures.plotting import BLUE, ORANGE, quiet_matplotlib
 from aecli.metrics.base import Metric
 

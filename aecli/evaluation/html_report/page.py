@@ -18,7 +18,8 @@ from aecli.data.decoding.decode import Pixels
 from aecli.errors import printable
 from aecli.evaluation.html_report import charts, pictures
 from aecli.evaluation.pairing import Pair
-from aecli.evaluation.report import EvalReport, MetricValues
+from aecli.evaluation.per_image import MetricValues
+from aecli.evaluation.report import EvalReport
 from aecli.progress import Listener, Notice
 from aecli.runtime.distributed import Distributed
 from aecli.storage.outputs import check_writable_file, shared_scratch_folder, write_output
