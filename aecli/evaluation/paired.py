@@ -66,7 +66,7 @@ def _evaluate(
     device = resolve_device(config.device)
     if config.per_image is not None and distributed.is_main_process:
         check_writable_file(config.per_image, "--per-image")
-    pairing = pair_sources(config.gt, predictions, listen)
+    pairing = pair_sources(config.gt, predictions, config.pred_name, listen)
     if distributed.is_main_process:
         _forbid_overwriting(config, pairing, _sources(config, predictions))
     distributed.barrier()

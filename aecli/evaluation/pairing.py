@@ -1,15 +1,16 @@
 """Which image of a prediction belongs to which ground truth, by name; no file is opened here."""
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from aecli.data.image_ref import ImageRef
-from aecli.data.sources.registry import list_images
+from aecli.data.sources.selection import is_image_name
 from aecli.errors import ConfigError, DataError
+from aecli.evaluation.matching import Listed, find_renaming, list_source, match_keys, renaming_options
 from aecli.evaluation.unpaired import Unpaired
-from aecli.progress import Listener, ignore
+from aecli.progress import Listener, Notice, ignore
 
 Size = tuple[int, int]  # (H, W)
 
@@ -82,57 +83,58 @@ def source_name(source: str) -> str:
     return name[:-4] if name.lower().endswith(".zip") else name
 
 
-def pair_sources(truth_source: str, predictions: Sequence[Prediction], listen: Listener = ignore) -> Pairing:
-    """List the sources and pair their images by relative path without suffix.
+def pair_sources(
+    truth_source: str, predictions: Sequence[Prediction], templates: Sequence[str] = (), listen: Listener = ignore
+) -> Pairing:
+    """List the sources and pair their images by relative path without suffix, in Unicode's composed form.
 
-    A pair has exactly one image in the ground truth and in every prediction.
+    Of a prediction whose names don't pair as they are, the folders that enclose all of its images, or of the ground
+    truth's, are left off; `templates` name predictions after the ground truth. A pair has exactly one image in the
+    ground truth and in every prediction.
 
     Raises:
         DataError: a source can't be listed, or has no name in common with the ground truth.
     """
-    truths, truth_duplicates = _by_key(truth_source, listen)
-    listed = [_by_key(prediction.source, listen) for prediction in predictions]
-    unpaired = _duplicates(truths, truth_duplicates, None)
-    for prediction, (images, duplicates) in zip(predictions, listed, strict=True):
-        if not images.keys() & truths.keys():
-            raise DataError(
-                f"--pred {prediction.name}: no image has the name of an image of --gt\nhint: paths must be the same "
-                f"except for the suffix: {prediction.source} has {_example(images)}, {truth_source} {_example(truths)}"
+    sources = [truth_source, *(prediction.source for prediction in predictions)]
+    are_files = all(os.path.isfile(source) and is_image_name(source) for source in sources)
+    truths, *listed = [list_source(source, sources, are_files, listen) for source in sources]
+    matches = [match_keys(truths, each, templates) for each in listed]
+    found = [find_renaming(truths, each, match) for each, match in zip(listed, matches, strict=True)]
+    renaming = renaming_options(truths, listed, found)
+    unpaired = _duplicates(truths, None)
+    for prediction, images, match in zip(predictions, listed, matches, strict=True):
+        if not match.keys:
+            hint = renaming or (
+                f"paths must be the same except for the suffix: {prediction.source} has {_example(images)}, "
+                f"{truth_source} {_example(truths)}"
             )
-        unpaired += _duplicates(images, duplicates, prediction.name)
-        missing, extra = (
-            [image.name for key, image in some.items() if key not in others]
-            for some, others in ((truths, images), (images, truths))
-        )
+            raise DataError(f"--pred {prediction.name}: no image has the name of an image of --gt\nhint: {hint}")
+        if match.left_off:
+            listen(Notice(f"--pred {prediction.name}: paired with --gt without {match.left_off}"))
+        unpaired += _duplicates(images, prediction.name)
+        taken = set(match.keys.values())
+        missing = [image.name for key, image in truths.first.items() if key not in match.keys]
+        extra = [image.name for key, image in images.first.items() if key not in taken]
         reason = f"not in prediction {prediction.name!r}"
         unpaired += [Unpaired(name, prediction.name, "missing", reason) for name in missing]
         unpaired += [Unpaired(name, prediction.name, "extra", "not in the ground truth") for name in extra]
+    unique = [match.unique_images(images) for images, match in zip(listed, matches, strict=True)]
     pairs = [
-        Pair(truth.name, truth, tuple(images[key] for images, _ in listed))
-        for key, truth in truths.items()
-        if key not in truth_duplicates and all(key in images and key not in more for images, more in listed)
+        Pair(truth.name, truth, tuple(images[key] for images in unique))
+        for key, truth in truths.first.items()
+        if key not in truths.others and all(key in images for images in unique)
     ]
-    return Pairing(pairs, unpaired)
+    return Pairing(pairs, unpaired, renaming)
 
 
-def _by_key(source: str, listen: Listener) -> tuple[dict[str, ImageRef], dict[str, list[ImageRef]]]:
-    """The first image of each key, and the others of keys that have several."""
-    images: dict[str, ImageRef] = {}
-    duplicates: dict[str, list[ImageRef]] = defaultdict(list)
-    for image in list_images(source, listen):
-        if images.setdefault(key := image.key, image) is not image:
-            duplicates[key].append(image)
-    return images, dict(duplicates)
-
-
-def _duplicates(
-    images: Mapping[str, ImageRef], duplicates: Mapping[str, list[ImageRef]], prediction: str | None
-) -> list[Unpaired]:
+def _duplicates(images: Listed, prediction: str | None) -> list[Unpaired]:
     return [
-        Unpaired(images[key].name, prediction, "duplicate", f"same as {', '.join(repr(ref.name) for ref in refs)}")
-        for key, refs in duplicates.items()
+        Unpaired(
+            images.first[key].name, prediction, "duplicate", f"same as {', '.join(repr(ref.name) for ref in refs)}"
+        )
+        for key, refs in images.others.items()
     ]
 
 
-def _example(images: Mapping[str, ImageRef]) -> str:
-    return repr(next(iter(images.values())).name)
+def _example(images: Listed) -> str:
+    return repr(next(iter(images.first.values())).name)
