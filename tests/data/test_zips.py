@@ -195,3 +195,21 @@ def test_a_zip_called_after_the_folder_in_it_has_the_folders_names(tmp_path, top
     images = list_images(str(write_zip(tmp_path / "photos.zip", members)))
     assert [image.name for image in images] == [image.group for image in images] == expected
     assert images[0].load() == encoded(picture())
+
+
+@pytest.mark.parametrize(
+    ("stored", "name"),
+    [
+        ("M\u00fcller.png".encode(), "M\u00fcller.png"),
+        ("\u5c71/\u5ddd.png".encode(), "\u5c71/\u5ddd.png"),
+        (b"M\x81ller.png", "M\u00fcller.png"),  # code page 437, as the format has it
+        (b"plain.png", "plain.png"),
+    ],
+)
+def test_names_are_utf_8_where_their_bytes_are_without_the_flag(tmp_path, stored, name):
+    content = encoded(picture())
+    size, crc = len(content), zlib.crc32(content)
+    path = by_hand(tmp_path / "a.zip", [(stored, 0, size, size, crc, 0)], local(stored, size, size, crc, 0) + content)
+    (image,) = list_images(str(path))
+    assert image.name == name
+    assert decode(image).pixels.shape == (24, 32, 3)

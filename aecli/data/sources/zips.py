@@ -15,6 +15,7 @@ from aecli.data.sources.archives import check_folders, check_path
 from aecli.errors import DataError, message_of, single_line
 
 _LOCAL_HEADER = 30  # bytes before a member's name and data, at least
+_UTF8_FLAG = 0x800
 # The methods whose output zipfile bounds while reading: a few bytes of the others can become gigabytes at once.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
@@ -61,7 +62,7 @@ def _open(source: str) -> zipfile.ZipFile:
 def _members(source: str, archive: zipfile.ZipFile, is_wanted: Callable[[str], bool]) -> dict[str, zipfile.ZipInfo]:
     members: dict[str, zipfile.ZipInfo] = {}
     for member in archive.infolist():
-        path = member.filename.replace("\\", "/")
+        path = _name_of(member).replace("\\", "/")
         name = posixpath.normpath(path)
         if path.endswith("/") or not is_wanted(name):
             continue
@@ -72,6 +73,16 @@ def _members(source: str, archive: zipfile.ZipFile, is_wanted: Callable[[str], b
     check_folders(source, members)
     _check_overlaps(source, archive, list(members.values()))
     return members
+
+
+def _name_of(member: zipfile.ZipInfo) -> str:
+    """The member's name, UTF-8 where its bytes are: zips of Linux and macOS don't always set the flag that says so."""
+    if member.flag_bits & _UTF8_FLAG:
+        return member.filename
+    try:
+        return member.filename.encode("cp437").decode("utf-8")  # zipfile took them for code page 437
+    except UnicodeError:
+        return member.filename
 
 
 def _check_member(holds: str, path: str, member: zipfile.ZipInfo) -> None:
