@@ -14,6 +14,7 @@ from aecli.data.image_ref import ImageRef, require_same_images
 from aecli.data.sources.registry import list_images
 from aecli.errors import DataError, single_line, summarize
 from aecli.evaluation.pairing import parse_predictions, source_name
+from aecli.evaluation.small_sets import small_set_notices
 from aecli.metrics.distribution_distances import (
     NEIGHBOURS,
     Manifold,
@@ -148,6 +149,9 @@ def _evaluate(config: EvalConfig, distributed: Distributed, listen: Listener) ->
             SetResult(each.name, len(fake), distance, interval, frechet_distance(truth, fake),
                       manifold(truth, fake), memorised)
         )  # fmt: skip
+    counts = {"--gt": len(truth)} | {result.name: result.n for result in results}
+    for text in small_set_notices(counts, network):
+        listen(Notice(text))
     if any(result.memorised and result.memorised.ratio is None for result in results):
         listen(Notice("at least half of --gt is in --train: without held-out images, memorisation can't be measured"))
     return SetReport(len(truth), size, network.name, network.kernel_name, network.frechet_name, tuple(results),
