@@ -1,19 +1,17 @@
 """`aecli eval --samples`: distances of sets of generated images to a set of real ones, without pairing."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from aecli.configs import EvalConfig
-from aecli.data.decoding.decode import DecodeError, decode, image_size, resize
-from aecli.data.image_ref import ImageRef, require_same_images
-from aecli.data.sources.registry import list_images
-from aecli.errors import DataError, single_line, summarize
+from aecli.data.decoding.colour import parse_colour
+from aecli.data.image_ref import require_same_images
+from aecli.errors import summarize
+from aecli.evaluation.definitions import reading
 from aecli.evaluation.pairing import parse_predictions, source_name
+from aecli.evaluation.set_features import FeatureExtractor, Features, extract_features, list_set, sample_sizes
 from aecli.evaluation.small_sets import small_set_notices
 from aecli.metrics.distribution_distances import (
     NEIGHBOURS,
@@ -25,16 +23,10 @@ from aecli.metrics.distribution_distances import (
 )
 from aecli.metrics.feature_networks import SetFeatures, load_features
 from aecli.progress import Listener, Notice, ignore
-from aecli.runtime.device import oom_as_device_error, resolve_device, versions
+from aecli.runtime.device import resolve_device, versions
 from aecli.runtime.distributed import Distributed
-from aecli.runtime.threads import device_lock
-from aecli.runtime.work_queue import map_shared
 
-MIN_IMAGES = NEIGHBOURS + 1  # of each set
-_BATCH = 32  # images that a worker takes at most
 _SAME = 1e-3  # of the std of a set's features: at a smaller distance it is the same image
-
-Features = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -65,7 +57,10 @@ class SetResult:
 
 @dataclass(frozen=True)
 class SetReport:
-    """The result of `aecli eval --samples` against `n` real images, all resized to `size` (height, width)."""
+    """The result of `aecli eval --samples` against `n` real images, all resized to `size` (height, width).
+
+    `conversions` says of each SOURCE what reading did to its images, as `ConversionCounts.to_json` does.
+    """
 
     n: int
     size: tuple[int, int]
@@ -76,6 +71,7 @@ class SetReport:
     definitions: dict[str, str]
     unreadable: dict[str, str]
     versions: dict[str, str]
+    conversions: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """Return it as strict JSON values."""
@@ -96,29 +92,23 @@ class SetReport:
             ],
             "definitions": self.definitions,
             "unreadable": self.unreadable,
+            "conversions": self.conversions,
             "versions": self.versions,
         }
-
-
-@dataclass(frozen=True)
-class _Set:
-    """A source and its images."""
-
-    source: str
-    images: Sequence[ImageRef]
 
 
 def evaluate_sets(config: EvalConfig, listen: Listener = ignore) -> SetReport:
     """Measure each set of samples against the ground truth, on features of a network.
 
-    All images are compared at the samples' size: real ones are resized to it as training does.
+    All images are compared at the samples' size: real ones are resized to it as training does. Samples of several sizes
+    are brought to that of the network's input, and so are real images.
 
     In processes started by torchrun, all of them must call this: they share the images, and get the same report; only
     the main process calls `listen`.
 
     Raises:
         ConfigError: two sets have the same name, or the device is not available.
-        DataError: an image can't be read (unless `--on-mismatch skip`), samples differ in size, or there are too few.
+        DataError: an image can't be read (unless `--on-mismatch skip`), or there are too few.
         WeightsError: the network's weights are missing or damaged.
         PeerError: another process failed.
     """
@@ -129,14 +119,23 @@ def evaluate_sets(config: EvalConfig, listen: Listener = ignore) -> SetReport:
 def _evaluate(config: EvalConfig, distributed: Distributed, listen: Listener) -> SetReport:
     samples = parse_predictions(config.samples, "--samples")
     device = resolve_device(config.device)
-    real = [_list(config.gt, "--gt"), *([_list(config.train, "--train")] if config.train else [])]
-    generated = [_list(each.source, "--samples") for each in samples]
+    real = [list_set(config.gt, "--gt", listen)]
+    real += [list_set(config.train, "--train", listen)] if config.train else []
+    generated = [list_set(each.source, "--samples", listen) for each in samples]
     images = [image for each in (*real, *generated) for image in each.images]
     require_same_images(images, "--gt and --samples", distributed)
-    size = _common_size(generated)
     network = distributed.main_process_first(lambda: load_features(config.features, device, listen))
-    extractor = _FeatureExtractor([*real, *generated], size, network, device, config.on_mismatch == "skip")
-    features, unreadable = _extract(extractor, config, distributed, listen)
+    sizes = sample_sizes(generated)
+    size = sizes[0] if len(sizes) == 1 else (network.side, network.side)
+    if len(sizes) > 1:
+        listen(Notice(f"--samples: images of {len(sizes)} sizes, so all are resized to {network.side}x{network.side}, "
+                      f"the size of {network.name}'s input"))  # fmt: skip
+    extractor = FeatureExtractor([*real, *generated], size, network, device, parse_colour(config.background),
+                                 config.on_mismatch == "skip")  # fmt: skip
+    features, unreadable, counts = extract_features(extractor, config, distributed, listen)
+    for source, counted in counts.items():
+        for text in counted.notices(source, config.background):
+            listen(Notice(text))
     if unreadable:
         listen(Notice(f"left out because of --on-mismatch skip: {summarize(unreadable)}"))
     truth, train = features[0], features[1] if config.train else None
@@ -155,8 +154,9 @@ def _evaluate(config: EvalConfig, distributed: Distributed, listen: Listener) ->
     if any(result.memorised and result.memorised.ratio is None for result in results):
         listen(Notice("at least half of --gt is in --train: without held-out images, memorisation can't be measured"))
     return SetReport(len(truth), size, network.name, network.kernel_name, network.frechet_name, tuple(results),
-                     _definitions(network, size, config), unreadable,
-                     versions() | {f"{network.name} weights sha256": network.weights_sha256})  # fmt: skip
+                     _definitions(network, size, len(sizes) > 1, config), unreadable,
+                     versions() | {f"{network.name} weights sha256": network.weights_sha256},
+                     {source: counted.to_json() for source, counted in counts.items()})  # fmt: skip
 
 
 def _memorisation(samples: Features, held_out: float, train: Features) -> Memorisation:
@@ -166,90 +166,14 @@ def _memorisation(samples: Features, held_out: float, train: Features) -> Memori
     return Memorisation(nearest, held_out, None if is_trained_on else nearest / held_out)
 
 
-def _list(source: str, flag: str) -> _Set:
-    images = list_images(source)
-    if len(images) < MIN_IMAGES:
-        raise _too_few(f"{flag} {source}", len(images))
-    return _Set(source, images)
-
-
-def _too_few(source: str, count: int) -> DataError:
-    return DataError(f"{source}: too few images that can be read ({count}); a set needs at least {MIN_IMAGES}")
-
-
-def _common_size(sets: Sequence[_Set]) -> tuple[int, int]:
-    """The (height, width) of all images, by their headers; unreadable ones are reported when they are decoded."""
-    examples: dict[tuple[int, int], str] = {}
-    for each in sets:
-        for image in each.images:
-            try:
-                examples.setdefault(image_size(image), f"{each.source}/{image.name}")
-            except DecodeError:
-                continue
-    if len(examples) > 1:
-        two = [f"{single_line(name)} is {width}x{height}" for (height, width), name in examples.items()][:2]
-        raise DataError(f"--samples: all images must have one size, but {' and '.join(two)}")
-    if not examples:
-        raise DataError(f"--samples {sets[0].source}: no image can be read")
-    return next(iter(examples))
-
-
-class _FeatureExtractor:
-    """Decodes and embeds batches of the images of all sets; called by several threads."""
-
-    def __init__(
-        self, sets: Sequence[_Set], size: tuple[int, int], network: SetFeatures, device: torch.device, skip: bool
-    ) -> None:
-        self.sets, self.size, self.network, self.device, self.skip = sets, size, network, device, skip
-        self.images = [(each.source, image) for each in sets for image in each.images]
-        self._device_lock = device_lock(device)
-
-    def __call__(self, batch: range) -> tuple[Features, dict[str, str]]:
-        """Return a row an image (its index among all images, its features), and the reasons of unreadable ones."""
-        readable, unreadable = {}, {}
-        for index in batch:
-            source, image = self.images[index]
-            try:
-                readable[index] = resize(decode(image).pixels, *self.size)
-            except DecodeError as error:
-                if not self.skip:
-                    raise DataError(f"{source}/{error}\nhint: --on-mismatch skip leaves it out") from error
-                unreadable[f"{source}/{image.name}"] = error.reason
-        if not readable:
-            return np.empty((0, 1 + self.network.dim)), unreadable
-        with self._device_lock, oom_as_device_error("a smaller --batch-size"):
-            pixels = torch.from_numpy(np.stack(list(readable.values()))).to(self.device).permute(0, 3, 1, 2)
-            features = self.network.compute(pixels).double().cpu().numpy()
-        return np.column_stack([list(readable), features]), unreadable
-
-
-def _extract(
-    extractor: _FeatureExtractor, config: EvalConfig, distributed: Distributed, listen: Listener
-) -> tuple[list[Features], dict[str, str]]:
-    """The features of each set, in the order of its images, and the reasons of unreadable images, which are left out.
-
-    Processes share the images; all get the same result.
-    """
-    sets, indices = extractor.sets, range(len(extractor.images))
-    size = min(config.batch_size, _BATCH)
-    batches = [indices[start : start + size] for start in indices[::size]]
-    results = map_shared(extractor, batches, "measuring", config.workers, distributed, listen)
-    rows = np.concatenate([rows for rows, _ in results])
-    ends = np.searchsorted(rows[:, 0], np.cumsum([len(each.images) for each in sets]))
-    features = [np.ascontiguousarray(block[:, 1:]) for block in np.split(rows, ends[:-1])]
-    for each, vectors in zip(sets, features, strict=True):
-        if len(vectors) < MIN_IMAGES:
-            raise _too_few(each.source, len(vectors))
-    return features, dict(sorted(item for _, unreadable in results for item in unreadable.items()))
-
-
-def _definitions(network: SetFeatures, size: tuple[int, int], config: EvalConfig) -> dict[str, str]:
+def _definitions(network: SetFeatures, size: tuple[int, int], is_mixed: bool, config: EvalConfig) -> dict[str, str]:
     """One exact sentence for everything that the values depend on."""
     height, width = size
     definitions = {
         "features": network.definition,
-        "size": f"Real images of another size are resized to {width}x{height} first, both sides at once (bilinear, "
-        "antialiased), as training does.",
+        "size": f"{'All images' if is_mixed else 'Real images of another size'} are resized to {width}x{height} first, "
+        "both sides at once (bilinear, antialiased), as training does.",
+        "reading": reading(config.background),
         network.kernel_name: "Unbiased squared MMD under (x·y/D + 1)³ over the whole sets, as KID's formula has it, "
         "with a normal 95 % interval of jackknife variance.",
         network.frechet_name: "|μ₁-μ₂|² + tr(Σ₁ + Σ₂ - 2(Σ₁Σ₂)^½), sample covariances; biased upwards for small sets, "

@@ -14,7 +14,7 @@ from aecli.metrics.lpips import LPIPS
 from aecli.metrics.network_weights import UnreadableWeights, checked_sha256, load_pickle, weight_folders
 from aecli.progress import Listener
 
-ALEX_SIDE = 224  # of AlexNet's training images
+ALEX_SIDE, INCEPTION_SIDE = 224, 299  # of the networks' training images
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"
 
@@ -23,7 +23,8 @@ INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.
 class SetFeatures:
     """A network on its device, with the names of the kernel and the Fréchet distance over its features.
 
-    `compute` takes images uint8 (N, 3, H, W) on the device and returns features float32 (N, dim).
+    `compute` takes images uint8 (N, 3, H, W) on the device, resizes them to `side`, and returns features float32
+    (N, dim).
     """
 
     name: str
@@ -33,6 +34,7 @@ class SetFeatures:
     dim: int
     weights_sha256: str
     compute: Callable[[Tensor], Tensor]
+    side: int
 
 
 def alex_features(device: torch.device, listen: Listener) -> SetFeatures:
@@ -49,7 +51,8 @@ def alex_features(device: torch.device, listen: Listener) -> SetFeatures:
         "AlexNet's fifth convolution after ReLU, averaged over positions (256 features), of images resized to 224×224 "
         "(bilinear, antialiased where that is smaller); not the Inception features of FID and KID."
     )
-    return SetFeatures("alex", "kd-alex", "fd-alex", definition, 256, network.weights_sha256, compute)
+    return SetFeatures("alex", "kd-alex", "fd-alex", definition, 256, network.weights_sha256, compute,
+                       ALEX_SIDE)  # fmt: skip
 
 
 def inception_features(device: torch.device, _listen: Listener) -> SetFeatures:
@@ -76,7 +79,7 @@ def inception_features(device: torch.device, _listen: Listener) -> SetFeatures:
         "The 2048 pooled features of FID's Inception network (weights of 2015-12-05), of images resized to 299×299 as "
         "TensorFlow 1 does, by torch-fidelity."
     )
-    return SetFeatures("inception", "kid", "fid", definition, 2048, sha256, compute)
+    return SetFeatures("inception", "kid", "fid", definition, 2048, sha256, compute, INCEPTION_SIDE)
 
 
 BUILDERS = {"alex": alex_features, "inception": inception_features}

@@ -153,10 +153,39 @@ def test_any_source_serves(tmp_path):
     assert of_zip == ok_json("eval", "--gt", "real", "--samples", "alike")["results"]
 
 
-def test_samples_of_differing_sizes_are_refused(tmp_path):
+def test_samples_of_differing_sizes_are_brought_to_the_networks(tmp_path):
     pictures(tmp_path / "large", 8, 5, side=96)
-    message = fails(1, "eval", "--gt", "real", "--samples", "alike", "--samples", tmp_path / "large")
-    assert "64x64" in message and "96x96" in message
+    args = ["eval", "--gt", "real", "--samples", "alike", "--samples", tmp_path / "large"]
+    result = invoke(*args, "--json")
+    assert "2 sizes" in result.stderr and "resized to 224x224" in result.stderr
+    found = json.loads(result.stdout)
+    assert found["size"] == [224, 224] and "All images are resized to 224x224" in found["definitions"]["size"]
+    for name, source in (("real", "real"), ("alike", "alike"), ("large", tmp_path / "large")):
+        (tmp_path / f"as-{name}").mkdir()
+        for file in Path(source).glob("*.png"):
+            with Image.open(file) as opened:
+                opened.resize((224, 224), Image.Resampling.BILINEAR).save(tmp_path / f"as-{name}" / file.name)
+    by_hand = kernel_distance(features(tmp_path / "as-real"), features(tmp_path / "as-large"))[0]
+    assert found["results"][1]["kd-alex"]["value"] == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_what_reading_did_is_told(tmp_path):
+    shutil.copytree("alike", tmp_path / "some")
+    pixels = np.asarray(Image.open(tmp_path / "some/003.png").convert("RGBA")).copy()
+    pixels[..., 3] = 128
+    Image.fromarray(pixels).save(tmp_path / "some/003.png")
+    (tmp_path / "some/x.heic").write_bytes(b"x")
+    result = invoke("eval", "--gt", "real", "--samples", tmp_path / "some", "--background", "black", "--json")
+    assert "1 image with transparency laid over black" in result.stderr and ".heic" in result.stderr
+    found = json.loads(result.stdout)
+    assert found["conversions"] == {
+        "real": {}, str(tmp_path / "some"): {"background": {"images": 1, "names": ["003.png"]}}
+    }  # fmt: skip
+    assert "black" in found["definitions"]["reading"]
+    laid = np.rint(pixels[..., :3] * (128 / 255)).astype(np.uint8)
+    Image.fromarray(laid).save(tmp_path / "some/003.png")
+    again = ok_json("eval", "--gt", "real", "--samples", tmp_path / "some")
+    assert again["results"][0]["kd-alex"]["value"] == pytest.approx(found["results"][0]["kd-alex"]["value"], abs=1e-4)
 
 
 def test_unreadable_images_are_told_or_left_out(tmp_path):
