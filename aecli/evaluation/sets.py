@@ -132,8 +132,8 @@ def _evaluate(config: EvalConfig, distributed: Distributed, listen: Listener) ->
                       f"the size of {network.name}'s input"))  # fmt: skip
     extractor = FeatureExtractor([*real, *generated], size, network, device, parse_colour(config.background),
                                  config.on_mismatch == "skip")  # fmt: skip
-    features, unreadable, counts = extract_features(extractor, config, distributed, listen)
-    for source, counted in counts.items():
+    features, unreadable, conversions = extract_features(extractor, config, distributed, listen)
+    for source, counted in conversions.items():
         for text in counted.notices(source, config.background):
             listen(Notice(text))
     if unreadable:
@@ -156,7 +156,7 @@ def _evaluate(config: EvalConfig, distributed: Distributed, listen: Listener) ->
     return SetReport(len(truth), size, network.name, network.kernel_name, network.frechet_name, tuple(results),
                      _definitions(network, size, len(sizes) > 1, config), unreadable,
                      versions() | {f"{network.name} weights sha256": network.weights_sha256},
-                     {source: counted.to_json() for source, counted in counts.items()})  # fmt: skip
+                     {source: counted.to_json() for source, counted in conversions.items()})  # fmt: skip
 
 
 def _memorisation(samples: Features, held_out: float, train: Features) -> Memorisation:

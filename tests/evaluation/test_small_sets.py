@@ -14,7 +14,7 @@ from tests.support.paired import crop
 
 
 def test_a_notice_for_each_kind_of_distance():
-    network = SetFeatures("x", "kd-x", "fd-x", "", dim=150, weights_sha256="", compute=lambda images: images)
+    network = SetFeatures("x", "kd-x", "fd-x", "", dim=150, weights_sha256="", compute=lambda images: images, side=8)
     assert list(small_set_notices({"--gt": 1000, "vae": 151}, network)) == []
     (frechet,) = small_set_notices({"--gt": 1000, "vae": 150, "ae": 151}, network)
     assert "fd-x" in frechet and "vae: 150" in frechet and "ae: 151" not in frechet and "kd-x" in frechet
