@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from aecli.configs import EvalConfig
 from aecli.evaluation.pairing import Pairing, Size
-from aecli.evaluation.unpaired import Unpaired
 from aecli.metrics import lpips, ssim
 from aecli.metrics.base import Metric
 
@@ -12,49 +11,60 @@ _CROPPED = 8  # pixels that tools cut off a side at most, to make it a multiple 
 
 
 def ways_out(pairing: Pairing, metrics: Sequence[Metric], config: EvalConfig) -> list[str]:
-    """Return what to change so that these images can be measured, best first."""
+    """Return what to change so that these images can be measured, best first: options, then what they do."""
     kinds = {each.kind for each in pairing.unpaired}
     ways = [pairing.renaming] if pairing.renaming else []
-    if kinds == {"size"}:
-        ways += _for_sizes(pairing, config)
+    if "size" in kinds and kinds <= {"size", "small"}:
+        ways += _for_sizes(pairing, metrics, config)
     elif kinds == {"small"}:
-        ways += _for_small(pairing.unpaired, metrics, config)
-    elif kinds == {"small", "size"}:
-        sizes, small = _for_sizes(pairing, config), _for_small(pairing.unpaired, metrics, config)
-        ways += [f"{sizes[0]}, with {small[0]}"]
+        side = min(min(each.size) for each in pairing.unpaired)
+        ways += [f"{options} needs no more than {side} pixels a side" for options in _for_side(side, metrics, config)]
     if pairing.pairs and config.on_mismatch != "skip":
         ways.append("--on-mismatch skip measures only images that pair")
     return ways
 
 
-def _for_sizes(pairing: Pairing, config: EvalConfig) -> list[str]:
+def _for_sizes(pairing: Pairing, metrics: Sequence[Metric], config: EvalConfig) -> list[str]:
     wrong = [(each.size, each.truth_size) for each in pairing.unpaired if each.kind == "size"]
-    if all(size == truth[::-1] for size, truth in wrong):
+    truths = [truth for _, truth in wrong] + [pair.size for pair in pairing.pairs]
+    truths += [each.size for each in pairing.unpaired if each.kind == "small"]
+    if all(size == truth[::-1] != truth for size, truth in wrong):
         return ["the sides are swapped, as by a tool that ignores EXIF orientation: remove it from --gt "
                 "(magick IN -strip OUT), or turn the predictions"]  # fmt: skip
-    if all(abs(a - b) <= _CROPPED for size, truth in wrong for a, b in zip(size, truth, strict=True)):
-        return ["--on-mismatch crop cuts both to their common size from the top left"]
     side = _common_square({size for size, _ in wrong} | {pair.size for pair in pairing.pairs})
-    if side and side != config.image_size and all(min(truth) >= side for _, truth in wrong):
-        return [f"--image-size {side} --fit crop (or squash) makes of the ground truth what a model of that size gets"]
-    return ["--on-mismatch resize resizes predictions"]
+    if all(abs(a - b) <= _CROPPED for pair in wrong for a, b in zip(*pair, strict=True)) and config.image_size is None:
+        least = min(map(min, [*truths, *(size for size, _ in wrong)]))
+        ways = {"--on-mismatch crop": "cuts both to their common size from the top left"}
+    elif side and side != config.image_size and all(min(truth) >= side for _, truth in wrong):
+        least, text = side, "makes of the ground truth what a model of that size is given"
+        ways = {f"--image-size {side} --fit {fit}": text for fit in ("crop", "squash")}
+    else:
+        least = min(map(min, truths)) if config.image_size is None else config.image_size
+        ways = {"--on-mismatch resize": "resizes predictions"}
+    smaller = _for_side(least, metrics, config)
+    more = f" {smaller[0]}" if smaller else ""
+    return [f"{options}{more} {text}" for options, text in ways.items()]
 
 
 def _common_square(sizes: set[Size]) -> int | None:
     """The side of the one square that all sizes are."""
-    return height if len(sizes) == 1 and (height := (size := next(iter(sizes)))[0]) == size[1] else None
+    height, width = next(iter(sizes))
+    return height if len(sizes) == 1 and height == width else None
 
 
-def _for_small(unpaired: Sequence[Unpaired], metrics: Sequence[Metric], config: EvalConfig) -> list[str]:
-    side = min(min(each.size) for each in unpaired if each.kind == "small")
+def _for_side(side: int, metrics: Sequence[Metric], config: EvalConfig) -> list[str]:
+    """Options with which images of so short a side can be measured, if they can't as it is."""
+    fitting = [metric.name for metric in metrics if metric.min_side <= side]
+    failing = {metric.name for metric in metrics} - set(fitting)
+    if not failing:
+        return []
     if side <= 2 * config.crop_border:
-        return [f"--crop-border {(side - 1) // 2} leaves some of {side} pixels"]
-    fitting = [metric.name for metric in metrics if metric.min_side <= side] or ["psnr"]
-    ways = [f"--metrics {','.join(fitting)} needs no more than {side} pixels"]
-    failing, inner = {metric.name for metric in metrics} - set(fitting), side - 2 * config.crop_border
+        return ["--crop-border 0 --metrics psnr"]
+    ways = [f"--metrics {','.join(fitting or ['psnr'])}"]
+    inner = side - 2 * config.crop_border
     nets = [net for net, least in lpips.MIN_SIDE.items() if least <= inner]
     if failing == {"lpips"} and nets:
-        ways.append(f"--lpips-net {nets[0]}, whose weights may be downloaded")
+        ways.append(f"--lpips-net {nets[0]}")
     if failing <= {"ssim", "ssim-y"} and ssim.MIN_SIDE["uniform"] <= inner < ssim.MIN_SIDE["gaussian"]:
         ways.append("--ssim-window uniform")
     return ways
