@@ -32,7 +32,7 @@ class PairCounts:
         for name, decoded, counts in zip(names, pair.decoded, self.sources, strict=True):
             counts.add(name, decoded)
         truth, *predictions = pair.decoded
-        self.deep += pair.values is not None
+        self.deep += pair.is_deep
         for column, prediction in enumerate(predictions):
             self.profiles[column] += prediction.profile != truth.profile
             self.transparent[column] += Conversion.TRANSPARENT in truth.conversions & prediction.conversions
@@ -94,8 +94,8 @@ def _verb(text: str, images: int) -> str:
 
 def _is_rounded(pair: DecodedPair, truth: Decoded, prediction: Decoded, column: int) -> bool:
     """Whether two images become identical by rounding to 8 bits, here or in their decoder."""
-    if pair.values is not None:
-        if np.array_equal(pair.values[0], pair.values[column]):
+    if pair.is_deep:
+        if pair.has_equal_values(column):
             return False
     elif Conversion.DEPTH not in truth.conversions | prediction.conversions:
         return False

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aecli.configs import EvalConfig
-from aecli.data.decoding.colour import Colour, parse_colour
+from aecli.data.decoding.colour import Colour, bands, parse_colour
 from aecli.data.decoding.conversions import Decoded
 from aecli.data.decoding.decode import DecodeError, Pixels, decode, decode_fitted, resize
 from aecli.data.decoding.wide import PEAK
@@ -20,13 +20,36 @@ from aecli.evaluation.unpaired import Unpaired
 class DecodedPair:
     """The ground truth, then each prediction, of one size (H, W).
 
-    `decoded` are as read, but resized or cropped; `pixels` uint8 (H, W, 3); `values` float64 (H, W, 3) from 0 to 255,
-    unrounded, None where all have 8 bits.
+    `decoded` are as read, but resized or cropped; `pixels` uint8 (H, W, 3), rounded where one has more bits; `values`
+    the same unrounded, uint8, or of more bits from 0 to `peak`, as uint16 or float32.
     """
 
     decoded: list[Decoded]
     pixels: list[Pixels]
-    values: list[NDArray[np.float64]] | None
+    peak: int
+
+    @property
+    def values(self) -> list[NDArray[Any]]:
+        """Each image's unrounded values."""
+        return [each.pixels for each in self.decoded]
+
+    @property
+    def depths(self) -> tuple[str, ...]:
+        """The type of each image's values."""
+        return tuple(str(values.dtype) for values in self.values)
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether one has more than 8 bits."""
+        return any(values.dtype != np.uint8 for values in self.values)
+
+    def has_equal_values(self, column: int) -> bool:
+        """Whether the values of an image, not rounded, are those of the ground truth."""
+        truth, other = self.values[0], self.values[column]
+        if truth.dtype == other.dtype:
+            return np.array_equal(truth, other)
+        strips = (rows for rows in bands(*truth.shape[:2]))
+        return all(np.array_equal(scaled(truth[rows], self.peak), scaled(other[rows], self.peak)) for rows in strips)
 
 
 @dataclass(frozen=True)
@@ -54,14 +77,7 @@ class PairDecoder:
             if decoded.pixels.shape[:2] != pair.size:
                 return Unpaired(image.name, name, "unreadable", "its size is not the one that its header states")
             images.append(decoded)
-        if all(each.pixels.dtype == np.uint8 for each in images):
-            return DecodedPair(images, [each.pixels for each in images], None)
-        values = [scaled(each.pixels, self.peak) for each in images]
-        rounded = [
-            each.pixels if each.pixels.dtype == np.uint8 else np.rint(np.clip(value, 0, 255)).astype(np.uint8)
-            for each, value in zip(images, values, strict=True)
-        ]
-        return DecodedPair(images, rounded, values)
+        return DecodedPair(images, [_rounded(each.pixels, self.peak) for each in images], self.peak)
 
     def _decode(self, pair: Pair, column: int) -> Decoded:
         image, resizes = pair.images[column], pair.resized[column]
@@ -76,6 +92,16 @@ class PairDecoder:
             height, width = pair.size
             decoded = replace(decoded, pixels=np.ascontiguousarray(decoded.pixels[:height, :width]))
         return decoded
+
+
+def _rounded(pixels: NDArray[Any], peak: int) -> Pixels:
+    """Round pixels to 8 bits, in bands."""
+    if pixels.dtype == np.uint8:
+        return pixels
+    rounded = np.empty(pixels.shape, dtype=np.uint8)
+    for rows in bands(*pixels.shape[:2]):
+        rounded[rows] = np.rint(np.clip(scaled(pixels[rows], peak), 0, 255))
+    return rounded
 
 
 def scaled(pixels: NDArray[Any], peak: int) -> NDArray[np.float64]:

@@ -80,32 +80,31 @@ class PairMeasurer:
             if self.page is not None:
                 self.page.add(index, pair.pixels)
         blocks = [np.empty((0, self.columns))]
-        for is_deep in (False, True):
-            chosen = {index: pair for index, pair in readable.items() if (pair.values is not None) == is_deep}
-            if chosen:
-                blocks.append(np.column_stack([list(chosen), *self._measure(list(chosen.values()))]))
+        for depths in dict.fromkeys(pair.depths for pair in readable.values()):
+            chosen = {index: pair for index, pair in readable.items() if pair.depths == depths}
+            blocks.append(np.column_stack([list(chosen), *self._measure(list(chosen.values()))]))
         return np.concatenate(blocks), unreadable, counts
 
     def _measure(self, pairs: list[DecodedPair]) -> list[Rows]:
-        """Each metric's values (N, predictions) of N pairs, all of 8 bits, or all of more."""
+        """Each metric's values (N, predictions) of N pairs of the same size and depths."""
         height, width = pairs[0].pixels[0].shape[:2]
         held = f"{len(pairs)} images of {width}x{height} at once"
         hint = f"a smaller --batch-size, --lpips-net alex or --metrics psnr,ssim ({held})"
         pixels = _stacks([pair.pixels for pair in pairs])
-        unrounded = _stacks([pair.values for pair in pairs if pair.values is not None])
+        values_of_more = _stacks([pair.values for pair in pairs if pair.is_deep])
         with self.device_lock, oom_as_device_error(hint):
             rounded_tensors = self._tensors(pixels)
-            tensors = self._tensors(unrounded) or rounded_tensors
+            tensors = self._tensors(values_of_more) or rounded_tensors
             values = []
             for metric in self.metrics.values():
-                truths, *predictions = tensors if metric.takes_floats else rounded_tensors
+                truths, *predictions = tensors if metric.takes_deep else rounded_tensors
                 score = metric.against(truths)
                 values.append(np.stack([score(prediction).numpy() for prediction in predictions], axis=1))
             return values
 
     def _tensors(self, stacks: Sequence[NDArray[Any]]) -> list[torch.Tensor]:
-        """Return arrays (N, H, W, 3) as tensors (N, 3, H, W) on the device, or where it has no float64, on the CPU."""
-        is_kept = self.device.type == "mps" and any(stack.dtype == np.float64 for stack in stacks)
+        """Return arrays (N, H, W, 3) as tensors (N, 3, H, W) on the device; deep ones where it has float64, else on the CPU."""
+        is_kept = self.device.type == "mps" and any(stack.dtype != np.uint8 for stack in stacks)
         device = torch.device("cpu") if is_kept else self.device
         return [torch.from_numpy(stack).to(device).permute(0, 3, 1, 2) for stack in stacks]
 

@@ -10,7 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from aecli.configs import EvalConfig
 from aecli.progress import Listener
+
+EIGHT_BITS, SIXTEEN_BITS = 255.0, 65535.0  # the highest value of a sample
 
 Score = Callable[[Tensor], Tensor]  # predictions (N, 3, H, W) -> (N,) float64 on the CPU
 
@@ -20,13 +23,14 @@ class LoadedMetric:
     """A metric ready to run on a device.
 
     `against` takes references uint8 (N, 3, H, W) and returns the function that scores predictions of the same shape:
-    what depends on the references alone is computed once, however many predictions follow. One that `takes_floats`
-    also measures unrounded values, floating-point from 0 to 255. `versions` identify the weights in use.
+    what depends on the references alone is computed once, however many predictions follow. One that `takes_deep` also
+    measures values of more than 8 bits, uint16 or floats, from 0 to the data range of its options. `versions` identify
+    the weights in use.
     """
 
     against: Callable[[Tensor], Score]
     versions: Mapping[str, str] = field(default_factory=dict)
-    takes_floats: bool = False
+    takes_deep: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,15 +74,15 @@ class Metric:
 
 def load_pairwise(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[torch.device, Listener], LoadedMetric]:
     """Return the `load` of a metric that is a pure function of references and predictions."""
-    return lambda device, listen: LoadedMetric(lambda references: partial(function, references), takes_floats=True)
+    return lambda device, listen: LoadedMetric(lambda references: partial(function, references), takes_deep=True)
 
 
-def check_images(images: Tensor, min_side: int, floats: bool = False) -> None:
+def check_images(images: Tensor, min_side: int, deep: bool = False) -> None:
     """Raise ValueError unless images are uint8 (N, 3, H, W), N at least 1, H and W at least `min_side`.
 
-    With `floats`, floating-point numbers are right too.
+    With `deep`, values of more bits are right too: uint16 or floats.
     """
-    has_type = images.dtype == torch.uint8 or (floats and images.is_floating_point())
+    has_type = images.dtype == torch.uint8 or (deep and (images.dtype == torch.uint16 or images.is_floating_point()))
     if not has_type or images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
         raise ValueError(f"expected uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}")
     height, width = images.shape[-2:]
@@ -87,8 +91,19 @@ def check_images(images: Tensor, min_side: int, floats: bool = False) -> None:
 
 
 def check_pairs(a: Tensor, b: Tensor, min_side: int) -> None:
-    """Raise ValueError unless two batches, uint8 or floats, can be compared image by image; see `check_images`."""
-    check_images(a, min_side, floats=True)
-    check_images(b, min_side, floats=True)
+    """Raise ValueError unless two batches, of 8 bits or more, can be compared image by image; see `check_images`."""
+    check_images(a, min_side, deep=True)
+    check_images(b, min_side, deep=True)
     if a.shape != b.shape:
         raise ValueError(f"expected pairs of one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
+
+
+def to_scale(images: Tensor, data_range: float) -> Tensor:
+    """Values from 0 to 255 as float64, not rounded: uint8 are that already, others are from 0 to `data_range`."""
+    values = images.double()
+    return values if images.dtype == torch.uint8 else values.mul(EIGHT_BITS).div_(data_range)
+
+
+def deep_range(config: EvalConfig) -> float:
+    """The highest value of images of more than 8 bits."""
+    return SIXTEEN_BITS if config.data_range is None else float(config.data_range)

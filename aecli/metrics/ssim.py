@@ -4,7 +4,7 @@ Wang, Bovik, Sheikh and Simoncelli, "Image quality assessment: from error visibi
 Transactions on Image Processing 13 (2004), with the constants of that paper, as scikit-image computes it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aecli.configs import EvalConfig
 from aecli.metrics import luma
-from aecli.metrics.base import Metric, check_pairs, load_pairwise
+from aecli.metrics.base import EIGHT_BITS, Metric, check_pairs, deep_range, load_pairwise, to_scale
 from aecli.runtime.threads import limit_torch_threads
 
 MIN_SIDE = {"gaussian": 11, "uniform": 7}  # of the window, and so of an image
@@ -38,33 +38,37 @@ Tile = tuple[slice, slice]  # images, rows
 
 def build(config: EvalConfig) -> Metric:
     """Describe SSIM with the window that `config` asks for."""
-    return _describe("ssim", config.ssim_window, "pixels and RGB channels", on_luma=False)
+    return _describe("ssim", config, "pixels and RGB channels", on_luma=False)
 
 
 def build_y(config: EvalConfig) -> Metric:
     """Describe SSIM of the luma with the window that `config` asks for."""
-    return _describe("ssim-y", config.ssim_window, f"pixels of the luma {luma.DEFINITION}", on_luma=True)
+    return _describe("ssim-y", config, f"pixels of the luma {luma.DEFINITION}", on_luma=True)
 
 
-def _describe(name: str, window: str, values: str, on_luma: bool) -> Metric:
+def _describe(name: str, config: EvalConfig, values: str, on_luma: bool) -> Metric:
+    window = config.ssim_window
     definition = (
         f"{name.upper()} of an image after Wang et al. 2004: {_WINDOWS[window]} border left out, data range 255, "
         f"K1 0.01, K2 0.03, mean over {values}."
     )
-    score = partial(ssim, window=window, on_luma=on_luma)
+    score = partial(ssim, window=window, on_luma=on_luma, data_range=deep_range(config))
     return Metric(name, "", True, MIN_SIDE[window], definition, load_pairwise(score))
 
 
-def ssim(a: Tensor, b: Tensor, window: str = "gaussian", on_luma: bool = False) -> Tensor:
+def ssim(
+    a: Tensor, b: Tensor, window: str = "gaussian", on_luma: bool = False, data_range: float = EIGHT_BITS
+) -> Tensor:
     """Mean structural similarity of each pair, over channels and over the positions where the whole window fits.
 
     Args:
-        a: uint8 (N, 3, H, W), or unrounded values as floats from 0 to 255, no side shorter than `MIN_SIDE[window]`;
-            ValueError for anything else.
+        a: uint8 (N, 3, H, W), or more bits as uint16 or floats, no side shorter than `MIN_SIDE[window]`; ValueError
+            for anything else.
         b: the same shape and device, of either kind.
         window: `gaussian` (11×11, σ 1.5, population covariance: the paper's) or `uniform` (7×7, sample covariance:
             scikit-image's default).
         on_luma: of the luma alone, instead of over the three channels.
+        data_range: the highest value of those of more bits, which are measured unrounded.
 
     Returns:
         (N,) float64 on the CPU, at most 1. Computed in float64: the variances are differences of large numbers, which
@@ -77,11 +81,18 @@ def ssim(a: Tensor, b: Tensor, window: str = "gaussian", on_luma: bool = False) 
     count, channels, height, width = a.shape
     channels = 1 if on_luma else channels
     tiles = _tiles(count, height, channels * width, margin, a.device)
+    convert = partial(_converted, on_luma=on_luma, data_range=data_range)
     totals = torch.zeros(count, dtype=torch.float64, device=a.device)
-    sums = _map_tiles(partial(_TileWorker, a, b, window, on_luma), tiles, a.device)
+    sums = _map_tiles(partial(_TileWorker, a, b, window, convert), tiles, a.device)
     for (images, _), tile_sums in zip(tiles, sums, strict=True):
         totals[images] += tile_sums
     return totals.cpu() / (channels * (height - margin) * (width - margin))
+
+
+def _converted(tile: Tensor, on_luma: bool, data_range: float) -> Tensor:
+    """A tile of images as it is measured: on the scale of 8 bits, of three channels or of the luma."""
+    values = tile if tile.dtype == torch.uint8 else to_scale(tile, data_range)
+    return luma.luma(values) if on_luma else values
 
 
 def _tiles(count: int, height: int, row: int, margin: int, device: torch.device) -> list[Tile]:
@@ -132,8 +143,8 @@ class _TileWorker:
     divides. So four maps are filtered: x, y, 2xy + C and x² + y² + C.
     """
 
-    def __init__(self, a: Tensor, b: Tensor, window: str, on_luma: bool) -> None:
-        self.a, self.b, self.on_luma = a, b, on_luma
+    def __init__(self, a: Tensor, b: Tensor, window: str, convert: Callable[[Tensor], Tensor]) -> None:
+        self.a, self.b, self.convert = a, b, convert
         taps = _taps(window).to(a.device)
         self.margin = len(taps) - 1
         # Row i of the band holds the taps from column i on.
@@ -147,11 +158,9 @@ class _TileWorker:
 
     def sums(self, tiles: Sequence[Tile]) -> list[Tensor]:
         """The sum over each image (n,) of each tile."""
-        return [self._sum(self._tile(self.a, *tile), self._tile(self.b, *tile)) for tile in tiles]
-
-    def _tile(self, images: Tensor, indices: slice, rows: slice) -> Tensor:
-        tile = images[indices, :, rows]
-        return luma.luma(tile) if self.on_luma else tile
+        return [
+            self._sum(*(self.convert(batch[images, :, rows]) for batch in (self.a, self.b))) for images, rows in tiles
+        ]
 
     def _buffer(self, index: int, *shape: int) -> Tensor:
         """Return uninitialised memory, which overlaps what the same buffer held before."""

@@ -93,14 +93,15 @@ class TestEveryMetric:
         with pytest.raises(ValueError, match="too small|expected"):
             score(images[..., : side - 1, :], noisy[..., : side - 1, :])
 
-    def test_floats_are_measured_alike_or_refused(self, metric, score, images, noisy):
-        takes_floats = metric.load(torch.device("cpu"), ignore).takes_floats
-        if takes_floats:
-            assert score(images.double(), noisy.double()).tolist() == pytest.approx(score(images, noisy).tolist())
-            assert score(images.double(), noisy).tolist() == score(images.double(), noisy.double()).tolist()
+    @pytest.mark.parametrize("kind", [torch.uint16, torch.float32])
+    def test_more_bits_are_measured_alike_or_refused(self, metric, score, images, noisy, kind):
+        deep, noisy_deep = ((each.int() * 257).to(kind) for each in (images, noisy))
+        if metric.load(torch.device("cpu"), ignore).takes_deep:
+            assert score(deep, noisy_deep).tolist() == pytest.approx(score(images, noisy).tolist())
+            assert score(deep, noisy).tolist() == score(deep, noisy_deep).tolist()
         else:
             with pytest.raises(ValueError, match="expected uint8"):
-                score(images.double(), noisy.double())
+                score(deep, noisy_deep)
 
     @pytest.mark.parametrize("wrong", ["int", "grey", "empty"])
     def test_other_tensors_are_refused(self, score, images, wrong):

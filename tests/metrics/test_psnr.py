@@ -44,3 +44,15 @@ def test_strips_do_not_change_the_numbers(monkeypatch):
     monkeypatch.setattr("aecli.metrics.psnr._CPU_PIXELS", 7 * 40)
     assert torch.equal(mse(a, b), whole)
     assert mse(a, b, on_luma=True).tolist() == pytest.approx(whole_luma.tolist(), rel=1e-14)
+
+
+def test_a_data_range_against_numpy():
+    generator = np.random.default_rng(1)
+    a, b = generator.integers(0, 4096, (2, 1, 3, 20, 30))
+    by_hand = 10 * math.log10(4095**2 / np.mean((a - b) ** 2.0))
+    for kind in (np.uint16, np.float32):
+        deep = [torch.from_numpy(each.astype(kind)) for each in (a, b)]
+        assert psnr(*deep, data_range=4095).item() == pytest.approx(by_hand, abs=1e-9)
+    eight = torch.from_numpy((a // 17).astype(np.uint8))  # an 8-bit side is from 0 to 255 all the same
+    mixed = 10 * math.log10(4095**2 / np.mean((a // 17 * (4095 / 255) - b) ** 2.0))
+    assert psnr(eight, torch.from_numpy(b.astype(np.uint16)), data_range=4095).item() == pytest.approx(mixed, abs=1e-9)

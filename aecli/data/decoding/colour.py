@@ -42,6 +42,8 @@ def wide_to_rgb(wide: Wide, background: Colour, full_depth: bool) -> tuple[NDArr
     """
     height, width, channels = wide.shape
     has_alpha = channels in (2, 4)
+    if channels == 3 and full_depth:
+        return wide, Conversion(0)
     rgb = np.empty((height, width, 3), dtype=wide.dtype if full_depth else np.uint8)
     highest_alpha = lowest_alpha = PEAK
     if has_alpha:
