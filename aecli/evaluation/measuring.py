@@ -103,7 +103,7 @@ class PairMeasurer:
             return values
 
     def _tensors(self, stacks: Sequence[NDArray[Any]]) -> list[torch.Tensor]:
-        """Return arrays (N, H, W, 3) as tensors (N, 3, H, W) on the device; deep ones where it has float64, else on the CPU."""
+        """Return arrays (N, H, W, 3) as tensors (N, 3, H, W) on the device, or, deep ones on MPS, on the CPU."""
         is_kept = self.device.type == "mps" and any(stack.dtype != np.uint8 for stack in stacks)
         device = torch.device("cpu") if is_kept else self.device
         return [torch.from_numpy(stack).to(device).permute(0, 3, 1, 2) for stack in stacks]
