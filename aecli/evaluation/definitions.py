@@ -49,12 +49,14 @@ def _sizes(names: Sequence[str], measured: Measured, config: EvalConfig) -> dict
     if fitted := sum(pair.resized[0] for pair in pairs):
         found["image_size"] = (
             f"The ground truth was brought to {config.image_size}x{config.image_size} by --fit {config.fit} (bilinear, "
-            f"antialiased): {fitted} of {len(pairs)}."
+            f"antialiased, 8 bits): {fitted} of {len(pairs)}."
         )
     resized = {name: sum(pair.resized[1 + column] for pair in pairs) for column, name in enumerate(names)}
     if any(resized.values()):
         counts = ", ".join(f"{count} of {len(pairs)} of {name}" for name, count in resized.items() if count)
-        found["resize"] = f"Resized to the ground truth's size before measuring (bicubic, antialiased): {counts}."
+        found["resize"] = (
+            f"Resized to the ground truth's size before measuring (bicubic, antialiased, 8 bits): {counts}."
+        )
     if cropped := sum(pair.cropped for pair in pairs):
         found["crop"] = f"Cut to the common size of each pair, from the top left: {cropped} of {len(pairs)}."
     return found

@@ -11,17 +11,19 @@ from pathlib import Path
 
 from aecli.data.image_ref import ImageRef
 from aecli.data.sources.registry import list_images
+from aecli.data.sources.selection import Selection
 from aecli.evaluation.naming import find_template, rename, shortened_keys
 from aecli.progress import Listener, Notice
 
 
 @dataclass(frozen=True)
 class Listed:
-    """The first image of each key of a source, and the others of keys that have several."""
+    """The first image of each key of a source, the others of keys that have several, and files that are not read."""
 
     source: str
     first: dict[str, ImageRef]
     others: dict[str, list[ImageRef]]
+    unread: dict[str, str]  # key -> name
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Match:
 
 def list_source(source: str, sources: Sequence[str], are_files: bool, listen: Listener) -> Listed:
     """List a source without the folders in it that are other `sources`; single files have one key."""
-    images = list_images(source, listen)
+    selection = Selection()
+    images = list_images(source, listen, selection=selection)
     for other in sources:
         folder = _folder_in(source, other)
         rest = [image for image in images if not image.name.startswith(folder)] if folder else images
@@ -48,10 +51,15 @@ def list_source(source: str, sources: Sequence[str], are_files: bool, listen: Li
     first: dict[str, ImageRef] = {}
     others: dict[str, list[ImageRef]] = defaultdict(list)
     for image in images:
-        key = "" if are_files else unicodedata.normalize("NFC", image.key)
+        key = "" if are_files else _key(image.key)
         if first.setdefault(key, image) is not image:
             others[key].append(image)
-    return Listed(source, first, dict(others))
+    unread = {_key(posixpath.splitext(name)[0]): name for names in selection.unread.values() for name in names}
+    return Listed(source, first, dict(others), unread)
+
+
+def _key(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
 
 
 def _folder_in(source: str, other: str) -> str:

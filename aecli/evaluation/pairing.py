@@ -113,10 +113,15 @@ def pair_sources(
             listen(Notice(f"--pred {prediction.name}: paired with --gt without {match.left_off}"))
         unpaired += _duplicates(images, prediction.name)
         taken = set(match.keys.values())
-        missing = [image.name for key, image in truths.first.items() if key not in match.keys]
+        missing = [(key, image.name) for key, image in truths.first.items() if key not in match.keys]
         extra = [image.name for key, image in images.first.items() if key not in taken]
         reason = f"not in prediction {prediction.name!r}"
-        unpaired += [Unpaired(name, prediction.name, "missing", reason) for name in missing]
+        unpaired += [
+            Unpaired(name, prediction.name, "unread", f"{images.unread[key]} is there, but not read")
+            if key in images.unread
+            else Unpaired(name, prediction.name, "missing", reason)
+            for key, name in missing
+        ]
         unpaired += [Unpaired(name, prediction.name, "extra", "not in the ground truth") for name in extra]
     unique = [match.unique_images(images) for images, match in zip(listed, matches, strict=True)]
     pairs = [

@@ -12,6 +12,7 @@ _EXAMPLES = 3
 KINDS = {
     "duplicate": ("with the same name except for the suffix", True),
     "missing": ("missing", False),
+    "unread": ("in a format that is not read", True),
     "extra": ("without a ground truth", False),
     "unreadable": ("unreadable", True),
     "small": ("too small", True),

@@ -97,6 +97,16 @@ class TestSizes:
         found = follow(*both([crop(0), crop(1)], [crop(0, 32, 36), crop(1, 20, 36)]))
         assert list(found) == ["--on-mismatch resize"]
 
+    @pytest.mark.parametrize(
+        ("truth", "other", "way"),
+        [((150, 205), (160, 224), "crop"), ((150, 200), (144, 192), "crop"), ((300, 200), (270, 180), "resize"),
+         ((16, 18), (32, 36), "resize"), ((28, 30), (32, 32), "resize")],
+    )  # fmt: skip
+    def test_crops_are_known_by_their_sizes(self, both, truth, other, way):
+        truths = [np.resize(crop(0), (*truth, 3)), np.resize(crop(1), (*truth, 3))]
+        found = follow(*both(truths, [np.resize(crop(0), (*other, 3))] * 2), "--metrics", "psnr")
+        assert list(found) == [f"--on-mismatch {way}"]
+
     def test_where_some_pair_they_alone_can_be_measured(self, both):
         found = follow(*both([crop(0), crop(1)], [crop(0), crop(1, 20, 36)]))
         assert {options: report["n"] for options, report in found.items()} == {

@@ -79,6 +79,13 @@ class TestPairs:
         reasons = {each.name: each.reason for each in pairing.unpaired}
         assert reasons["c.jpg"] == "same as 'c.png'"
 
+    def test_what_is_there_in_a_format_that_is_not_read_is_not_missing(self, tmp_path):
+        truth, other = write(tmp_path / "gt", "a.png", "b.png", "c.png"), write(tmp_path / "ae", "a.png")
+        (tmp_path / "ae/b.heic").write_bytes(b"x")
+        pairing = pair_sources(truth, [Prediction("ae", other)])
+        assert {(each.kind, each.name) for each in pairing.unpaired} == {("unread", "b.png"), ("missing", "c.png")}
+        assert "b.heic is there" in next(each.reason for each in pairing.unpaired if each.kind == "unread")
+
     def test_no_name_in_common_shows_one_of_each(self, tmp_path):
         truth = write(tmp_path / "gt", "deep/a.png")
         other = write(tmp_path / "ae", "b.png")

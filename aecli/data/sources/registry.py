@@ -25,17 +25,20 @@ __all__ = ["PREFIXES", "SUFFIXES", "ImageRef", "list_images", "split_indices"]
 PREFIXES: dict[str, Callable[[str], list[ImageRef]]] = {"torchvision": list_torchvision}
 
 
-def list_images(source: str, listen: Listener = ignore, outputs: Sequence[Path] = ()) -> list[ImageRef]:
+def list_images(
+    source: str, listen: Listener = ignore, outputs: Sequence[Path] = (), selection: Selection | None = None
+) -> list[ImageRef]:
     """List the images of a SOURCE, sorted by name; say to `listen` what looks like an image and is passed over.
 
     A folder, a `.zip` of one, an image file, `demo`, shards (see `list_shards`), or `prefix:text` with a prefix of
     `PREFIXES`. What exists as a path is a path, except for the bare word `demo` (write `./demo` for a folder of that
-    name). Runs of aecli, and the paths `outputs` that the command writes to, are left out.
+    name). Runs of aecli, and the paths `outputs` that the command writes to, are left out. `selection` collects what is
+    passed over.
 
     Raises:
         DataError: the source is missing, unreadable, of no known kind, or holds no image.
     """
-    selection = Selection()
+    selection = selection or Selection()
     if source == "demo":
         images = list_demo()
     elif is_stream(source):
