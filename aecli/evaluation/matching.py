@@ -41,13 +41,7 @@ class Match:
 def list_source(source: str, sources: Sequence[str], are_files: bool, listen: Listener) -> Listed:
     """List a source without the folders in it that are other `sources`; single files have one key."""
     selection = Selection()
-    images = list_images(source, listen, selection=selection)
-    for other in sources:
-        folder = _folder_in(source, other)
-        rest = [image for image in images if not image.name.startswith(folder)] if folder else images
-        if 0 < len(rest) < len(images):
-            listen(Notice(f"{source}: {len(images) - len(rest):,} images in {folder} left out, which is {other}"))
-            images = rest
+    images = leave_out(list_images(source, listen, selection=selection), source, sources, listen)
     first: dict[str, ImageRef] = {}
     others: dict[str, list[ImageRef]] = defaultdict(list)
     for image in images:
@@ -56,6 +50,17 @@ def list_source(source: str, sources: Sequence[str], are_files: bool, listen: Li
             others[key].append(image)
     unread = {_key(posixpath.splitext(name)[0]): name for names in selection.unread.values() for name in names}
     return Listed(source, first, dict(others), unread)
+
+
+def leave_out(images: list[ImageRef], source: str, sources: Sequence[str], listen: Listener) -> list[ImageRef]:
+    """Return the images of a source without those in folders that are other `sources`, unless none would be left."""
+    for other in sources:
+        folder = _folder_in(source, other)
+        rest = [image for image in images if not image.name.startswith(folder)] if folder else images
+        if 0 < len(rest) < len(images):
+            listen(Notice(f"{source}: {len(images) - len(rest):,} images in {folder} left out, which is {other}"))
+            images = rest
+    return images
 
 
 def _key(name: str) -> str:

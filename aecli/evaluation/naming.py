@@ -2,7 +2,7 @@
 
 import posixpath
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 
 from aecli.configs.checks import TEMPLATE_FIELD, is_template
@@ -51,11 +51,17 @@ def find_template(truths: Mapping[str, str], predictions: Collection[str]) -> tu
     none that serves at least half of the smaller side.
     """
     best, most = "", 0
+    names: dict[str, list[str]] = defaultdict(list)  # by folder
+    for prediction in predictions:
+        folder, name = posixpath.split(prediction)
+        names[folder].append(name)
     for field in _fields(predictions):
-        for template, _ in _around(field, truths, predictions).most_common(_TRIED):
+        for template, _ in _around(field, truths, names).most_common(_TRIED):
             hits = sum(rename(template, key, suffix) in predictions for key, suffix in truths.items())
             if hits > most:
                 best, most = template, hits
+            if hits == len(truths):
+                return best, most
     return (best, most) if 2 * most >= min(len(truths), len(predictions)) else ("", 0)
 
 
@@ -65,15 +71,14 @@ def _fields(predictions: Collection[str]) -> Iterator[str]:
     yield from (f"{{:0{width}d}}" for width, _ in widths.most_common(_TRIED) if 1 < width < 10)
 
 
-def _around(field: str, truths: Mapping[str, str], predictions: Collection[str]) -> Counter[str]:
-    """Count the templates with that field by which some ground truths have a prediction."""
+def _around(field: str, truths: Mapping[str, str], predictions: Mapping[str, list[str]]) -> Counter[str]:
+    """Count the templates with that field by which some ground truths have a prediction, of names by folder."""
     found: Counter[str] = Counter()
     for key in list(truths)[:: max(1, len(truths) // _SAMPLE)]:
         folder, name = posixpath.split(rename(field, key, truths[key]))
-        for prediction in predictions:
-            where, base = posixpath.split(prediction)
-            if where == folder and name in base:
-                before, _, after = base.partition(name)
+        for prediction in predictions.get(folder, ()):
+            if name in prediction:
+                before, _, after = prediction.partition(name)
                 if is_template(before + field + after):
                     found[before + field + after] += 1
     return found

@@ -14,6 +14,7 @@ from aecli.data.decoding.decode import DecodeError, decode, image_size, resize
 from aecli.data.image_ref import ImageRef
 from aecli.data.sources.registry import list_images
 from aecli.errors import DataError
+from aecli.evaluation.matching import leave_out
 from aecli.metrics.distribution_distances import NEIGHBOURS
 from aecli.metrics.feature_networks import SetFeatures
 from aecli.progress import Listener
@@ -36,9 +37,9 @@ class ImageSet:
     images: Sequence[ImageRef]
 
 
-def list_set(source: str, flag: str, listen: Listener) -> ImageSet:
-    """List a source; raises DataError if that can't be done, or it has too few images."""
-    images = list_images(source, listen)
+def list_set(source: str, flag: str, sources: Sequence[str], listen: Listener) -> ImageSet:
+    """List a source without those of `sources` in it; raises DataError if it can't be listed or has too few images."""
+    images = leave_out(list_images(source, listen), source, sources, listen)
     if len(images) < MIN_IMAGES:
         raise _too_few(f"{flag} {source}", len(images))
     return ImageSet(source, images)

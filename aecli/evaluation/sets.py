@@ -119,9 +119,10 @@ def evaluate_sets(config: EvalConfig, listen: Listener = ignore) -> SetReport:
 def _evaluate(config: EvalConfig, distributed: Distributed, listen: Listener) -> SetReport:
     samples = parse_predictions(config.samples, "--samples")
     device = resolve_device(config.device)
-    real = [list_set(config.gt, "--gt", listen)]
-    real += [list_set(config.train, "--train", listen)] if config.train else []
-    generated = [list_set(each.source, "--samples", listen) for each in samples]
+    sources = [config.gt, *(each.source for each in samples)]
+    real = [list_set(config.gt, "--gt", sources, listen)]
+    real += [list_set(config.train, "--train", sources, listen)] if config.train else []
+    generated = [list_set(each.source, "--samples", sources, listen) for each in samples]
     images = [image for each in (*real, *generated) for image in each.images]
     require_same_images(images, "--gt and --samples", distributed)
     network = distributed.main_process_first(lambda: load_features(config.features, device, listen))

@@ -169,6 +169,13 @@ def test_samples_of_differing_sizes_are_brought_to_the_networks(tmp_path):
     assert found["results"][1]["kd-alex"]["value"] == pytest.approx(by_hand, abs=1e-5)
 
 
+def test_samples_inside_the_ground_truth_are_left_out_of_it(tmp_path):
+    shutil.copytree("real", tmp_path / "real")
+    shutil.copytree("alike", tmp_path / "real/new")
+    result = invoke("eval", "--gt", tmp_path / "real", "--samples", tmp_path / "real/new", "--json")
+    assert json.loads(result.stdout)["n"] == 24 and "30 images in new/ left out" in result.stderr
+
+
 def test_what_reading_did_is_told(tmp_path):
     shutil.copytree("alike", tmp_path / "some")
     pixels = np.asarray(Image.open(tmp_path / "some/003.png").convert("RGBA")).copy()
