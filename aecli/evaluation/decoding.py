@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aecli.configs import EvalConfig
-from aecli.data.decoding.colour import Colour, bands, parse_colour
+from aecli.data.decoding.colour import Colour, parse_colour
 from aecli.data.decoding.conversions import Decoded
 from aecli.data.decoding.decode import DecodeError, Pixels, decode, decode_fitted, resize
+from aecli.data.decoding.limits import bands
 from aecli.data.decoding.wide import PEAK
 from aecli.evaluation.pairing import Pair
 from aecli.evaluation.unpaired import Unpaired

@@ -96,7 +96,7 @@ def test_no_pixels():
 @pytest.mark.parametrize(
     "function",
     ["decode.check_structure", "decode.check_size", "decode.check_tiles", "decode.to_rgb", "decode._fit",
-     "colour._composited", "colour._bands"],
+     "colour._composited", "colour.bands"],
 )  # fmt: skip
 def test_a_bug_in_our_own_code_is_raised_as_it_is(monkeypatch, function, error):
     def broken(*_arguments):

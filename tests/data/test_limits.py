@@ -177,7 +177,7 @@ def test_large_pictures_are_converted_by_the_band_to_the_same_pixels(monkeypatch
     contents = [encoded(rgba), encoded(wide), encoded(floats, "TIFF"), encoded(picture(50, 40), transparency=(9, 9, 9))]
     contents.append(encoded(Image.fromarray(rgba).convert("LA")))
     whole = [decode(image_ref(content)).pixels for content in contents]
-    monkeypatch.setattr("aecli.data.decoding.colour._BAND_PIXELS", 100)
+    monkeypatch.setattr("aecli.data.decoding.limits._BAND_PIXELS", 100)
     for content, pixels in zip(contents, whole, strict=True):
         np.testing.assert_array_equal(decode(image_ref(content)).pixels, pixels)
 

@@ -1,6 +1,5 @@
 """Samples of any kind become RGB over a background."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -8,10 +7,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor
 
 from aecli.data.decoding.conversions import Conversion, as_kinds
+from aecli.data.decoding.limits import bands
 from aecli.data.decoding.pillow_calls import call_pillow
 from aecli.data.decoding.wide import PEAK, Wide
-
-_BAND_PIXELS = 2**22  # converted at once: intermediate arrays take up to 24 bytes a pixel
 
 Colour = tuple[int, int, int]  # 8-bit RGB
 
@@ -65,12 +63,6 @@ def wide_to_rgb(wide: Wide, background: Colour, full_depth: bool) -> tuple[NDArr
         Conversion.BACKGROUND: lowest_alpha < PEAK,
         Conversion.TRANSPARENT: highest_alpha == 0,
     })  # fmt: skip
-
-
-def bands(height: int, width: int) -> Iterator[slice]:
-    """Slices of rows that cover the picture: a single one unless it is large."""
-    rows = max(1, _BAND_PIXELS // width)
-    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))
 
 
 def _composited(picture: Image.Image, background: Colour) -> tuple[Image.Image, Conversion]:

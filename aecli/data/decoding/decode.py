@@ -16,10 +16,18 @@ from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from aecli.data.decoding.colour import Colour, bands, to_rgb, wide_to_rgb
+from aecli.data.decoding.colour import Colour, to_rgb, wide_to_rgb
 from aecli.data.decoding.conversions import Conversion, Decoded, as_kinds, highest, is_srgb
 from aecli.data.decoding.formats import count_frames, has_deep_colour, read_header
-from aecli.data.decoding.limits import EXIF_LIMIT, PIXEL_LIMIT, MemoryBudget, check_size, check_structure, check_tiles
+from aecli.data.decoding.limits import (
+    EXIF_LIMIT,
+    PIXEL_LIMIT,
+    MemoryBudget,
+    bands,
+    check_size,
+    check_structure,
+    check_tiles,
+)
 from aecli.data.decoding.pillow_calls import DAMAGE, ImageError, call_pillow, first_line
 from aecli.data.decoding.wide import Wide, grey_samples, load_wide
 from aecli.data.image_ref import FILE_LIMIT, ImageRef

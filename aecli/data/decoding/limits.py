@@ -46,6 +46,8 @@ _OFFSET_TAGS = (273, 324)  # of strips and tiles: Pillow makes a number of each 
 _DIRECTORY_TAGS = (34665, 34853, 40965)  # EXIF, GPS, interoperability: directories of further tags
 _BYTES_TYPES = (1, 2, 7)  # kept as one object: bytes, text, undefined
 
+_BAND_PIXELS = 2**22  # converted at once: intermediate arrays take up to 24 bytes a pixel
+
 
 class MemoryBudget:
     """`size` units that threads reserve from; a thread waits while too few are free."""
@@ -180,3 +182,9 @@ def _check_png(source: bytes) -> None:
             return
         position = end + 4
     raise ImageError(f"more than {CHUNK_LIMIT} chunks")
+
+
+def bands(height: int, width: int) -> Iterator[slice]:
+    """Slices of rows that cover the picture: a single one unless it is large."""
+    rows = max(1, _BAND_PIXELS // width)
+    return (slice(top, min(top + rows, height)) for top in range(0, height, rows))

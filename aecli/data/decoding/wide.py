@@ -18,6 +18,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.PpmImagePlugin import PpmImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from aecli.data.decoding.limits import bands
 from aecli.data.decoding.pillow_calls import ImageError, call_pillow
 from aecli.data.decoding.tiff import BITS, FLOAT, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT, SAMPLES, SIGNED, UNSIGNED
 
@@ -131,14 +132,18 @@ def _require_known_samples(opened: TiffImageFile) -> None:
 def _high_and_low(high: ImageFile, low: ImageFile) -> Wide:
     swapped = {"L": "B", "B": "L", "N": "B" if _NATIVE == "L" else "L"}
     low.tile = [_renamed(tile, (mode := _raw_mode(tile))[:-1] + swapped[mode[-1]]) for tile in low.tile]
-    call_pillow(high.load)
+    channels = 4 if high.mode == "RGBA" else 3
+    # One after the other, in bands: both pictures and copies of them take 20 bytes a pixel.
     call_pillow(low.load)
-    bands = 4 if high.mode == "RGBA" else 3
-    wide = np.asarray(high)[..., :bands].astype(np.uint16)
-    wide <<= 8
-    wide |= np.asarray(low)[..., :bands]
+    wide = np.empty((low.height, low.width, channels), dtype=np.uint16)
+    for rows in bands(*wide.shape[:2]):
+        wide[rows] = np.asarray(low.crop((0, rows.start, low.width, rows.stop)))[..., :channels]
+    del low
+    call_pillow(high.load)
+    for rows in bands(*wide.shape[:2]):
+        wide[rows] |= np.asarray(high.crop((0, rows.start, high.width, rows.stop)), np.uint16)[..., :channels] << 8
     transparent = high.info.get("transparency")
-    if bands == 3 and isinstance(transparent, tuple):
+    if channels == 3 and isinstance(transparent, tuple):
         return _with_alpha(wide, (wide != np.array(transparent, np.uint16)).any(axis=2))
     return wide
 
