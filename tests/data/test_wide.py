@@ -129,6 +129,10 @@ def test_unsupported_samples_are_named(values, word):
     fail_to_decode(tiff(values, photometric=photometric, planarconfig="contig"), word)
 
 
+def test_a_layout_that_is_not_supported_is_named():
+    fail_to_decode(tiff(samples(1)[..., 0], photometric="miniswhite", byteorder=">"), "1 channel of 16 bits", "PNG")
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_at_full_depth_is_that_of_8_bits(orientation):
     exif = Image.Exif()

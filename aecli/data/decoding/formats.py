@@ -87,7 +87,7 @@ def read_header(source: bytes) -> ImageFile:
     try:
         return call_pillow(reader, BytesIO(source), "")
     except ImageError as error:
-        if reader is TiffImageFile and (reason := explain_unreadable(source)):
+        if reader is TiffImageFile and (reason := explain_unreadable(source, str(error))):
             raise ImageError(reason) from error
         raise
 

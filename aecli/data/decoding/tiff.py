@@ -74,8 +74,8 @@ class TiffStructure:
         return int(self._number.unpack_from(self.source, offset)[0])
 
 
-def explain_unreadable(source: bytes) -> str | None:
-    """Say what of a TIFF's kind is not supported, in a user's words; None where that is not the reason."""
+def explain_unreadable(source: bytes, reason: str) -> str | None:
+    """Say what of a TIFF's kind is not supported, in a user's words; None where `reason`, Pillow's, says enough."""
     tags = TiffStructure(source)
     if tags.first >= len(source):
         return "cut short: the file ends before its table of contents"
@@ -87,4 +87,9 @@ def explain_unreadable(source: bytes) -> str | None:
         return "floating-point colour: save it with 8 or 16 bits"
     if values.get(SAMPLE_FORMAT) == SIGNED:
         return f"signed {bits}-bit numbers: save it with unsigned ones"
-    return f"{bits}-bit samples, which are not supported: save it with 8 or 16 bits" if bits > 16 else None
+    if bits > 16:
+        return f"{bits}-bit samples, which are not supported: save it with 8 or 16 bits"
+    if reason == "unknown pixel mode":
+        kind = f"{samples} channel{'s' if samples > 1 else ''} of {bits} bits"
+        return f"{kind} in a layout that is not supported: save it as PNG"
+    return None
