@@ -113,8 +113,9 @@ def _notes(report: "EvalReport", best: Mapping[str, Sequence[str]], mark: str) -
     images = f"{report.n} image{'s' if report.n != 1 else ''}"
     yield f"{images}; means with 95 % intervals{f'; {mark}' if len(report.results) > 1 else ''}"
     for result in report.results:
-        if identical := next((score.identical for score in result.scores.values() if score.identical), None):
-            yield f"{result.name}: {identical} identical, left out of the mean PSNR"
+        identical = {name.upper(): score.identical for name, score in result.scores.items() if score.identical}
+        if identical:
+            yield f"{result.name}: {max(identical.values())} identical, left out of the mean {' and '.join(identical)}"
     for metric in report.metrics:
         if not report.has_comparable_means(metric):
             marked = "the best one beats every other one pair by pair" if best[metric.name] else "none is best"

@@ -84,4 +84,6 @@ def test_terminal_and_page_say_how_many_images_a_mean_is_over(folder):
     assert "3 of 12" in printed and "over different images" in printed
     page = (folder / "page.html").read_text()
     assert page.count("*</strong>") == 1 and "over 3 of 12 images" in page and "over different images" in page
+    printed = ok(*arguments[:-3], "psnr-y,ssim-y").stdout
+    assert "exact: 9 identical, left out of the mean PSNR-Y\n" in printed
     assert page.index("*</strong>") > page.index("12 images")
