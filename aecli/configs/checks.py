@@ -32,8 +32,17 @@ MOST_SAMPLES = 1_000_000  # files with names of six digits
 
 
 def is_template(text: str) -> bool:
-    """Whether a text names predictions after the ground truth: it has one field, and no other braces."""
-    return len(re.findall(TEMPLATE_FIELD, text)) == 1 and not set(re.sub(TEMPLATE_FIELD, "", text)) & set("{}")
+    """Whether a text names predictions after the ground truth: see `split_template`; there are no other braces."""
+    return all(
+        len(re.findall(TEMPLATE_FIELD, part)) == 1 and not set(re.sub(TEMPLATE_FIELD, "", part)) & set("{}")
+        for part in split_template(text)
+    )
+
+
+def split_template(text: str) -> tuple[str, str]:
+    """Return how names of the ground truth, and of predictions, are made: of `gt_{}=pred_{}`, or of `{}_rec` alone."""
+    truth, equals, prediction = text.partition("=")
+    return (truth, prediction) if equals and "{}" in truth else ("{}", text)
 
 
 def is_colour(value: object) -> bool:

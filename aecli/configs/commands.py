@@ -143,8 +143,8 @@ class EvalConfig(CheckedOptions):
                                DATA, metavar="SOURCE", completes="source")  # fmt: skip
     pred_name: tuple[str, ...] = option(
         (), "How predictions are named after the ground truth: '{}_rec' pairs 01_rec.png with 01.jpg; {:d} and {:04d} "
-        "are the name with its number unpadded or padded, {name} that with its suffix; repeatable.", DATA,
-        metavar="TEMPLATE",
+        "are the name with its number unpadded or padded, {name} that with its suffix; 'gt_{}=pred_{}' is how both are "
+        "named; repeatable.", DATA, metavar="TEMPLATE",
     )  # fmt: skip
     on_mismatch: str = option(
         "error", "Images without a partner or of another size: fail, or leave them out; resize the prediction, or crop "

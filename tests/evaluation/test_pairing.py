@@ -219,6 +219,26 @@ class TestTemplates:
 
 
 class TestMoreTemplates:
+    @pytest.mark.parametrize(
+        ("named", "made", "template"),
+        [
+            ("gt_{:04d}.png", "pred_{:04d}.png", "gt_{}=pred_{}"),
+            ("{:02d}_real_A.png", "{:02d}_fake_B.png", "{}_real_A={}_fake_B"),
+            ("IMG_{:03d}.jpg", "img_{:d}.png", "IMG_{}=img_{:d}"),
+            ("{:02d}.png", "{:02d}/out.png", "{}/out"),
+            ("x/gt-{:02d}.png", "x/{:02d}.png", "gt-{}={}"),
+        ],
+    )
+    def test_names_of_both_sides(self, tmp_path, named, made, template):
+        truth = write(tmp_path / "gt", *(named.format(number) for number in range(12)))
+        other = write(tmp_path / "ae", *(made.format(number) for number in range(12)))
+        with pytest.raises(DataError) as caught:
+            pairs_of(truth, other)
+        assert str(caught.value).splitlines()[1] == f"hint: --pred-name {shlex.quote(template)} pairs them"
+        found, pairing = pairs_of(truth, other, templates=[template])
+        assert found == {named.format(number): (made.format(number),) for number in range(12)}
+        assert pairing.unpaired == []
+
     def test_where_a_few_names_are_the_same_anyway(self, tmp_path):
         truth = write(tmp_path / "gt", *(f"{number:02d}.png" for number in range(15)))
         other = write(tmp_path / "ae", *(f"{number}.png" for number in range(15)))
