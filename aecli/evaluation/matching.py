@@ -28,10 +28,11 @@ class Listed:
 
 @dataclass(frozen=True)
 class Match:
-    """The key of the prediction for each key of the ground truth that has one, and what was left off to find it."""
+    """The key of the prediction for each key of the ground truth that has one, what was left off, and the template."""
 
     keys: dict[str, str]
-    left_off: str
+    left_off: str = ""
+    template: str = ""
 
     def unique_images(self, images: Listed) -> dict[str, ImageRef]:
         """Return the image of each key of the ground truth that has exactly one."""
@@ -78,7 +79,7 @@ def _folder_in(source: str, other: str) -> str:
 def match_keys(truths: Listed, images: Listed, templates: Sequence[str]) -> Match:
     """Find the prediction's keys: the first way in which all pair, else the one in which most do."""
     suffixes = {key: posixpath.splitext(image.name)[1] for key, image in truths.first.items()}
-    best = Match({}, "")
+    best = Match({})
     for template in (*templates, "{}"):
         for truth_part, shorter_truths in shortened_keys(truths.source, truths.first):
             for part, shorter in shortened_keys(images.source, images.first):
@@ -88,7 +89,8 @@ def match_keys(truths: Listed, images: Listed, templates: Sequence[str]) -> Matc
                     if (named := rename(template, short, suffixes[key])) in shorter
                 }
                 if len(found) > len(best.keys):
-                    best = Match(found, " and ".join(filter(None, (part, truth_part and f"{truth_part} of --gt"))))
+                    left_off = " and ".join(filter(None, (part, truth_part and f"{truth_part} of --gt")))
+                    best = Match(found, left_off, template)
                 if len(found) in (len(truths.first), len(images.first)):
                     return best
     return best

@@ -99,6 +99,8 @@ def pair_sources(
     are_files = all(os.path.isfile(source) and is_image_name(source) for source in sources)
     truths, *listed = [list_source(source, sources, are_files, listen) for source in sources]
     matches = [match_keys(truths, each, templates) for each in listed]
+    for template in set(templates) - {match.template for match in matches}:
+        listen(Notice(f"--pred-name {template}: no prediction is named so"))
     found = [find_renaming(truths, each, match) for each, match in zip(listed, matches, strict=True)]
     renaming = renaming_options(truths, listed, found)
     unpaired = _duplicates(truths, None)

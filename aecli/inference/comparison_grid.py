@@ -45,7 +45,7 @@ def draw_comparison(config: GridConfig, listen: Listener = ignore) -> GridResult
     if not names:
         raise CheckpointError(f"no model has a run under {config.runs}\nhint: train one: aecli train vae")
     loaded = [load_model(name, config.runs, config.device, config.precision) for name in names]
-    images = choose_images(loaded[0].located, config.data, None)
+    images = choose_images(loaded[0].located, config.data, None, listen)
     forbid_overwriting_inputs("--out", [config.out], file_paths(images))
     chosen, truth = _choose(images, loaded[0], config, listen)
     rows = [("Ground Truth", truth)]

@@ -267,6 +267,12 @@ class TestMoreTemplates:
             pairs_of(truth, one, two)
         assert len(pairs_of(truth, one, two, templates=["{}_a", "b_{}"])[0]) == 12
 
+    def test_one_by_which_nothing_is_named_is_told(self, tmp_path):
+        truth, other = write(tmp_path / "gt", "a.png"), write(tmp_path / "ae", "a.png")
+        heard = []
+        assert len(pairs_of(truth, other, templates=["{}_rec"], listen=heard.append)[0]) == 1
+        assert [each.text for each in heard] == ["--pred-name {}_rec: no prediction is named so"]
+
     def test_chance_is_no_convention(self, tmp_path):
         truth = write(tmp_path / "gt", *(f"{number}.png" for number in range(9)))
         other = write(tmp_path / "ae", *(f"photo {number * 37 + 1000}.png" for number in range(9)))
