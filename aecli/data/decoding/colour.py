@@ -1,5 +1,7 @@
 """Samples of any kind become RGB over a background."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -33,36 +35,59 @@ def to_rgb(picture: Image.Image, background: Colour) -> tuple[Image.Image, Conve
     return (picture if picture.mode == "RGB" else call_pillow(picture.convert, "RGB")), kinds
 
 
-def wide_to_rgb(wide: Wide, background: Colour, full_depth: bool) -> tuple[NDArray[Any], Conversion]:
-    """Return wide samples (H, W, C) as RGB (H, W, 3), and how that changed them.
+def wide_to_rgb(wide: Wide, background: Colour) -> tuple[Image.Image, Conversion, int]:
+    """Return wide samples as an 8-bit picture in mode RGB, divided by 257 and rounded; how, and their highest value.
 
-    At full depth they keep their type and range; else they become uint8, divided by 257 and rounded.
+    Raises:
+        ImageError: samples are out of range.
     """
-    height, width, channels = wide.shape
-    has_alpha = channels in (2, 4)
-    if channels == 3 and full_depth:
-        return wide, Conversion(0)
-    rgb = np.empty((height, width, 3), dtype=wide.dtype if full_depth else np.uint8)
-    highest_alpha = lowest_alpha = PEAK
-    if has_alpha:
-        lowest_alpha, highest_alpha = int(wide[..., -1].min()), int(wide[..., -1].max())
-    for rows in bands(height, width):
-        band = wide[rows, :, : channels - has_alpha]
-        if lowest_alpha < PEAK:
-            alpha = wide[rows, :, -1:].astype(np.float64) / PEAK
-            band = band * alpha + (1 - alpha) * (np.array(background) * (PEAK // 255))
-            band = np.rint(band).astype(np.uint16)
-        if full_depth:
-            rgb[rows] = band
-        elif band.dtype == np.uint16:
-            rgb[rows] = (band.astype(np.int32) + 128) // 257
+    picture = Image.new("RGB", (wide.shape[1], wide.shape[0]))
+
+    def keep(rows: slice, band: NDArray[Any]) -> None:
+        if band.dtype == np.uint16:
+            eight = ((band.astype(np.int32) + 128) // 257).astype(np.uint8)
         else:
-            rgb[rows] = np.rint(band * np.float32(255 / PEAK))
-    return rgb, as_kinds({
+            eight = np.rint(band * np.float32(255 / PEAK)).astype(np.uint8)
+        rgb = np.ascontiguousarray(np.broadcast_to(eight, (*eight.shape[:2], 3)))
+        picture.paste(Image.fromarray(rgb), (0, rows.start))
+
+    kinds, peak = _over_background(wide, background, keep)
+    return picture, kinds, peak
+
+
+def wide_values(wide: Wide, background: Colour) -> tuple[NDArray[Any], Conversion, int]:
+    """Return wide samples as RGB (H, W, 3) of their own type and range; see `wide_to_rgb`."""
+    values = np.empty((*wide.shape[:2], 3), dtype=wide.dtype)
+
+    def keep(rows: slice, band: NDArray[Any]) -> None:
+        values[rows] = band
+
+    kinds, peak = _over_background(wide, background, keep)
+    return values, kinds, peak
+
+
+def _over_background(
+    wide: Wide, background: Colour, keep: Callable[[slice, NDArray[Any]], None]
+) -> tuple[Conversion, int]:
+    """Call `keep` with each band, composited over the background; return how that changed it, and the highest value."""
+    channels = wide.shape[2]
+    has_alpha = channels in (2, 4)
+    peak, lowest, highest = 0, PEAK, 0
+    for rows, samples in wide.bands():
+        band = samples[..., : channels - has_alpha]
+        peak = max(peak, math.ceil(band.max()))
+        if has_alpha and (least := int(samples[..., -1].min())) < PEAK:
+            lowest = min(lowest, least)
+            alpha = samples[..., -1:] / np.float64(PEAK)
+            band = np.rint(band * alpha + (1 - alpha) * (np.array(background) * (PEAK // 255))).astype(np.uint16)
+        highest = max(highest, int(samples[..., -1].max()) if has_alpha else PEAK)
+        keep(rows, band)
+    kinds = as_kinds({
         Conversion.GREY: channels < 3,
-        Conversion.BACKGROUND: lowest_alpha < PEAK,
-        Conversion.TRANSPARENT: highest_alpha == 0,
+        Conversion.BACKGROUND: lowest < PEAK,
+        Conversion.TRANSPARENT: highest == 0,
     })  # fmt: skip
+    return kinds, peak
 
 
 def _composited(picture: Image.Image, background: Colour) -> tuple[Image.Image, Conversion]:

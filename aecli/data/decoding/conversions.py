@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from enum import Flag, auto
 from typing import Any, Self
 
-import numpy as np
 from numpy.typing import NDArray
 
 from aecli.errors import single_line
@@ -153,8 +152,3 @@ def as_kinds(flags: Mapping[Conversion, Any]) -> Conversion:
         if is_set:
             kinds |= kind
     return kinds
-
-
-def highest(values: NDArray[Any]) -> int:
-    """Return the highest value, rounded up, as the `peak` of an image."""
-    return int(np.ceil(values.max()))

@@ -16,8 +16,8 @@ from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from aecli.data.decoding.colour import Colour, to_rgb, wide_to_rgb
-from aecli.data.decoding.conversions import Conversion, Decoded, as_kinds, highest, is_srgb
+from aecli.data.decoding.colour import Colour, to_rgb, wide_to_rgb, wide_values
+from aecli.data.decoding.conversions import Conversion, Decoded, as_kinds, is_srgb
 from aecli.data.decoding.formats import count_frames, has_deep_colour, read_header
 from aecli.data.decoding.limits import (
     EXIF_LIMIT,
@@ -175,14 +175,12 @@ def _picture(image: ImageRef, reserved: ExitStack, background: Colour, full_dept
     orientation = _orientation(opened)
     upright = _UPRIGHT.get(orientation)
     rgb: Image.Image | NDArray[Any]
+    peak = 0
     if wide is None:
         rgb, kinds = to_rgb(opened if upright is None else opened.transpose(upright), background)
-        peak = 0
     else:
-        values, kinds = wide_to_rgb(wide, background, full_depth)
-        peak = highest(wide)
-        picture = values if full_depth and values.dtype != np.uint8 else Image.fromarray(values)
-        rgb = picture if upright is None else _transposed(picture, upright)
+        rgb, kinds, peak = wide_values(wide, background) if full_depth else wide_to_rgb(wide, background)
+        rgb = rgb if upright is None else _transposed(rgb, upright)
     profile = opened.info.get("icc_profile")
     is_other = isinstance(profile, bytes) and profile and not is_srgb(profile)
     other_profile = hashlib.sha256(profile or b"").hexdigest() if is_other else ""

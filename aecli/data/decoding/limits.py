@@ -184,7 +184,7 @@ def _check_png(source: bytes) -> None:
     raise ImageError(f"more than {CHUNK_LIMIT} chunks")
 
 
-def bands(height: int, width: int) -> Iterator[slice]:
-    """Slices of rows that cover the picture: a single one unless it is large."""
-    rows = max(1, _BAND_PIXELS // width)
+def bands(height: int, width: int, pixels: int = _BAND_PIXELS) -> Iterator[slice]:
+    """Slices of rows, of about so many pixels, that cover the picture: a single one unless it is large."""
+    rows = max(1, pixels // width)
     return (slice(top, min(top + rows, height)) for top in range(0, height, rows))

@@ -6,7 +6,8 @@ a second time with the other byte order named, which gives the low bytes.
 
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,26 @@ from aecli.data.decoding.pillow_calls import ImageError, call_pillow
 from aecli.data.decoding.tiff import BITS, FLOAT, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT, SAMPLES, SIGNED, UNSIGNED
 
 PEAK = 65535
-Wide = NDArray[Any]  # uint16 or float32 (H, W, C) from 0 to PEAK; C: grey, grey and alpha, RGB, or RGB and alpha
+_BAND_PIXELS = 2**19  # read at once: intermediate arrays take up to 100 bytes a pixel
+
+
+@dataclass(frozen=True)
+class Wide:
+    """Samples (height, width, channels) of an image, uint16 or float32 from 0 to PEAK, read band by band.
+
+    The channels are grey, grey and alpha, RGB, or RGB and alpha. `read` returns those of a slice of rows; it raises
+    ImageError where they are out of range.
+    """
+
+    shape: tuple[int, int, int]
+    dtype: np.dtype[Any]
+    read: Callable[[slice], NDArray[Any]]
+
+    def bands(self) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """Yield slices of rows that cover the image, and their samples."""
+        for rows in bands(*self.shape[:2], _BAND_PIXELS):
+            yield rows, self.read(rows)
+
 
 _NATIVE = {"little": "L", "big": "B"}[sys.byteorder]
 _WIDE_COLOUR = {f"{bands};16{order}" for bands in ("RGB", "RGBA", "RGBX") for order in "LBN"}
@@ -59,21 +79,30 @@ def load_wide(opened: ImageFile, source: bytes, reopen: Callable[[], ImageFile])
 
 
 def grey_samples(picture: Image.Image) -> Wide:
-    """Return the samples (H, W, 1 or 2) of a picture in mode I, I;16 or F; the second channel is alpha.
+    """Return the samples of a picture in mode I, I;16 or F: grey, and alpha where a value of it is transparent.
 
-    Raises:
-        ImageError: integers outside 0 to 65535, or floats outside [0, 1].
+    Reading them raises ImageError for integers outside 0 to 65535, and for floats outside [0, 1].
     """
-    values = np.asarray(picture)
-    if picture.mode == "F":
-        if not (values.min() >= 0 and values.max() <= 1):  # NaN fails both
-            raise ImageError("floating-point pixels outside [0, 1]: save it with 8 or 16 bits")
-        return (values * np.float32(PEAK))[..., None]
-    if values.min() < 0 or values.max() > PEAK:
-        raise ImageError("32-bit integers outside 0 to 65535: save it with 8 or 16 bits")
-    wide = values.astype(np.uint16)[..., None]
     transparent = picture.info.get("transparency")
-    return wide if not isinstance(transparent, int) else _with_alpha(wide, wide[..., 0] != transparent)
+    is_float, has_alpha = picture.mode == "F", isinstance(transparent, int) and picture.mode != "F"
+
+    def read(rows: slice) -> NDArray[Any]:
+        values = _rows(picture, rows)
+        if is_float:
+            if not (values.min() >= 0 and values.max() <= 1):  # NaN fails both
+                raise ImageError("floating-point pixels outside [0, 1]: save it with 8 or 16 bits")
+            return (values * np.float32(PEAK))[..., None]
+        if values.min() < 0 or values.max() > PEAK:
+            raise ImageError("32-bit integers outside 0 to 65535: save it with 8 or 16 bits")
+        wide = values.astype(np.uint16)[..., None]
+        return _with_alpha(wide, values != transparent) if has_alpha else wide
+
+    shape = (picture.height, picture.width, 1 + has_alpha)
+    return Wide(shape, np.dtype(np.float32 if is_float else np.uint16), read)
+
+
+def _rows(picture: Image.Image, rows: slice) -> NDArray[Any]:
+    return np.asarray(picture.crop((0, rows.start, picture.width, rows.stop)))
 
 
 def _load_ppm(opened: PpmImageFile, source: bytes) -> Wide:
@@ -83,8 +112,12 @@ def _load_ppm(opened: PpmImageFile, source: bytes) -> Wide:
     if len(source) < start + 2 * math.prod(shape):
         raise ImageError("cut short")
     values = np.frombuffer(source, ">u2", math.prod(shape), start).reshape(shape)
-    wide: Wide = (np.minimum(values, highest) * np.float64(PEAK / highest)).round().astype(np.uint16)
-    return wide
+
+    def read(rows: slice) -> NDArray[Any]:
+        scaled: NDArray[Any] = np.minimum(values[rows], highest) * np.float64(PEAK / highest)
+        return scaled.round().astype(np.uint16)
+
+    return Wide(shape, np.dtype(np.uint16), read)
 
 
 def _ppm_peak(opened: PpmImageFile) -> int:
@@ -105,10 +138,14 @@ def _load_tiff(opened: TiffImageFile, reopen: Callable[[], ImageFile]) -> Wide:
     bits, (photometric,) = max(_tag(opened, BITS, 1)), _tag(opened, PHOTOMETRIC, 1)
     if opened.mode.startswith("I;16"):
         call_pillow(opened.load)
-        wide: Wide = np.asarray(opened).astype(np.uint16)[..., None]
-        if bits < 16:  # Pillow leaves them as they are
-            wide = (wide.astype(np.uint32) * PEAK // (2**bits - 1)).astype(np.uint16)
-        return PEAK - wide if photometric == 0 else wide
+
+        def read(rows: slice) -> NDArray[Any]:
+            wide = _rows(opened, rows).astype(np.uint16)[..., None]
+            if bits < 16:  # Pillow leaves them as they are
+                wide = (wide.astype(np.uint32) * PEAK // (2**bits - 1)).astype(np.uint16)
+            return PEAK - wide if photometric == 0 else wide
+
+        return Wide((opened.height, opened.width, 1), np.dtype(np.uint16), read)
     if bits != 16 or opened.mode not in ("RGB", "RGBA", "RGBX"):
         raise ImageError(f"{bits}-bit TIFF of mode {opened.mode}, which is not supported: save it with 8 bits")
     if _tag(opened, PLANAR, 1) == (2,):
@@ -132,23 +169,22 @@ def _require_known_samples(opened: TiffImageFile) -> None:
 def _high_and_low(high: ImageFile, low: ImageFile) -> Wide:
     swapped = {"L": "B", "B": "L", "N": "B" if _NATIVE == "L" else "L"}
     low.tile = [_renamed(tile, (mode := _raw_mode(tile))[:-1] + swapped[mode[-1]]) for tile in low.tile]
-    channels = 4 if high.mode == "RGBA" else 3
-    # One after the other, in bands: both pictures and copies of them take 20 bytes a pixel.
-    call_pillow(low.load)
-    wide = np.empty((low.height, low.width, channels), dtype=np.uint16)
-    for rows in bands(*wide.shape[:2]):
-        wide[rows] = np.asarray(low.crop((0, rows.start, low.width, rows.stop)))[..., :channels]
-    del low
     call_pillow(high.load)
-    for rows in bands(*wide.shape[:2]):
-        wide[rows] |= np.asarray(high.crop((0, rows.start, high.width, rows.stop)), np.uint16)[..., :channels] << 8
-    transparent = high.info.get("transparency")
-    if channels == 3 and isinstance(transparent, tuple):
-        return _with_alpha(wide, (wide != np.array(transparent, np.uint16)).any(axis=2))
-    return wide
+    call_pillow(low.load)
+    bands = 4 if high.mode == "RGBA" else 3
+    transparent = high.info.get("transparency") if bands == 3 else None
+    has_alpha = isinstance(transparent, tuple)
+
+    def read(rows: slice) -> NDArray[Any]:
+        wide = _rows(high, rows)[..., :bands].astype(np.uint16)
+        wide <<= 8
+        wide |= _rows(low, rows)[..., :bands]
+        return _with_alpha(wide, (wide != np.array(transparent, np.uint16)).any(axis=2)) if has_alpha else wide
+
+    return Wide((high.height, high.width, bands + has_alpha), np.dtype(np.uint16), read)
 
 
-def _with_alpha(wide: Wide, is_opaque: NDArray[np.bool_]) -> Wide:
+def _with_alpha(wide: NDArray[Any], is_opaque: NDArray[np.bool_]) -> NDArray[Any]:
     return np.dstack([wide, is_opaque.astype(np.uint16) * PEAK])
 
 
@@ -156,7 +192,11 @@ def _grey_and_alpha(opened: PngImageFile) -> Wide:
     """Load 16-bit grey with alpha as the four bytes of each pixel: of `LA;16`, Pillow has one byte order only."""
     opened.tile = [_renamed(tile, "RGBA") for tile in opened.tile]
     call_pillow(opened.load)
-    return np.asarray(opened).view(">u2").astype(np.uint16)
+
+    def read(rows: slice) -> NDArray[Any]:
+        return np.ascontiguousarray(_rows(opened, rows)).view(">u2").astype(np.uint16)
+
+    return Wide((opened.height, opened.width, 2), np.dtype(np.uint16), read)
 
 
 def _tag(opened: TiffImageFile, tag: int, default: int) -> tuple[int, ...]:
