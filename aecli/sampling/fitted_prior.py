@@ -70,7 +70,7 @@ class FittedPrior:
         """Return the latents (N, D) of whitened scores (N, K)."""
         return np.asarray(self.mean + (scores * self.std) @ self.components, dtype=np.float32)
 
-    def draw(self, kind: str, temperature: float, seed: int, index: int) -> Floats:
+    def sample(self, kind: str, temperature: float, seed: int, index: int) -> Floats:
         """Return the whitened scores (K,) of a `gaussian` or `mixture` sample that depends on (seed, index) alone.
 
         `temperature` multiplies the standard deviations, in a mixture those of each component.

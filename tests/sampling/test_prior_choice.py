@@ -80,7 +80,7 @@ def test_samples_are_the_decoded_draws(own):
     sample(SampleConfig("ae", prior="gaussian", n=2, seed=3, temperature=0.7, out=own / "out"))
     loaded = load_model("ae", own / "runs")
     prior, _ = load_fitted(own / "runs/ae/prior.safetensors", 64)
-    latents = prior.unwhiten(np.stack([prior.draw("gaussian", 0.7, 3, index) for index in range(2)]))
+    latents = prior.unwhiten(np.stack([prior.sample("gaussian", 0.7, 3, index) for index in range(2)]))
     by_hand = loaded.decode(torch.from_numpy(latents).reshape(2, 64, 1, 1)).permute(0, 2, 3, 1).numpy()
     for index in range(2):
         assert np.abs(png(own / f"out/{index:06d}.png").astype(int) - by_hand[index]).max() <= 1
