@@ -11,6 +11,7 @@ from aecli.cli import completion
 from aecli.configs.options import OUTPUT, OptionField, option_fields
 from aecli.errors import AecliError
 from aecli.progress import Listener
+from aecli.runtime.launch import launch
 
 Parameter = inspect.Parameter
 Command = Callable[..., None]
@@ -90,8 +91,8 @@ class Output(NamedTuple):
     failure: AecliError | None = None
 
 
-def takes(config: type) -> Callable[[Callable[[Any, Listener], Output]], Command]:
-    """Make a command of a function of a config and a listener."""
+def takes(config: type, one_process: bool = False) -> Callable[[Callable[[Any, Listener], Output]], Command]:
+    """Make a command of a function of a config and a listener; with `one_process`, only rank 0 runs it."""
 
     def decorate(function: Callable[[Any, Listener], Output]) -> Command:
         @wraps(function)
@@ -100,6 +101,8 @@ def takes(config: type) -> Callable[[Callable[[Any, Listener], Output]], Command
             from aecli.cli.display import open_display
 
             made = config_of(config, values)
+            if one_process and launch().rank:
+                return
             with open_display(quiet) as display:
                 output = function(made, display)
             if json:
