@@ -7,7 +7,7 @@ from aecli.progress import Listener
 
 @takes(GridConfig, one_process=True)
 def grid(config: GridConfig, listen: Listener) -> Output:
-    """Draw random images in labelled rows: Ground Truth, then one row a model."""
+    """Draw random images in labelled rows: Ground Truth, then one row per model."""
     from aecli.cli.console import print_line
     from aecli.inference.comparison_grid import draw_comparison
 
