@@ -107,7 +107,7 @@ def read_run(path: Path, folder: Path) -> None:
     f"{facts.best_epoch or 0:.0f} {facts.val_psnr or 0:.2f} {facts.image_size:d} {facts.epochs:d}"
     assert facts.model.isprintable() and (facts.error is None or hostile.printable_lines(facts.error))
     run_choice.first_difference(config, {"data": "x", "options": {"width": 4}})
-    list(checks.tell_changes(config, {"data": {"fingerprint": "x", "source": "s", "images": 3}, "val_data": None}))
+    list(checks.changed_sources(config, {"data": {"fingerprint": "x", "source": "s", "images": 3}, "val_data": None}))
 
 
 def read_weights(path: Path, folder: Path) -> None:

@@ -52,11 +52,11 @@ def mixed(trained):
 def jitter(seed: int) -> Iterator[None]:
     """Have every image wait for a moment before it is decoded, and listings of folders come in any order."""
     chance = random.Random(seed)
-    exactly, scan = decoding._picture, os.scandir
+    decoded, scan = decoding._decoded, os.scandir
 
-    def late(*image):
+    def late(*arguments):
         time.sleep(chance.random() * 0.004)
-        return exactly(*image)
+        return decoded(*arguments)
 
     @contextmanager
     def shuffled(path="."):
@@ -66,7 +66,7 @@ def jitter(seed: int) -> Iterator[None]:
         yield iter(found)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(decoding, "_picture", late)
+        patch.setattr(decoding, "_decoded", late)
         patch.setattr(os, "scandir", shuffled)
         yield
 
@@ -223,6 +223,7 @@ def check_batch_sizes(place: Path, nets: dict[str, Path | None], sizes: tuple[in
     return largest
 
 
+@pytest.mark.slow
 def test_batch_size_and_threads_change_no_number_by_a_millionth(mixed):
     for what, spread in check_batch_sizes(mixed, {"alex": None}, (1, 3, 64), (1, 2)).items():
         assert max(spread) <= 1e-6, what

@@ -56,9 +56,10 @@ class TestTheSameResult:
         [
             (2, 1, ["--batch-size", "4"]),
             (2, 1, ["--batch-size", "5", "--flip", "--ema", "0.9"]),  # parts of two sizes
-            (3, 1, ["--batch-size", "3"]),  # the last batch is one image, for three processes
+            # The last batch is one image, for three processes.
+            pytest.param(3, 1, ["--batch-size", "3"], marks=pytest.mark.slow),
             (2, 2, ["--batch-size", "6"]),
-            (1, 4, ["--batch-size", "6"]),
+            pytest.param(1, 4, ["--batch-size", "6"], marks=pytest.mark.slow),
         ],
     )
     def test_as_one_process_takes_the_same_batches(self, place, size, accumulate, options):
@@ -134,12 +135,14 @@ def _draw_at_once(images):
 
 
 class TestTakingUpAgain:
+    @pytest.mark.slow
     def test_with_another_number_of_processes(self, place):
         whole = train(place, 1, "whole", "--epochs", "3", "--batch-size", "4")
         for size, epochs in ((2, 1), (1, 2), (3, 3)):
             train(place, size, "mine", "--epochs", str(epochs), "--batch-size", "4")
         assert_close_runs(whole, place / "mine")
 
+    @pytest.mark.slow
     def test_after_a_stop_asked_of_all_of_them(self, place):
         options = ["--epochs", "4000", "--batch-size", "4", "--val-fraction", "0", "--seed", "3"]
         self._stop_in_mid_run(place, options, signal.SIGTERM)
@@ -159,6 +162,7 @@ class TestTakingUpAgain:
         assert said.count("Error: interrupted after epoch") == 1
         assert said.count("\n") == 2
 
+    @pytest.mark.slow
     def test_after_one_of_them_is_killed(self, place):
         options = ["--epochs", "4000", "--batch-size", "4", "--checkpoint-every", "0.0001"]
         processes = begin_ranks(place, ["train", PLAIN, *OPTIONS, "--out", "mine", *options], 2)

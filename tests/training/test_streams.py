@@ -48,6 +48,7 @@ def test_stopped_anywhere_and_continued_it_is_the_run_never_stopped(config, tmp_
     assert_same_run(tmp_path / "whole", tmp_path / "mine")
 
 
+@pytest.mark.slow
 def test_every_number_of_processes_trains_alike_and_may_go_on(tmp_path, config):
     (tmp_path / "images").mkdir()  # what the other tests of processes train on
     options = ["--data", "shards/*.tar", "--val-data", "val.parquet", "--epoch-steps", "4", "--batch-size", "6",
