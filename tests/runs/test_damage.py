@@ -37,7 +37,8 @@ CONFIGS = {
 @pytest.fixture(autouse=True)
 def uncounted_models(monkeypatch):
     """Counting what the built-in ones cost takes most of `aecli models`, and is no matter of run folders."""
-    monkeypatch.setattr(catalogue, "describe_model", lambda name, target, size: catalogue.ModelFacts(name, target))
+    facts = catalogue.ModelFacts("vae", "aecli.models.vae:VAE", 0, (1, 1, 1), 0.0)
+    monkeypatch.setattr(catalogue, "describe_model", lambda *named: facts)
 
 
 @pytest.mark.parametrize("change", CONFIGS)
