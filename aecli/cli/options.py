@@ -2,13 +2,14 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from aecli.cli import completion
-from aecli.configs.options import OUTPUT, OptionField, option_fields
+from aecli.configs.options import OUTPUT, OptionField, option, option_fields
 from aecli.errors import AecliError
 from aecli.progress import Listener
 from aecli.runtime.launch import launch
@@ -16,13 +17,12 @@ from aecli.runtime.launch import launch
 Parameter = inspect.Parameter
 Command = Callable[..., None]
 
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.", rich_help_panel=OUTPUT)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notices.", rich_help_panel=OUTPUT)]
-
 _COMPLETIONS: dict[str, Any] = {
     "source": completion.complete_source,
     "prediction": completion.complete_prediction,
     "model": completion.complete_model,
+    "registered": completion.complete_registered,
+    "config": completion.complete_config,
     "device": completion.complete_device,
 }
 
@@ -44,19 +44,20 @@ def parameter(each: OptionField) -> Parameter:
 
 
 def _info(each: OptionField) -> Any:
-    option = each.option
-    details: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
-    if option.choices and not option.separated:
-        details["metavar"] = "|".join(option.choices)
-        details["autocompletion"] = lambda incomplete: completion.starting(option.choices, incomplete)
-    if option.completes:
-        details["autocompletion"] = _COMPLETIONS[option.completes]
-    if option.positional:
+    known = each.option
+    details: dict[str, Any] = {"help": known.help, "metavar": known.metavar}
+    if known.choices and not known.separated:
+        details["metavar"] = "|".join(known.choices)
+        details["autocompletion"] = lambda incomplete: completion.starting(known.choices, incomplete)
+    if known.completes:
+        details["autocompletion"] = _COMPLETIONS[known.completes]
+    if known.positional:
         return typer.Argument(**details)
-    if option.shown_default:
-        details["show_default"] = option.shown_default
+    if known.shown_default:
+        details["show_default"] = known.shown_default
     # Typer adds a --no- twin only to flags that it names itself.
-    return typer.Option(each.flag, rich_help_panel=option.panel, **details)
+    flags = [each.flag, known.short_flag] if known.short_flag else [each.flag]
+    return typer.Option(*flags, rich_help_panel=known.panel, **details)
 
 
 def hidden_twin(each: OptionField) -> Parameter:
@@ -78,9 +79,17 @@ def signed(function: Command, parameters: Sequence[Parameter]) -> Command:
     return command
 
 
+@dataclass(frozen=True)
+class _Flags:
+    """Options of every command."""
+
+    json: bool = option(False, "Print the result as one JSON document.", OUTPUT)
+    quiet: bool = option(False, "No progress and no notices.", OUTPUT, short_flag="-q")
+
+
 def flag_parameters() -> list[Parameter]:
-    """Return `--json` and `--quiet`, which every command has."""
-    return [keyword("json", Json, False), keyword("quiet", Quiet, False)]
+    """Return the parameters that every command has."""
+    return [parameter(each) for each in option_fields(_Flags)]
 
 
 class Output(NamedTuple):

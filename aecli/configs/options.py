@@ -24,14 +24,15 @@ class Option:
 
     `name` and `flag` are set where they differ from the field's name; `hidden_flag` is an older spelling that still
     works. Numbers are at least `least`, at most `most`, above `above` and below `below`; text matches `pattern`, which
-    `expected` describes. `completes` says what the shell completes: source, prediction, model or device. A `separated`
-    tuple is one text with commas.
+    `expected` describes. `completes` says what the shell completes: source, prediction, model, registered (names),
+    config or device. A `separated` tuple is one text with commas.
     """
 
     help: str
     panel: str
     name: str = ""
     flag: str = ""
+    short_flag: str = ""
     hidden_flag: str = ""
     metavar: str | None = None
     choices: tuple[str, ...] = ()
