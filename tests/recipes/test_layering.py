@@ -70,7 +70,7 @@ def test_a_recipes_width_counts_only_where_the_model_has_it():
 
 def test_a_users_width_is_refused_where_the_model_has_none(toml):
     config = layer("examples.custom_model:ResidualAE", {}, toml("width = 8"))
-    with pytest.raises(ConfigError, match=r"width.*no such option.*channels \(int\)"):
+    with pytest.raises(ConfigError, match=r"width.*no such option\nhint: .*channels \(int\)"):
         registry.resolve_options(config.model.name, config.model.options, config.model.defaults)
 
 
