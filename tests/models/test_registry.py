@@ -51,7 +51,7 @@ def test_typed_options_are_converted_and_unknown_defaults_ignored():
 
 
 def test_the_working_folder_is_imported_from_only_for_a_class_that_the_user_names(tmp_path, monkeypatch):
-    """What lies there may be a stranger's, under the name of something that PyTorch looks for."""
+    """A file there may be of unknown origin, under the name of something that PyTorch imports."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", list(sys.path))
     for name in registry.names():

@@ -62,7 +62,7 @@ class TestDevices:
         assert device.resolve_device("auto") == device.resolve_device("cuda") == torch.device("cuda:1")
         assert chosen == [torch.device("cuda:1")] * 2
         for wanted in ("cuda:0", "mps"):
-            with pytest.raises(DeviceError, match=f"--device {wanted}: torchrun's processes can't share one"):
+            with pytest.raises(DeviceError, match=f"--device {wanted}"):
                 device.resolve_device(wanted)
         set_environment(monkeypatch, LOCAL_RANK="2")
         launch.cache_clear()
@@ -129,7 +129,7 @@ class TestTrouble:
             (ValueError("Connection closed by peer"), False),
         ],
     )
-    def test_lost_peers_are_told_from_other_errors(self, error, expected):
+    def test_lost_peers_are_distinguished_from_other_errors(self, error, expected):
         assert is_lost(error) == expected
 
 

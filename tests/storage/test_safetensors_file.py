@@ -53,7 +53,7 @@ def test_tensors_are_their_own_whatever_becomes_of_the_file(path):
     assert all(torch.equal(tensors[name], value) for name, value in TENSORS.items())
 
 
-def test_a_file_cut_short_between_header_and_tensors_is_told(path):
+def test_a_file_cut_short_between_header_and_tensors_is_refused(path):
     save_file({"weight": torch.zeros(10**6)}, path)
     with open_tensors(path) as file:
         os.truncate(path, path.stat().st_size - 4)
@@ -93,10 +93,7 @@ def test_a_header_that_lies_is_refused(path, lie):
     change(held)
     path.write_bytes(joined(json.dumps(held), data))
     refuse(path, reason)
-    if lie not in (
-        "an unknown type",
-        "a thousand axes",
-    ):  # which the library accepts
+    if lie not in ("an unknown type", "a thousand axes"):  # which the library accepts
         with pytest.raises(SafetensorError):
             load(path.read_bytes())
 
