@@ -32,7 +32,7 @@ def test_what_names_no_model_is_refused(target):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"wdith": 3}, r"--option wdith.*it has width \(int\), latent_dim \(int\), beta \(float\)"),
+        ({"wdith": 3}, r"--option wdith.*\nhint: it has width \(int\), latent_dim \(int\), beta \(float\)"),
         ({"width": "wide"}, "--option width=wide: expected int"),
         ({"width": 1.5}, "--option width=1.5: expected int"),
         ({"beta": "none"}, "--option beta=none: expected float"),
