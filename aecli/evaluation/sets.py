@@ -34,6 +34,7 @@ _BATCH = 32  # images that a worker takes at most
 _SAME = 1e-3  # of the std of a set's features: at a smaller distance it is the same image
 
 Features = NDArray[np.float64]
+_Set = tuple[str, Sequence[ImageRef]]  # a source and its images
 
 
 @dataclass(frozen=True)
@@ -99,14 +100,6 @@ class SetReport:
         }
 
 
-@dataclass(frozen=True)
-class _Set:
-    """A source and its images."""
-
-    source: str
-    images: Sequence[ImageRef]
-
-
 def evaluate_sets(config: EvalConfig, listen: Listener = ignore) -> SetReport:
     """Measure each set of samples against the ground truth, on features of a network.
 
@@ -130,7 +123,7 @@ def _evaluate(config: EvalConfig, distributed: Distributed, listen: Listener) ->
     device = resolve_device(config.device)
     real = [_list(config.gt, "--gt"), *([_list(config.train, "--train")] if config.train else [])]
     generated = [_list(each.source, "--samples") for each in samples]
-    images = [image for each in (*real, *generated) for image in each.images]
+    images = [image for _, images in (*real, *generated) for image in images]
     require_same_images(images, "--gt and --samples", distributed)
     size = _common_size(generated)
     network = distributed.main_process_first(lambda: load_features(config.features, device, listen))
@@ -166,7 +159,7 @@ def _list(source: str, flag: str) -> _Set:
     images = list_images(source)
     if len(images) < MIN_IMAGES:
         raise _too_few(f"{flag} {source}", len(images))
-    return _Set(source, images)
+    return source, images
 
 
 def _too_few(source: str, count: int) -> DataError:
@@ -176,17 +169,17 @@ def _too_few(source: str, count: int) -> DataError:
 def _common_size(sets: Sequence[_Set]) -> tuple[int, int]:
     """The (height, width) of all images, by their headers; unreadable ones are reported when they are decoded."""
     examples: dict[tuple[int, int], str] = {}
-    for each in sets:
-        for image in each.images:
+    for source, images in sets:
+        for image in images:
             try:
-                examples.setdefault(image_size(image), f"{each.source}/{image.name}")
+                examples.setdefault(image_size(image), f"{source}/{image.name}")
             except DecodeError:
                 continue
     if len(examples) > 1:
         two = [f"{single_line(name)} is {width}x{height}" for (height, width), name in examples.items()][:2]
         raise DataError(f"--samples: all images must have one size, but {' and '.join(two)}")
     if not examples:
-        raise DataError(f"--samples {sets[0].source}: no image can be read")
+        raise DataError(f"--samples {sets[0][0]}: no image can be read")
     return next(iter(examples))
 
 
@@ -197,7 +190,7 @@ class _FeatureExtractor:
         self, sets: Sequence[_Set], size: tuple[int, int], network: SetFeatures, device: torch.device, skip: bool
     ) -> None:
         self.sets, self.size, self.network, self.device, self.skip = sets, size, network, device, skip
-        self.images = [(each.source, image) for each in sets for image in each.images]
+        self.images = [(source, image) for source, images in sets for image in images]
         self._device_lock = device_lock(device)
 
     def __call__(self, batch: range) -> tuple[Features, dict[str, str]]:
@@ -231,11 +224,11 @@ def _extract(
     batches = [indices[start : start + size] for start in indices[::size]]
     results = map_shared(extractor, batches, "measuring", config.workers, distributed, listen)
     rows = np.concatenate([rows for rows, _ in results])
-    ends = np.searchsorted(rows[:, 0], np.cumsum([len(each.images) for each in sets]))
+    ends = np.searchsorted(rows[:, 0], np.cumsum([len(images) for _, images in sets]))
     features = [np.ascontiguousarray(block[:, 1:]) for block in np.split(rows, ends[:-1])]
-    for each, vectors in zip(sets, features, strict=True):
+    for (source, _), vectors in zip(sets, features, strict=True):
         if len(vectors) < MIN_IMAGES:
-            raise _too_few(each.source, len(vectors))
+            raise _too_few(source, len(vectors))
     return features, dict(sorted(item for _, unreadable in results for item in unreadable.items()))
 
 
