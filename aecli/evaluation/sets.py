@@ -194,7 +194,7 @@ class _FeatureExtractor:
         self._device_lock = device_lock(device)
 
     def __call__(self, batch: range) -> tuple[Features, dict[str, str]]:
-        """Return a row an image (its index among all images, its features), and the reasons of unreadable ones."""
+        """Return a row per image (its index among all images, its features), and why others are unreadable."""
         readable, unreadable = {}, {}
         for index in batch:
             source, image = self.images[index]

@@ -113,7 +113,7 @@ class Distributed:
     def _is_first_to_fail(self, is_consequence: bool) -> bool:
         """Record a failure in the store; a process that lost another one first gives that one a moment to do so.
 
-        It happens in a thread, because a store whose host is gone may block for ever.
+        It happens in a thread, because a store whose host is gone may block.
         """
         found: list[int] = []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-# How often a lock is tried that is held by nobody: its holder is about to sign it, or has just removed it.
+# A lock whose file names no holder is tried again: its holder is about to sign it, or has just removed it.
 _ATTEMPTS, _ATTEMPT_SECONDS = 5, 0.05
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # of a file system without locks
 
@@ -43,8 +43,8 @@ def is_dead(host: str, pid: str) -> bool:
 class Lock:
     """A lock between processes that ends with its holder, however that ends, and names the holder in its file.
 
-    Where nobody can be excluded (a file system without locks, a read-only one, a lock file of another user) everybody
-    gets it, and `excludes` stays False.
+    Where no process can be excluded (a file system without locks, a read-only one, a lock file of another user), all
+    get it, and `excludes` stays False.
     """
 
     def __init__(self, path: Path, by_name: bool = False) -> None:

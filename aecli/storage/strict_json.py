@@ -25,7 +25,7 @@ SCHEMA = 1  # version of the JSON documents that aecli writes
 
 @contextmanager
 def regular_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file for reading; OSError for anything else (a pipe or device may block for ever)."""
+    """Open a regular file for reading; OSError for anything else (a pipe or device may block)."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
     with open(path, "rb") as file:
