@@ -57,7 +57,7 @@ class PairMeasurer:
         """Measure pairs of one size.
 
         Returns:
-            A row per pair: its index, then each metric's value of each prediction; and the images that can't be decoded.
+            A row per pair: its index, each metric's value of each prediction; and the images that can't be decoded.
 
         Raises:
             DataError: an image can't be decoded, unless these are skipped.
