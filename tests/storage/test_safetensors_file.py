@@ -81,6 +81,7 @@ LIES = {
     "a thousand axes": (lambda h: h["weight"].update(shape=[1] * 1000 + [6]), "invalid shape"),
     "a tensor that is a word": (lambda h: h.update(weight="F32"), "invalid shape"),
     "metadata that are no words": (lambda h: h["__metadata__"].update(said=1), "metadata is not"),
+    "half of a surrogate pair": (lambda h: h["__metadata__"].update(said="\ud800"), "surrogates not allowed"),
     "metadata that are a list": (lambda h: h.update(__metadata__=[]), "metadata is not"),
 }  # fmt: skip
 
