@@ -12,7 +12,7 @@ from operator import attrgetter
 
 from aecli.data.image_ref import FileRef, ImageRef, split_indices
 from aecli.data.sources.demo import list_demo
-from aecli.data.sources.shards import is_stream, list_shards
+from aecli.data.sources.shards import IMAGE_KINDS, is_stream, list_shards
 from aecli.data.sources.torchvision_sets import list_torchvision
 from aecli.data.sources.zips import list_zip
 from aecli.errors import DataError, single_line
@@ -20,7 +20,7 @@ from aecli.errors import DataError, single_line
 __all__ = ["PREFIXES", "SUFFIXES", "ImageRef", "list_images", "split_indices"]
 
 PREFIXES: dict[str, Callable[[str], list[ImageRef]]] = {"torchvision": list_torchvision}
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+SUFFIXES = tuple(f".{kind}" for kind in IMAGE_KINDS)
 VISIT_LIMIT = 100  # ways to one folder: links that branch and meet again make 2^n of n
 
 
@@ -47,8 +47,7 @@ def list_images(source: str) -> list[ImageRef]:
     else:
         images = _list_prefixed(source)
     if not images:
-        kinds = ", ".join(suffix.removeprefix(".") for suffix in SUFFIXES)
-        raise DataError(f"{source} holds no images\nhint: names of images end in {kinds}")
+        raise DataError(f"{source} holds no images\nhint: names of images end in {', '.join(IMAGE_KINDS)}")
     images.sort(key=attrgetter("name"))
     return images
 

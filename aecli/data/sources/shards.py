@@ -22,8 +22,8 @@ from aecli.data.sources.tars import list_tars
 from aecli.errors import DataError, message_of, single_line
 
 _KINDS = {".tar": "webdataset", ".parquet": "parquet"}
-_SUFFIXES = ("png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff")
-_COLUMNS = ("image", "img", *_SUFFIXES)  # preferred in this order where a table has several
+IMAGE_KINDS = ("png", "jpg", "jpeg", "webp", "bmp", "tif", "tiff")  # suffixes of image files
+_COLUMNS = ("image", "img", *IMAGE_KINDS)  # preferred in this order where a table has several
 _MAX_SHARDS = 1_000_000
 LIST_LIMIT = 2 * 10**9  # bytes of encoded images that are listed, and so held in memory
 
@@ -138,7 +138,7 @@ def _load_arguments(source: str, files: tuple[str, ...], library: Any) -> dict[s
     data_files = [file if "://" in file else os.path.abspath(file) for file in files]
     arguments: dict[str, Any] = {"path": kind, "data_files": data_files, "split": "train"}
     if kind == "webdataset":  # which would take the columns of its first rows for those of all
-        columns = {suffix: library.Image(decode=False) for suffix in _SUFFIXES}
+        columns = {suffix: library.Image(decode=False) for suffix in IMAGE_KINDS}
         keys = {"__key__": library.Value("string"), "__url__": library.Value("string")}
         arguments["features"] = library.Features({**columns, **keys})
     return arguments
@@ -185,7 +185,7 @@ def _expanded(pattern: str) -> tuple[str, ...]:
 def _image_columns(source: str, features: dict[str, Any]) -> tuple[str, ...]:
     """The columns that may hold a row's image: all suffixes of a tar, a single column of other tables."""
     if "__key__" in features:
-        return _SUFFIXES
+        return IMAGE_KINDS
     candidates = (
         [name for name, feature in features.items() if type(feature).__name__ == "Image"]
         or [name for name, feature in features.items() if isinstance(feature, dict) and "bytes" in feature]
