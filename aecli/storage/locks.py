@@ -4,6 +4,7 @@ import errno
 import os
 import socket
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -54,7 +55,7 @@ class Lock:
         """
         self._path, self._by_name = path, by_name
         # Not filelock's fallback, a file whose existence locks: it outlives a holder on another host that crashed.
-        self._lock = FileLock(path, thread_local=False, fallback_to_soft=False, on_acquired=_sign)
+        self._lock = FileLock(path, thread_local=False, fallback_to_soft=False, on_acquired=partial(_sign, path))
         self._holder = ("", "")
         self._is_held = False
         self.excludes = False  # whether it is held and nobody else can hold it
@@ -116,6 +117,10 @@ class Lock:
         return host, pid
 
 
-def _sign(descriptor: int) -> None:
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, this_process().encode())
+def _sign(path: Path, descriptor: int) -> None:
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, this_process().encode())
+    except OSError:  # a full disk
+        path.unlink(missing_ok=True)
+        raise
