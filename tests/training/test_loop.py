@@ -10,13 +10,17 @@ import torch
 from safetensors.torch import load_file
 
 from aecli.data.batches import epoch_order
+from aecli.data.decoding.decode import decode, fit
+from aecli.data.sources.registry import list_images, split_indices
 from aecli.errors import CheckpointError, ConfigError, TrainingError
 from aecli.metrics.psnr import psnr
 from aecli.progress import Notice
 from aecli.runs import checkpoints
 from aecli.training import loop, sync
 from aecli.training.events import EpochReport, Finished, Interrupted, Started, StepReport
+from tests.reference.report import ReportAE, ae_loss
 from tests.support.images import encoded, picture
+from tests.support.plain_models import build
 from tests.support.trained import assert_same_run, rows
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -86,49 +90,41 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(config, tmp_p
     assert rows(tmp_path / "a") != rows(tmp_path / "c")
 
 
+def split_pixels(photographs):
+    """The training and the validation images, as uint8 (N, 3, 32, 32)."""
+    listed = list_images(str(photographs))
+    for indices in split_indices(listed, 0.25):
+        pixels = [fit(decode(listed[index]), 32, "squash").transpose(2, 0, 1) for index in indices]
+        yield torch.from_numpy(np.stack(pixels))
+
+
 def test_the_epochs_loss_is_the_mean_over_all_its_batches(config, photographs):
     """Against the same epoch done by hand from the same initial weights."""
     config = config.replace(model="ae", epochs=1)
     _, end = run(config)
     row = rows(end.run.path)[0]
 
-    from aecli.data.sources.registry import list_images, split_indices
-    from aecli.models import registry
-    from tests.reference.report import ReportAE, ae_loss
-
-    listed = list_images(str(photographs))
-    train, _ = split_indices(listed, 0.25)
-    torch.manual_seed(0)
-    ours = registry.build("ae", registry.resolve_options("ae", {"width": 4}))
     reference = ReportAE(4, 64).train()
-    reference.load_state_dict(ours.state_dict())
+    reference.load_state_dict(build("ae", width=4).state_dict())
     optimizer = torch.optim.Adam(reference.parameters(), lr=1e-3, betas=(0.5, 0.999))
-    from aecli.data.decoding.decode import decode, fit
-
-    pixels = np.stack([fit(decode(listed[i]), 32, "squash").transpose(2, 0, 1) for i in train])
-    images = torch.from_numpy(pixels).float() / 127.5 - 1
+    images, _ = (pixels.float() / 127.5 - 1 for pixels in split_pixels(photographs))
     losses = []
-    for batch in images[torch.from_numpy(epoch_order(len(train), 0, 0))].split(3):
+    for batch in images[torch.from_numpy(epoch_order(len(images), 0, 0))].split(3):
         loss = ae_loss(reference, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert len(losses) == -(-len(train) // 3)
+    assert len(losses) == -(-len(images) // 3)
     assert float(row["train_loss"]) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
     assert row["train_kl"] == ""
 
 
 def test_validation_figures_are_those_of_the_saved_weights(config, photographs):
-    from aecli.data.decoding.decode import decode, fit
-    from aecli.data.sources.registry import list_images, split_indices
-
     _, end = run(config)
     model, document = checkpoints.load_model(end.run.model)
     assert document["epoch"] == end.best_epoch
-    listed = list_images(str(photographs))
-    _, val = split_indices(listed, 0.25)
-    originals = torch.from_numpy(np.stack([fit(decode(listed[i]), 32, "squash").transpose(2, 0, 1) for i in val]))
+    _, originals = split_pixels(photographs)
     with torch.no_grad():
         output = model(originals.float() / 127.5 - 1)
     rounded = ((output + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
