@@ -20,7 +20,7 @@ from aecli.evaluation.paired import evaluate as run_evaluation
 from aecli.inference.loaded_model import LoadedModel, load_model
 from aecli.progress import ignore
 from aecli.sampling.prior_choice import choose_prior
-from aecli.sampling.sample import SAMPLE_BATCH, draw_samples, sample_batches
+from aecli.sampling.sample import SAMPLE_BATCH, decode_samples, sample_batches
 from aecli.training.events import TrainReport
 from aecli.training.loop import train as run_training
 
@@ -129,7 +129,7 @@ class Model:
                               runs=self._runs)  # fmt: skip
         chosen = choose_prior(self._loaded, config, ignore)
         exact = output == "tensor"
-        return _convert([draw_samples(self._loaded, chosen, each, exact) for each in sample_batches(n)], output)
+        return _convert([decode_samples(self._loaded, chosen, each, exact) for each in sample_batches(n)], output)
 
     def _batches(self, images: Images, kind: Kind) -> Iterator[Tensor]:
         """Yield float32 (N, 3, H, W) in [-1, 1], in the batches of `aecli reconstruct`."""

@@ -4,7 +4,7 @@
 #   examples/multi_gpu.sh [DATA] [IMAGE_SIZE] [EPOCHS] [further options of aecli train]
 #
 # The arguments are those of reproduce_report.sh; --batch-size is the global batch. PROCESSES sets the number of
-# processes, by default one a GPU, and lets this run on a CPU too:
+# processes, by default one per GPU, and lets this run on a CPU too:
 #
 #   PROCESSES=2 examples/multi_gpu.sh demo 32 1 --width 4 --batch-size 8
 #

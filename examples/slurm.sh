@@ -26,7 +26,7 @@ export AECLI_PEER_TIMEOUT=${AECLI_PEER_TIMEOUT:-600}
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
 export RENDEZVOUS="$first:$((29400 + SLURM_JOB_ID % 1000))"
 
-# One torchrun a machine starts one process a GPU; the rendezvous is on the first machine. When a process dies, all
+# One torchrun per machine starts one process per GPU; the rendezvous is on the first machine. When a process dies, all
 # restart from the last checkpoint. A machine that exits doesn't end the others, which may still be saving.
 status=0
 srun --kill-on-bad-exit=0 bash -c '

@@ -6,20 +6,17 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tarfile
-import zipfile
 from pathlib import Path
 
-import pyarrow
 import pytest
 import typer
 from PIL import Image
-from pyarrow import parquet
 from typer.testing import CliRunner
 
 from aecli.cli.app import app
-from tests.support.images import encoded, picture
+from tests.support.images import encoded, picture, save_image
 from tests.support.ranks import run_ranks
+from tests.support.shards import write_parquet, write_tar
 
 ROOT = Path(__file__).parent.parent
 GENERATED = ROOT / "examples" / "COMMANDS.md"  # compared with the program by test_examples.py
@@ -90,27 +87,19 @@ class TinyCifar:
 @pytest.fixture
 def desk(tmp_path, monkeypatch):
     """A working folder with the images that the pages assume."""
+    monkeypatch.chdir(tmp_path)
     for name in ("photos", "truth", "theirs"):
         for seed in range(12):
-            path = tmp_path / name / "album" / f"{seed}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(encoded(picture(48, 64, seed + (name == "theirs"))))
+            save_image(tmp_path / name / f"album/{seed}.png", picture(48, 64, seed + (name == "theirs")))
     for name in ("photos", "theirs"):
-        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
-            for file in sorted((tmp_path / name).rglob("*.png")):
-                archive.write(file, file.relative_to(tmp_path / name))
-    (tmp_path / "shards").mkdir()
+        shutil.make_archive(name, "zip", tmp_path / name)
+    contents = [encoded(picture(48, 64, seed)) for seed in range(12)]
     for first in (0, 6):
-        with tarfile.open(tmp_path / "shards" / f"{first}.tar", "w") as archive:
-            for seed in range(first, first + 6):
-                archive.add(tmp_path / "photos" / "album" / f"{seed}.png", f"{seed}.png")
-    files = sorted((tmp_path / "photos" / "album").iterdir())
-    parquet.write_table(pyarrow.table({"image": [{"bytes": f.read_bytes(), "path": f.name} for f in files]}),
-                        tmp_path / "images.parquet")  # fmt: skip
+        write_tar(tmp_path / f"shards/{first}.tar", {f"{seed}.png": contents[seed] for seed in range(first, first + 6)})
+    write_parquet(tmp_path / "images.parquet", contents)
     shutil.copytree(tmp_path / "photos", tmp_path / "caltech101" / "train")
     shutil.copytree(tmp_path / "truth", tmp_path / "caltech101" / "val")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torchvision.datasets.CIFAR10", TinyCifar)
     return tmp_path
 

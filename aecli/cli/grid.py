@@ -1,19 +1,13 @@
 """`aecli grid`."""
 
-import typer
-
 from aecli.cli.options import Output, takes
 from aecli.configs import GridConfig
 from aecli.progress import Listener
-from aecli.runtime.launch import launch
 
 
-@takes(GridConfig)
+@takes(GridConfig, one_process=True)
 def grid(config: GridConfig, listen: Listener) -> Output:
-    """Draw random images in labelled rows: Ground Truth, then one row a model."""
-    if launch().rank:
-        raise typer.Exit  # one process draws
-
+    """Draw random images in labelled rows: Ground Truth, then one row per model."""
     from aecli.cli.console import print_line
     from aecli.inference.comparison_grid import draw_comparison
 

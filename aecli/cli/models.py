@@ -2,20 +2,14 @@
 
 from functools import partial
 
-import typer
-
 from aecli.cli.options import Output, takes
 from aecli.configs import ModelsConfig
 from aecli.progress import Listener
-from aecli.runtime.launch import launch
 
 
-@takes(ModelsConfig)
+@takes(ModelsConfig, one_process=True)
 def models(config: ModelsConfig, _listen: Listener) -> Output:
     """Show the registered models, the runs found, and how they would run on this machine."""
-    if launch().rank:
-        raise typer.Exit  # one process prints
-
     from aecli.cli.tables import print_models
     from aecli.runs.catalogue import list_models
 

@@ -2,26 +2,27 @@
 
 import inspect
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from aecli.cli import completion
-from aecli.configs.options import OUTPUT, OptionField, option_fields
+from aecli.configs.options import OUTPUT, OptionField, option, option_fields
 from aecli.errors import AecliError, ConfigError
 from aecli.progress import Listener
+from aecli.runtime.launch import launch
 
 Parameter = inspect.Parameter
 Command = Callable[..., None]
-
-Json = Annotated[bool, typer.Option("--json", help="Print the result as one JSON document.", rich_help_panel=OUTPUT)]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notices.", rich_help_panel=OUTPUT)]
 
 _COMPLETIONS: dict[str, Any] = {
     "source": completion.complete_source,
     "prediction": completion.complete_prediction,
     "model": completion.complete_model,
+    "registered": completion.complete_registered,
+    "config": completion.complete_config,
     "device": completion.complete_device,
 }
 
@@ -43,19 +44,20 @@ def parameter(each: OptionField) -> Parameter:
 
 
 def _info(each: OptionField) -> Any:
-    option = each.option
-    details: dict[str, Any] = {"help": option.help, "metavar": option.metavar}
-    if option.choices and not option.separated:
-        details["metavar"] = "|".join(option.choices)
-        details["autocompletion"] = lambda incomplete: completion.starting(option.choices, incomplete)
-    if option.completes:
-        details["autocompletion"] = _COMPLETIONS[option.completes]
-    if option.positional:
+    known = each.option
+    details: dict[str, Any] = {"help": known.help, "metavar": known.metavar}
+    if known.choices and not known.separated:
+        details["metavar"] = "|".join(known.choices)
+        details["autocompletion"] = lambda incomplete: completion.starting(known.choices, incomplete)
+    if known.completes:
+        details["autocompletion"] = _COMPLETIONS[known.completes]
+    if known.positional:
         return typer.Argument(**details)
-    if option.shown_default:
-        details["show_default"] = option.shown_default
+    if known.shown_default:
+        details["show_default"] = known.shown_default
     # Typer adds a --no- twin only to flags that it names itself.
-    return typer.Option(each.flag, rich_help_panel=option.panel, **details)
+    flags = [each.flag, known.short_flag] if known.short_flag else [each.flag]
+    return typer.Option(*flags, rich_help_panel=known.panel, **details)
 
 
 def hidden_twin(each: OptionField) -> Parameter:
@@ -77,9 +79,17 @@ def signed(function: Command, parameters: Sequence[Parameter]) -> Command:
     return command
 
 
+@dataclass(frozen=True)
+class _Flags:
+    """Options of every command."""
+
+    json: bool = option(False, "Print the result as one JSON document.", OUTPUT)
+    quiet: bool = option(False, "No progress and no notices.", OUTPUT, short_flag="-q")
+
+
 def flag_parameters() -> list[Parameter]:
-    """Return `--json` and `--quiet`, which every command has."""
-    return [keyword("json", Json, False), keyword("quiet", Quiet, False)]
+    """Return the parameters that every command has."""
+    return [parameter(each) for each in option_fields(_Flags)]
 
 
 class Output(NamedTuple):
@@ -90,8 +100,8 @@ class Output(NamedTuple):
     failure: AecliError | None = None
 
 
-def takes(config: type) -> Callable[[Callable[[Any, Listener], Output]], Command]:
-    """Make a command of a function of a config and a listener."""
+def takes(config: type, one_process: bool = False) -> Callable[[Callable[[Any, Listener], Output]], Command]:
+    """Make a command of a function of a config and a listener; with `one_process`, only rank 0 runs it."""
 
     def decorate(function: Callable[[Any, Listener], Output]) -> Command:
         @wraps(function)
@@ -100,6 +110,8 @@ def takes(config: type) -> Callable[[Callable[[Any, Listener], Output]], Command
             from aecli.cli.display import open_display
 
             made = config_of(config, values)
+            if one_process and launch().rank:
+                return
             if json and getattr(made, "format", "text") != "text":
                 raise ConfigError(f"--format {made.format}: --json prints no table")
             with open_display(quiet) as display:

@@ -1,78 +1,55 @@
 """`aecli train`."""
 
 import inspect
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
-from aecli.cli.completion import complete_config, complete_registered, starting
 from aecli.cli.options import flag_parameters, given, hidden_twin, keyword, parameter, signed
-from aecli.configs.options import MODEL, RECIPE, RUN, option_fields
+from aecli.configs.options import MODEL, RECIPE, RUN, option, option_fields
 from aecli.configs.train import DataConfig, train_options
 from aecli.errors import ConfigError
 from aecli.models.options import VAEOptions
 from aecli.recipes import names as recipe_names
 
-_NOT_OPTIONS_OF_THE_RUN = ("model", "config", "json", "quiet", "option", "dry_run")
 
-Model = Annotated[
-    str,
-    typer.Argument(
-        help="A registry name (see aecli models) or package.module:Class.",
-        metavar="MODEL",
-        autocompletion=complete_registered,
-    ),
-]
-ModelOptions = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--option", "-o", help="Any option of the model; repeatable.", rich_help_panel=MODEL, metavar="KEY=VALUE"
-    ),
-]
-Recipe = Annotated[
-    str,
-    typer.Option(
-        help="Bundled option values: the report's, or minutes on a laptop's CPU. Flags win over them.",
-        rich_help_panel=RECIPE,
-        metavar="|".join(recipe_names()),
-        autocompletion=lambda incomplete: starting(recipe_names(), incomplete),
-    ),
-]
-Config = Annotated[
-    Path | None,
-    typer.Option(
-        help="Option values from a TOML file, or those of a run, by its folder or config.json; flags win over it.",
-        rich_help_panel=RECIPE,
-        metavar="FILE.toml|RUN",
-        autocompletion=complete_config,
-    ),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        help="Print options, size, memory, steps and time of the run, from a few timed steps, and write nothing.",
-        rich_help_panel=RUN,
-    ),
-]
+@dataclass(frozen=True)
+class _CommandOptions:
+    """The options of the command that are not options of the run: where their values come from, and what is done."""
+
+    model: str = option(..., "A registry name (see aecli models) or package.module:Class.", "", metavar="MODEL",
+                        completes="registered", positional=True)  # fmt: skip
+    model_options: tuple[str, ...] = option((), "Any option of the model; repeatable.", MODEL, name="option",
+                                            short_flag="-o", metavar="KEY=VALUE")  # fmt: skip
+    recipe: str = option(
+        "report", "Bundled option values: the report's, or minutes on a laptop's CPU. Flags win over them.", RECIPE,
+        choices=tuple(recipe_names()),
+    )  # fmt: skip
+    config: Path | None = option(
+        None, "Option values from a TOML file, or those of a run, by its folder or config.json; flags win over it.",
+        RECIPE, metavar="FILE.toml|RUN", completes="config",
+    )  # fmt: skip
+    dry_run: bool = option(
+        False, "Print options, size, memory, steps and time of the run, from a few timed steps, and write nothing.", RUN
+    )
 
 
 def _parameters() -> list[inspect.Parameter]:
-    """Return the command's parameters: the run's options, and those that say where their values come from."""
+    """Return the command's parameters, in the order of its help."""
+    own = {each.name: parameter(each) for each in option_fields(_CommandOptions)}
     options = [parameter(each) for each in train_options()]
     data_options = len(option_fields(DataConfig))
     return [
         keyword("context", typer.Context),
-        keyword("model", Model),
+        own["model"],
         *options[:data_options],
         *(parameter(each) for each in option_fields(VAEOptions)),
-        keyword("option", ModelOptions, None),
-        keyword("recipe", Recipe, "report"),
-        keyword("config", Config, None),
+        *(own[name] for name in ("option", "recipe", "config")),
         *options[data_options:],
         *(hidden_twin(each) for each in train_options() if each.option.hidden_flag),
-        keyword("dry_run", DryRun, False),
+        own["dry_run"],
         *flag_parameters(),
     ]
 
@@ -93,7 +70,8 @@ def _train(
     """
     from aecli.recipes.layering import layer
 
-    flags = {key: value for key, value in given(context).items() if key not in _NOT_OPTIONS_OF_THE_RUN}
+    not_of_the_run = ("model", "config", "json", "quiet", "option", "dry_run")
+    flags = {key: value for key, value in given(context).items() if key not in not_of_the_run}
     train_config = layer(model, {**flags, "options": _parse_options(option or [])}, config)
 
     # These import torch; only once the options are known to be valid.

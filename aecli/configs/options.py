@@ -7,7 +7,6 @@ Only the standard library: every `--help` imports this.
 import math
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -26,14 +25,15 @@ class Option:
 
     `name` and `flag` are set where they differ from the field's name; `hidden_flag` is an older spelling that still
     works. Numbers are at least `least`, at most `most`, above `above` and below `below`; text matches `pattern`, which
-    `expected` describes. `completes` says what the shell completes: source, prediction, model or device. A `separated`
-    tuple is one text with commas.
+    `expected` describes. `completes` says what the shell completes: source, prediction, model, registered (names),
+    config or device. A `separated` tuple is one text with commas.
     """
 
     help: str
     panel: str
     name: str = ""
     flag: str = ""
+    short_flag: str = ""
     hidden_flag: str = ""
     metavar: str | None = None
     choices: tuple[str, ...] = ()
@@ -156,11 +156,11 @@ def check_value(each: OptionField, value: Any) -> Any:
 def _checked_tuple(each: OptionField, value: Any) -> tuple[Any, ...]:
     if isinstance(value, str) or not isinstance(value, list | tuple):
         raise _unexpected(each, repr(value), "a list")
-    kind = get_args(each.hint)[0]
+    choices = each.option.choices
     for part in value:
-        if not isinstance(part, str | kind) or (each.option.choices and part not in each.option.choices):
-            raise _unexpected(each, part, f"some of {', '.join(each.option.choices)}" if each.option.choices else None)
-    return tuple(map(kind, value))
+        if not isinstance(part, str) or (choices and part not in choices):
+            raise _unexpected(each, part, f"some of {', '.join(choices)}" if choices else "a list of texts")
+    return tuple(value)
 
 
 def _is_within(option: Option, value: Any) -> bool:
@@ -179,32 +179,20 @@ def _is_within(option: Option, value: Any) -> bool:
 
 
 def _unexpected(each: OptionField, value: object, expected: str | None = None) -> ConfigError:
-    return ConfigError(f"{each.flag} {value}: expected {expected or ' '.join(_expectation(each))}")
+    return ConfigError(f"{each.flag} {value}: expected {expected or _expectation(each)}")
 
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
 
 
-def _expectation(each: OptionField) -> Iterator[str]:
-    """Yield the words for what an option takes: `a whole number from 1 to 1024`."""
+def _expectation(each: OptionField) -> str:
+    """Return the words for what an option takes: `a number above 0 and below 1, such as 0.999`."""
     option = each.option
-    if option.expected is not None:
-        yield option.expected
-        return
-    if option.choices:
-        yield f"one of {', '.join(option.choices)}"
-        return
-    yield " or ".join(_KINDS[kind] for kind in each.kinds)
-    low, high = option.least, option.most
-    if option.above is not None and option.below is not None:
-        yield f"between {option.above:g} and {option.below:g}"
-    elif option.above is not None:
-        yield f"above {option.above:g}"
-    elif low is not None and option.below is not None:
-        yield f"of at least {low:g} and below {option.below:g}"
-    elif low is not None and high is not None:
-        yield f"from {low} to {high}"
-    elif low is not None:
-        yield f"of at least {low:g}"
-    if option.example is not None:
-        yield f"such as {option.example}"
+    if option.expected or option.choices:
+        return option.expected or f"one of {', '.join(option.choices)}"
+    kind = " or ".join(_KINDS[kind] for kind in each.kinds)
+    if option.least is not None and option.most is not None:
+        return f"{kind} from {option.least} to {option.most}"
+    limits = {"of at least": option.least, "above": option.above, "below": option.below}
+    words = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if limit is not None)
+    return f"{kind} {words}".rstrip() + (f", such as {option.example}" if option.example else "")

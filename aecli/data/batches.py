@@ -138,14 +138,11 @@ def stack(
     channels, height, width = shape
     batch = torch.empty((len(indices), height, width, channels), dtype=dtype, pin_memory=pinned)
     batch = batch.permute(0, 3, 1, 2)
-    for pixels, index, row in zip(
-        batch.numpy(), indices, rows, strict=False
-    ):  # `rows` last: the next batch continues it
+    # `rows` last: the next batch continues it.
+    for pixels, index, row in zip(batch.numpy(), indices, rows, strict=False):
         if flip is not None and flip[index]:
-            for to_channel, channel in zip(
-                pixels, row, strict=True
-            ):  # four times as fast as all three channels at once
-                to_channel[:] = channel[:, ::-1]
+            for channel in range(channels):  # four times as fast as all three at once
+                pixels[channel] = row[channel, :, ::-1]
         else:
             pixels[:] = row
     return batch

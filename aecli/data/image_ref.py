@@ -3,7 +3,6 @@
 import hashlib
 import os
 import posixpath
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from aecli.errors import DataError
+from aecli.storage.strict_json import file_size, regular_file
 
 if TYPE_CHECKING:
     from aecli.runtime.distributed import Distributed  # imports torch, which listing images does without
@@ -97,23 +97,16 @@ class FileRef(ImageRef):
 
     def load(self) -> bytes:
         """The file's bytes; raises OSError, also where it is no longer a regular file."""
-        with open(os.path.join(self.root, self.name), "rb", opener=_open_nonblocking) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise OSError("not a file but a pipe, a socket or a device")
-            if status.st_size > FILE_LIMIT:
-                raise OSError(f"{status.st_size} bytes are more than {FILE_LIMIT}")
-            return file.read(status.st_size)
+        with regular_file(os.path.join(self.root, self.name)) as file:
+            size = file_size(file)
+            if size > FILE_LIMIT:
+                raise OSError(f"{size} bytes are more than {FILE_LIMIT}")
+            return file.read(size)
 
 
 def file_paths(images: Iterable[ImageRef]) -> Iterator[str]:
     """Yield the paths of those `images` that are files, not members of an archive."""
     return (os.path.join(image.root, image.name) for image in images if isinstance(image, FileRef))
-
-
-def _open_nonblocking(path: str, flags: int) -> int:
-    """Open a file, or a pipe without waiting for its writer."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def content_key(images: Sequence[ImageRef], *settings: object) -> str:

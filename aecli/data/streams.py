@@ -3,7 +3,7 @@
 The shards are divided into shard groups, and each global batch takes equally many images of every group. A group passes
 over its shards again and again, in an order of its own each time, and is shuffled block by block. So the contents of a
 batch follow from the seed and the shards alone; a rank reads the groups in which its slice of the batch lies; and a
-position in the stream is a few integers a group.
+position in the stream is a few integers per group.
 """
 
 from collections import deque

@@ -43,7 +43,7 @@ def draw_comparison(config: GridConfig, listen: Listener = ignore) -> GridResult
     trained = (name for name in registry.names() if _is_autoencoder(name) and newest_run(name, config.runs))
     names = config.models or tuple(trained)
     if not names:
-        raise CheckpointError(f"no model has a run under {config.runs}\nhint: train one: aecli train vae")
+        raise CheckpointError(f"no model has a run under {config.runs}\nhint: train one with: aecli train vae")
     loaded = [load_model(name, config.runs, config.device, config.precision) for name in names]
     images = choose_images(loaded[0].located, config.data, None, listen)
     forbid_overwriting_inputs("--out", [config.out], file_paths(images))

@@ -1,4 +1,4 @@
-"""Networks whose features, one vector an image, are compared between sets of images."""
+"""Networks whose features, one vector per image, are compared between sets of images."""
 
 import importlib.util
 from collections.abc import Callable

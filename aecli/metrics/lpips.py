@@ -148,17 +148,16 @@ class _Fire(nn.Module):
         return torch.cat([self.expand1x1(squeezed), self.expand3x3(squeezed)], dim=1).relu()
 
 
-def _relu() -> nn.Module:
-    return nn.ReLU()  # not in place: the output of a Winograd layer may be a view of a larger tensor
+# ReLU is not in place: the output of a Winograd layer may be a view of a larger tensor.
 
 
 def _alex_layers() -> Sequence[nn.Module]:
     return (
-        nn.Conv2d(3, 64, 11, stride=4, padding=2), _relu(), nn.MaxPool2d(3, 2),
-        nn.Conv2d(64, 192, 5, padding=2), _relu(), nn.MaxPool2d(3, 2),
-        nn.Conv2d(192, 384, 3, padding=1), _relu(),
-        nn.Conv2d(384, 256, 3, padding=1), _relu(),
-        nn.Conv2d(256, 256, 3, padding=1), _relu(),
+        nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
+        nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
+        nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(),
+        nn.Conv2d(256, 256, 3, padding=1), nn.ReLU(),
     )  # fmt: skip
 
 
@@ -169,14 +168,14 @@ def _vgg_layers() -> Sequence[nn.Module]:
         if stage:
             layers.append(nn.MaxPool2d(2, 2))
         for _ in range(depth):
-            layers += [nn.Conv2d(channels, width, 3, padding=1), _relu()]
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
             channels = width
     return layers
 
 
 def _squeeze_layers() -> Sequence[nn.Module]:
     return (
-        nn.Conv2d(3, 64, 3, stride=2), _relu(), nn.MaxPool2d(3, 2, ceil_mode=True),
+        nn.Conv2d(3, 64, 3, stride=2), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True),
         _Fire(64, 16, 64), _Fire(128, 16, 64), nn.MaxPool2d(3, 2, ceil_mode=True),
         _Fire(128, 32, 128), _Fire(256, 32, 128), nn.MaxPool2d(3, 2, ceil_mode=True),
         _Fire(256, 48, 192), _Fire(384, 48, 192), _Fire(384, 64, 256), _Fire(512, 64, 256),

@@ -107,7 +107,7 @@ def resolve_options(name: str, given: Mapping[str, Any], defaults: Mapping[str, 
     if unknown:
         existing = ", ".join(f"{key} ({type_name(hints[key])})" for key in fields) or "none"
         flag = f"{MODEL_FLAGS[unknown[0]]} or " if unknown[0] in MODEL_FLAGS else ""
-        raise ConfigError(f"{flag}--option {unknown[0]}: model {name!r} has no such option; it has {existing}")
+        raise ConfigError(f"{flag}--option {unknown[0]}: model {name!r} has no such option\nhint: it has {existing}")
     merged = {key: value for key, value in (defaults or {}).items() if key in fields} | dict(given)
     for key, field in fields.items():
         if key not in merged and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:

@@ -8,7 +8,6 @@ import math
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -21,7 +20,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import HashStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from aecli.errors import AecliError, ConfigError, PeerError
 from aecli.progress import Stopped, StopRequest, never
@@ -54,11 +53,10 @@ class Distributed:
         self._should_stop = should_stop
         self._launch = launch()
         self.rank, self.world_size, self.attempt = self._launch.rank, self._launch.size, self._launch.attempt
-        self._store: Store | None = None
+        self._store: Store = HashStore()  # of this process alone, until it connects to the others
         self._hosts_store = self.is_main_process and not self._launch.is_served
         self._owns_group = False
         self._barriers = 0
-        self._counters: Counter[str] = Counter()  # without a store
 
     @property
     def is_main_process(self) -> bool:
@@ -72,7 +70,7 @@ class Distributed:
         return self
 
     def __exit__(self, _kind: object, error: BaseException | None, _at: object) -> None:
-        if self._store is None:
+        if self.world_size == 1:
             return
         if isinstance(error, Exception) and not isinstance(error, Stopped):
             lost = error if isinstance(error, PeerError) else is_lost(error)
@@ -115,7 +113,7 @@ class Distributed:
     def _is_first_to_fail(self, is_consequence: bool) -> bool:
         """Record a failure in the store; a process that lost another one first gives that one a moment to do so.
 
-        It happens in a thread, because a store whose host is gone may block for ever.
+        It happens in a thread, because a store whose host is gone may block.
         """
         found: list[int] = []
 
@@ -135,14 +133,10 @@ class Distributed:
         return self._launch.local_rank == 0 if self._launch.is_served else self.rank == 1
 
     def _count(self, key: str, amount: int) -> int:
-        assert self._store is not None
         return int(self._store.add(key, amount))
 
     def add_to_counter(self, name: str, amount: int) -> int:
         """Atomically add `amount` to a counter that all processes see, 0 at first, and return its new value."""
-        if self._store is None:
-            self._counters[name] += amount
-            return self._counters[name]
         with peer_loss_as_error():
             return self._count(f"{_COUNTED}/{name}", amount)
 
@@ -162,9 +156,8 @@ class Distributed:
 
     def signal_failure(self) -> None:
         """Let the others' barriers fail, because this process leaves before the work is done."""
-        if self._store is not None:
-            with suppress(RuntimeError):
-                self._count(_FAILED, 1)
+        with suppress(RuntimeError):
+            self._count(_FAILED, 1)
 
     def barrier(self, may_stop: bool = True) -> None:
         """Wait, without a timeout, until every process has called this: one may be decoding images for all.

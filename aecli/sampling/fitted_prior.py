@@ -17,6 +17,7 @@ from aecli.progress import Listener, ignore
 from aecli.runs import checkpoints
 from aecli.sampling.mixture import Mixture, fit_mixture
 from aecli.sampling.pca import StreamingPCA
+from aecli.storage.schema import Schema, checked, optional, parsed
 from aecli.storage.strict_json import is_count, is_number
 
 RANK = 256
@@ -28,7 +29,7 @@ Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class LatentStatistics:
+class LatentStatistics(Schema):
     """How far latents are from N(0, I).
 
     `posterior_std` is the mean standard deviation of the posterior, None for a model without one; `latent_std` that of
@@ -36,9 +37,9 @@ class LatentStatistics:
     posterior samples, in nats per dimension.
     """
 
-    posterior_std: float | None
-    latent_std: float
-    divergence: float
+    posterior_std: float | None = checked(optional(is_number), key="posterior")
+    latent_std: float = checked(is_number, key="means")
+    divergence: float = checked(is_number)
 
     @property
     def is_far(self) -> bool:
@@ -70,7 +71,7 @@ class FittedPrior:
         """Return the latents (N, D) of whitened scores (N, K)."""
         return np.asarray(self.mean + (scores * self.std) @ self.components, dtype=np.float32)
 
-    def draw(self, kind: str, temperature: float, seed: int, index: int) -> Floats:
+    def sample(self, kind: str, temperature: float, seed: int, index: int) -> Floats:
         """Return the whitened scores (K,) of a `gaussian` or `mixture` sample that depends on (seed, index) alone.
 
         `temperature` multiplies the standard deviations, in a mixture those of each component.
@@ -95,6 +96,13 @@ class FittedPrior:
         checkpoints.save(path, tensors, {**document, **own})
 
 
+@dataclass(frozen=True)
+class _Document(Schema):
+    count: int = checked(is_count)
+    explained_variance_ratio: float = checked(is_number, key="share")
+    statistics: LatentStatistics = parsed(LatentStatistics.from_document, key="spread")
+
+
 def load_fitted(path: Path, dim: int) -> tuple[FittedPrior, dict[str, Any]]:
     """Return the prior in `path`, of latents of dimension `dim`, and its document.
 
@@ -102,21 +110,22 @@ def load_fitted(path: Path, dim: int) -> tuple[FittedPrior, dict[str, Any]]:
         CheckpointError: it is missing, damaged, or belongs to other latents.
     """
     tensors, document = checkpoints.load(path)
-    arrays, statistics = _checked_arrays(tensors, dim), _checked_statistics(document.get("spread"))
-    count, ratio = document.get("count"), document.get("share")
-    if arrays is None or statistics is None or not is_count(count) or not is_number(ratio):
-        raise CheckpointError(f"{path} is damaged, or belongs to other latents\nhint: delete it; it is fitted again")
+    try:
+        arrays, values = _checked_arrays(tensors, dim), _Document.from_document(document)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged, or belongs to other latents: {error}") from error
     mean, components, std = (array.astype(np.float32) for array in arrays[:3])
     mixture = Mixture(*(array.astype(np.float64) for array in arrays[3:]))
-    return FittedPrior(count, mean, components, std, ratio, mixture, statistics), document
+    ratio, statistics = values.explained_variance_ratio, values.statistics
+    return FittedPrior(values.count, mean, components, std, ratio, mixture, statistics), document
 
 
-def _checked_arrays(tensors: Mapping[str, torch.Tensor], dim: int) -> list[NDArray[Any]] | None:
-    """The arrays of `_TENSORS` in that order, or None where their types, shapes or values are invalid."""
+def _checked_arrays(tensors: Mapping[str, torch.Tensor], dim: int) -> list[NDArray[Any]]:
+    """Return the arrays of `_TENSORS` in that order; raises ValueError if their types, shapes or values are invalid."""
     found = [tensors.get(name) for name in _TENSORS]
     arrays = [each.numpy() for each in found if each is not None and each.dtype in (torch.float32, torch.float64)]
     if len(arrays) < len(_TENSORS):
-        return None
+        raise ValueError("missing tensors")
     _, _, std, weights, means, _ = arrays
     rank, size, d = std.size, weights.size, means.shape[-1] if means.ndim else 0
     shapes = [(dim,), (rank, dim), (rank,), (size,), (size, d), (size, d, d)]
@@ -125,19 +134,9 @@ def _checked_arrays(tensors: Mapping[str, torch.Tensor], dim: int) -> list[NDArr
         and all(bool(np.isfinite(array).all()) for array in arrays)
         and 0 < d <= rank and bool((std > 0).all()) and bool((weights >= 0).all()) and weights.sum() > 0
     )  # fmt: skip
-    return arrays if is_valid else None
-
-
-def _checked_statistics(values: Any) -> LatentStatistics | None:
-    """The statistics in a prior's document, or None where they are invalid."""
-    if not isinstance(values, dict):
-        return None
-    posterior_std, latent_std, divergence = (values.get(key) for key in ("posterior", "means", "divergence"))
-    if posterior_std is not None and not is_number(posterior_std):
-        return None
-    if not is_number(latent_std) or not is_number(divergence):
-        return None
-    return LatentStatistics(posterior_std, latent_std, divergence)
+    if not is_valid:
+        raise ValueError("invalid tensors")
+    return arrays
 
 
 class PriorFit:

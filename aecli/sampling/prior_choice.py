@@ -38,10 +38,10 @@ class LatentPrior:
     flow: Prior | None = None
     flow_steps: int = FLOW_STEPS
 
-    def draw(self, indices: Sequence[int]) -> Tensor:
+    def sample(self, indices: Sequence[int]) -> Tensor:
         """Return latents float32 (N, …); each depends only on (seed, index), up to rounding, which depends on N."""
         if self.fitted is not None:
-            scores = [self.fitted.draw(self.name, self.temperature, self.seed, index) for index in indices]
+            scores = [self.fitted.sample(self.name, self.temperature, self.seed, index) for index in indices]
             return torch.from_numpy(self.fitted.unwhiten(np.stack(scores))).reshape(-1, *self.shape)
         flow = self.flow
         shape = self.shape if flow is None else flow.example_shape(0)
@@ -105,7 +105,7 @@ def choose_prior(loaded: LoadedModel, config: SampleConfig, listen: Listener) ->
             shape, flow = loaded.model.latent_shape(loaded.image_size), _load_flow(run, loaded)
             steps = config.steps or FLOW_STEPS
             return LatentPrior("flow", shape, config.temperature, config.seed, flow=flow, flow_steps=steps)
-        hint = f"train one: aecli train prior --model {_model_argument(loaded)}"
+        hint = f"train one with: aecli train prior --model {_model_argument(loaded)}"
         if config.prior == "flow":
             raise CheckpointError(f"--prior flow: none was trained on {loaded.located.checkpoint}\nhint: {hint}")
         if config.steps is not None:

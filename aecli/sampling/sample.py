@@ -64,16 +64,16 @@ def _sample_images(config: SampleConfig, distributed: Distributed, listen: Liste
 
     loaded, prior = open_prior(config, distributed, check_output, lambda loaded: choose_prior(loaded, config, listen))
 
-    def draw(indices: range) -> NDArray[np.uint8]:
-        images: NDArray[np.uint8] = draw_samples(loaded, prior, indices).numpy()
+    def decode(indices: range) -> NDArray[np.uint8]:
+        images: NDArray[np.uint8] = decode_samples(loaded, prior, indices).numpy()
         return images
 
     def write(indices: range) -> None:
-        for index, pixels in zip(indices, draw(indices), strict=True):
+        for index, pixels in zip(indices, decode(indices), strict=True):
             write_bytes(out / f"{index:06d}.png", encode_png(pixels))
 
     if is_sheet:
-        images = chain.from_iterable(map_shared(draw, sample_batches(n), "sampling", 1, distributed, listen))
+        images = chain.from_iterable(map_shared(decode, sample_batches(n), "sampling", 1, distributed, listen))
         if distributed.is_main_process:
             write_output(out, png_bytes(draw_sheet([pixels.transpose(1, 2, 0) for pixels in images])), listen)
     else:
@@ -87,7 +87,7 @@ def sample_batches(n: int) -> list[range]:
     return [range(start, min(start + SAMPLE_BATCH, n)) for start in range(0, n, SAMPLE_BATCH)]
 
 
-def draw_samples(loaded: LoadedModel, prior: LatentPrior, indices: range, exact: bool = False) -> torch.Tensor:
+def decode_samples(loaded: LoadedModel, prior: LatentPrior, indices: range, exact: bool = False) -> torch.Tensor:
     """Return the images of at most SAMPLE_BATCH indices (N, 3, S, S): uint8, or `exact` float32 in [-1, 1]."""
     filled = range(indices.start, indices.start + SAMPLE_BATCH)
-    return loaded.decode(prior.draw(filled), exact)[: len(indices)]
+    return loaded.decode(prior.sample(filled), exact)[: len(indices)]

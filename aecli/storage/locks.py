@@ -4,11 +4,12 @@ import errno
 import os
 import socket
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-# How often a lock is tried that is held by nobody: its holder is about to sign it, or has just removed it.
+# A lock whose file names no holder is tried again: its holder is about to sign it, or has just removed it.
 _ATTEMPTS, _ATTEMPT_SECONDS = 5, 0.05
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}  # of a file system without locks
 
@@ -43,8 +44,8 @@ def is_dead(host: str, pid: str) -> bool:
 class Lock:
     """A lock between processes that ends with its holder, however that ends, and names the holder in its file.
 
-    Where nobody can be excluded (a file system without locks, a read-only one, a lock file of another user) everybody
-    gets it, and `excludes` stays False.
+    Where no process can be excluded (a file system without locks, a read-only one, a lock file of another user), all
+    get it, and `excludes` stays False.
     """
 
     def __init__(self, path: Path, by_name: bool = False) -> None:
@@ -54,7 +55,7 @@ class Lock:
         """
         self._path, self._by_name = path, by_name
         # Not filelock's fallback, a file whose existence locks: it outlives a holder on another host that crashed.
-        self._lock = FileLock(path, thread_local=False, fallback_to_soft=False, on_acquired=_sign)
+        self._lock = FileLock(path, thread_local=False, fallback_to_soft=False, on_acquired=partial(_sign, path))
         self._holder = ("", "")
         self._is_held = False
         self.excludes = False  # whether it is held and nobody else can hold it
@@ -116,6 +117,10 @@ class Lock:
         return host, pid
 
 
-def _sign(descriptor: int) -> None:
-    os.ftruncate(descriptor, 0)
-    os.write(descriptor, this_process().encode())
+def _sign(path: Path, descriptor: int) -> None:
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, this_process().encode())
+    except OSError:  # a full disk
+        path.unlink(missing_ok=True)
+        raise

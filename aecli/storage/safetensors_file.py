@@ -5,6 +5,7 @@ safetensors library maps a file that it opens itself. From bytes it makes copies
 and 0.48 s, where this takes 199 MB and 0.10 s (an AMD EPYC).
 """
 
+import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -78,6 +79,7 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
         if not text.startswith(b"{"):
             raise ValueError("its header is not a JSON object")
         header = parse_json(text)  # no duplicate keys, bounded memory
+        json.dumps(header, ensure_ascii=False).encode()  # ValueError for half of a surrogate pair
         metadata = header.pop("__metadata__", {})
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError("its metadata is not an object of strings")

@@ -24,11 +24,11 @@ SCHEMA = 1  # version of the JSON documents that aecli writes
 
 
 @contextmanager
-def regular_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file for reading; OSError for anything else (a pipe or device may block for ever)."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise OSError(errno.EINVAL, "not a regular file")
-    with open(path, "rb") as file:
+def regular_file(path: Path | str) -> Iterator[BinaryIO]:
+    """Open a regular file for reading; OSError for anything else, without waiting for the writer of a pipe."""
+    with open(path, "rb", opener=lambda path, flags: os.open(path, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
         yield file
 
 

@@ -56,18 +56,8 @@ def main() -> None:
         numbers = iter(range(1000))
 
         def ours(*precision: str) -> Callable[[], float]:
-            command = [
-                sys.executable,
-                "-m",
-                "aecli",
-                "reconstruct",
-                "--model",
-                weights,
-                "--data",
-                photographs,
-                "--device",
-                options.device,
-            ]
+            command = [sys.executable, "-m", "aecli", "reconstruct", "--model", weights, "--data", photographs,
+                       "--device", options.device]  # fmt: skip
             return lambda: run([*command, "--out", folder / f"out-{next(numbers)}", *precision]).seconds
 
         def plain() -> float:
@@ -94,14 +84,7 @@ def _write_model(path: Path) -> Path:
     torch.manual_seed(0)
     model_options = registry.resolve_options("vae", {})
     model = registry.build("vae", model_options)
-    header = {
-        "model": "vae",
-        "options": asdict(model_options),
-        "image_size": 256,
-        "fit": "squash",
-        "epoch": 1,
-        "metrics": {},
-    }
+    header = {"model": "vae", "options": asdict(model_options), "image_size": 256, "fit": "squash", "epoch": 1}
     checkpoints.save(path, model.state_dict(), header)
     return path
 

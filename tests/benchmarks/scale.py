@@ -26,6 +26,7 @@ from aecli.data.sources.registry import list_images
 from aecli.runtime.threads import worker_count
 from tests.benchmarks.common import Row, arguments, interleave, run, show
 from tests.benchmarks.pictures import write_photographs
+from tests.support.data import finish
 
 SIDE = 256
 FILES_A_FOLDER = 1000
@@ -153,14 +154,15 @@ def measure_decoding(work: Path) -> list[Row]:
 
     def build() -> Pack:
         with tempfile.TemporaryDirectory(dir=work) as cache:
-            return _finish(images, cache)
+            return finish(pack_images(images, SIDE, "squash", cache))[0]
 
     def through(rows: np.ndarray | OnTheFly) -> None:
         with closing(iterate(rows, order, 16, "cpu", channels_last=True)) as batches:
             for _ in batches:
                 pass
 
-    kept, decoded = _finish(images, str(work / "kept")).images, OnTheFly(images, SIDE, "squash")
+    kept = finish(pack_images(images, SIDE, "squash", str(work / "kept")))[0].images
+    decoded = OnTheFly(images, SIDE, "squash")
     ways = (plain, build, lambda: through(decoded), lambda: through(kept))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # of the plain loop's files
@@ -172,16 +174,6 @@ def measure_decoding(work: Path) -> list[Row]:
         Row("batches of 16 from the pack", "images/s", read, on_the_fly, read / on_the_fly,
             limit_is="plain: on the fly"),
     ]  # fmt: skip
-
-
-def _finish(images: list, cache: str) -> Pack:
-    steps = pack_images(images, SIDE, "squash", cache)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            pack: Pack = end.value
-            return pack
 
 
 def main() -> None:

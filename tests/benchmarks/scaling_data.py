@@ -10,11 +10,12 @@ import torch
 
 from aecli.data.batches import epoch_order, iterate
 from aecli.data.decoding.decode import decode_fitted
-from aecli.data.packs.pack import Pack, pack_images
+from aecli.data.packs.pack import pack_images
 from aecli.data.sources.registry import list_images
 from aecli.data.streams import Stream
 from tests.benchmarks.common import Row, interleave
 from tests.benchmarks.pictures import write_photographs
+from tests.support.data import finish
 from tests.support.shards import write_tar
 
 SIDE = 256
@@ -29,7 +30,7 @@ def measure_decoding(work: Path, count: int, turns: int) -> list[Row]:
     for number in range(SHARDS):
         write_tar(work / "shards" / f"{number}.tar", {file.name: file.read_bytes() for file in files[number::SHARDS]})
     images = list_images(str(folder))
-    pack = _finish(pack_images(images, SIDE, "squash", str(work / "packs"))).images
+    pack = finish(pack_images(images, SIDE, "squash", str(work / "packs")))[0].images
     stream = Stream(str(work / "shards" / "*.tar"), SIDE, "squash", 0, BATCH, count // 4, workers=1)
 
     def decode() -> Generator[object, None, None]:
@@ -49,15 +50,6 @@ def measure_decoding(work: Path, count: int, turns: int) -> list[Row]:
         Row("  batches from a pack", unit, packed, decoded, packed / decoded, limit_is=limit_is),
         Row("  a JPEG photograph of 500 x 375", "bytes", sum(file.stat().st_size for file in files) / count),
     ]
-
-
-def _finish(steps: Generator[object, None, Pack]) -> Pack:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            pack: Pack = end.value
-            return pack
 
 
 def _rate(batches: Generator[object, None, None], count: int) -> float:

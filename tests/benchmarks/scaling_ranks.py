@@ -24,6 +24,7 @@ from aecli.training.loop import train_epoch
 from aecli.training.session import Session
 from aecli.training.setup import prepare
 from tests.benchmarks.common import interleave
+from tests.support.data import finish
 
 SYNCS = 20
 ALL_REDUCES = 5
@@ -58,13 +59,7 @@ def _all_gather_s(distributed: Distributed) -> float:
 
 
 def _session(config: TrainConfig, distributed: Distributed, held: ExitStack) -> Session:
-    steps = prepare(config, distributed, never, held)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            session: Session = end.value
-            return session
+    return finish(prepare(config, distributed, never, held))[0]
 
 
 def measure(session: Session, repeats: int) -> dict[str, Any]:

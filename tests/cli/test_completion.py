@@ -189,7 +189,7 @@ def test_nothing_that_is_offered_runs(bash, place):
     assert not (place / "stolen").exists()
 
 
-# The other shells, by what their scripts ask for and are told.
+# The other shells, by what their scripts ask for and get.
 
 OFFERS = {
     "aecli reconstruct --model ru": {"runs/ae", "runs/vae", "runs/vae-2"},
@@ -217,28 +217,28 @@ def ask(place: Path, shell: str, line: str, action: str = "") -> subprocess.Comp
 
 
 @pytest.mark.parametrize("line", OFFERS)
-def test_what_zsh_is_told(place, line):
-    told = ask(place, "zsh", line)
-    assert (told.returncode, told.stderr) == (0, "")
+def test_what_zsh_gets(place, line):
+    answer = ask(place, "zsh", line)
+    assert (answer.returncode, answer.stderr) == (0, "")
     if OFFERS[line]:
-        assert told.stdout.startswith("_arguments '*: :((")
-        assert set(re.findall(r'"([^"]*)"', told.stdout)) == OFFERS[line]
+        assert answer.stdout.startswith("_arguments '*: :((")
+        assert set(re.findall(r'"([^"]*)"', answer.stdout)) == OFFERS[line]
     else:
-        assert told.stdout.strip() == "_files"  # zsh's own way with paths
+        assert answer.stdout.strip() == "_files"  # zsh's own way with paths
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", OFFERS)
-def test_what_fish_is_told(place, line):
+def test_what_fish_gets(place, line):
     has_some = ask(place, "fish", line, "is-args")
     assert (has_some.returncode, has_some.stdout, has_some.stderr) == (0 if OFFERS[line] else 1, "", "")
-    told = ask(place, "fish", line, "get-args")
-    assert (set(told.stdout.split()), told.stderr) == (OFFERS[line], "")
+    answer = ask(place, "fish", line, "get-args")
+    assert (set(answer.stdout.split()), answer.stderr) == (OFFERS[line], "")
 
 
 def test_a_folder_of_runs_that_cannot_be_read_offers_nothing(place):
-    told = ask(place, "fish", "aecli grid --runs mine.toml --model runs/v", "get-args").stdout.split()
-    assert sorted(told) == ["runs/vae", "runs/vae-2"]  # as paths that they are
+    answer = ask(place, "fish", "aecli grid --runs mine.toml --model runs/v", "get-args").stdout.split()
+    assert sorted(answer) == ["runs/vae", "runs/vae-2"]  # as paths that they are
     assert ask(place, "fish", "aecli grid --runs absent --model ", "get-args").stdout.split() == ["ae", "vae"]
 
 

@@ -42,24 +42,13 @@ json.dump(answers, sys.stdout)
 """
 
 HELP = [["--help"], ["-h"], ["--version"], *([command, "--help"] for command in COMMANDS)]
+TRAIN_WRONG = ("--nope", "--fit nonsense", "--epochs 0", "--epochs x", "--recipe nope", "--config no.toml", "-o width")
 WRONG = [
-    ["train"],
-    ["nope"],
-    ["train", "vae", "--nope"],
-    ["train", "vae", "--fit", "nonsense"],
-    ["train", "vae", "--epochs", "0"],
-    ["train", "vae", "--epochs", "x"],
-    ["train", "vae", "--recipe", "nope"],
-    ["train", "vae", "--config", "absent.toml"],
-    ["train", "vae", "-o", "width"],
-    ["reconstruct"],
-    ["reconstruct", "--model", "vae", "--split", "some"],
-    ["sample", "--model", "vae", "--n", "0"],
-    ["sample", "--model", "vae", "--temperature", "-1"],
-    ["eval", "--gt", "x", "--pred", "y", "--metrics", "fid"],
-    ["grid", "--device", "tpu"],
-    ["models", "--precision", "fp8"],
-]
+    ["train"], ["nope"], *(["train", "vae", *words.split()] for words in TRAIN_WRONG), ["reconstruct"],
+    ["reconstruct", "--model", "vae", "--split", "some"], ["sample", "--model", "vae", "--n", "0"],
+    ["sample", "--model", "vae", "--temperature", "-1"], ["eval", "--gt", "x", "--pred", "y", "--metrics", "fid"],
+    ["grid", "--device", "tpu"], ["models", "--precision", "fp8"],
+]  # fmt: skip
 COMPLETIONS = {
     "aecli ": set(COMMANDS),
     "aecli rec": {"reconstruct"},

@@ -201,7 +201,7 @@ def test_a_set_beyond_half_of_the_memory_is_decoded_on_the_fly(monkeypatch):
     np.testing.assert_array_equal(pack.images[np.arange(10)], expected)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="known to be told on Linux only")
+@pytest.mark.skipif(sys.platform != "linux", reason="known on Linux only")
 def test_available_memory_is_that_of_the_machine():
     from aecli.data.packs.pack import _available_memory
 

@@ -7,7 +7,8 @@ from PIL import Image
 
 from aecli.data.decoding.decode import DecodeError, decode, image_size
 from tests.support.data import fail_to_decode, image_ref
-from tests.support.images import encoded, hand_made_png, picture
+from tests.support.images import encoded, picture
+from tests.support.raw_images import hand_made_png
 
 
 def decoded(image, format="PNG", **options):

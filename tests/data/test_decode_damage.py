@@ -11,7 +11,8 @@ from aecli.data.image_ref import ImageRef
 from aecli.data.sources.registry import list_images
 from aecli.data.sources.shards import Shards
 from tests.support.data import fail_to_decode, image_ref
-from tests.support.images import encoded, hand_made_png, picture
+from tests.support.images import encoded, picture
+from tests.support.raw_images import hand_made_png
 from tests.support.shards import write_tar, write_zip
 
 

@@ -55,7 +55,7 @@ def test_a_file_replaced_since_it_was_listed_is_refused_without_waiting(image_fo
         (folder / "a.png").symlink_to("/dev/zero")
     elif what == "folder":
         (folder / "a.png").mkdir()
-    refuse(image, {"folder": "Is a directory", "nothing": "No such file"}.get(what, "not a file but a pipe"))
+    refuse(image, {"folder": "Is a directory", "nothing": "No such file"}.get(what, "not a regular file"))
 
 
 def test_a_file_larger_than_any_image_is_refused_unread(image_folder):

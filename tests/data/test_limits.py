@@ -13,13 +13,9 @@ from aecli.data.decoding import limits
 from aecli.data.decoding.decode import decode, decode_fitted, image_size
 from aecli.data.decoding.limits import MemoryBudget
 from aecli.errors import DataError
-from tests.soak.hostile_images import bmp, tiff, tiff_tags
 from tests.support.data import fail_to_decode, image_ref
-from tests.support.images import encoded, hand_made_png, picture
-
-
-def chunk(kind, data):
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+from tests.support.images import encoded, picture
+from tests.support.raw_images import bmp, hand_made_png, png_chunk, tiff, tiff_tags
 
 
 def segment(marker, data):
@@ -49,13 +45,13 @@ def test_sides_beyond_any_picture_are_refused():
 def test_notes_that_inflate_hugely_are_refused(kind):
     bomb = zlib.compress(bytes(2**24), 9)
     start = {b"zTXt": b"a\0\0", b"iTXt": b"a\0\1\0\0\0", b"iCCP": b"a\0\0"}[kind]
-    refuse(hand_made_png(4, 1, 8, 0, [bytes(4)], chunk(kind, start + bomb)), "Decompressed data too large")
+    refuse(hand_made_png(4, 1, 8, 0, [bytes(4)], png_chunk(kind, start + bomb)), "Decompressed data too large")
 
 
 def test_notes_of_many_values_are_refused_not_turned_into_objects():
     count = 600_000
     exif = tiff({0x0112: (5, count, bytes(8 * count))})
-    refuse(hand_made_png(4, 1, 8, 0, [bytes(4)], chunk(b"eXIf", exif)), "EXIF", str(limits.EXIF_LIMIT))
+    refuse(hand_made_png(4, 1, 8, 0, [bytes(4)], png_chunk(b"eXIf", exif)), "EXIF", str(limits.EXIF_LIMIT))
 
 
 # JPEG
@@ -136,7 +132,7 @@ def test_a_tile_much_larger_than_the_picture_is_refused():
             refuse(tiff(tags, tile), "32768x32768", "larger than the picture")
 
 
-def test_what_libtiff_and_pillow_say_of_damage_reaches_no_terminal(capfd):
+def test_what_libtiff_and_pillow_print_of_damage_reaches_no_terminal(capfd):
     for coding in (4, 5, 7, 8):
         tags = tiff_tags(64, 64, t259=coding, t273=8, t278=64, t279=600)
         try:
@@ -158,7 +154,7 @@ def test_a_bmp_of_endless_runs_is_refused():
 # Memory
 
 
-def test_a_lack_of_memory_is_told_of_the_image_in_every_step(monkeypatch):
+def test_out_of_memory_in_any_step_names_the_image(monkeypatch):
     def refuse(*_, **__):
         raise MemoryError
 
@@ -182,12 +178,12 @@ def test_large_pictures_are_converted_by_the_band_to_the_same_pixels(monkeypatch
         np.testing.assert_array_equal(decode(image_ref(content)).pixels, pixels)
 
 
-def test_a_room_never_holds_more_than_its_size_and_lets_everybody_in():
-    room, held, most, lock = MemoryBudget(10), 0, 0, threading.Lock()
+def test_a_memory_budget_is_never_exceeded_and_starves_nobody():
+    budget, held, most, lock = MemoryBudget(10), 0, 0, threading.Lock()
 
-    def visit(amount):
+    def reserve(amount):
         nonlocal held, most
-        with room.reserve(amount):
+        with budget.reserve(amount):
             with lock:
                 held += min(amount, 10)
                 most = max(most, held)
@@ -195,7 +191,7 @@ def test_a_room_never_holds_more_than_its_size_and_lets_everybody_in():
             with lock:
                 held -= min(amount, 10)
 
-    threads = [threading.Thread(target=visit, args=(amount,)) for amount in (1, 9, 10, 25, 4, 4, 4, 0) * 3]
+    threads = [threading.Thread(target=reserve, args=(amount,)) for amount in (1, 9, 10, 25, 4, 4, 4, 0) * 3]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -205,7 +201,7 @@ def test_a_room_never_holds_more_than_its_size_and_lets_everybody_in():
     assert 5 <= most <= 10
 
 
-def test_room_is_given_back_by_images_that_fail():
+def test_memory_is_given_back_by_images_that_fail():
     from aecli.data.decoding.decode import _FILE_BYTES, _PIXELS
 
     for content in (b"no image", encoded(picture(200, 200))[:500], hand_made_png(50_000, 50_000, 8, 0, [])):

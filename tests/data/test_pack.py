@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aecli.data.decoding.conversions import Decoded
 from aecli.data.image_ref import ImageRef
 from aecli.data.packs import pack as pack_module
 from aecli.data.packs.pack import Pack, pack_images
@@ -161,13 +160,13 @@ def test_no_images_at_all(cache_folder):
 def test_reports_are_few_and_end_with_the_total(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(pack_module.time, "monotonic", lambda: now[0])
-    images = [whole(f"{number:03d}.png") for number in range(30)]
+    content = encoded(picture())
 
-    def tick(image):
+    def load():
         now[0] += 0.01
-        return Decoded(np.zeros((16, 16, 3), dtype=np.uint8))
+        return content
 
-    monkeypatch.setattr(pack_module, "decode_fitted", lambda image, *options: tick(image))
+    images = [ImageRef(f"{number:03d}.png", "", "", load) for number in range(30)]
     _, reports = run(images, workers=1)
     assert len(reports) <= 8  # 0.3 seconds at 20 a second, the first and the last
     done = [report.done for report in reports]

@@ -76,9 +76,10 @@ def test_a_lock_file_deleted_by_its_holder_while_another_opens_it_locks_nothing(
     second.close()
 
 
-def test_a_lock_file_of_another_user_stops_nobody(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS])
+def test_a_lock_file_of_another_user_or_on_a_read_only_disk_stops_nobody(tmp_path, monkeypatch, number):
     def refuse(path, flags, mode):
-        raise PermissionError
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "open", refuse)
     lock = Lock(tmp_path / "lock")

@@ -15,7 +15,8 @@ from aecli.data.decoding.conversions import Conversion
 from aecli.data.decoding.decode import decode
 from aecli.data.decoding.formats import has_deep_colour, read_header
 from tests.support.data import fail_to_decode, image_ref
-from tests.support.images import encoded, hand_made_png, picture
+from tests.support.images import encoded, picture
+from tests.support.raw_images import hand_made_png
 
 
 def samples(channels, height=7, width=9):

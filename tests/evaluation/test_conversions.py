@@ -6,8 +6,9 @@ from PIL import Image, ImageCms
 
 from aecli.errors import DataError
 from aecli.progress import Notice
-from tests.support.images import hand_made_png, save_image
+from tests.support.images import save_image
 from tests.support.paired import compare, compare_json, crop
+from tests.support.raw_images import hand_made_png
 
 PSNR = ("psnr",)
 

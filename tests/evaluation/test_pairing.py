@@ -23,19 +23,13 @@ class TestPredictions:
     @pytest.mark.parametrize(
         ("spec", "name", "source"),
         [
-            ("ae=out/ae", "ae", "out/ae"),
-            ("out/ae", "ae", "out/ae"),
-            ("out/ae/", "ae", "out/ae/"),
-            ("out/ae.ZIP", "ae", "out/ae.ZIP"),
-            ("my [model]=dir", "my [model]", "dir"),
-            ("a=b=c", "a", "b=c"),
-            ("./a=b", "a=b", "./a=b"),
-            ("out/lr=1e-3", "lr=1e-3", "out/lr=1e-3"),
-            ("demo", "demo", "demo"),
+            ("ae=out/ae", "ae", "out/ae"), ("out/ae", "ae", "out/ae"), ("out/ae/", "ae", "out/ae/"),
+            ("out/ae.ZIP", "ae", "out/ae.ZIP"), ("my [model]=dir", "my [model]", "dir"), ("a=b=c", "a", "b=c"),
+            ("./a=b", "a=b", "./a=b"), ("out/lr=1e-3", "lr=1e-3", "out/lr=1e-3"), ("demo", "demo", "demo"),
             ("torchvision:CIFAR10", "torchvision:CIFAR10", "torchvision:CIFAR10"),
             ("t=torchvision:CIFAR10", "t", "torchvision:CIFAR10"),
         ],
-    )
+    )  # fmt: skip
     def test_name_and_source(self, spec, name, source):
         assert parse_predictions([spec]) == [Prediction(name, source)]
 

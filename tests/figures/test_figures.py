@@ -13,6 +13,7 @@ from skimage import data
 from aecli.figures.curves import draw_curves
 from aecli.figures.grid import draw_rows, draw_sheet
 from aecli.figures.png import png_bytes
+from tests.support.images import enlarged, find
 
 WHITE = 255
 
@@ -22,19 +23,8 @@ def pixels(picture):
 
 
 def noise(height, width, seed=0):
-    """No white pixel and no two alike neighbours in practice, so that a tile can be found and told from the paper."""
+    """No white pixel and in practice no two equal neighbours, so that a tile can be found."""
     return np.random.default_rng(seed).integers(0, 250, (height, width, 3), dtype=np.uint8)
-
-
-def find(picture, tile):
-    """Every (top, left) at which the tile's pixels stand in the picture."""
-    windows = np.lib.stride_tricks.sliding_window_view(pixels(picture), tile.shape)[:, :, 0]
-    first = (pixels(picture)[: windows.shape[0], : windows.shape[1]] == tile[0, 0]).all(-1)
-    return [(int(y), int(x)) for y, x in np.argwhere(first) if (windows[y, x] == tile).all()]
-
-
-def enlarged(image, factor):
-    return image.repeat(factor, 0).repeat(factor, 1)
 
 
 def is_clear(picture, border=4):
@@ -71,18 +61,10 @@ def test_labels_stand_left_of_their_rows_at_half_height():
 
 
 LABELS = [
-    "a run whose name is nearly forty letters",
-    "W" * 40,
-    "runs/vae-width16-latent256-beta2.5e-5-seed0/" * 9,
-    "a\nb\tc\x00d\x1b[31m",
-    "[bold]brackets[/bold]",
-    "β-VAE µ é Привет",
-    "日本語 🙂 \u202eabc",
-    "\ud800 lone surrogate",
-    "x" * 3_000_000,
-    "   ",
-    "",
-]
+    "a run whose name is nearly forty letters", "W" * 40, "runs/vae-width16-latent256-beta2.5e-5-seed0/" * 9,
+    "a\nb\tc\x00d\x1b[31m", "[bold]brackets[/bold]", "β-VAE µ é Привет", "日本語 🙂 \u202eabc",
+    "\ud800 lone surrogate", "x" * 3_000_000, "   ", "",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("label", LABELS, ids=range(len(LABELS)))

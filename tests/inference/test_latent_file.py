@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 
 import aecli
 from aecli.data.decoding.decode import fit
-from tests.support.images import picture
+from tests.support.images import picture, save_image, truncate
 from tests.support.ranks import run_ranks
 from tests.support.trained import invoke, ok
 
@@ -21,10 +21,8 @@ SIZE, COUNT = 32, 23
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("latents")
-    (place / "images" / "sub").mkdir(parents=True)
     for seed in range(COUNT):
-        folder = place / "images" / ("sub" if seed % 4 == 0 else "")
-        Image.fromarray(picture(40, 48, seed)).save(folder / f"{seed:02}.png")
+        save_image(place / "images" / ("sub" if seed % 4 == 0 else "") / f"{seed:02}.png", picture(40, 48, seed))
     for model in ("vae", "ae"):
         ok("train", model, "--data", place / "images", "--epochs", 1, "--image-size", SIZE, "--width", 4,
            "--device", "cpu", "--cache", "off", "--out", place / model)  # fmt: skip
@@ -45,12 +43,12 @@ def test_the_posterior_of_each_image_by_name(place):
     printed = ok(*reconstruct(place, "whole")).stdout
     assert "latents" in printed
     file = place / "whole.safetensors"
-    found, told = load_file(file), document(file)
+    found, header = load_file(file), document(file)
     expected = sorted(path.relative_to(place / "images").as_posix() for path in (place / "images").rglob("*.png"))
-    assert sorted(told["names"]) == expected and (told["model"], told["image_size"]) == ("vae", SIZE)
+    assert sorted(header["names"]) == expected and (header["model"], header["image_size"]) == ("vae", SIZE)
     assert set(found) == {"mean", "log_variance"} and found["mean"].shape == (COUNT, 64, 1, 1)
     module = aecli.load(place / "vae").module
-    for row, name in enumerate(told["names"]):
+    for row, name in enumerate(header["names"]):
         pixels = fit(np.array(Image.open(place / "images" / name)), SIZE, "squash")
         with torch.no_grad():
             posterior = module.posterior(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1)
@@ -66,13 +64,11 @@ def test_an_ae_has_no_variance(place):
 
 def test_what_can_not_be_read_has_no_row(place):
     images = place / "torn"
-    images.mkdir()
     for seed in range(5):
-        Image.fromarray(picture(40, 48, seed)).save(images / f"{seed:02}.png")
+        save_image(images / f"{seed:02}.png", picture(40, 48, seed))
     ok(*reconstruct(place, "all", data="torn"))
     whole = load_file(place / "all.safetensors")
-    content = (images / "02.png").read_bytes()
-    (images / "02.png").write_bytes(content[: len(content) // 2])
+    truncate(images / "02.png")
     result = invoke(*reconstruct(place, "rest", data="torn"))
     assert result.exit_code == 1 and "02.png" in result.stderr
     rest = load_file(place / "rest.safetensors")
@@ -89,7 +85,7 @@ def test_processes_write_the_file_of_one(place):
     assert files[0] == files[1] and not list(place.glob(".aecli*"))
 
 
-def test_what_can_not_be_meant(place):
+def test_invalid_options_are_refused_and_a_replaced_file_gives_a_notice(place):
     assert "--native" in invoke(*reconstruct(place, "native", "--native")).stderr
     wrong = reconstruct(place, "wrong")
     assert ".safetensors file" in invoke(*wrong[:-1], "latents.pt").stderr
@@ -97,10 +93,9 @@ def test_what_can_not_be_meant(place):
     assert "replacing" in ok(*reconstruct(place, "twice")).stderr
 
 
-def test_a_name_that_is_no_text_is_spelled_out(place):
+def test_a_name_that_is_not_unicode_is_escaped(place):
     folder = place / "odd"
-    folder.mkdir()
-    Image.fromarray(picture(40, 48, 1)).save(folder / "a.png")
+    save_image(folder / "a.png", picture(40, 48, 1))
     (folder / "a.png").rename(folder / "b\udcff.png")
     ok(*reconstruct(place, "odd_out", data="odd"))
     assert document(place / "odd_out.safetensors")["names"] == ["b\\udcff.png"]

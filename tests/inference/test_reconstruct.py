@@ -9,7 +9,7 @@ from PIL import Image
 
 import aecli.inference.reconstruct as reconstruct_module
 from aecli.configs import ReconstructConfig
-from aecli.errors import ConfigError, DataError, OutputError
+from aecli.errors import ConfigError, DataError
 from aecli.inference import loaded_model
 from aecli.inference.loaded_model import LoadedModel, load_model
 from aecli.inference.reconstruct import reconstruct
@@ -34,18 +34,16 @@ def test_data_is_read_whole_in_all_formats_and_subfolders(trained):
     write_images(trained / "new", ["deep/er/a.b", "c"])
     with Image.open(trained / "new/c.png") as opened:
         opened.save(trained / "new/d.bmp")
-    reconstruct(ReconstructConfig("vae", data="new", out=trained / "out"))
+    reports = []
+    reconstruct(ReconstructConfig("vae", data="new", out=trained / "out"), reports.append)
     assert pngs(trained / "out") == ["c", "d", "deep/er/a.b"]
+    assert [(report.done, report.total) for report in reports if isinstance(report, Progress)][-1] == (3, 3)
     assert np.array_equal(png(trained / "out/c.png"), png(trained / "out/d.png"))
 
 
-def mixed_sizes(folder):
-    write_images(folder, [f"a{number}" for number in range(5)], 40, 40)
-    write_images(folder, ["a2", "b"], 33, 40)
-
-
 def test_neither_batch_size_nor_memory_change_a_pixel_beyond_rounding(trained, monkeypatch):
-    mixed_sizes(trained / "mixed")
+    write_images(trained / "mixed", [f"a{number}" for number in range(5)], 40, 40)
+    write_images(trained / "mixed", ["a2", "b"], 33, 40)
     for batch_size, pixels in ((1, 2**18), (2, 2**18), (16, 2 * 40 * 40)):
         monkeypatch.setattr(loaded_model, "WORKER_PIXELS", pixels)
         config = ReconstructConfig(
@@ -55,26 +53,6 @@ def test_neither_batch_size_nor_memory_change_a_pixel_beyond_rounding(trained, m
     for name in pngs(trained / "1"):
         assert_same_pixels(png(trained / f"2/{name}.png"), png(trained / f"1/{name}.png"))
         assert_same_pixels(png(trained / f"16/{name}.png"), png(trained / f"1/{name}.png"))
-
-
-@pytest.mark.parametrize("native", [False, True])
-def test_workers_change_nothing_at_all(trained, monkeypatch, native):
-    """Not even which images share a batch, on which the last bits of a number depend."""
-    mixed_sizes(trained / "mixed")
-    batches, exactly = {}, LoadedModel.reconstruct
-    for workers in (1, 2, 3, 50):
-        seen = batches.setdefault(workers, [])
-
-        def noting(self, images, *more, seen=seen):
-            seen.append(images.tobytes())
-            return exactly(self, images, *more)
-
-        monkeypatch.setattr(LoadedModel, "reconstruct", noting)
-        out = trained / f"{workers}"
-        reconstruct(ReconstructConfig("ae", data="mixed", native=native, batch_size=3, workers=workers, out=out))
-        for name in pngs(trained / "1"):
-            assert (out / f"{name}.png").read_bytes() == (trained / f"1/{name}.png").read_bytes()
-    assert all(sorted(seen) == sorted(batches[1]) for seen in batches.values())
 
 
 def test_on_a_cpu_no_more_is_reconstructed_at_once_however_many_workers_there_are(trained, monkeypatch):
@@ -103,17 +81,6 @@ def test_reduced_precision_stays_near(trained):
     assert 0 < difference.max() < 8
 
 
-def test_unreadable_images_are_named_and_the_rest_written(trained):
-    write_images(trained / "some", ["a", "b", "c"])
-    (trained / "some/b.png").write_bytes(b"no image")
-    reports = []
-    result = reconstruct(ReconstructConfig("ae", data="some", out=trained / "out"), reports.append)
-    assert list(result.unreadable) == ["b.png"] and result.written == 2
-    assert pngs(trained / "out") == ["a", "c"]
-    done = [(report.done, report.total) for report in reports if isinstance(report, Progress)]
-    assert done[-1] == (3, 3)
-
-
 def test_names_that_would_overwrite_each_other_are_refused_before_anything_is_written(trained):
     write_images(trained / "clash", ["a", "b"])
     (trained / "clash/a.jpg").write_bytes((trained / "clash/a.png").read_bytes())
@@ -131,19 +98,6 @@ def test_separate_validation_images_may_have_the_names_of_training_images(traine
     with pytest.raises(DataError, match="i1") as caught:
         reconstruct(ReconstructConfig("run", split="all", out=trained / "all"))
     assert "suffix" not in str(caught.value), "it is not the suffix in which they differ"
-
-
-def test_overwriting_needs_a_flag_and_is_reported(trained):
-    out = trained / "out"
-    out.mkdir()
-    (out / "mine.txt").write_text("mine")
-    with pytest.raises(OutputError, match="--overwrite"):
-        reconstruct(ReconstructConfig("ae", out=out))
-    assert [path.name for path in out.iterdir()] == ["mine.txt"]
-    reports = []
-    reconstruct(ReconstructConfig("ae", out=out, overwrite=True), reports.append)
-    assert any(isinstance(report, Notice) and str(out) in report.text for report in reports)
-    assert (out / "mine.txt").read_text() == "mine" and (out / "i7.png").exists()
 
 
 def test_a_crop_too_elongated_is_named_like_any_unreadable_image(trained):

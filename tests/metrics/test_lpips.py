@@ -5,7 +5,6 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,10 +15,7 @@ from aecli.metrics import network_weights
 from aecli.metrics.lpips import LPIPS
 from aecli.metrics.network_weights import SHIPPED
 from aecli.progress import Notice, Progress
-
-
-def batch(*images):
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
+from tests.support.vectors import batch
 
 
 def test_the_shipped_weights_are_those_of_the_readme_and_need_nothing_else(lpips_references, monkeypatch, tmp_path):
@@ -113,15 +109,13 @@ class TestWhereWeightsAreFound:
         served["body"] = b""
         self.assert_loaded(LPIPS.from_net("squeeze"), lpips_references[1]["squeeze"])
 
-    def test_damaged_download_is_refused_and_not_kept(self, served):
-        served["body"] = served["body"][:-1] + b"?"
-        with pytest.raises(WeightsError, match="SHA-256"):
-            LPIPS.from_net("squeeze")
-        assert list((self.hub / "checkpoints").iterdir()) == []
-
-    def test_download_cut_short_is_refused_and_not_kept(self, served):
-        served["body"] = served["body"][:5000]
-        with pytest.raises(WeightsError, match="the download failed"):
+    @pytest.mark.parametrize(
+        ("damage", "reason"),
+        [(lambda body: body[:-1] + b"?", "SHA-256"), (lambda body: body[:5000], "failed")],
+    )
+    def test_a_damaged_download_is_refused_and_not_kept(self, served, damage, reason):
+        served["body"] = damage(served["body"])
+        with pytest.raises(WeightsError, match=reason):
             LPIPS.from_net("squeeze")
         assert list((self.hub / "checkpoints").iterdir()) == []
 
@@ -148,7 +142,7 @@ class TestWhereWeightsAreFound:
             LPIPS.from_net("vgg", tmp_path / "none.pth")
         for name in ("noise.pth", "noise.safetensors"):
             (tmp_path / name).write_bytes(b"\x80\x04noise" * 50)
-            with pytest.raises(WeightsError, match=f"{name} can't be read as weights of LPIPS vgg"):
+            with pytest.raises(WeightsError, match=name):
                 LPIPS.from_net("vgg", tmp_path / name)
         torch.save([torch.zeros(3)], tmp_path / "list.pth")
         with pytest.raises(WeightsError, match="expected a state dict"):
@@ -158,7 +152,7 @@ class TestWhereWeightsAreFound:
             LPIPS.from_net("vgg", SHIPPED["alex"])
         state = load_file(lpips_references[1]["squeeze"])
         save_file(state | {"features.0.weight": torch.zeros(64, 3, 5, 5)}, tmp_path / "misshapen.safetensors")
-        with pytest.raises(WeightsError, match=r"features\.0\.weight is \(64, 3, 5, 5\), not \(64, 3, 3, 3\)"):
+        with pytest.raises(WeightsError, match=r"features\.0\.weight.*\(64, 3, 5, 5\)"):
             LPIPS.from_net("squeeze", tmp_path / "misshapen.safetensors")
 
     def test_a_pickle_that_runs_code_is_refused(self, tmp_path):

@@ -5,12 +5,9 @@ from skimage.data import astronaut
 from skimage.metrics import structural_similarity
 
 from aecli.metrics.ssim import ssim
+from tests.support.vectors import batch
 
 PHOTO = astronaut()
-
-
-def batch(*images):
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def test_threads_do_not_change_a_bit():

@@ -25,14 +25,10 @@ def test_is_the_convolution(monkeypatch, side, size, elements):
 @pytest.mark.parametrize(
     "layer",
     [
-        nn.Conv2d(3, 64, 3, padding=1),
-        nn.Conv2d(64, 64, 3, padding=0),
-        nn.Conv2d(64, 64, 3, padding=1, stride=2),
-        nn.Conv2d(64, 64, 3, padding=2, dilation=2),
-        nn.Conv2d(64, 64, 3, padding=1, groups=2),
-        nn.Conv2d(64, 64, 7, padding=3),
-        nn.ReLU(),
+        nn.Conv2d(3, 64, 3, padding=1), nn.Conv2d(64, 64, 7, padding=3), nn.ReLU(),
+        *(nn.Conv2d(64, 64, 3, **{"padding": 1, **options})
+          for options in ({"padding": 0}, {"stride": 2}, {"padding": 2, "dilation": 2}, {"groups": 2})),
     ],
-)
+)  # fmt: skip
 def test_other_layers_are_left(layer):
     assert not suits_winograd(layer)

@@ -32,7 +32,7 @@ def test_what_names_no_model_is_refused(target):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"wdith": 3}, r"--option wdith.*it has width \(int\), latent_dim \(int\), beta \(float\)"),
+        ({"wdith": 3}, r"--option wdith.*\nhint: it has width \(int\), latent_dim \(int\), beta \(float\)"),
         ({"width": "wide"}, "--option width=wide: expected int"),
         ({"width": 1.5}, "--option width=1.5: expected int"),
         ({"beta": "none"}, "--option beta=none: expected float"),
@@ -51,7 +51,7 @@ def test_typed_options_are_converted_and_unknown_defaults_ignored():
 
 
 def test_the_working_folder_is_imported_from_only_for_a_class_that_the_user_names(tmp_path, monkeypatch):
-    """What lies there may be a stranger's, under the name of something that PyTorch looks for."""
+    """A file there may be of unknown origin, under the name of something that PyTorch imports."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", list(sys.path))
     for name in registry.names():

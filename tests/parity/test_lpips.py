@@ -6,12 +6,9 @@ import torch
 from skimage.data import astronaut, coffee
 
 from aecli.metrics.lpips import LPIPS, MIN_SIDE
+from tests.support.vectors import batch
 
 NETS = ("alex", "vgg", "squeeze")
-
-
-def batch(*images):
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 
 @pytest.mark.parametrize("net", NETS)

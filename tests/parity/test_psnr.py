@@ -7,10 +7,7 @@ from skimage.data import astronaut
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio
 
 from aecli.metrics.psnr import mse, psnr
-
-
-def batch(*images):
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
+from tests.support.vectors import batch
 
 
 def noisy(image, deviation):

@@ -4,32 +4,19 @@ from functools import partial
 
 import numpy as np
 import pytest
-import torch
 from skimage.data import astronaut
 from skimage.metrics import structural_similarity
 
 import aecli.metrics.ssim as ssim_module
 from aecli.metrics.ssim import MIN_SIDE, ssim
+from tests.support.paired import ssim_by_hand
+from tests.support.vectors import batch
 
 # The exact calls that the numbers are defined by.
-REFERENCES = {
-    "gaussian": partial(
-        structural_similarity,
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
-        data_range=255,
-        channel_axis=-1,
-    ),
-    "uniform": partial(structural_similarity, channel_axis=-1),
-}
+REFERENCES = {"gaussian": ssim_by_hand, "uniform": partial(structural_similarity, channel_axis=-1)}
 WINDOWS = sorted(REFERENCES)
 PHOTO = astronaut()
 RANDOM = np.random.default_rng(0)
-
-
-def batch(*images):
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
 
 def noisy(image, deviation):

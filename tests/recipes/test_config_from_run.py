@@ -48,7 +48,7 @@ def test_the_same_run_elsewhere(place, config):
     assert differing <= {"out", "model_defaults"}
 
 
-def test_where_it_lies_it_is_finished_and_flags_win(place):
+def test_in_its_own_folder_it_is_finished_and_flags_win(place):
     assert "was finished already" in ok("train", "vae", "--config", "runs/vae").stdout
     ok("train", "vae", "--config", "runs/vae", "--lr", "0.002", "--beta", "0.1", "--quiet")
     changed = options(place / "runs" / "vae-2")
@@ -62,7 +62,7 @@ def test_steps_and_validation_images_of_its_own(place):
     assert options(place / "again")["steps"] == 3 and options(place / "again")["val_data"] == str(place / "images")
 
 
-def test_what_can_not_be_repeated_is_told(place):
+def test_what_can_not_be_repeated_is_refused(place):
     assert "a run of vae, not of ae" in fails(2, "train", "ae", "--config", "runs/vae")
     assert "--config images" in fails(2, "train", "vae", "--config", "images")
     file = place / "runs" / "vae" / "config.json"

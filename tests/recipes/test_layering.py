@@ -70,17 +70,14 @@ def test_a_recipes_width_counts_only_where_the_model_has_it():
 
 def test_a_users_width_is_refused_where_the_model_has_none(toml):
     config = layer("examples.custom_model:ResidualAE", {}, toml("width = 8"))
-    with pytest.raises(ConfigError, match=r"width.*no such option.*channels \(int\)"):
+    with pytest.raises(ConfigError, match=r"width.*no such option\nhint: .*channels \(int\)"):
         registry.resolve_options(config.model.name, config.model.options, config.model.defaults)
 
 
 def test_keys_are_spelled_with_either_dash(toml):
     config = layer("vae", {}, toml("batch-size = 4\nval_fraction = 0.2\nlatent-dim = 9\n[option]\nwidth = 3\n"))
-    assert (config.optimization.batch_size, config.data.val_fraction, config.model.options) == (
-        4,
-        0.2,
-        {"latent_dim": 9, "width": 3},
-    )
+    assert (config.optimization.batch_size, config.data.val_fraction) == (4, 0.2)
+    assert config.model.options == {"latent_dim": 9, "width": 3}
 
 
 def test_paths_are_paths(toml):
@@ -88,18 +85,20 @@ def test_paths_are_paths(toml):
     assert (config.run.out, config.run.runs, config.data.source) == (Path("here"), Path("elsewhere"), "images")
 
 
-@pytest.mark.parametrize("text", ["width = 4\n[options]\nwidth = 5", "options = {width = 5}\nwidth = 4"])
-def test_width_twice_in_a_file_is_refused_in_either_order(toml, text):
-    refused("mine.toml", "width", "twice", config=toml(text))
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("width = 4\n[options]\nwidth = 5", "width"), ("options = {width = 5}\nwidth = 4", "width"),
+        ("batch_size = 4\nbatch-size = 5", "batch_size"),
+    ],
+)  # fmt: skip
+def test_a_key_twice_in_a_file_is_refused_in_either_order_and_spelling(toml, text, key):
+    refused("mine.toml", key, "twice", config=toml(text))
 
 
 @pytest.mark.parametrize("flags", [{"width": 4, "options": {"width": 5}}, {"options": {"width": 5}, "width": 4}])
 def test_width_twice_on_the_command_line_is_refused_in_either_order(flags):
     refused("width", "twice", flags=flags)
-
-
-def test_a_key_in_two_spellings_is_refused(toml):
-    refused("mine.toml", "batch_size", "twice", config=toml("batch_size = 4\nbatch-size = 5"))
 
 
 def test_unknown_keys_are_named_with_those_there_are(toml):
@@ -112,55 +111,31 @@ def test_unknown_keys_are_named_with_those_there_are(toml):
 def test_unknown_recipes_are_named(toml):
     refused("--recipe slow", "quick", "report", flags={"recipe": "slow"})
     refused("slow", "quick", "report", config=toml("recipe = 'slow'"))
-
-
-def test_a_recipe_is_a_name_and_never_a_path(toml):
-    refused("../recipes/quick", flags={"recipe": "../recipes/quick"})
+    for name in ("../recipes/quick", ""):  # no path, and no default
+        refused("--recipe", name, flags={"recipe": name})
 
 
 @pytest.mark.parametrize("text", ["lr = ", "[options", b"\xff\xfe", "lr = 1\nlr = 2"])
-def test_what_is_no_toml_is_told_with_the_file(toml, text):
+def test_invalid_toml_is_refused_with_the_files_name(toml, text):
     refused("mine.toml", "not valid TOML", config=toml(text))
 
 
-def test_a_file_that_cannot_be_read_is_told(tmp_path):
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
     refused("absent.toml", "No such file", config=tmp_path / "absent.toml")
     refused(tmp_path.name, "directory", config=tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("text", "word"),
-    [
-        ("epochs = '3'", "--epochs"),
-        ("epochs = 3.5", "--epochs"),
-        ("epochs = true", "--epochs"),
-        ("lr = '1e-3'", "--lr"),
-        ("lr = true", "--lr"),
-        ("lr = inf", "--lr"),
-        ("val_fraction = nan", "--val-fraction"),
-        ("seed = -1", "--seed"),
-        ("seed = 1.0", "--seed"),
-        ("fit = 3", "--fit"),
-        ("fit = ['crop']", "--fit"),
-        ("device = 0", "--device"),
-        ("workers = 0", "--workers"),
-        ("ema = 'x'", "--ema"),
-        ("recipe = 3", "recipe"),
-        ("recipe = []", "recipe"),
-        ("options = 3", "options"),
-        ("out = 3", "out"),
-        ("runs = []", "runs"),
-        ("data = 3", "--data"),
-        ("val_data = false", "--val-data"),
-        ("flip = 'no'", "--flip"),
-        ("flip = 1", "--flip"),
-        ("restart = 'no'", "--restart"),
-        ("deterministic = 'no'", "--deterministic"),
-        ("cache = true", "--cache"),
-    ],
-)
-def test_values_of_another_type_are_refused_by_name(toml, text, word):
-    refused(word, config=toml(text))
+WRONG_TYPES = {
+    "epochs": ["'3'", "3.5", "true"], "lr": ["'1e-3'", "true", "inf"], "val_fraction": ["nan"], "seed": ["-1", "1.0"],
+    "fit": ["3", "['crop']"], "device": ["0"], "workers": ["0"], "ema": ["'x'"], "recipe": ["3", "[]"],
+    "options": ["3"], "out": ["3"], "runs": ["[]"], "data": ["3"], "val_data": ["false"], "flip": ["'no'", "1"],
+    "restart": ["'no'"], "deterministic": ["'no'"], "cache": ["true"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in WRONG_TYPES.items() for value in values])
+def test_values_of_another_type_are_refused_by_name(toml, key, value):
+    refused(key.replace("_", "-"), config=toml(f"{key} = {value}"))
 
 
 @pytest.mark.parametrize(
@@ -186,7 +161,7 @@ def test_a_file_that_is_no_file_of_options_is_not_read_to_its_end(toml):
 
 
 @pytest.mark.parametrize("text", ["a = " + "[" * 10**5, "[options]\nwidth = " + "[" * 900 + "]" * 900])
-def test_what_is_nested_too_deeply_is_told(toml, text):
+def test_what_is_nested_too_deeply_is_refused(toml, text):
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(1000)  # Python's own; libraries that other tests import raise it
     try:
@@ -207,7 +182,3 @@ def test_text_with_a_nul_is_refused_by_name(toml, key):
 @pytest.mark.parametrize("text", ["epochs = " + "9" * 5000, "lr = 1e400", 'recipe = ""'])
 def test_absurd_values_are_refused(toml, text):
     refused(config=toml(text))
-
-
-def test_an_empty_recipe_is_no_recipe():
-    refused("--recipe", flags={"recipe": ""})

@@ -1,5 +1,7 @@
 """The course report's two models and losses, written out from its table as its authors would have done."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -17,43 +19,15 @@ def init_weights(m):
 class ReportAE(nn.Module):
     def __init__(self, base=64, latent_dim=1024):
         super().__init__()
-        b = base
-        self.encoder = nn.Sequential(
-            nn.Conv2d(3, b, kernel_size=4, stride=2, padding=1),
-            nn.BatchNorm2d(b),
-            nn.Mish(),
-            nn.Conv2d(b, b * 2, kernel_size=4, stride=2, padding=1),
-            nn.BatchNorm2d(b * 2),
-            nn.Mish(),
-            nn.Conv2d(b * 2, b * 4, kernel_size=4, stride=2, padding=1),
-            nn.BatchNorm2d(b * 4),
-            nn.Mish(),
-            nn.Conv2d(b * 4, b * 8, kernel_size=4, stride=2, padding=1),
-            nn.BatchNorm2d(b * 8),
-            nn.Mish(),
-            nn.Conv2d(b * 8, b * 16, kernel_size=4, stride=2, padding=1),
-            nn.BatchNorm2d(b * 16),
-            nn.Mish(),
-        )
-        self.decoder = nn.Sequential(
-            nn.ConvTranspose2d(latent_dim, b * 16, kernel_size=4, stride=2, padding=1),
-            nn.BatchNorm2d(b * 16),
-            nn.Mish(),
-            nn.ConvTranspose2d(b * 16, b * 8, kernel_size=4, stride=2, padding=1),
-            nn.BatchNorm2d(b * 8),
-            nn.Mish(),
-            nn.ConvTranspose2d(b * 8, b * 4, kernel_size=4, stride=2, padding=1),
-            nn.BatchNorm2d(b * 4),
-            nn.Mish(),
-            nn.ConvTranspose2d(b * 4, b * 2, kernel_size=4, stride=2, padding=1),
-            nn.BatchNorm2d(b * 2),
-            nn.Mish(),
-            nn.ConvTranspose2d(b * 2, b, kernel_size=4, stride=2, padding=1),
-            nn.BatchNorm2d(b),
-            nn.Mish(),
-            nn.Conv2d(b, 3, kernel_size=3, stride=1, padding=1),
-            nn.Tanh(),
-        )
+        channels = [base, 2 * base, 4 * base, 8 * base, 16 * base]
+        encoder, decoder = [], []
+        for before, after in pairwise([3, *channels]):
+            encoder += [nn.Conv2d(before, after, kernel_size=4, stride=2, padding=1), nn.BatchNorm2d(after), nn.Mish()]
+        for before, after in pairwise([latent_dim, *channels[::-1]]):
+            decoder += [nn.ConvTranspose2d(before, after, kernel_size=4, stride=2, padding=1), nn.BatchNorm2d(after)]
+            decoder += [nn.Mish()]
+        self.encoder = nn.Sequential(*encoder)
+        self.decoder = nn.Sequential(*decoder, nn.Conv2d(base, 3, kernel_size=3, stride=1, padding=1), nn.Tanh())
         self.apply(init_weights)
 
     def forward(self, x):

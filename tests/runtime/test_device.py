@@ -28,12 +28,7 @@ def hardware(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("machine", "expected"),
-    [
-        ({"cuda": True, "mps": True}, "cuda"),
-        ({"mps": True}, "mps"),
-        ({}, "cpu"),
-    ],
+    ("machine", "expected"), [({"cuda": True, "mps": True}, "cuda"), ({"mps": True}, "mps"), ({}, "cpu")]
 )
 def test_auto_picks_cuda_then_mps_then_the_cpu(hardware, machine, expected):
     hardware(**machine)

@@ -23,7 +23,7 @@ def fitted(latents, log_variances=None, batch=50):
 def test_draws_have_the_latents_mean_and_covariance(kind):
     latents = vectors(6, 600, 5, 30)
     prior = fitted(latents)
-    drawn = prior.unwhiten(np.stack([prior.draw(kind, 1.0, 0, index) for index in range(6000)]))
+    drawn = prior.unwhiten(np.stack([prior.sample(kind, 1.0, 0, index) for index in range(6000)]))
     scale = latents.std(axis=0).max()
     assert drawn.mean(axis=0) == pytest.approx(latents.mean(axis=0), abs=0.06 * scale)
     assert np.cov(drawn.T) == pytest.approx(np.cov(latents.T), abs=0.12 * scale**2)
@@ -32,11 +32,11 @@ def test_draws_have_the_latents_mean_and_covariance(kind):
 
 def test_a_draw_depends_on_seed_and_index_alone_and_temperature_scales_it():
     prior = fitted(vectors(7, 300, 5, 30))
-    assert np.array_equal(prior.draw("gaussian", 1.0, 3, 11), prior.draw("gaussian", 1.0, 3, 11))
-    assert not np.array_equal(prior.draw("gaussian", 1.0, 3, 11), prior.draw("gaussian", 1.0, 3, 12))
-    assert not np.array_equal(prior.draw("gaussian", 1.0, 4, 11), prior.draw("gaussian", 1.0, 3, 11))
-    assert prior.draw("gaussian", 0.5, 3, 11) == pytest.approx(0.5 * prior.draw("gaussian", 1.0, 3, 11))
-    assert prior.unwhiten(prior.draw("gaussian", 0.0, 3, 11)[None])[0] == pytest.approx(prior.mean)
+    assert np.array_equal(prior.sample("gaussian", 1.0, 3, 11), prior.sample("gaussian", 1.0, 3, 11))
+    assert not np.array_equal(prior.sample("gaussian", 1.0, 3, 11), prior.sample("gaussian", 1.0, 3, 12))
+    assert not np.array_equal(prior.sample("gaussian", 1.0, 4, 11), prior.sample("gaussian", 1.0, 3, 11))
+    assert prior.sample("gaussian", 0.5, 3, 11) == pytest.approx(0.5 * prior.sample("gaussian", 1.0, 3, 11))
+    assert prior.unwhiten(prior.sample("gaussian", 0.0, 3, 11)[None])[0] == pytest.approx(prior.mean)
 
 
 def test_unwhiten_inverts_whiten_within_the_space():
@@ -73,7 +73,7 @@ def test_save_and_load_round_trip(tmp_path):
     loaded, document = load_fitted(tmp_path / "prior.safetensors", 30)
     assert document["autoencoder"] == "abc"
     for kind in ("gaussian", "mixture"):
-        assert np.array_equal(loaded.draw(kind, 1.0, 1, 2), prior.draw(kind, 1.0, 1, 2))
+        assert np.array_equal(loaded.sample(kind, 1.0, 1, 2), prior.sample(kind, 1.0, 1, 2))
     assert loaded.statistics == prior.statistics and np.array_equal(loaded.components, prior.components)
 
 

@@ -51,7 +51,7 @@ def test_temperature_scales_the_noise(own):
     ok(*TRAIN_PRIOR)
     loaded = load_autoencoder("vae", own / "runs")
     still = choose_prior(loaded, SampleConfig("ae", "flow", temperature=0.0, runs=own / "runs"), ignore)
-    drawn = still.draw(range(3))
+    drawn = still.sample(range(3))
     assert drawn[0].equal(drawn[1]) and drawn[1].equal(drawn[2])
 
 

@@ -6,6 +6,7 @@ import torch
 from aecli.configs import SampleConfig
 from aecli.sampling.prior_choice import sample_noise
 from aecli.sampling.sample import sample
+from tests.support.images import enlarged, find
 from tests.support.trained import png
 
 
@@ -25,13 +26,6 @@ def test_temperature_zero_gives_one_image(trained):
 def test_a_sheet_shows_the_folders_images_in_order(trained):
     sample(SampleConfig("vae", prior="normal", n=5, out=trained / "folder"))
     sample(SampleConfig("vae", prior="normal", n=5, out=trained / "sheet.png"))
-    sheet = png(trained / "sheet.png")
-    found = []
-    for index in range(5):
-        tile = png(trained / f"folder/{index:06d}.png").repeat(4, 0).repeat(4, 1)  # 32 pixels are drawn as 128
-        windows = np.lib.stride_tricks.sliding_window_view(sheet[..., 0], (128, 128))[::1, ::1]
-        corners = np.argwhere((windows[:, :, 0, 0] == tile[0, 0, 0]) & (windows[:, :, -1, -1] == tile[-1, -1, 0]))
-        places = [(y, x) for y, x in corners.tolist() if np.array_equal(sheet[y : y + 128, x : x + 128], tile)]
-        assert len(places) == 1
-        found += places
-    assert found == sorted(found) and len({y for y, _ in found}) == 2
+    tiles = [enlarged(png(trained / f"folder/{index:06d}.png"), 4) for index in range(5)]  # 32 pixels at 128
+    found = [place for tile in tiles for place in find(png(trained / "sheet.png"), tile)]
+    assert len(found) == 5 and found == sorted(found) and len({y for y, _ in found}) == 2

@@ -5,7 +5,7 @@ import random
 import re
 import struct
 
-MODULE = "module_of_a_stranger"  # importing it is what no file may bring about
+MODULE = "module_named_by_a_file"  # no file may have it imported
 SPECIAL = [
     "null", "true", "false", "0", "-1", "1", "2", "1.5", "-0.0", "1e999", "-1e999", "NaN", "Infinity", "-Infinity",
     "1e308", "5e-324", "1e18", "9223372036854775807", "9223372036854775808", "18446744073709551616", "1" + 5000 * "0",

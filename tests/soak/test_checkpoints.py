@@ -1,4 +1,4 @@
-"""Checkpoints, run folders and weights from strangers: each is loaded right or refused in a line, in bounded memory.
+"""Hostile checkpoints, run folders and weights: each is loaded correctly or refused in a line, in bounded memory.
 
     pytest -m soak tests/soak/test_checkpoints.py -s
 
@@ -43,7 +43,7 @@ SECONDS = 20  # for a file, on a machine with other work
 
 
 def make_genuine(folder: Path) -> None:
-    """A trained run of the smallest model, its weights without a document, pickled ones, and a stranger's module."""
+    """A trained run of the smallest model, its weights bare and pickled, and a module that no file may import."""
     config = TrainConfig(
         "vae", str(write_images(folder / "images")), val_fraction=0.3, epochs=2, image_size=64, batch_size=4, lr=1e-3,
         ema=EMA, options=OPTIONS, device="cpu", precision="fp32", compile="off", out=folder / "run",
@@ -107,7 +107,7 @@ def read_run(path: Path, folder: Path) -> None:
     f"{facts.best_epoch or 0:.0f} {facts.val_psnr or 0:.2f} {facts.image_size:d} {facts.epochs:d}"
     assert facts.model.isprintable() and (facts.error is None or hostile.printable_lines(facts.error))
     run_choice.first_difference(config, {"data": "x", "options": {"width": 4}})
-    list(checks.tell_changes(config, {"data": {"fingerprint": "x", "source": "s", "images": 3}, "val_data": None}))
+    list(checks.changed_sources(config, {"data": {"fingerprint": "x", "source": "s", "images": 3}, "val_data": None}))
 
 
 def read_weights(path: Path, folder: Path) -> None:

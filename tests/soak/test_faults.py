@@ -151,8 +151,8 @@ def test_every_write_in_turn(whole, way, restart):
     attempts = (fail_and_go_on(whole, number, way, restart) for number in itertools.count(1))
     statuses = list(itertools.takewhile(lambda status: status is not None, attempts))
     assert len(statuses) > 50
-    told = "" if way == "killed" else f": {statuses.count(1)} told, {statuses.count(0)} got over"
-    print(f"{way}{', restarting' if restart else ''}: {len(statuses)} changes{told}")
+    outcomes = "" if way == "killed" else f": {statuses.count(1)} errors, {statuses.count(0)} recovered"
+    print(f"{way}{', restarting' if restart else ''}: {len(statuses)} changes{outcomes}")
 
 
 # Inside a file
@@ -184,7 +184,7 @@ def sizes(whole):
 
 
 @pytest.mark.slow
-def test_a_file_that_cannot_grow_is_told(whole):
+def test_a_file_that_cannot_grow_is_an_error(whole):
     assert stop_at_size(whole, sizes(whole)[-1] // 2) == 1
 
 
@@ -193,7 +193,7 @@ def test_files_stopped_at_every_size(whole):
     largest = sizes(whole)[-1]
     limits = sorted({size + step for size in sizes(whole) for step in (-1, 0)} | set(range(64, largest, largest // 50)))
     statuses = [stop_at_size(whole, limit) for limit in limits]
-    print(f"{len(limits)} limits: {statuses.count(1)} told, {statuses.count(0)} got over")
+    print(f"{len(limits)} limits: {statuses.count(1)} errors, {statuses.count(0)} recovered")
     assert statuses[-1] == 0 and statuses.count(1) > 20
 
 
@@ -226,5 +226,5 @@ def test_a_disk_full_at_every_size(whole, tmp_path):
             filler.unlink()
             go_on(place, whole / "whole", said)
             statuses.append(status)
-    print(f"{len(statuses)} sizes of disk: {statuses.count(1)} told, {statuses.count(0)} had room")
+    print(f"{len(statuses)} sizes of disk: {statuses.count(1)} errors, {statuses.count(0)} had room")
     assert statuses.count(0) and statuses.count(1)

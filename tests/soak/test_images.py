@@ -1,4 +1,4 @@
-"""Promise: an image file or zip from a stranger is decoded, or refused in one line; nothing else, however it is made.
+"""Promise: any image file or zip is decoded, or refused in one line, however it is made.
 
 Worker processes decode under a cap of memory, so that a crash or a hang of native code is seen and counted too.
 """
@@ -24,7 +24,8 @@ from aecli.data.decoding.decode import DecodeError, decode, decode_fitted, fit, 
 from aecli.data.image_ref import ImageRef
 from aecli.data.sources.registry import list_images
 from aecli.errors import DataError
-from tests.soak.hostile_images import hostile, image_seeds, zip_seeds
+from tests.soak.hostile_images import hostile
+from tests.soak.image_seeds import image_seeds, zip_seeds
 
 SEED = 20_240_607
 MEMORY_CAP = 3 * 2**30  # bytes of address space of a worker, libraries included
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is cappe
 
 @dataclass
 class Tally:
-    """What became of the files: outcomes by format, faults with the number to repeat them, the dearest ones."""
+    """Outcomes by format, faults with the number to repeat them, the slowest file and the peak of memory."""
 
     outcomes: Counter[str] = field(default_factory=Counter)
     faults: list[str] = field(default_factory=list)
@@ -119,8 +120,8 @@ def work(kind: str, numbers: list[int], conn: Connection) -> None:
     warnings.filterwarnings("ignore", module="PIL")  # as the command line does
     seeds = zip_seeds() if kind == "zip" else image_seeds()
     tally = Tally()
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as told:
-        os.dup2(told.fileno(), 2)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as stderr:
+        os.dup2(stderr.fileno(), 2)
         path, said = Path(folder, "a.zip"), 0
         for number in numbers:
             conn.send(number)
@@ -264,4 +265,4 @@ def test_a_pixel_takes_twenty_bytes_at_most_while_it_is_decoded(kind, side):
     taken = ours.recv()
     process.join()
     print(f"\n{kind} {side}x{side}: {taken:.1f} bytes a pixel")
-    assert 3 < taken < 20  # what lies between is made by the band
+    assert 3 < taken < 20  # intermediate results are made in bands

@@ -22,7 +22,7 @@ from tests.support.trained import assert_same_run, write_images
 WAYS = ("kill one", "stop one", "stop all")
 KINDS = [
     (2, ["--epochs", "3", "--checkpoint-every", "1e-6"]),
-    (3, ["--epochs", "3", "--batch-size", "4", "--accumulate", "2", "--ema", "0.9", "--checkpoint-every", "1e-3"]),
+    (3, ["--epochs", "3", "--batch-size", "4", "--grad-accum", "2", "--ema", "0.9", "--checkpoint-every", "1e-3"]),
     (2, ["--data", "shards/*.tar", "--val-data", "shards/0.tar", "--steps", "10",
          "--epoch-steps", "4", "--batch-size", "4", "--shuffle-buffer", "9", "--checkpoint-every", "1e-6"]),
 ]  # fmt: skip

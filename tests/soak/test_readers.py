@@ -21,7 +21,7 @@ from torchvision.io import ImageReadMode, decode_image
 
 from aecli.data.decoding.decode import DecodeError, decode
 from aecli.data.image_ref import ImageRef
-from tests.soak.hostile_images import image_seeds
+from tests.soak.image_seeds import image_seeds
 
 
 def by_tifffile(content: bytes) -> np.ndarray | None:

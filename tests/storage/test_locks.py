@@ -32,6 +32,18 @@ def test_one_holder_at_a_time_and_it_is_named(tmp_path):
     second.close()
 
 
+def test_a_holder_that_has_not_signed_the_file_yet_is_not_named(tmp_path):
+    import fcntl
+
+    with open(tmp_path / "lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        lock = Lock(tmp_path / "lock")
+        assert not lock.take() and lock.holder() == "another process"
+        file.write("host-a-77")
+        file.flush()
+        assert not lock.take() and lock.holder() == "process 77 on host-a"
+
+
 def test_a_lock_left_by_a_dead_process_is_free(tmp_path, dead):
     (tmp_path / "lock").write_text(f"{HOST}-{dead}")
     lock = Lock(tmp_path / "lock", by_name=True)

@@ -53,14 +53,14 @@ def test_a_file_larger_than_any_json_is_not_read(tmp_path):
 
 
 def test_only_regular_files_are_opened(tmp_path):
-    with pytest.raises(OSError, match="not a regular file"), regular_file(tmp_path):
+    with pytest.raises(OSError, match="not a regular file|Is a directory"), regular_file(tmp_path):
         pass
     with pytest.raises(FileNotFoundError), regular_file(tmp_path / "absent"):
         pass
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="needs device files")
-def test_a_device_is_not_opened(tmp_path):
+def test_a_device_is_refused(tmp_path):
     (tmp_path / "link").symlink_to("/dev/zero")
     with pytest.raises(OSError, match="not a regular file"), regular_file(tmp_path / "link"):
         pass

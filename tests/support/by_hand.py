@@ -27,7 +27,7 @@ def by_hand(function, images):
 
 
 def assert_same_pixels(found, expected):
-    """Equal, but for a value that lies on the edge between two integers and was added up in another order."""
+    """Equal, but for a value halfway between two integers that was added up in another order."""
     difference = np.abs(found.astype(int) - expected.astype(int))
     assert difference.max() <= 1
     assert (difference > 0).mean() < 1e-3

@@ -1,16 +1,10 @@
-"""Images made on the spot."""
+"""Images made on the spot, without PyTorch: the campaign of hostile images caps its address space."""
 
-import struct
-import zlib
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-
-if TYPE_CHECKING:
-    import torch
 
 
 def picture(height: int = 24, width: int = 32, seed: int = 0) -> np.ndarray:
@@ -45,19 +39,13 @@ def truncate(path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
 
 
-def batch(*images: np.ndarray) -> "torch.Tensor":
-    """Images (H, W, 3) as a uint8 tensor (N, 3, H, W)."""
-    import torch  # the campaign of hostile images does without: its libraries alone exceed that one's address space
+def find(picture: np.ndarray | Image.Image, tile: np.ndarray) -> list[tuple[int, int]]:
+    """Every (top, left) at which the tile's pixels are in the picture."""
+    pixels = np.asarray(picture)
+    windows = np.lib.stride_tricks.sliding_window_view(pixels, tile.shape)[:, :, 0]
+    first = (pixels[: windows.shape[0], : windows.shape[1]] == tile[0, 0]).all(-1)
+    return [(int(y), int(x)) for y, x in np.argwhere(first) if (windows[y, x] == tile).all()]
 
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
-
-def hand_made_png(width, height, depth, colour, rows, extra=b""):
-    """A PNG written by hand: `rows` are the unfiltered rows' bytes."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + extra + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+def enlarged(image: np.ndarray, factor: int) -> np.ndarray:
+    return image.repeat(factor, 0).repeat(factor, 1)

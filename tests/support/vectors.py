@@ -1,6 +1,7 @@
-"""Vectors of low rank."""
+"""Vectors of known distributions, and tensors of images."""
 
 import numpy as np
+import torch
 
 
 def vectors(seed, count, rank, dim):
@@ -13,3 +14,8 @@ def vectors(seed, count, rank, dim):
 def normal(seed, count, numbers=6, mean=0.0, deviation=1.0):
     """Vectors (count, numbers) drawn from a Gaussian."""
     return mean + deviation * np.random.default_rng(seed).standard_normal((count, numbers))
+
+
+def batch(*images):
+    """Images (H, W, 3) as a uint8 tensor (N, 3, H, W)."""
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""The fast path of training against the plain one: layers, precision, compiling, and going on without a compiler."""
+"""The fast path of training against the plain one: layers, precision, compiling, and training without a compiler."""
 
 import math
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("no_pictures")
 
 @pytest.fixture(params=["chunked", "compiled"])
 def mish(request, monkeypatch):
-    """Mish as it runs on a CPU, in chunks that don't fit evenly, and as a compiler sees it, taken op by op."""
+    """Mish as it runs on a CPU, in chunks that don't divide evenly, and as a compiler sees it, op by op."""
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: request.param == "compiled")
     monkeypatch.setattr(mish_module, "_CHUNK", 7_001)
     return Mish()
@@ -46,12 +46,12 @@ def test_mish_and_its_gradient_are_pytorchs_in_double_precision(mish):
     torch.testing.assert_close(ours.grad.double(), exact.grad, rtol=0, atol=1e-5)
 
 
-def test_mish_keeps_what_is_no_number_visible(mish):
+def test_mish_keeps_nan_and_infinity(mish):
     assert mish(torch.tensor([math.nan, 1.0])).isnan().tolist() == [True, False]
     assert mish(torch.tensor([math.inf])).item() == math.inf
 
 
-def test_mish_keeps_the_dtype_that_it_is_given(mish):
+def test_mish_keeps_the_dtype(mish):
     values = torch.linspace(-30, 30, 101, dtype=torch.bfloat16)
     assert mish(values).dtype == torch.bfloat16
     torch.testing.assert_close(mish(values), nn.functional.mish(values.double()).bfloat16(), rtol=0.01, atol=0)
@@ -213,7 +213,7 @@ def compiled(monkeypatch):
 
 
 @pytest.mark.parametrize(("first", "then", "times"), [(PAYS, NEVER_PAYS, 2), (NEVER_PAYS, PAYS, 0)])
-def test_auto_compiles_where_it_pays_and_a_run_taken_up_again_keeps_to_what_it_began_with(
+def test_auto_compiles_where_it_pays_and_a_resumed_run_keeps_its_choice(
     config, monkeypatch, compiled, first, then, times
 ):
     monkeypatch.setattr(step, "AUTO_COMPILE_STEPS", first)
@@ -224,8 +224,8 @@ def test_auto_compiles_where_it_pays_and_a_run_taken_up_again_keeps_to_what_it_b
     assert isinstance(ended[-1], Finished)
     assert compiled == [(3, 32)] * times
     for reports in (began, ended):
-        said = any("compiling the training step" in text for text in notices(reports))
-        assert said == placement_of(reports)["compile"] == bool(times)
+        noticed = any("compiling the training step" in text for text in notices(reports))
+        assert noticed == placement_of(reports)["compile"] == bool(times)
 
 
 @pytest.mark.parametrize("wish", ["auto", "on"])
@@ -249,7 +249,7 @@ def test_auto_carries_on_with_one_line_where_there_is_no_compiler(config, monkey
     assert "training uncompiled: a C++ compiler (g++) is not installed" in notices(reports)
 
 
-def test_a_compiler_that_fails_is_told_of_and_done_without(config, monkeypatch, tmp_path):
+def test_without_a_working_compiler_auto_gives_a_notice_and_on_is_refused(config, monkeypatch, tmp_path):
     monkeypatch.setattr(step, "AUTO_COMPILE_STEPS", PAYS)
     monkeypatch.setattr(compiling.torch, "compile", lambda function, **options: _fail)
     reports = list(loop.train(config))

@@ -1,6 +1,5 @@
 """`train --dry-run`: figures with known answers, those of the run that follows, and nothing written."""
 
-import csv
 import json
 
 import pytest
@@ -10,7 +9,7 @@ from aecli.configs import TrainConfig
 from aecli.progress import ignore
 from aecli.training import dry_run
 from aecli.training.dry_run import estimate
-from tests.support.trained import fails, ok, ok_json, write_images
+from tests.support.trained import fails, ok, ok_json, rows, write_images
 
 
 @pytest.fixture
@@ -22,20 +21,8 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-SMALL = [
-    "train",
-    "vae",
-    "--data",
-    "images",
-    "--image-size",
-    "32",
-    "--width",
-    "2",
-    "--batch-size",
-    "4",
-    "--device",
-    "cpu",
-]
+SMALL = ["train", "vae", "--data", "images", "--image-size", "32", "--width", "2", "--batch-size", "4",
+         "--device", "cpu"]  # fmt: skip
 
 
 def everything(place):
@@ -57,13 +44,12 @@ def test_the_reports_vae(place):
     assert found.options["lr"] == 1e-4 and found.options["options"]["beta"] == 2.5e-5
 
 
-def test_steps_are_those_of_the_run_and_it_is_foreseen(place):
+def test_steps_folder_and_state_are_those_of_the_run(place):
     command = [*SMALL, "--epochs", 2, "--cache", "off"]
     found = ok_json(*command, "--dry-run")
     assert (found["run"], found["state"], found["steps_done"]) == ("runs/vae", "new", 0)
     ok(*command, "--quiet")
-    with open("runs/vae/metrics.csv", encoding="utf-8") as file:
-        assert found["steps"] == int(list(csv.DictReader(file))[-1]["step"])
+    assert found["steps"] == int(rows(place / "runs/vae")[-1]["step"])
     assert found["options"] == json.loads((place / "runs/vae/config.json").read_text())["options"]
     assert found["train_images"] + found["val_images"] == 11
     assert ok_json(*command, "--dry-run")["state"] == "finished"
@@ -111,19 +97,16 @@ def test_activations_are_what_autograd_keeps(place):
 
 def test_activations_of_one_product_by_hand(monkeypatch):
     """y = (x W)²: autograd keeps x, and x W."""
-    weight = torch.nn.Parameter(torch.ones(3, 5))
-
-    model = torch.nn.Module()
-    model.weight = weight
-    saved = {}
+    model, saved = torch.nn.Module(), {}
+    model.weight = torch.nn.Parameter(torch.ones(3, 5))
     x = torch.ones(7, 3, requires_grad=True)
     with dry_run.counting_saved_tensors(saved, model):
-        product = x @ weight
+        product = x @ model.weight
         product.square().sum()
     assert sorted(saved.values()) == [4 * 7 * 3, 4 * 7 * 5]
 
 
-def test_how_it_reads(place):
+def test_its_text(place):
     printed = ok(*SMALL, "--epochs", 3, "--ema", 0.9, "--dry-run").stdout
     assert all(len(line) <= 80 for line in printed.splitlines() if str(place) not in line), printed
     for words in ("runs/vae would be begun", "parameters, latent 32×1×1", "EMA", "batch-size        4", "beta"):

@@ -58,7 +58,7 @@ def test_a_set_decoded_on_the_fly_trains_to_the_same_weights(config, tmp_path, m
     assert_same_weights(weights(config), weights(other))
 
 
-def test_broken_images_met_on_the_fly_are_told_once_and_replaced_from_their_own_side(config, monkeypatch):
+def test_broken_images_found_on_the_fly_give_one_notice_and_are_replaced_from_their_own_split(config, monkeypatch):
     monkeypatch.setenv("AECLI_CACHE_GB", "0")
     _, whole_val, _ = gathered(config)
     names = sorted(f"{seed:03d}.png" for seed in range(110))
@@ -71,9 +71,9 @@ def test_broken_images_met_on_the_fly_are_told_once_and_replaced_from_their_own_
     )  # the next of the validation images
     assert record["data"]["skipped"] is None
     reports = list(loop.train(config))
-    told = [each.text for each in reports if isinstance(each, Notice) and "can't be read" in each.text]
-    assert len(told) == 1
-    assert val_names[0] in told[0]
+    found = [each.text for each in reports if isinstance(each, Notice) and "can't be read" in each.text]
+    assert len(found) == 1
+    assert val_names[0] in found[0]
     assert isinstance(reports[-1], Finished)
 
 

@@ -10,14 +10,17 @@ import torch
 from safetensors.torch import load_file
 
 from aecli.data.batches import epoch_order
-from aecli.data.packs import pack as pack_module
-from aecli.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
+from aecli.data.decoding.decode import decode, fit
+from aecli.data.sources.registry import list_images, split_indices
+from aecli.errors import CheckpointError, ConfigError, TrainingError
 from aecli.metrics.psnr import psnr
 from aecli.progress import Notice
 from aecli.runs import checkpoints
 from aecli.training import loop, sync
 from aecli.training.events import EpochReport, Finished, Interrupted, Started, StepReport
+from tests.reference.report import ReportAE, ae_loss
 from tests.support.images import encoded, picture
+from tests.support.plain_models import build
 from tests.support.trained import assert_same_run, rows
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -43,17 +46,17 @@ def run(config, stop_after=None):
 def test_a_run_stopped_anywhere_and_continued_is_the_run_never_stopped(config, tmp_path, changes):
     config = config.replace(**changes)
     run(config.replace(out=tmp_path / "whole"))
-    micros = config.replace(out=tmp_path / "pieces")
+    parts = config.replace(out=tmp_path / "parts")
     steps_and_validations = []
-    # Each piece gets a little further: stops fall after epochs, in mid-epoch and in mid-validation.
+    # Each part gets a little further: stops fall after epochs, in mid-epoch and in mid-validation.
     for stop_after in (1, 3, 4, 2, 5):
-        _, end = run(micros, stop_after)
+        _, end = run(parts, stop_after)
         assert isinstance(end, Interrupted) and end.run is not None
         steps_and_validations.append((end.epoch, end.batch))
     assert len(set(steps_and_validations)) == 5
-    _, end = run(micros)
+    _, end = run(parts)
     assert isinstance(end, Finished) and end.epochs == 3
-    assert_same_run(tmp_path / "whole", tmp_path / "pieces")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
@@ -87,51 +90,41 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(config, tmp_p
     assert rows(tmp_path / "a") != rows(tmp_path / "c")
 
 
+def split_pixels(photographs):
+    """The training and the validation images, as uint8 (N, 3, 32, 32)."""
+    listed = list_images(str(photographs))
+    for indices in split_indices(listed, 0.25):
+        pixels = [fit(decode(listed[index]), 32, "squash").transpose(2, 0, 1) for index in indices]
+        yield torch.from_numpy(np.stack(pixels))
+
+
 def test_the_epochs_loss_is_the_mean_over_all_its_batches(config, photographs):
     """Against the same epoch done by hand from the same initial weights."""
     config = config.replace(model="ae", epochs=1)
     _, end = run(config)
     row = rows(end.run.path)[0]
 
-    from aecli.data.sources.registry import list_images, split_indices
-    from aecli.models import registry
-    from tests.reference.report import ReportAE, ae_loss
-
-    listed = list_images(str(photographs))
-    train, _ = split_indices(listed, 0.25)
-    torch.manual_seed(0)
-    ours = registry.build("ae", registry.resolve_options("ae", {"width": 4}))
     reference = ReportAE(4, 64).train()
-    reference.load_state_dict(ours.state_dict())
+    reference.load_state_dict(build("ae", width=4).state_dict())
     optimizer = torch.optim.Adam(reference.parameters(), lr=1e-3, betas=(0.5, 0.999))
-    from aecli.data.decoding.decode import decode, fit
-
-    pixels = np.stack([fit(decode(listed[i]).pixels, 32, "squash").transpose(2, 0, 1) for i in train])
-    images = torch.from_numpy(pixels).float() / 127.5 - 1
+    images, _ = (pixels.float() / 127.5 - 1 for pixels in split_pixels(photographs))
     losses = []
-    for batch in images[torch.from_numpy(epoch_order(len(train), 0, 0))].split(3):
+    for batch in images[torch.from_numpy(epoch_order(len(images), 0, 0))].split(3):
         loss = ae_loss(reference, batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert len(losses) == -(-len(train) // 3)
+    assert len(losses) == -(-len(images) // 3)
     assert float(row["train_loss"]) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
     assert row["train_kl"] == ""
 
 
 def test_validation_figures_are_those_of_the_saved_weights(config, photographs):
-    from aecli.data.decoding.decode import decode, fit
-    from aecli.data.sources.registry import list_images, split_indices
-
     _, end = run(config)
     model, document = checkpoints.load_model(end.run.model)
     assert document["epoch"] == end.best_epoch
-    listed = list_images(str(photographs))
-    _, val = split_indices(listed, 0.25)
-    originals = torch.from_numpy(
-        np.stack([fit(decode(listed[i]).pixels, 32, "squash").transpose(2, 0, 1) for i in val])
-    )
+    _, originals = split_pixels(photographs)
     with torch.no_grad():
         output = model(originals.float() / 127.5 - 1)
     rounded = ((output + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
@@ -186,17 +179,6 @@ def test_patience_stops_early_and_stays_stopped(config):
     assert again.was_finished and again.epochs == end.epochs
 
 
-def test_decoding_never_runs_twice(config, monkeypatch):
-    run(config.replace(epochs=1))
-
-    def refuse(image, size, how):
-        raise AssertionError(f"decoded {image.name} again")
-
-    monkeypatch.setattr(pack_module, "decode_fitted", refuse)
-    _, end = run(config)
-    assert end.epochs == 3
-
-
 def test_broken_images_are_named_and_skipped_up_to_one_per_cent(config, photographs):
     for seed in range(100):
         (photographs / f"more-{seed}.png").write_bytes(encoded(picture(8, 8, seed)))
@@ -205,9 +187,6 @@ def test_broken_images_are_named_and_skipped_up_to_one_per_cent(config, photogra
     notices = [report.text for report in reports if isinstance(report, Notice)]
     assert any("skipped 1 of 116" in text and "broken[1].png" in text for text in notices)
     assert json.loads(end.run.config.read_text())["data"]["skipped"] == ["broken[1].png"]
-    (photographs / "broken2.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"2 of 117 images can't be decoded"):
-        run(config.replace(epochs=1, seed=3))
 
 
 def test_without_validation_images_the_train_loss_decides(config):
@@ -219,12 +198,7 @@ def test_without_validation_images_the_train_loss_decides(config):
     assert end.best["train_loss"] == min(float(row["train_loss"]) for row in found)
 
 
-def test_a_loss_that_is_no_number_stops_the_run(config):
-    with pytest.raises(TrainingError, match="--lr"):
-        run(config.replace(lr=1e30, epochs=5))
-
-
-def test_the_best_weights_survive_a_loss_that_is_no_number(config, tmp_path, monkeypatch):
+def test_the_best_weights_survive_a_loss_that_is_not_finite(config, tmp_path, monkeypatch):
     run(config.replace(out=tmp_path / "mine", epochs=1))
     real = loop.validate
     calls = itertools.count()
@@ -264,54 +238,11 @@ def test_a_state_lands_on_its_parameters_device_and_layout():
 
 
 class TestFolders:
-    def test_other_options_begin_another_folder_and_the_same_resume(self, config):
-        run(config.replace(epochs=1))
-        reports, end = run(config.replace(epochs=1, lr=2e-3))
-        assert end.run.path.name == "vae-2"
-        assert any("--lr 0.001, not 0.002" in report.text for report in reports if isinstance(report, Notice))
-        _, again = run(config.replace(epochs=1))
-        assert again.run.path.name == "vae" and again.was_finished
-
-    @pytest.mark.parametrize(
-        ("change", "flag"),
-        [({"lr": 1.0}, "--lr"), ({"options": {"width": 8}}, "--width"), ({"model": "ae"}, "model"),
-         ({"seed": 1}, "--seed"), ({"flip": True}, "--flip"), ({"batch_size": 5}, "--batch-size")],
-    )  # fmt: skip
-    def test_out_with_other_options_is_refused_by_name(self, config, tmp_path, change, flag):
-        config = config.replace(out=tmp_path / "mine", epochs=1)
-        run(config)
-        with pytest.raises(CheckpointError, match=flag):
-            run(config.replace(**change))
-
-    def test_out_with_fewer_epochs_is_refused(self, config, tmp_path):
-        run(config.replace(out=tmp_path / "mine", epochs=2))
-        with pytest.raises(CheckpointError, match="--epochs 1"):
-            run(config.replace(out=tmp_path / "mine", epochs=1))
-
-    def test_out_with_something_else_in_it_is_refused(self, config, photographs):
-        with pytest.raises(OutputError, match="other than a run"):
-            run(config.replace(out=photographs))
-
-    def test_restart_begins_again(self, config, tmp_path):
-        config = config.replace(out=tmp_path / "mine")
-        run(config)
-        (tmp_path / "mine" / "notes.txt").write_text("mine")
-        reports, _ = run(config.replace(restart=True, lr=5e-3, epochs=1))
-        assert [report.epoch for report in reports if isinstance(report, EpochReport)] == [1]
-        assert len(rows(tmp_path / "mine")) == 1
-        assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
-
     def test_a_batch_of_one_image_without_variance_is_refused(self, config):
         with pytest.raises(ConfigError, match="--batch-size 14: the last batch of 15 images would be one image"):
             run(config.replace(val_fraction=0.0, batch_size=14))
-        run(config.replace(val_fraction=0.0, batch_size=14, image_size=64, epochs=1))
-
-    def test_a_failing_command_leaves_no_folder(self, config):
-        with pytest.raises(DataError):
-            run(config.replace(data="no such folder"))
-        with pytest.raises(ConfigError, match="multiple of 32"):
-            run(config.replace(image_size=48))
         assert not config.run.runs.exists()
+        run(config.replace(val_fraction=0.0, batch_size=14, image_size=64, epochs=1))
 
     @pytest.mark.parametrize("restart", [True, False])
     def test_another_programs_config_json_is_not_ours_to_replace(self, config, tmp_path, restart):
@@ -322,41 +253,21 @@ class TestFolders:
             run(config.replace(out=tmp_path / "theirs", restart=restart))
         assert (tmp_path / "theirs" / "model.safetensors").read_bytes() == b"precious"
 
-    def test_changed_validation_images_are_told(self, config, photographs, tmp_path):
-        held_out = tmp_path / "held_out"
-        held_out.mkdir()
-        for seed in (50, 51):
-            (held_out / f"{seed}.png").write_bytes(encoded(picture(40, 40, seed)))
-        config = config.replace(val_data=str(held_out))
+    @pytest.mark.parametrize(("changed", "notice"), [("held_out", "2 then, 3 now"), ("photographs", "15 then, 16 now")])
+    def test_changed_images_give_a_notice(self, config, image_folder, tmp_path, changed, notice):
+        held_out = image_folder("50.png", "51.png", folder="held_out", height=40, width=40)
+        config = config.replace(image_size=64, val_data=str(held_out))
         run(config.replace(epochs=1))
-        (held_out / "50.png").unlink()
-        reports, _ = run(config.replace(epochs=2))
-        assert any(
-            "held_out" in report.text and "2 then, 1 now" in report.text
-            for report in reports
-            if isinstance(report, Notice)
-        )
-
-    def test_changed_images_are_told(self, config, photographs):
-        config = config.replace(image_size=64)
-        run(config.replace(epochs=1))
-        (photographs / "new.png").write_bytes(encoded(picture(40, 40, 99)))
+        (tmp_path / changed / "new.png").write_bytes(encoded(picture(40, 40, 99)))
         reports, end = run(config.replace(epochs=2))
         assert end.epochs == 2
-        assert any("15 then, 16 now" in report.text for report in reports if isinstance(report, Notice))
+        found = [report.text for report in reports if isinstance(report, Notice)]
+        assert any(changed in text and notice in text for text in found)
 
-    def test_a_folder_called_demo_is_not_taken_for_the_built_in_photographs(self, config, photographs, monkeypatch):
+    def test_a_folder_called_demo_is_not_confused_with_the_built_in_photographs(self, config, photographs, monkeypatch):
         photographs.rename(photographs.with_name("demo"))
         monkeypatch.chdir(photographs.parent)
         _, end = run(config.replace(data="demo", epochs=1, batch_size=42))
         assert json.loads(end.run.config.read_text())["options"]["data"] == "demo"
         _, end = run(config.replace(data="./demo", epochs=1))
         assert json.loads(end.run.config.read_text())["options"]["data"] == str(photographs.with_name("demo"))
-
-    def test_a_damaged_checkpoint_is_told_and_not_overwritten(self, config, tmp_path):
-        run(config.replace(out=tmp_path / "mine", epochs=1))
-        last = tmp_path / "mine" / "last.safetensors"
-        last.write_bytes(last.read_bytes()[:1000])
-        with pytest.raises(CheckpointError, match="not a whole safetensors file"):
-            run(config.replace(out=tmp_path / "mine", epochs=2))
-        assert last.stat().st_size == 1000

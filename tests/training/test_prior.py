@@ -35,6 +35,11 @@ def test_a_latent_without_places_is_one_of_side_1():
             spatial_shape(shape)
 
 
+def prior_config(out, **options):
+    given = {"autoencoder": "vae", "data": "images", "val_fraction": 0.3, "image_size": SIZE, "batch_size": 3}
+    return TrainConfig("prior", **{**given, "options": SMALL, "device": "cpu", "out": out, **options})
+
+
 def config_of(run):
     return json.loads((run / "config.json").read_text())
 
@@ -61,10 +66,7 @@ def test_a_prior_is_a_run_like_any_other(own):
 
 
 def test_stopped_anywhere_it_ends_as_if_never_stopped(own):
-    config = TrainConfig(
-        "prior", autoencoder="vae", data="images", val_fraction=0.3, image_size=SIZE, epochs=4, batch_size=3, lr=1e-3,
-        ema=0.9, options=SMALL, device="cpu", out=own / "whole",
-    )  # fmt: skip
+    config = prior_config(own / "whole", epochs=4, lr=1e-3, ema=0.9)
     assert isinstance(list(train(config))[-1], Finished)
 
     parts = config.replace(out=own / "pieces", checkpoint_every=1e-9)
@@ -86,8 +88,8 @@ def test_stopped_anywhere_it_ends_as_if_never_stopped(own):
 def test_two_processes_take_the_steps_of_one(own, monkeypatch):
     ok(*TRAIN_PRIOR, "--precision", "fp32", "--out", "one")
     monkeypatch.chdir(ROOT)
-    statuses, _, said = run_ranks(own, [*TRAIN_PRIOR, "--precision", "fp32", "--out", "two"], 2)
-    assert statuses == [0, 0], said
+    statuses, _, errors = run_ranks(own, [*TRAIN_PRIOR, "--precision", "fp32", "--out", "two"], 2)
+    assert statuses == [0, 0], errors
     one, two = (rows(own / name) for name in ("one", "two"))
     assert len(one) == len(two) == 3
     for key in ("train_loss", "val_loss"):
@@ -126,15 +128,13 @@ def test_checkpoints_with_the_old_names_of_parameters_load_and_resume(own):
     assert_same_run(own / "runs/prior", own / "old")
 
 
-def test_its_images_are_those_of_the_autoencoders_run_unless_told_otherwise(own):
+def test_its_images_are_those_of_the_autoencoders_run_by_default(own):
     from aecli.recipes.layering import layer
 
     recorded = config_of(own / "runs/vae")["options"]
     config = layer("prior", {"autoencoder": "vae"})
     assert (config.data.source, config.data.val_fraction, config.data.image_size) == (recorded["data"], 0.3, SIZE)
-    assert (config.optimization.batch_size, config.optimization.ema) == (128, 0.999), (
-        "of the recipe that is called like the model"
-    )
+    assert (config.optimization.batch_size, config.optimization.ema) == (128, 0.999)  # of the model's recipe
     assert layer("prior", {"autoencoder": "vae", "val_fraction": 0.5}).data.val_fraction == 0.5
     validated = layer("prior", {"autoencoder": "vae", "val_data": "demo"})
     assert (validated.data.val_source, validated.data.val_fraction) == ("demo", DataConfig.val_fraction)
@@ -144,19 +144,15 @@ def test_its_images_are_those_of_the_autoencoders_run_unless_told_otherwise(own)
 
 
 def test_mirror_images_double_the_set(own):
-    reports = list(train(TrainConfig(
-        "prior", autoencoder="vae", data="images", val_fraction=0.3, image_size=SIZE, epochs=1, batch_size=3, flip=True,
-        options=SMALL, device="cpu", out=own / "flipped")))  # fmt: skip
+    reports = list(train(prior_config(own / "flipped", epochs=1, flip=True)))
     epoch = next(report for report in reports if isinstance(report, EpochReport))
     assert int(epoch.row["step"]) == 2 * (len(NAMES) - len(VAL)) // 3
 
 
 def test_mirror_images_are_encoded_and_latents_never_mirrored(own):
     ok("train", "vae", *TRAIN, "--image-size", "64", "--epochs", "1", "--out", "larger", "--quiet")
-    config = TrainConfig(
-        "prior", autoencoder="larger", data="images", val_fraction=0.3, image_size=64, epochs=2, batch_size=4, lr=1e-9,
-        flip=True, options=SMALL, device="cpu", precision="fp32", out=own / "flipped",
-    )  # fmt: skip
+    config = prior_config(own / "flipped", autoencoder="larger", image_size=64, epochs=2, batch_size=4, lr=1e-9,
+                          flip=True, precision="fp32")  # fmt: skip
     seen = []
     loss = registry.load("prior").loss
 
@@ -204,7 +200,7 @@ def test_the_loss_falls(own):
         (1, ["sample", "--model", "runs/prior"], ["a prior", "--prior flow"]),
     ],
 )
-def test_wrong_use_is_told(own, status, args, words):
+def test_wrong_use_is_an_error(own, status, args, words):
     if "runs/prior" in args:
         ok(*TRAIN_PRIOR)
     message = fails(status, *args)
@@ -214,8 +210,7 @@ def test_wrong_use_is_told(own, status, args, words):
 def test_a_stream_is_refused(own):
     write_tars(own, [3, 3])
     with pytest.raises((DataError, ConfigError), match="stream"):
-        list(train(TrainConfig("prior", autoencoder="vae", data=str(next(own.glob("*.tar"))), image_size=SIZE, steps=2,
-                               options=SMALL, device="cpu", out=own / "x")))  # fmt: skip
+        list(train(prior_config(own / "x", data=str(own / "0.tar"), steps=2)))
 
 
 def test_other_weights_begin_another_run(own):

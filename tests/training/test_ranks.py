@@ -1,4 +1,4 @@
-"""Several processes train one model: the same run as one process, files by one of them, and failures told once."""
+"""Several processes train one model: the same run as one process, files by one of them, and failures reported once."""
 
 import os
 import signal
@@ -13,6 +13,8 @@ from aecli.data.batches import epoch_order
 from aecli.runs.checkpoints import read_document
 from aecli.training.state import seed_step
 from tests.reference import report
+from tests.support.data import finish
+from tests.support.plain_models import build
 from tests.support.processes import end, wait_for
 from tests.support.ranks import begin_ranks, fail_ranks, run_ranks
 from tests.support.trained import assert_same_run, rows, write_images
@@ -41,9 +43,8 @@ def assert_close_runs(one, other):
     for ours, theirs in zip(rows(one), rows(other), strict=True):
         for column, value in ours.items():
             is_of_pixels = column in ("val_psnr", "val_ssim")  # one of which may be rounded to the next of 256 values
-            assert float(theirs[column] or 0) == pytest.approx(float(value or 0), rel=1e-3 if is_of_pixels else 1e-5), (
-                column
-            )
+            tolerance = 1e-3 if is_of_pixels else 1e-5
+            assert float(theirs[column] or 0) == pytest.approx(float(value or 0), rel=tolerance), column
     first, second = load_file(one / "last.safetensors"), load_file(other / "last.safetensors")
     assert first.keys() == second.keys()
     for key in first:
@@ -52,19 +53,20 @@ def assert_close_runs(one, other):
 
 class TestTheSameResult:
     @pytest.mark.parametrize(
-        ("size", "accumulate", "options"),
+        ("size", "grad_accum", "options"),
         [
             (2, 1, ["--batch-size", "4"]),
-            (2, 1, ["--batch-size", "5", "--flip", "--ema", "0.9"]),  # parts of two sizes
-            (3, 1, ["--batch-size", "3"]),  # the last batch is one image, for three processes
+            (2, 1, ["--batch-size", "5", "--flip", "--ema", "0.9"]),  # two sizes of rank slices
+            # The last batch is one image, for three processes.
+            pytest.param(3, 1, ["--batch-size", "3"], marks=pytest.mark.slow),
             (2, 2, ["--batch-size", "6"]),
-            (1, 4, ["--batch-size", "6"]),
+            pytest.param(1, 4, ["--batch-size", "6"], marks=pytest.mark.slow),
         ],
     )
-    def test_as_one_process_takes_the_same_batches(self, place, size, accumulate, options):
+    def test_as_one_process_takes_the_same_batches(self, place, size, grad_accum, options):
         alone = train(place, 1, "alone", "--epochs", "2", *options)
         assert_close_runs(
-            alone, train(place, size, "shared", "--epochs", "2", "--accumulate", str(accumulate), *options)
+            alone, train(place, size, "shared", "--epochs", "2", "--grad-accum", str(grad_accum), *options)
         )
 
     def test_of_batches_larger_than_the_noise_that_is_drawn_at_once(self, place, monkeypatch):
@@ -72,7 +74,7 @@ class TestTheSameResult:
         runs = []
         for size in (1, 2):
             arguments = ["train", PLAIN, *OPTIONS, "--out", str(size), "--epochs", "1", "--batch-size", "10"]
-            assert [end(process) for process in begin_ranks(place, arguments, size, before=small)] == [0] * size
+            assert run_ranks(place, arguments, size, before=small)[0] == [0] * size
             runs.append(place / str(size))
         assert_close_runs(*runs)
 
@@ -89,20 +91,13 @@ class TestTheSameResult:
     def _reference(self, place):
         """One epoch by hand: two forward passes a step, each with statistics of its own, the first one's kept."""
         from aecli.configs import TrainConfig
-        from aecli.models import registry
         from aecli.progress import never
         from aecli.training.inputs.image_sets import gather_images
 
-        gathering = gather_images(TrainConfig("vae", data=str(place / "images"), image_size=64, cache="off"), never)
-        try:
-            while True:
-                next(gathering)
-        except StopIteration as stop:
-            images, _, _ = stop.value
-        torch.manual_seed(0)
-        start = registry.build("vae", registry.resolve_options("vae", {"width": 4}))
+        data = TrainConfig("vae", data=str(place / "images"), image_size=64, cache="off")
+        (images, _, _), _ = finish(gather_images(data, never))
         model = report.ReportVAE(4, 64)
-        model.load_state_dict(start.state_dict())
+        model.load_state_dict(build("vae", width=4).state_dict())
         model.train()
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.5, 0.999))
         order = images.rows[epoch_order(len(images), 0, 0)]
@@ -133,13 +128,15 @@ def _draw_at_once(images):
     torch.set_num_threads(1)
 
 
-class TestTakingUpAgain:
+class TestResuming:
+    @pytest.mark.slow
     def test_with_another_number_of_processes(self, place):
         whole = train(place, 1, "whole", "--epochs", "3", "--batch-size", "4")
         for size, epochs in ((2, 1), (1, 2), (3, 3)):
             train(place, size, "mine", "--epochs", str(epochs), "--batch-size", "4")
         assert_close_runs(whole, place / "mine")
 
+    @pytest.mark.slow
     def test_after_a_stop_asked_of_all_of_them(self, place):
         options = ["--epochs", "4000", "--batch-size", "4", "--val-fraction", "0", "--seed", "3"]
         self._stop_in_mid_run(place, options, signal.SIGTERM)
@@ -159,6 +156,7 @@ class TestTakingUpAgain:
         assert said.count("Error: interrupted after epoch") == 1
         assert said.count("\n") == 2
 
+    @pytest.mark.slow
     def test_after_one_of_them_is_killed(self, place):
         options = ["--epochs", "4000", "--batch-size", "4", "--checkpoint-every", "0.0001"]
         processes = begin_ranks(place, ["train", PLAIN, *OPTIONS, "--out", "mine", *options], 2)
@@ -184,26 +182,21 @@ class TestFailures:
             (["--lr", "1e30"], "is not a finite number"),
         ],
     )
-    def test_that_all_meet_are_told_once(self, place, options, said):
+    def test_that_all_meet_are_reported_once(self, place, options, said):
         arguments = ["train", PLAIN, *OPTIONS, "--out", "mine", "--epochs", "9", "--batch-size", "4", *options]
         assert said in fail_ranks(place, arguments, 2)
 
     def test_of_one_process_end_all_with_its_message(self, place):
-        processes = begin_ranks(
-            place, ["train", PLAIN, *OPTIONS, "--out", "mine", "--epochs", "9"], 2, before=_spoil_the_second
-        )
-        assert [end(process) for process in processes] == [1, 2]
-        said = (place / "stderr.txt").read_text()
+        command = ["train", PLAIN, *OPTIONS, "--out", "mine", "--epochs", "9"]
+        statuses, _, said = run_ranks(place, command, 2, before=_spoil_the_second)
+        assert statuses == [1, 2]
         assert said.startswith("Error: AECLI_CACHE_GB=much") and said.count("Error: ") == 1
 
     def test_machines_that_see_different_images(self, place):
         write_images(place / "elsewhere" / "images", ["i1", "i2", "i3"])
-        processes = begin_ranks(
-            place, ["train", PLAIN, *OPTIONS, "--out", str(place / "mine"), "--epochs", "9"], 2, before=_move_the_second
-        )
-        assert [end(process) for process in processes] == [1, 1]
-        said = (place / "stderr.txt").read_text()
-        assert said.count("Error: ") == 1 and "not the same on all machines" in said
+        command = ["train", PLAIN, *OPTIONS, "--out", str(place / "mine"), "--epochs", "9"]
+        statuses, _, said = run_ranks(place, command, 2, before=_move_the_second)
+        assert statuses == [1, 1] and said.count("Error: ") == 1 and "not the same on all machines" in said
 
 
 def _spoil_the_second():

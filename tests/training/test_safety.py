@@ -1,4 +1,4 @@
-"""What keeps a run safe: one process a folder, checkpoints in time, steps that went wrong, writes that fail."""
+"""What keeps a run safe: one process a folder, checkpoints in time, non-finite steps, writes that fail."""
 
 import os
 from dataclasses import replace
@@ -146,8 +146,8 @@ class TestCheckpointsInTime:
             config.replace(checkpoint_every=minutes)
 
 
-class TestStepsThatWentWrong:
-    """The report's VAE, but for one step: its loss, or its gradient alone, is no number there."""
+class TestNonFiniteSteps:
+    """The report's VAE, but for one step: its loss, or its gradient alone, is not finite there."""
 
     @pytest.fixture
     def wrong_at(self, monkeypatch):
@@ -175,7 +175,7 @@ class TestStepsThatWentWrong:
 
     @pytest.mark.parametrize("what", ["loss", "gradient"])
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-    def test_the_step_is_told_and_the_last_good_checkpoint_kept(self, config, tmp_path, wrong_at, what, value):
+    def test_the_step_is_named_and_the_last_good_checkpoint_kept(self, config, tmp_path, wrong_at, what, value):
         folder = tmp_path / "mine"
         run(config.replace(out=folder, epochs=1))
         step = checkpoints.read_document(folder / "last.safetensors")["clock"]["step"] + 3
@@ -183,9 +183,7 @@ class TestStepsThatWentWrong:
         with pytest.raises(TrainingError) as caught:
             run(config.replace(out=folder, epochs=3, checkpoint_every=1e-9))
         message = str(caught.value)
-        assert message.startswith(
-            f"the {what} of step {step}, in epoch 2, is not a finite number\nhint: try a smaller --lr"
-        )
+        assert message.startswith(f"the {what} of step {step}, in epoch 2,") and "\nhint: " in message
         assert f"{folder / 'last.safetensors'}, after epoch" in message
         clock = checkpoints.read_document(folder / "last.safetensors")["clock"]
         assert clock["step"] < step and f"after epoch {clock['epoch']}, step {clock['batch']}" in message
@@ -197,8 +195,8 @@ class TestStepsThatWentWrong:
         with pytest.raises(TrainingError, match="the loss of step 1, in epoch 1, .*\n.*nothing had been saved"):
             run(config)
 
-    def test_a_stop_does_not_save_a_state_that_went_wrong(self, config, tmp_path, wrong_at, monkeypatch):
-        monkeypatch.setattr(sync, "SYNC_INTERVAL_SECONDS", 1e9)  # nobody has looked yet when the stop comes
+    def test_a_stop_saves_no_non_finite_state(self, config, tmp_path, wrong_at, monkeypatch):
+        monkeypatch.setattr(sync, "SYNC_INTERVAL_SECONDS", 1e9)  # the detector has not been read when the stop comes
         wrong_at(2, "gradient")
         with pytest.raises(TrainingError, match="gradient of step 2"):
             run(config.replace(out=tmp_path / "mine"), stop_after=5)
@@ -213,7 +211,7 @@ class TestStepsThatWentWrong:
         with pytest.raises(TrainingError, match=r"the gradient \(in fp16, at every scale\) of step"):
             run(config.replace(out=tmp_path / "ever", epochs=20))
 
-    def test_a_look_does_not_change_the_steps(self, config, tmp_path, monkeypatch):
+    def test_the_detector_does_not_change_the_steps(self, config, tmp_path, monkeypatch):
         run(config.replace(out=tmp_path / "watched"))
         monkeypatch.setattr("aecli.training.sync.NonFiniteDetector.update", lambda detector, loss: None)
         run(config.replace(out=tmp_path / "unwatched"))

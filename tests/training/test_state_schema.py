@@ -1,4 +1,4 @@
-"""The document of last.safetensors: open to newer and older versions, and safe against a file from a stranger."""
+"""The document of last.safetensors: open to newer and older versions, and safe against hostile files."""
 
 import json
 
@@ -14,7 +14,9 @@ from aecli.training.state import TrainState
 from aecli.training.state_schema import load_state, validate_scaler
 from tests.support.trained import TRAIN, fails, ok, rewrite
 
+PARTS = ("epoch", "clock", "best", "rows", "schedule", "lr")
 STATES = {
+    **{f"no {key}": lambda d, key=key: d.pop(key) and None for key in PARTS},
     "an epoch that never was": lambda d: d.update(epoch=10**18),
     "another epoch than its clock's": lambda d: d.update(epoch=1),
     "an epoch below zero": lambda d: d.update(epoch=-1) or d["clock"].update(epoch=-1),

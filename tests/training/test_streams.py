@@ -27,15 +27,15 @@ def config(tmp_path):
     )  # fmt: skip
 
 
-def test_it_has_a_row_now_and_then_and_ends_after_its_steps(config, tmp_path):
+def test_it_has_a_row_every_so_many_steps_and_ends_after_its_steps(config, tmp_path):
     reports, end = run(config)
     assert isinstance(end, Finished) and end.epochs == 3
     assert [(row["epoch"], row["step"]) for row in rows(tmp_path / "mine")] == [("1", "4"), ("2", "8"), ("3", "10")]
     assert all(float(row["val_loss"]) > 0 for row in rows(tmp_path / "mine"))
     started = next(report for report in reports if isinstance(report, Started))
     assert (started.train_images, started.val_images, started.epochs) == (None, 5, 3)
-    told = RunFolder(tmp_path / "mine").read_config()["data"]
-    assert (told["images"], told["shards"], told["lanes"]) == (None, 4, 3)
+    data = RunFolder(tmp_path / "mine").read_config()["data"]
+    assert (data["images"], data["shards"], data["lanes"]) == (None, 4, 3)
     assert len([report for report in reports if isinstance(report, EpochReport)]) == 3
 
 
@@ -48,6 +48,7 @@ def test_stopped_anywhere_and_continued_it_is_the_run_never_stopped(config, tmp_
     assert_same_run(tmp_path / "whole", tmp_path / "mine")
 
 
+@pytest.mark.slow
 def test_every_number_of_processes_trains_alike_and_may_go_on(tmp_path, config):
     (tmp_path / "images").mkdir()  # what the other tests of processes train on
     options = ["--data", "shards/*.tar", "--val-data", "val.parquet", "--epoch-steps", "4", "--batch-size", "6",
@@ -80,7 +81,7 @@ def test_its_latest_images_are_drawn(config, tmp_path, monkeypatch):
     ]  # fmt: skip
 
 
-def test_other_shards_than_then_are_told_and_begun_anew(config, tmp_path):
+def test_other_shards_give_a_notice_and_begin_again(config, tmp_path):
     run(config, stop_after=3)
     write_tars(tmp_path / "shards", [60, 1])
     reports, end = run(config)
@@ -90,7 +91,7 @@ def test_other_shards_than_then_are_told_and_begun_anew(config, tmp_path):
     )
 
 
-def test_a_place_that_makes_no_sense_is_refused(config, tmp_path):
+def test_an_invalid_position_is_refused(config, tmp_path):
     run(config, stop_after=3)
     rewrite(tmp_path / "mine" / "last.safetensors", lambda document: document.update(cursors=[[0, 0, 0, 0, 10**9]] * 3))
     with pytest.raises(CheckpointError, match="(?s)does not fit these images.*--restart"):

@@ -1,6 +1,5 @@
 """`train --log tensorboard`, read by TensorBoard's own reader."""
 
-import csv
 import sys
 
 import numpy as np
@@ -13,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from aecli.configs import TrainConfig
 from aecli.training.events import EpochReport, Interrupted
 from aecli.training.loop import train
-from tests.support.trained import fails, ok, write_images
+from tests.support.trained import fails, ok, rows, write_images
 
 pytestmark = [
     pytest.mark.filterwarnings("default"),  # of TensorBoard's own packages
@@ -34,11 +33,6 @@ def read(run):
     return events
 
 
-def rows(run):
-    with open(run / "metrics.csv", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 @pytest.mark.draws
 def test_numbers_pictures_and_options(tmp_path, options):
     ok(*options, "--epochs", 3, "--log", "tensorboard", "--out", tmp_path / "run")
@@ -55,7 +49,7 @@ def test_numbers_pictures_and_options(tmp_path, options):
     assert '"width": 2' in events.Tensors("options/text_summary")[0].tensor_proto.string_val[0].decode()
 
 
-def test_a_run_taken_up_again_has_no_point_twice(tmp_path, options):
+def test_a_resumed_run_has_no_point_twice(tmp_path, options):
     where = {"data": str(tmp_path / "images"), "image_size": 32, "options": {"width": 2}, "batch_size": 4,
              "device": "cpu", "cache": "off", "log": "tensorboard", "out": tmp_path / "run"}  # fmt: skip
     reports = []
@@ -81,6 +75,6 @@ def test_the_run_is_the_same_with_it_or_without(tmp_path, options):
 
 def test_without_the_package_the_extra_is_named(tmp_path, options, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard.writer", None)
-    said = fails(2, *options, "--log", "tensorboard", "--out", tmp_path / "run")
-    assert 'pip install "aecli[tensorboard]"' in said and not (tmp_path / "run").exists()
+    message = fails(2, *options, "--log", "tensorboard", "--out", tmp_path / "run")
+    assert 'pip install "aecli[tensorboard]"' in message and not (tmp_path / "run").exists()
     assert "--log wandb" in fails(2, *options, "--log", "wandb")

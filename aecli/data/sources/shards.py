@@ -10,7 +10,7 @@ import math
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -64,14 +64,14 @@ class Shards:
         arguments = _load_arguments(source, files, library)
         with _as_data_error(source):
             dataset = library.load_dataset(**arguments, streaming=True)
-        for name, feature in _features(dataset):
+        for name, feature in (dataset.features or {}).items():
             if isinstance(feature, library.Image) and feature.decode:
                 with _as_data_error(source):
                     dataset = dataset.cast_column(name, library.Image(decode=False))
         with _as_data_error(source):
             count = dataset.num_shards
         self._dataset = dataset
-        self._columns = _image_columns(source, dict(_features(dataset)))
+        self._columns = _image_columns(source, dataset.features or {})
         self.names = files if len(files) == count else tuple(f"{source}#{number}" for number in range(count))
         sizes = [os.path.getsize(name) if os.path.isfile(name) else "" for name in self.names]
         text = "".join(f"{os.path.basename(name)}\0{size}\n" for name, size in zip(self.names, sizes, strict=True))
@@ -158,10 +158,6 @@ def _library() -> Any:
     for name in ("datasets", "huggingface_hub"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return datasets
-
-
-def _features(dataset: Any) -> Iterable[tuple[str, Any]]:
-    return (dataset.features or {}).items()
 
 
 def _files(source: str) -> tuple[str, ...]:

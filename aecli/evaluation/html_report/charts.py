@@ -49,10 +49,18 @@ def marker(column: int) -> str:
 
 def draw_scatters(metrics: Sequence[Metric], names: Sequence[str], values: MetricValues) -> list[Chart]:
     """Scatter every two metrics, all predictions in one frame, and every two predictions, for each metric."""
-    charts = [_metrics_scatter(y, x, values) for x, y in combinations(metrics, 2)]
+    charts = []
+    for x, y in combinations(metrics, 2):
+        columns = enumerate(zip(values[x.name].T, values[y.name].T, strict=True))
+        series = [(column, *points) for column, points in columns]
+        charts.append(_scatter(f"{y.title} against {x.title}", x.title, y.title, series, overlays=True))
+    labels = [single_line(name) for name in names]
     for metric in metrics:
         for a, b in combinations(range(len(names)), 2):
-            charts.append(_predictions_scatter(metric, names, (a, b), values[metric.name]))
+            title = f"{metric.title}: {labels[a]} against {labels[b]}"
+            x_label, y_label = (f"{metric.title} of {labels[column][:60]}" for column in (b, a))
+            points = (a, values[metric.name][:, b], values[metric.name][:, a])
+            charts.append(_scatter(title, x_label, y_label, [points], overlays=False))
     return charts
 
 
@@ -77,33 +85,21 @@ def draw_histogram(metric: Metric, names: Sequence[str], values: NDArray[np.floa
         return Chart(title, _svg(figure, title))
 
 
-def _metrics_scatter(y: Metric, x: Metric, values: MetricValues) -> Chart:
-    series = [(column, *points) for column, points in enumerate(zip(values[x.name].T, values[y.name].T, strict=True))]
-    return _scatter(f"{y.title} against {x.title}", x.title, y.title, series, is_square=False, overlays=True)
-
-
-def _predictions_scatter(
-    metric: Metric, names: Sequence[str], columns: tuple[int, int], values: NDArray[np.float64]
-) -> Chart:
-    a, b = columns
-    x_label, y_label = (f"{metric.title} of {single_line(names[column])[:60]}" for column in (b, a))
-    title = f"{metric.title}: {single_line(names[a])} against {single_line(names[b])}"
-    return _scatter(title, x_label, y_label, [(a, values[:, b], values[:, a])], is_square=True, overlays=False)
-
-
 def _scatter(
     title: str,
     x_label: str,
     y_label: str,
     series: Sequence[tuple[int, NDArray[np.float64], NDArray[np.float64]]],
-    is_square: bool,
     overlays: bool,
 ) -> Chart:
-    """Draw the points of each series (column, x, y) as a group whose gid lists their images, in order."""
+    """Draw the points of each series (column, x, y) as a group whose gid lists their images, in order.
+
+    Without `overlays`, both axes have the same scale, and their diagonal is drawn.
+    """
     with quiet_matplotlib():
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(5.4, 5.0 if is_square else 3.9), dpi=150, layout="constrained")
+        figure = Figure(figsize=(5.4, 3.9 if overlays else 5.0), dpi=150, layout="constrained")
         axes = figure.subplots()
         many = sum(len(x) for _, x, _ in series) > MAX_POINTS
         for column, x, y in series:
@@ -113,7 +109,7 @@ def _scatter(
                                   alpha=0.45 if many else 0.7, linewidths=0, rasterized=many)  # fmt: skip
             if not many:
                 points.set_gid("points-" + ".".join(map(str, images)))
-        if is_square:
+        if not overlays:
             low, high = min(axes.get_xlim()[0], axes.get_ylim()[0]), max(axes.get_xlim()[1], axes.get_ylim()[1])
             axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
             axes.axline((low, low), (high, high), color=_INK, linewidth=1, linestyle=(0, (4, 3)))
