@@ -132,8 +132,6 @@ def _end_to_json(end: Finished | Interrupted) -> dict[str, Any]:
     if isinstance(end, Interrupted):
         run = str(end.run.path) if end.run else None
         return {"run": run, "interrupted": True, "epochs": end.epoch, "batches": end.batch}
-    config = end.run.read_config()
-    sources = [config[key] for key in ("data", "val_data") if isinstance(config.get(key), dict)]
     return {
         "run": str(end.run.path),
         "interrupted": False,
@@ -143,7 +141,7 @@ def _end_to_json(end: Finished | Interrupted) -> dict[str, Any]:
         "stopped_early": end.stopped_early,
         "was_finished": end.was_finished,
         "pace": asdict(end.pace) if end.pace else None,
-        "conversions": {str(each.get("source")): each.get("conversions") for each in sources},
+        "conversions": dict(end.conversions),
     }
 
 

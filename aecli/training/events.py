@@ -1,8 +1,8 @@
 """Reports that training yields, in this order: Started, steps and epochs, then Finished or Interrupted."""
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -106,6 +106,7 @@ class Finished:
     stopped_early: bool
     was_finished: bool
     pace: Throughput | None = None
+    conversions: Mapping[str, Any] = field(default_factory=dict)  # source -> what was done to its images, as JSON
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,9 @@ def _train(session: Session) -> Iterator[TrainReport]:
     state, best = session.state, session.state.best
     throughput = session.throughput.throughput(session.plan.placement.device)
     yield Finished(
-        session.folder, state.counters.epoch, best.epoch, best.metrics, state.stopped_early, False, throughput
-    )
+        session.folder, state.counters.epoch, best.epoch, best.metrics, state.stopped_early, was_finished=False,
+        pace=throughput, conversions=session.conversions,
+    )  # fmt: skip
 
 
 def _run_epochs(session: Session, checkpointer: Checkpointer, log: Log) -> Iterator[StepReport | EpochReport | Notice]:

@@ -1,6 +1,8 @@
 """A run that is ready to train: all that the loop, checkpoints and observers work with."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from aecli.configs import TrainConfig
 from aecli.progress import StopRequest
@@ -35,6 +37,7 @@ class Session:
     sync: LossSync
     throughput: ThroughputMeter
     should_stop: StopRequest
+    conversions: Mapping[str, Any]  # source -> what was done to its images, as JSON
 
     @property
     def config(self) -> TrainConfig:

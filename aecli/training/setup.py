@@ -1,7 +1,7 @@
 """From a config to a session: what happens once, before the first step."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +87,8 @@ def prepare(
     if distributed.is_main_process:
         _write_config(run, plan, {"placement": placement, **data.record})
     sync = LossSync(distributed, state, inputs.loader.stream_positions, should_stop)
-    session = Session(plan, run.folder, state, inputs, compute_loss, sync, ThroughputMeter(), should_stop)
+    session = Session(plan, run.folder, state, inputs, compute_loss, sync, ThroughputMeter(), should_stop,
+                      _conversions(data.record))  # fmt: skip
     yield _started(session, data, placement)
     return session
 
@@ -117,7 +118,14 @@ def _finished(run: OpenedRun, plan: Plan) -> Finished | None:
     counters, best = state.counters, state.best
     if counters.batch or not plan.is_complete(counters.epoch, counters.step, state.stopped_early):
         return None
-    return Finished(run.folder, counters.epoch, best.epoch, best.metrics, state.stopped_early, was_finished=True)
+    return Finished(run.folder, counters.epoch, best.epoch, best.metrics, state.stopped_early, True,
+                    conversions=_conversions(run.recorded or {}))  # fmt: skip
+
+
+def _conversions(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was done to the images of each source of config.json."""
+    sources = [record[key] for key in ("data", "val_data") if isinstance(record.get(key), dict)]
+    return {str(each.get("source")): each.get("conversions") for each in sources}
 
 
 def open_data(plan: Plan, run: OpenedRun, should_stop: StopRequest) -> Generator[TrainReport, None, Data]:

@@ -94,7 +94,7 @@ def split_pixels(photographs):
     """The training and the validation images, as uint8 (N, 3, 32, 32)."""
     listed = list_images(str(photographs))
     for indices in split_indices(listed, 0.25):
-        pixels = [fit(decode(listed[index]), 32, "squash").transpose(2, 0, 1) for index in indices]
+        pixels = [fit(decode(listed[index]).pixels, 32, "squash").transpose(2, 0, 1) for index in indices]
         yield torch.from_numpy(np.stack(pixels))
 
 
