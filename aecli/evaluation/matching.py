@@ -12,6 +12,7 @@ from pathlib import Path
 from aecli.data.image_ref import ImageRef
 from aecli.data.sources.registry import list_images
 from aecli.data.sources.selection import Selection
+from aecli.errors import single_line
 from aecli.evaluation.naming import find_template, rename, shortened_keys
 from aecli.progress import Listener, Notice
 
@@ -59,7 +60,8 @@ def leave_out(images: list[ImageRef], source: str, sources: Sequence[str], liste
         folder = _folder_in(source, other)
         rest = [image for image in images if not image.name.startswith(folder)] if folder else images
         if 0 < len(rest) < len(images):
-            listen(Notice(f"{source}: {len(images) - len(rest):,} images in {folder} left out, which is {other}"))
+            count = len(images) - len(rest)
+            listen(Notice(f"{source}: {count:,} images in {single_line(folder)} left out, which is {other}"))
             images = rest
     return images
 

@@ -96,6 +96,6 @@ def _around(pattern: str, field: str, truths: Mapping[str, str], predictions: Co
         for prediction in predictions:
             if name in prediction and (at := prediction.find(name, start)) >= 0 and prediction.startswith(folder):
                 template = pattern + prediction[start:at] + field + prediction[at + len(name) :]
-                if is_template(template):
+                if is_template(template) and template.isprintable():
                     found[template] += 1
     return found

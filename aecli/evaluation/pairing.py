@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aecli.data.image_ref import ImageRef
 from aecli.data.sources.selection import is_image_name
-from aecli.errors import ConfigError, DataError
+from aecli.errors import ConfigError, DataError, single_line
 from aecli.evaluation.matching import Listed, find_renaming, list_source, match_keys, renaming_options
 from aecli.evaluation.unpaired import Unpaired
 from aecli.progress import Listener, Notice, ignore
@@ -112,14 +112,14 @@ def pair_sources(
             )
             raise DataError(f"--pred {prediction.name}: no image has the name of an image of --gt\nhint: {hint}")
         if match.left_off:
-            listen(Notice(f"--pred {prediction.name}: paired with --gt without {match.left_off}"))
+            listen(Notice(f"--pred {prediction.name}: paired with --gt without {single_line(match.left_off)}"))
         unpaired += _duplicates(images, prediction.name)
         taken = set(match.keys.values())
         missing = [(key, image.name) for key, image in truths.first.items() if key not in match.keys]
         extra = [image.name for key, image in images.first.items() if key not in taken]
         reason = f"not in prediction {prediction.name!r}"
         unpaired += [
-            Unpaired(name, prediction.name, "unread", f"{images.unread[key]} is there, but not read")
+            Unpaired(name, prediction.name, "unread", f"{images.unread[key]!r} is there, but not read")
             if key in images.unread
             else Unpaired(name, prediction.name, "missing", reason)
             for key, name in missing

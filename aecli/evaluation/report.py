@@ -137,6 +137,7 @@ class EvalReport:
                 {"name": each.name, "prediction": each.prediction, "reason": each.reason} for each in self.unpaired
             ],
             "conversions": dict(self.conversions),
+            "notices": list(self.notices),
             "versions": dict(self.versions),
         }
 

@@ -64,15 +64,15 @@ def resolve(config: TrainConfig, distributed: Distributed) -> Plan:
     Raises:
         AecliError: options that can't be used, or a device, compiler or package that is missing.
     """
-    for source in (config.data.source, config.data.val_source):
-        if source is not None:
-            require_source(source)
     placement = place(config.run.device, config.run.precision, training=True)
     if config.run.deterministic:
         make_deterministic()
     validate_log(config.run.log)
     if config.run.compile == "on":
         require_compiler(placement.device)
+    for source in (config.data.source, config.data.val_source):
+        if source is not None:
+            require_source(source)
     model_options, encoder = resolve_model(config)
     validate_options(config, distributed, placement)
     options = resolved_options(config, model_options, encoder)

@@ -20,7 +20,7 @@ def test_metadata_is_one_document_beside_the_format(trained, model):
         found = file.metadata()
     assert set(found) == {"format", "aecli"} and found["format"] == "pt"
     document = json.loads(found["aecli"])
-    assert set(document) == {"schema", "model", "options", "image_size", "fit", "epoch", "metrics"}
+    assert set(document) == {"schema", "model", "options", "image_size", "fit", "background", "epoch", "metrics"}
     assert (document["schema"], document["model"], document["image_size"], document["fit"]) == (1, model, 32, "squash")
     assert document["options"]["width"] == 4
     best = ok_json("train", model, *TRAIN)

@@ -131,6 +131,7 @@ class TestMoreThan8Bits:
         assert mean_psnr(found) == pytest.approx(by_hand, abs=1e-9)
         assert found["results"][0]["psnr"]["identical"] == 0
         assert "ae: 3 images are identical at 8 bits" in notices[-1]
+        assert found["notices"] == notices
         assert "3 of 3" in found["definitions"]["depth"]
         assert found["conversions"][str(tmp_path / "gt")]["depth"]["images"] == 3
         assert not any("reduced to 8" in text for text in notices), "they are measured as they are"

@@ -78,7 +78,7 @@ class TestPairs:
         (tmp_path / "ae/b.heic").write_bytes(b"x")
         pairing = pair_sources(truth, [Prediction("ae", other)])
         assert {(each.kind, each.name) for each in pairing.unpaired} == {("unread", "b.png"), ("missing", "c.png")}
-        assert "b.heic is there" in next(each.reason for each in pairing.unpaired if each.kind == "unread")
+        assert "'b.heic' is there" in next(each.reason for each in pairing.unpaired if each.kind == "unread")
 
     def test_no_name_in_common_shows_one_of_each(self, tmp_path):
         truth = write(tmp_path / "gt", "deep/a.png")
@@ -266,6 +266,13 @@ class TestMoreTemplates:
         heard = []
         assert len(pairs_of(truth, other, templates=["{}_rec"], listen=heard.append)[0]) == 1
         assert [each.text for each in heard] == ["--pred-name {}_rec: no prediction is named so"]
+
+    def test_names_that_no_terminal_shows_are_no_template(self, tmp_path):
+        truth = write(tmp_path / "gt", *(f"{name}.png" for name in TRUTHS))
+        other = write(tmp_path / "ae", *(f"{name}\n\x1b[31m.png" for name in TRUTHS))
+        with pytest.raises(DataError) as caught:
+            pairs_of(truth, other)
+        assert len(str(caught.value).splitlines()) == 2 and "\x1b" not in str(caught.value)
 
     def test_chance_is_no_convention(self, tmp_path):
         truth = write(tmp_path / "gt", *(f"{number}.png" for number in range(9)))
