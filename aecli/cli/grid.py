@@ -12,6 +12,7 @@ def grid(config: GridConfig, listen: Listener) -> Output:
     from aecli.inference.comparison_grid import draw_comparison
 
     result = draw_comparison(config, listen)
-    document = {"out": str(result.out), "rows": result.rows, "images": result.images}
+    document = {"out": str(result.out), "rows": result.rows, "images": result.images,
+                "conversions": result.conversions}  # fmt: skip
     text = f"drew {len(result.images)} images in rows {', '.join(result.rows)}: {result.out}"
     return Output(document, lambda: print_line(text))

@@ -144,8 +144,8 @@ def check_value(each: OptionField, value: Any) -> Any:
         value = float(value)
     if str in kinds and isinstance(value, Path):
         value = str(value)
-    if each.option.completes in ("source", "model") and isinstance(value, str) and value.startswith("~"):
-        value = os.path.expanduser(value)
+    if each.option.completes in ("source", "model") and isinstance(value, str):
+        value = _expanded(value)
     if type(value) not in kinds:
         raise _unexpected(each, repr(value))
     if not _is_within(each.option, value):
@@ -160,7 +160,15 @@ def _checked_tuple(each: OptionField, value: Any) -> tuple[Any, ...]:
     for part in value:
         if not isinstance(part, str) or (choices and part not in choices):
             raise _unexpected(each, part, f"some of {', '.join(choices)}" if choices else "a list of texts")
-    return tuple(value)
+    return tuple(map(_expanded, value)) if each.option.completes in ("model", "prediction") else tuple(value)
+
+
+def _expanded(source: str) -> str:
+    """Return a source with the home folder in place of `~`, also behind `NAME=`."""
+    name, equals, rest = source.partition("=")
+    if equals and rest.startswith("~"):
+        return f"{name}={os.path.expanduser(rest)}"
+    return os.path.expanduser(source) if source.startswith("~") else source
 
 
 def _is_within(option: Option, value: Any) -> bool:

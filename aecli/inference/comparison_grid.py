@@ -1,12 +1,14 @@
 """Random images and each model's reconstructions of them, in labelled rows: the report's figure."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from aecli.configs import GridConfig
+from aecli.data.decoding.conversions import ConversionCounts
 from aecli.data.decoding.decode import DecodeError
 from aecli.data.image_ref import ImageRef, file_paths
 from aecli.errors import CheckpointError, ConfigError, DataError
@@ -17,17 +19,18 @@ from aecli.models import registry
 from aecli.models.base import Autoencoder
 from aecli.progress import Listener, Notice, Progress, ignore
 from aecli.runs.folder import newest_run
-from aecli.runs.images import choose_images
+from aecli.runs.images import choose_images, source_of
 from aecli.storage.outputs import check_writable_file, forbid_overwriting_inputs, write_output
 
 
 @dataclass(frozen=True)
 class GridResult:
-    """The file, the names of its images, and the labels of its rows."""
+    """The file, the names of its images, the labels of its rows, and what reading did to the images of the SOURCE."""
 
     out: Path
     images: list[str]
     rows: list[str]
+    conversions: dict[str, Any] = field(default_factory=dict)
 
 
 def draw_comparison(config: GridConfig, listen: Listener = ignore) -> GridResult:
@@ -47,7 +50,10 @@ def draw_comparison(config: GridConfig, listen: Listener = ignore) -> GridResult
     loaded = [load_model(name, config.runs, config.device, config.precision) for name in names]
     images = choose_images(loaded[0].located, config.data, None, listen)
     forbid_overwriting_inputs("--out", [config.out], file_paths(images))
-    chosen, truth = _choose(images, loaded[0], config, listen)
+    source = source_of(loaded[0].located, config.data, None)
+    chosen, truth, counts = _choose(images, loaded[0], config.n, config.seed, listen)
+    for text in counts.notices(source, loaded[0].background):
+        listen(Notice(text))
     rows = [("Ground Truth", truth)]
     for done, (label, each) in enumerate(zip(_labels(loaded), loaded, strict=True)):
         listen(Progress("reconstructing", done, len(loaded)))
@@ -55,7 +61,8 @@ def draw_comparison(config: GridConfig, listen: Listener = ignore) -> GridResult
         inputs = truth if has_same_input else [each.read_image(image).pixels for image in chosen]
         rows.append((label, [_reconstruct(each, pixels) for pixels in inputs]))
     write_output(config.out, png_bytes(draw_rows(rows)), listen)
-    return GridResult(config.out, [image.name for image in chosen], [label for label, _ in rows])
+    return GridResult(config.out, [image.name for image in chosen], [label for label, _ in rows],
+                      {source: counts.to_json()})  # fmt: skip
 
 
 def _is_autoencoder(name: str) -> bool:
@@ -67,24 +74,27 @@ def _input_of(model: LoadedModel) -> tuple[int, str, str]:
 
 
 def _choose(
-    images: list[ImageRef], model: LoadedModel, config: GridConfig, listen: Listener
-) -> tuple[list[ImageRef], list[np.ndarray]]:
-    """Return `n` random readable images, and their pixels as input for the first model."""
+    images: list[ImageRef], model: LoadedModel, n: int, seed: int, listen: Listener
+) -> tuple[list[ImageRef], list[np.ndarray], ConversionCounts]:
+    """Return `n` random readable images, their pixels as input for the first model, and what reading did to them."""
     chosen: list[ImageRef] = []
     pixels: list[np.ndarray] = []
-    for index in np.random.default_rng(config.seed).permutation(len(images)):
-        if len(chosen) == config.n:
+    counts = ConversionCounts()
+    for index in np.random.default_rng(seed).permutation(len(images)):
+        if len(chosen) == n:
             break
         try:
-            pixels.append(model.read_image(images[index]).pixels)
+            decoded = model.read_image(images[index])
+            counts.add(images[index].name, decoded)
+            pixels.append(decoded.pixels)
             chosen.append(images[index])
         except DecodeError as error:
             listen(Notice(f"skipped {error}"))
     if not chosen:
         raise DataError(f"none of the {len(images)} images can be read\nhint: name others with --data")
-    if len(chosen) < config.n:
+    if len(chosen) < n:
         listen(Notice(f"drawing {len(chosen)} images: there are no more"))
-    return chosen, pixels
+    return chosen, pixels, counts
 
 
 def _reconstruct(model: LoadedModel, pixels: np.ndarray) -> np.ndarray:

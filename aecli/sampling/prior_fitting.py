@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from aecli.data.decoding.conversions import ConversionCounts, Decoded
 from aecli.data.decoding.decode import DecodeError, Pixels
 from aecli.data.image_ref import ImageRef
 from aecli.errors import CheckpointError, DataError, OutputError, summarize
@@ -44,7 +45,7 @@ def fitted_prior(loaded: LoadedModel, listen: Listener) -> FittedPrior:
             listen(Notice(f"{error.headline}: fitting it again"))
     # Always in fp32, because later commands of any precision use what is stored.
     exact = replace(loaded, placement=place(str(loaded.placement.device), "fp32"))
-    prior = _fit(exact, run_images(run, "train"), listen)
+    prior = _fit(exact, run_images(run, "train"), str(run.read_config()["options"]["data"]), listen)
     try:
         prior.save(run.prior, {"autoencoder": loaded.sha256})
     except OutputError as error:
@@ -52,28 +53,31 @@ def fitted_prior(loaded: LoadedModel, listen: Listener) -> FittedPrior:
     return prior
 
 
-def _fit(loaded: LoadedModel, images: Sequence[ImageRef], listen: Listener) -> FittedPrior:
+def _fit(loaded: LoadedModel, images: Sequence[ImageRef], source: str, listen: Listener) -> FittedPrior:
     """Fit a prior in one pass over `images`, leaving out unreadable ones with a notice; raises DataError."""
-    fit, unreadable = PriorFit(), {}
+    fit, unreadable, counts = PriorFit(), {}, ConversionCounts()
     pending: list[Pixels] = []
     total = len(images)
 
-    def decode(image: ImageRef) -> Pixels | DecodeError:
+    def decode(image: ImageRef) -> Decoded | DecodeError:
         try:
-            return loaded.read_image(image).pixels
+            return loaded.read_image(image)
         except DecodeError as error:
             return error
 
     with closing(ordered_map(decode, images)) as decoded:
-        for done, (image, pixels) in enumerate(zip(images, decoded, strict=True), 1):
-            if isinstance(pixels, DecodeError):
-                unreadable[image.name] = pixels.reason
+        for done, (image, result) in enumerate(zip(images, decoded, strict=True), 1):
+            if isinstance(result, DecodeError):
+                unreadable[image.name] = result.reason
             else:
-                pending.append(pixels)
+                counts.add(image.name, result)
+                pending.append(result.pixels)
             if pending and (len(pending) == _FIT_BATCH or done == total):
                 fit.add(*_encode(loaded, pending))
                 pending.clear()
                 listen(Progress(TASK, done, total))
+    for text in counts.notices(source, loaded.background):
+        listen(Notice(text))
     if unreadable:
         listen(Notice(f"left out {len(unreadable)} of {total} unreadable images: {summarize(unreadable)}"))
     if len(unreadable) == total:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from aecli.configs import InterpolateConfig, TraverseConfig
+from aecli.data.decoding.conversions import ConversionCounts
 from aecli.data.decoding.decode import Pixels
 from aecli.data.image_ref import FileRef
 from aecli.errors import ConfigError, DataError
@@ -17,7 +18,7 @@ from aecli.figures.animation import animation_bytes
 from aecli.figures.grid import draw_rows
 from aecli.figures.png import png_bytes
 from aecli.inference.loaded_model import LoadedModel
-from aecli.progress import Listener, ignore
+from aecli.progress import Listener, Notice, ignore
 from aecli.runtime.distributed import Distributed
 from aecli.sampling.prior_choice import LatentPrior, choose_fitted_prior, open_prior
 from aecli.storage.outputs import check_writable_file, write_output
@@ -65,7 +66,7 @@ def draw_walk(config: InterpolateConfig | TraverseConfig, listen: Listener = ign
                                    lambda loaded: choose_fitted_prior(loaded, config.prior, listen))  # fmt: skip
         if distributed.is_main_process:
             if isinstance(config, InterpolateConfig):
-                walk = interpolate(loaded, prior, config.first, config.second, config.steps)
+                walk = interpolate(loaded, prior, config.first, config.second, config.steps, listen)
             else:
                 walk = traverse(loaded, prior, config.n, config.steps)
             write_output(config.out, encode_walk(walk, config.out.suffix), listen)
@@ -73,15 +74,17 @@ def draw_walk(config: InterpolateConfig | TraverseConfig, listen: Listener = ign
     return WalkResult(config.out, config.steps, prior.name)
 
 
-def interpolate(loaded: LoadedModel, prior: LatentPrior, first: Path, last: Path, steps: int) -> LatentWalk:
-    """Return one row of `steps` images from an image file to another.
+def interpolate(
+    loaded: LoadedModel, prior: LatentPrior, first: Path, last: Path, steps: int, listen: Listener = ignore
+) -> LatentWalk:
+    """Return one row of `steps` images from an image file to another; say to `listen` what reading did to them.
 
     Under a fitted prior the path is a line between the whitened latents, under N(0, I) an arc between the latents.
 
     Raises:
         DataError: an image can't be read.
     """
-    ends = _read(first, loaded), _read(last, loaded)
+    ends = _read(first, loaded, listen), _read(last, loaded, listen)
     latents, _ = loaded.latents(loaded.batch(np.stack(ends).transpose(0, 3, 1, 2)))
     start, end = latents.reshape(2, -1)
     fractions = np.linspace(0, 1, steps, dtype=np.float32)
@@ -147,13 +150,17 @@ def slerp(start: Floats, end: Floats, fraction: float) -> Floats:
     return point
 
 
-def _read(path: Path, loaded: LoadedModel) -> Pixels:
+def _read(path: Path, loaded: LoadedModel, listen: Listener) -> Pixels:
     """Return an image file as the model's input uint8 (S, S, 3); raises DataError."""
     try:
         status = os.stat(path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
-    return loaded.read_image(FileRef(path.name, str(path.parent), status)).pixels
+    decoded, counts = loaded.read_image(FileRef(path.name, str(path.parent), status)), ConversionCounts()
+    counts.add(path.name, decoded)
+    for text in counts.notices(str(path.parent), loaded.background):
+        listen(Notice(text))
+    return decoded.pixels
 
 
 def _decode(loaded: LoadedModel, latents: Floats) -> list[Pixels]:
