@@ -30,7 +30,7 @@ options = run.read_config()["options"]
 for image in run_images(run, "val"):
     file = Path("report/ground_truth", f"{image.key}.png")
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(fit(decode(image), options["image_size"], options["fit"])).save(file)
+    Image.fromarray(fit(decode(image).pixels, options["image_size"], options["fit"])).save(file)
 PYTHON
 
 here=$(cd "$(dirname "$0")" && pwd)

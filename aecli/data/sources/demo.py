@@ -70,7 +70,9 @@ def _tile_offsets(length: int) -> list[tuple[int, int]]:
 @lru_cache(maxsize=4)  # tiles are read in order of name: those of one photograph follow each other
 def _scaled_photograph(path: Path, short_side: int) -> Image.Image:
     with Image.open(path) as photograph:
-        return photograph.convert("RGB").resize(_scaled_size(path, short_side), Image.Resampling.LANCZOS)
+        scaled = photograph.convert("RGB").resize(_scaled_size(path, short_side), Image.Resampling.LANCZOS)
+    scaled.info.pop("icc_profile", None)  # the rocket's is Adobe RGB: known, and not worth a notice in every first run
+    return scaled
 
 
 def _demo_tile(path: Path, short_side: int, top: int, left: int) -> Image.Image:
