@@ -62,10 +62,10 @@ class PairCounts:
         self, sources: Sequence[str], names: Sequence[str], background: str, data_range: int | None
     ) -> Iterator[str]:
         """Yield a line for each kind and source, and for what differs within pairs; see `ConversionCounts.notices`."""
-        told = set()
+        reported = set()
         for source, counts in zip(sources, self.sources, strict=True):
-            if source not in told:  # it may be compared with itself
-                told.add(source)
+            if source not in reported:  # it may be compared with itself
+                reported.add(source)
                 known = counts if data_range is None else replace(counts, peak=0)
                 yield from known.notices(source, background, keeps_depth=True)
                 if data_range is not None and counts.peak > data_range:

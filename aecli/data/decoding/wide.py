@@ -1,6 +1,6 @@
 """Images of more than 8 bits a sample, exactly: Pillow itself keeps only the high bytes of 16-bit colour.
 
-Its unpackers take the first byte of each sample, the high one in the byte order that they are told. So colour is loaded
+Its unpackers take the first byte of each sample, the high one in the byte order that is named. So colour is loaded
 a second time with the other byte order named, which gives the low bytes.
 """
 
