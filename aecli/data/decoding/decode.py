@@ -5,7 +5,6 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
@@ -78,9 +77,7 @@ def decode(image: ImageRef, background: Colour = WHITE, full_depth: bool = False
     Raises:
         DecodeError: the image is damaged, truncated, too large, of another format, or of an unsupported value range.
     """
-    with _as_decode_error(image), ExitStack() as reserved:
-        picture = _picture(image, reserved, background, full_depth)
-        return picture.decoded(_as_array(picture.rgb))
+    return _decoded(image, background, full_depth, _as_array)
 
 
 def image_size(image: ImageRef) -> tuple[int, int]:
@@ -136,10 +133,12 @@ def decode_fitted(image: ImageRef, size: int, how: str, background: Colour = WHI
     Raises:
         DecodeError: the image can't be decoded, or is too elongated to be cropped.
     """
-    with _as_decode_error(image), ExitStack() as reserved:
-        picture = _picture(image, reserved, background, full_depth=False)
-        assert isinstance(picture.rgb, Image.Image)  # for the type checker: an array at full depth alone
-        return picture.decoded(np.array(_fit(picture.rgb, size, how)))
+
+    def finish(picture: Image.Image | NDArray[Any]) -> NDArray[Any]:
+        assert isinstance(picture, Image.Image)  # for the type checker: an array at full depth alone
+        return np.array(_fit(picture, size, how))
+
+    return _decoded(image, background, full_depth=False, finish=finish)
 
 
 @contextmanager
@@ -152,45 +151,42 @@ def _as_decode_error(image: ImageRef) -> Iterator[None]:
         raise DecodeError(image.name, "not enough memory") from error
 
 
-@dataclass(frozen=True)
-class _Picture:
-    rgb: Image.Image | NDArray[Any]
-    conversions: Conversion
-    frames: int
-    peak: int
-    profile: str
-
-    def decoded(self, pixels: NDArray[Any]) -> Decoded:
-        return Decoded(pixels, self.conversions, self.frames, self.peak, self.profile)
-
-
-def _picture(image: ImageRef, reserved: ExitStack, background: Colour, full_depth: bool) -> _Picture:
-    opened, source = _open(image, reserved)
-    before = _orientation(opened) if isinstance(opened, TiffImageFile) else 1  # Pillow turns TIFFs while loading them
-    frames, is_deep = 1, False
-    if isinstance(source, bytes):
-        frames, is_deep = count_frames(opened, source), has_deep_colour(opened, source)
-    wide = _load(opened, source)
-    del source  # the encoded bytes: large images are copied below
-    orientation = _orientation(opened)
-    upright = _UPRIGHT.get(orientation)
-    rgb: Image.Image | NDArray[Any]
-    peak = 0
-    if wide is None:
-        rgb, kinds = to_rgb(opened if upright is None else opened.transpose(upright), background)
-    else:
-        rgb, kinds, peak = wide_values(wide, background) if full_depth else wide_to_rgb(wide, background)
-        rgb = rgb if upright is None else _transposed(rgb, upright)
-    profile = opened.info.get("icc_profile")
-    is_other = isinstance(profile, bytes) and profile and not is_srgb(profile)
-    other_profile = hashlib.sha256(profile or b"").hexdigest() if is_other else ""
-    kinds |= as_kinds({
-        Conversion.ORIENTATION: before in _UPRIGHT or upright is not None,
-        Conversion.FRAMES: frames != 1,
-        Conversion.DEPTH: is_deep or wide is not None,
-        Conversion.PROFILE: other_profile,
-    })  # fmt: skip
-    return _Picture(rgb, kinds, frames, peak, other_profile)
+def _decoded(
+    image: ImageRef,
+    background: Colour,
+    full_depth: bool,
+    finish: Callable[[Image.Image | NDArray[Any]], NDArray[Any]],
+) -> Decoded:
+    """Decode, and return what `finish` makes of the picture, while the memory for it is reserved."""
+    with _as_decode_error(image), ExitStack() as reserved:
+        opened, source = _open(image, reserved)
+        # Pillow turns TIFFs itself while loading them.
+        before = _orientation(opened) if isinstance(opened, TiffImageFile) else 1
+        frames, is_deep = 1, False
+        if isinstance(source, bytes):
+            frames, is_deep = count_frames(opened, source), has_deep_colour(opened, source)
+        wide = _load(opened, source)
+        del source  # the encoded bytes: large images are copied below
+        orientation = _orientation(opened)
+        upright = _UPRIGHT.get(orientation)
+        rgb: Image.Image | NDArray[Any]
+        peak = 0
+        if wide is None:
+            rgb, kinds = to_rgb(opened if upright is None else opened.transpose(upright), background)
+        else:
+            rgb, kinds, peak = wide_values(wide, background) if full_depth else wide_to_rgb(wide, background)
+            rgb = rgb if upright is None else _transposed(rgb, upright)
+        profile = opened.info.get("icc_profile")
+        is_other = isinstance(profile, bytes) and profile and not is_srgb(profile)
+        other_profile = hashlib.sha256(profile or b"").hexdigest() if is_other else ""
+        kinds |= as_kinds({
+            Conversion.ORIENTATION: before in _UPRIGHT or upright is not None,
+            Conversion.FRAMES: frames != 1,
+            Conversion.DEPTH: is_deep or wide is not None,
+            Conversion.PROFILE: other_profile,
+        })  # fmt: skip
+        del opened, wide  # `finish` copies the picture once more
+        return Decoded(finish(rgb), kinds, frames, peak, other_profile)
 
 
 def _as_array(picture: Image.Image | NDArray[Any]) -> NDArray[Any]:

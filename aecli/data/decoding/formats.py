@@ -106,8 +106,10 @@ def count_frames(opened: Image, source: bytes) -> int:
 
 def has_deep_colour(opened: Image, source: bytes) -> bool:
     """Whether an AVIF has 10 or 12 bits a sample, which Pillow rounds to 8 (AV1-ISOBMFF, high_bitdepth)."""
+    if not isinstance(opened, AvifImageFile):
+        return False
     at = source.find(b"av1C")
-    return isinstance(opened, AvifImageFile) and 0 <= at < len(source) - 6 and bool(source[at + 6] & 0x40)
+    return 0 <= at < len(source) - 6 and bool(source[at + 6] & 0x40)
 
 
 def _is_avif(source: bytes) -> bool:

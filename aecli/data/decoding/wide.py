@@ -46,7 +46,7 @@ class Wide:
 
 
 _NATIVE = {"little": "L", "big": "B"}[sys.byteorder]
-_WIDE_COLOUR = {f"{bands};16{order}" for bands in ("RGB", "RGBA", "RGBX") for order in "LBN"}
+_WIDE_COLOUR = {f"{mode};16{order}" for mode in ("RGB", "RGBA", "RGBX") for order in "LBN"}
 _GREY_ALPHA = 4  # colour type of PNG
 _PNG_DEPTH_AT, _PNG_COLOUR_AT = 24, 25
 _SIZ, _PRECISION_AT = b"\xff\x51", 40  # of JPEG 2000: the marker of the sizes, and where it says bits - 1
@@ -171,17 +171,17 @@ def _high_and_low(high: ImageFile, low: ImageFile) -> Wide:
     low.tile = [_renamed(tile, (mode := _raw_mode(tile))[:-1] + swapped[mode[-1]]) for tile in low.tile]
     call_pillow(high.load)
     call_pillow(low.load)
-    bands = 4 if high.mode == "RGBA" else 3
-    transparent = high.info.get("transparency") if bands == 3 else None
+    channels = 4 if high.mode == "RGBA" else 3
+    transparent = high.info.get("transparency") if channels == 3 else None
     has_alpha = isinstance(transparent, tuple)
 
     def read(rows: slice) -> NDArray[Any]:
-        wide = _rows(high, rows)[..., :bands].astype(np.uint16)
+        wide = _rows(high, rows)[..., :channels].astype(np.uint16)
         wide <<= 8
-        wide |= _rows(low, rows)[..., :bands]
+        wide |= _rows(low, rows)[..., :channels]
         return _with_alpha(wide, (wide != np.array(transparent, np.uint16)).any(axis=2)) if has_alpha else wide
 
-    return Wide((high.height, high.width, bands + has_alpha), np.dtype(np.uint16), read)
+    return Wide((high.height, high.width, channels + has_alpha), np.dtype(np.uint16), read)
 
 
 def _with_alpha(wide: NDArray[Any], is_opaque: NDArray[np.bool_]) -> NDArray[Any]:
