@@ -1,6 +1,6 @@
 """Errors with a message for the user: what is wrong (flag, file, value), then `hint: …` with the way out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 
 class AecliError(Exception):
@@ -53,7 +53,8 @@ class PeerError(AecliError):
 
 
 MAX_LENGTH = 200  # characters of one name or error in a message
-_MAX_LISTED = 5
+MAX_LISTED = 5  # reasons in a summary
+EXAMPLES = 3  # names in a notice
 
 
 def printable(text: str, line_ends: bool = False) -> str:
@@ -77,6 +78,17 @@ def message_of(value: object) -> str:
 
 
 def summarize(reasons: Mapping[str, str]) -> str:
-    """Return the first `_MAX_LISTED` of `reasons` (name -> reason) as text, and how many more there are."""
-    listed = "; ".join(f"{single_line(name)}: {reason}" for name, reason in list(reasons.items())[:_MAX_LISTED])
-    return listed + (f"; and {len(reasons) - _MAX_LISTED} more" if len(reasons) > _MAX_LISTED else "")
+    """Return the first `MAX_LISTED` of `reasons` (name -> reason) as text, and how many more there are."""
+    listed = "; ".join(f"{single_line(name)}: {reason}" for name, reason in list(reasons.items())[:MAX_LISTED])
+    return listed + (f"; and {len(reasons) - MAX_LISTED} more" if len(reasons) > MAX_LISTED else "")
+
+
+def count_of(count: int, noun: str) -> str:
+    """Return a number of things in words: `1 image`, `1,200 images`."""
+    return f"{count:,} {noun}" + ("" if count == 1 else "s")
+
+
+def name_examples(names: Sequence[str], count: int) -> str:
+    """Return the first `EXAMPLES` of the names of `count` things as text, with an ellipsis where there are more."""
+    listed = names[:EXAMPLES]
+    return ", ".join(map(single_line, listed)) + (", …" if count > len(listed) else "")

@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 
 from aecli.data.decoding.conversions import Conversion, ConversionCounts, Decoded
-from aecli.errors import DataError
+from aecli.errors import DataError, count_of
 from aecli.evaluation.decoding import DecodedPair
 
 
@@ -72,24 +72,20 @@ class PairCounts:
                     yield f"{source}: values up to {counts.peak:,}, which is above --data-range {data_range}"
         if data_range is not None and not self.deep:
             yield f"--data-range {data_range} changes nothing: no image has more than 8 bits"
-        texts = {
-            "another colour profile than their ground truth: profiles are not applied, so their colours differ by that "
-            "too (to convert: magick IN -profile sRGB.icc OUT)": self.profiles,
-            "as wholly transparent as their ground truth: only the background is compared": self.transparent,
-            "identical at 8 bits to their ground truth, but not in what the files hold": self.rounded,
-        }
-        for text, counted in texts.items():
+        for counted, one, several, text in (
+            (self.profiles, "has", "have", "another colour profile than their ground truth: profiles are not applied, "
+             "so their colours differ by that too (to convert: magick IN -profile sRGB.icc OUT)"),
+            (self.transparent, "is", "are", "as wholly transparent as their ground truth: only the background is "
+             "compared"),
+            (self.rounded, "is", "are", "identical at 8 bits to their ground truth, but not in what the files hold"),
+        ):  # fmt: skip
             for name, images in zip(names, counted, strict=True):
                 if images:
-                    yield f"{name}: {images:,} image{'s' if images > 1 else ''} {_verb(text, images)}{text}"
+                    yield f"{name}: {count_of(images, 'image')} {one if images == 1 else several} {text}"
 
     def to_json(self, sources: Sequence[str]) -> dict[str, Any]:
         """Return the counts of each source."""
         return {source: counts.to_json() for source, counts in zip(sources, self.sources, strict=True)}
-
-
-def _verb(text: str, images: int) -> str:
-    return ("has " if images == 1 else "have ") if text.startswith("another") else ("is " if images == 1 else "are ")
 
 
 def _is_rounded(pair: DecodedPair, truth: Decoded, prediction: Decoded, column: int) -> bool:

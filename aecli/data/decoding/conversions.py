@@ -7,9 +7,8 @@ from typing import Any, Self
 
 from numpy.typing import NDArray
 
-from aecli.errors import single_line
+from aecli.errors import EXAMPLES, count_of, name_examples
 
-EXAMPLES = 3  # names kept of each kind
 _NEAR_PEAK = 65536 // 4  # 16-bit files without a value above this probably hold fewer bits
 
 
@@ -100,7 +99,8 @@ class ConversionCounts:
             Conversion.GREY: "grey among colour images",
         }
         for kind, count in counted.items():
-            yield f"{source}: {_amount(count.images)} {texts[kind]}: {_examples(count)}"
+            images, names = count_of(count.images, "image"), name_examples(count.names, count.images)
+            yield f"{source}: {images} {texts[kind]}: {names}"
         if 0 < self.peak < _NEAR_PEAK:
             yield (
                 f"{source}: no value above {self.peak:,} of 65,535 in images of more than 8 bits, which are therefore "
@@ -130,14 +130,6 @@ class ConversionCounts:
                 counts.frames = max(counts.frames, found.get("frames") or 0)
                 counts.peak = max(counts.peak, found.get("peak") or 0)
         return counts
-
-
-def _amount(images: int) -> str:
-    return "1 image" if images == 1 else f"{images:,} images"
-
-
-def _examples(count: _Count) -> str:
-    return ", ".join(map(single_line, count.names)) + (", …" if count.images > len(count.names) else "")
 
 
 def is_srgb(profile: bytes) -> bool:

@@ -14,11 +14,10 @@ from aecli.data.decoding.colour import Colour
 from aecli.data.decoding.conversions import ConversionCounts
 from aecli.data.decoding.decode import WHITE, DecodeError, Pixels, decode_fitted
 from aecli.data.image_ref import ImageRef
-from aecli.errors import DataError, single_line, summarize
+from aecli.errors import MAX_LISTED, DataError, single_line, summarize
 from aecli.runtime.threads import ordered_map, worker_count
 
 BROKEN_LIMIT = 0.01  # fraction of the images
-_SUMMARIZED = 5  # names that an error gives
 
 
 class OnTheFly:
@@ -112,7 +111,7 @@ def require_few_broken(skipped: Mapping[str, str], total: int, skip_broken: bool
 
 def _list_all(skipped: Mapping[str, str]) -> str:
     """Write all the names and reasons into a file, where a summary leaves some out, and name it; "" if it can't be."""
-    if len(skipped) <= _SUMMARIZED:
+    if len(skipped) <= MAX_LISTED:
         return ""
     path = Path(platformdirs.user_cache_dir("aecli"), "broken-images.txt")
     try:

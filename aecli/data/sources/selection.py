@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from aecli.errors import single_line
+from aecli.errors import count_of, name_examples
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".jp2",
             ".ppm", ".pgm", ".pnm")  # fmt: skip
@@ -25,8 +25,6 @@ SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "#recycle", "#snapshot", "$REC
 # What a run's folder holds: `config.json` and one of these.
 _RUN_FILES = frozenset({"model.safetensors", "last.safetensors", "metrics.csv"})
 RUN_PICTURES = frozenset({"curves.png", "previews"})
-
-_EXAMPLES = 3
 
 
 def is_image_name(name: str) -> bool:
@@ -82,17 +80,11 @@ class Selection:
     def notices(self, source: str) -> Iterator[str]:
         """Yield a line for each kind of what was passed over."""
         for suffix, names in sorted(self.unread.items()):
-            yield f"{source}: {_amount(len(names), f'{suffix} file')} not read: {_some(names)} ({UNREAD[suffix]})"
+            files = count_of(len(names), f"{suffix} file")
+            yield f"{source}: {files} not read: {name_examples(names, len(names))} ({UNREAD[suffix]})"
         if self.system_folders:
-            folders = sum(self.system_folders.values())
-            yield f"{source}: {_amount(folders, 'system folder')} left out: {', '.join(sorted(self.system_folders))}"
+            folders = count_of(sum(self.system_folders.values()), "system folder")
+            yield f"{source}: {folders} left out: {', '.join(sorted(self.system_folders))}"
         if self.outputs:
-            yield f"{source}: {_amount(len(self.outputs), 'output')} of aecli left out: {_some(self.outputs)}"
-
-
-def _amount(count: int, what: str) -> str:
-    return f"{count:,} {what}" + ("" if count == 1 else "s")
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(map(single_line, names[:_EXAMPLES])) + (", …" if len(names) > _EXAMPLES else "")
+            outputs = count_of(len(self.outputs), "output")
+            yield f"{source}: {outputs} of aecli left out: {name_examples(self.outputs, len(self.outputs))}"
