@@ -1,6 +1,10 @@
 """Errors with a message for the user: what is wrong (flag, file, value), then `hint: …` with the way out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TypeVar
+
+Entered = TypeVar("Entered")
 
 
 class AecliError(Exception):
@@ -55,6 +59,15 @@ class PeerError(AecliError):
 MAX_LENGTH = 200  # characters of one name or error in a message
 MAX_LISTED = 5  # reasons in a summary
 EXAMPLES = 3  # names in a notice
+
+
+@contextmanager
+def entering(context: AbstractContextManager[Entered], errors: AbstractContextManager[None]) -> Iterator[Entered]:
+    """Enter `context`, with `errors` converting what that raises, and not what the block does."""
+    with ExitStack() as stack:
+        with errors:
+            entered = stack.enter_context(context)
+        yield entered
 
 
 def printable(text: str, line_ends: bool = False) -> str:

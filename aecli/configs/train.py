@@ -107,6 +107,10 @@ class OptimizationConfig(CheckedOptions):
     sync_batchnorm: str = option("auto", "Batch statistics over all processes; auto: on CUDA, the only device on which "
                                  "PyTorch can.", MACHINE, choices=SYNC_MODES)  # fmt: skip
 
+    def total_steps(self, batches: int) -> int:
+        """Return the steps of the whole run, whose epochs have so many batches."""
+        return self.epochs * batches if self.steps is None else self.steps
+
 
 @dataclass(frozen=True)
 class RunConfig(CheckedOptions):

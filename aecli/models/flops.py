@@ -6,6 +6,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aecli.models.base import Trainable
 
+TRAINING_FACTOR = 3  # FLOPs of a training step over those of its forward pass: the backward pass takes twice as many
+
 
 def forward_flops(model: Trainable, image_size: int) -> float:
     """Count the FLOPs of one example's forward pass: convolutions and matrix products, multiply and add separately.

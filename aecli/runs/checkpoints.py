@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from aecli.configs.checks import COLOURS, FITS, LARGEST_SIDE, is_colour
-from aecli.errors import AecliError, CheckpointError, message_of
+from aecli.errors import AecliError, CheckpointError, entering, message_of
 from aecli.models import registry
 from aecli.models.base import Trainable
 from aecli.models.renamed_keys import current_key
@@ -111,12 +111,8 @@ def load_model(path: Path, named: str | None = None) -> tuple[Trainable, dict[st
     return model.eval(), document
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[TensorFile]:
-    with ExitStack() as stack:
-        with _damage_as_error(path):
-            file = stack.enter_context(open_tensors(path))
-        yield file
+def _opened(path: Path) -> AbstractContextManager[TensorFile]:
+    return entering(open_tensors(path), _damage_as_error(path))
 
 
 @contextmanager

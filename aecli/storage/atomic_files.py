@@ -4,12 +4,12 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
 from typing import BinaryIO
 
-from aecli.errors import OutputError
+from aecli.errors import OutputError, entering
 from aecli.storage.locks import is_dead, this_process
 
 OWN_PREFIX = ".aecli-"  # names of temporary files and locks beside the output
@@ -53,13 +53,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-@contextmanager
-def scratch_folder(parent: Path) -> Iterator[Path]:
+def scratch_folder(parent: Path) -> AbstractContextManager[Path]:
     """Yield a new folder in `parent`, removed when the block ends; raises OutputError if it can't be created."""
-    with ExitStack() as stack:
-        with as_output_error(parent):
-            scratch = stack.enter_context(_temporary_folder(parent))
-        yield scratch
+    return entering(_temporary_folder(parent), as_output_error(parent))
 
 
 @contextmanager

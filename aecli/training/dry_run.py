@@ -14,7 +14,7 @@ from aecli.data.sources.registry import list_images, split_indices
 from aecli.data.sources.shards import Shards, is_stream
 from aecli.errors import ConfigError, DataError
 from aecli.models.base import Losses, latent_shape
-from aecli.models.flops import forward_flops
+from aecli.models.flops import TRAINING_FACTOR, forward_flops
 from aecli.progress import Listener, Progress
 from aecli.runs.checkpoints import read_document
 from aecli.runs.folder import RunFolder
@@ -122,7 +122,7 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
         parameters=sum(parameter.numel() for parameter in parameters),
         latent_shape=latent_shape(state.model, config.data.image_size),
         forward_gflop=forward / 1e9,
-        step_gflop=3 * forward * length.batch_size / 1e9,  # the backward pass takes twice the forward pass
+        step_gflop=TRAINING_FACTOR * forward * length.batch_size / 1e9,
         train_images=length.train_images,
         val_images=length.val_images,
         batches_per_epoch=length.batches_per_epoch,
@@ -170,7 +170,7 @@ def _length(config: TrainConfig) -> _Length:
         val_images,
         min(optimization.batch_size, train_images or optimization.batch_size),
         batches,
-        optimization.epochs * batches if optimization.steps is None else optimization.steps,
+        optimization.total_steps(batches),
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from aecli.errors import DeviceError
-from aecli.models.flops import forward_flops
+from aecli.models.flops import TRAINING_FACTOR, forward_flops
 from aecli.progress import Notice, Stopped, StopRequest
 from aecli.training.compiling import StepLoss
 from aecli.training.events import TrainReport
@@ -81,10 +81,9 @@ def _should_compile(plan: Plan, state: TrainState, batches: int, recorded: Mappi
     is_same_run = recorded and all(recorded["options"].get(key) == plan.options[key] for key in ("epochs", "steps"))
     if recorded and is_same_run and recorded["placement"]["device"] == str(device):
         return bool(recorded["placement"]["compile"])
-    steps = optimization.epochs * batches if optimization.steps is None else optimization.steps
-    # The backward pass takes twice the forward pass.
-    step_flops = 3 * forward_flops(state.model, plan.config.data.image_size) * optimization.batch_size
-    return compiling_pays(device, steps - state.counters.step, step_flops / plan.distributed.world_size)
+    steps_left = optimization.total_steps(batches) - state.counters.step
+    flops = TRAINING_FACTOR * forward_flops(state.model, plan.config.data.image_size) * optimization.batch_size
+    return compiling_pays(device, steps_left, flops / plan.distributed.world_size)
 
 
 def compiling_pays(device: torch.device, steps: int, step_flops: float) -> bool:
