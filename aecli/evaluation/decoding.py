@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from aecli.configs import EvalConfig
@@ -12,9 +13,9 @@ from aecli.data.decoding.colour import Colour, parse_colour
 from aecli.data.decoding.conversions import Decoded
 from aecli.data.decoding.decode import DecodeError, Pixels, decode, decode_fitted, resize
 from aecli.data.decoding.limits import bands
-from aecli.data.decoding.wide import PEAK
 from aecli.evaluation.pairing import Pair
 from aecli.evaluation.unpaired import Unpaired
+from aecli.metrics.base import deep_range, to_scale
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class DecodedPair:
 
     decoded: list[Decoded]
     pixels: list[Pixels]
-    peak: int
+    peak: float
 
     @property
     def values(self) -> list[NDArray[Any]]:
@@ -49,8 +50,11 @@ class DecodedPair:
         truth, other = self.values[0], self.values[column]
         if truth.dtype == other.dtype:
             return np.array_equal(truth, other)
-        strips = (rows for rows in bands(*truth.shape[:2]))
-        return all(np.array_equal(scaled(truth[rows], self.peak), scaled(other[rows], self.peak)) for rows in strips)
+        return all(
+            torch.equal(to_scale(torch.from_numpy(truth[rows]), self.peak),
+                        to_scale(torch.from_numpy(other[rows]), self.peak))
+            for rows in bands(*truth.shape[:2])
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -58,14 +62,14 @@ class PairDecoder:
     """Decodes pairs as an evaluation asks for: `peak` is the highest value of images of more than 8 bits."""
 
     background: Colour
-    peak: int
+    peak: float
     image_size: int | None
     fit: str
 
     @classmethod
     def of(cls, config: EvalConfig) -> "PairDecoder":
         """Return the decoder for a command's options."""
-        return cls(parse_colour(config.background), config.data_range or PEAK, config.image_size, config.fit)
+        return cls(parse_colour(config.background), deep_range(config), config.image_size, config.fit)
 
     def decode(self, pair: Pair, names: Sequence[str]) -> DecodedPair | Unpaired:
         """Decode a pair; or return the image that can't be decoded. `names` are those of the predictions."""
@@ -95,18 +99,11 @@ class PairDecoder:
         return decoded
 
 
-def _rounded(pixels: NDArray[Any], peak: int) -> Pixels:
+def _rounded(pixels: NDArray[Any], peak: float) -> Pixels:
     """Round pixels to 8 bits, in bands."""
     if pixels.dtype == np.uint8:
         return pixels
     rounded = np.empty(pixels.shape, dtype=np.uint8)
     for rows in bands(*pixels.shape[:2]):
-        rounded[rows] = np.rint(np.clip(scaled(pixels[rows], peak), 0, 255))
+        rounded[rows] = to_scale(torch.from_numpy(pixels[rows]), peak).clamp_(0, 255).round_().numpy()
     return rounded
-
-
-def scaled(pixels: NDArray[Any], peak: int) -> NDArray[np.float64]:
-    """Bring pixels to 0..255 as float64, without rounding: those of more than 8 bits are from 0 to `peak`."""
-    if pixels.dtype == np.uint8:
-        return pixels.astype(np.float64)
-    return pixels.astype(np.float64) * 255 / peak
