@@ -4,29 +4,43 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aecli.data.image_ref import ImageRef, split_indices
-from aecli.data.sources.registry import list_images
+from aecli.data.sources.registry import is_gone, list_images, require_source
 from aecli.data.sources.shards import is_stream
 from aecli.errors import ConfigError, DataError
 from aecli.progress import Listener, ignore
 from aecli.runs.folder import Located, RunFolder
 
 
-def run_images(run: RunFolder, split: str, listen: Listener = ignore, outputs: Sequence[Path] = ()) -> list[ImageRef]:
+def run_images(
+    run: RunFolder,
+    split: str,
+    listen: Listener = ignore,
+    outputs: Sequence[Path] = (),
+    hint: str = "put them back, or name them with --data",
+) -> list[ImageRef]:
     """List the images that a run trained on, validated on, or both (`train`, `val`, `all`); see `list_images`.
+
+    `hint` says what to do where they are gone.
 
     Raises:
         CheckpointError: the run's config.json is damaged.
-        DataError: the images can't be listed any more.
+        DataError: the images can't be listed any more, or are gone.
     """
     options = run.read_config()["options"]
     data, val_data = options["data"], options["val_data"]
     if val_data is None and is_stream(data) and split == "val":
         raise DataError(f"{run.path} was trained on a stream, without validation images\nhint: name some with --data")
+
+    def listed(source: str, verb: str) -> list[ImageRef]:
+        if is_gone(source):
+            raise DataError(f"{run.path} {verb} {source}, which is gone\nhint: {hint}")
+        return list_images(source, listen, outputs)
+
     if val_data is None:
-        listed = list_images(data, listen, outputs)
-        return listed if is_stream(data) else select_split(listed, split, options["val_fraction"])
-    trained_on = list_images(data, listen, outputs) if split != "val" else []
-    return trained_on + (list_images(val_data, listen, outputs) if split != "train" else [])
+        images = listed(data, "was trained on")
+        return images if is_stream(data) else select_split(images, split, options["val_fraction"])
+    trained_on = listed(data, "was trained on") if split != "val" else []
+    return trained_on + (listed(val_data, "was validated on") if split != "train" else [])
 
 
 def source_of(located: Located, data: str | None, split: str | None) -> str:
@@ -63,6 +77,7 @@ def choose_images(
         if not images:
             raise DataError(f"{located.run.path} has no {split or 'validation'} images\nhint: name some with --data")
         return images
+    require_source(data, "--data")
     if split in (None, "all"):
         return list_images(data, listen, outputs)
     if located.run is None:

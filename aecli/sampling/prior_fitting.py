@@ -21,6 +21,7 @@ from aecli.sampling.fitted_prior import FittedPrior, PriorFit, load_fitted
 TASK = "fitting a prior"
 _FIT_BATCH = 256  # images per update of the components; bounds memory
 _ENCODE_BATCH = 32
+_HINT = "put them back, or repeat the run's train command with --data and their new place"
 
 
 def fitted_prior(loaded: LoadedModel, listen: Listener) -> FittedPrior:
@@ -45,7 +46,7 @@ def fitted_prior(loaded: LoadedModel, listen: Listener) -> FittedPrior:
             listen(Notice(f"{error.headline}: fitting it again"))
     # Always in fp32, because later commands of any precision use what is stored.
     exact = replace(loaded, placement=place(str(loaded.placement.device), "fp32"))
-    prior = _fit(exact, run_images(run, "train"), str(run.read_config()["options"]["data"]), listen)
+    prior = _fit(exact, run_images(run, "train", hint=_HINT), str(run.read_config()["options"]["data"]), listen)
     try:
         prior.save(run.prior, {"autoencoder": loaded.sha256})
     except OutputError as error:

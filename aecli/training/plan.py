@@ -70,9 +70,9 @@ def resolve(config: TrainConfig, distributed: Distributed) -> Plan:
     validate_log(config.run.log)
     if config.run.compile == "on":
         require_compiler(placement.device)
-    for source in (config.data.source, config.data.val_source):
+    for flag, source in (("--data", config.data.source), ("--val-data", config.data.val_source)):
         if source is not None:
-            require_source(source)
+            require_source(source, flag)
     model_options, encoder = resolve_model(config)
     validate_options(config, distributed, placement)
     options = resolved_options(config, model_options, encoder)

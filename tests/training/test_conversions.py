@@ -66,8 +66,10 @@ def test_data_that_is_gone_is_said_to_be_gone(config, photographs, tmp_path):
     named = config.replace(out=tmp_path / "mine", epochs=1)
     run(named)
     shutil.move(photographs, tmp_path / "unmounted")
-    with pytest.raises(DataError, match=f"{photographs}: no such folder"):
+    with pytest.raises(DataError, match=f"--data {photographs}: no such folder"):
         run(named.replace(epochs=2))
+    with pytest.raises(DataError, match="--val-data elsewhere.zip: no such"):
+        run(named.replace(data="demo", val_data="elsewhere.zip", epochs=2))
 
 
 def test_a_single_image_is_said_to_be_too_few(config, tmp_path):

@@ -3,6 +3,7 @@
 A new source is one function from the text after its prefix to a list of images, and one line in `PREFIXES`.
 """
 
+import glob
 import os
 import re
 import stat
@@ -14,7 +15,7 @@ from aecli.data.image_ref import FileRef, ImageRef, split_indices
 from aecli.data.sources.demo import list_demo
 from aecli.data.sources.folders import list_folder
 from aecli.data.sources.selection import SUFFIXES, Selection, is_image_name
-from aecli.data.sources.shards import is_stream, list_shards
+from aecli.data.sources.shards import is_pattern, is_stream, list_shards
 from aecli.data.sources.torchvision_sets import list_torchvision
 from aecli.data.sources.zips import list_zip
 from aecli.errors import DataError
@@ -67,10 +68,27 @@ def list_images(
     return images
 
 
-def require_source(source: str) -> None:
-    """Raise DataError if a SOURCE is a path or a name, and isn't there."""
+def require_source(source: str, flag: str) -> None:
+    """Raise DataError, which names the option `flag`, if a SOURCE is a path that isn't there, or of no known kind."""
+    if is_gone(source):
+        raise DataError(f"{flag} {source or repr(source)}: no such folder or file")
     if source != "demo" and not is_stream(source) and _file_mode(source) is None:
         require_prefix(source)
+
+
+def is_gone(source: str) -> bool:
+    """Whether a SOURCE is a path, or a pattern of paths, at which there is nothing; names of other kinds are not."""
+    if source == "demo" or (is_stream(source) and not is_pattern(source)):
+        return False
+    if is_pattern(source):
+        return _file_mode(source) is None and not glob.glob(source, recursive=True)
+    return _file_mode(source) is None and not _is_prefixed(source)
+
+
+def _is_prefixed(source: str) -> bool:
+    """Whether a SOURCE has the form `prefix:text`; one letter before a colon is a Windows drive."""
+    prefix, colon, _ = source.partition(":")
+    return bool(colon) and re.fullmatch(r"[A-Za-z][A-Za-z0-9_+.-]+", prefix) is not None
 
 
 def _file_mode(source: str) -> int | None:
@@ -96,8 +114,7 @@ def require_prefix(source: str) -> tuple[str, str]:
     prefix, colon, text = source.partition(":")
     if colon and prefix in PREFIXES:
         return prefix, text
-    # One letter before a colon is a Windows drive.
-    if colon and re.fullmatch(r"[A-Za-z][A-Za-z0-9_+.-]+", prefix):
+    if _is_prefixed(source):
         known = ", ".join(f"{name}:…" for name in sorted([*PREFIXES, "hf"]))
         raise DataError(
             f"{source}: unknown kind of source {prefix}:\nhint: a source is a folder, a .zip, .tar or .parquet file, "
