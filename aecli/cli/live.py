@@ -159,7 +159,9 @@ def print_finished(end: Finished) -> None:
     if end.best.get("val_loss") is not None and end.epochs >= 2 * max(end.best_epoch, 10):
         lines.append(f"  validation loss has not improved since epoch {end.best_epoch}; more images would help")
     if end.was_finished:
-        further = "another --patience begins a new run" if end.stopped_early else "to continue, give a larger --epochs"
+        further = (
+            "to continue, give a larger --patience" if end.stopped_early else "to continue, give a larger --epochs"
+        )
         lines.append(f"  {further}; to begin again, --restart")
     for line in lines:
         console.print_line(line)

@@ -17,6 +17,7 @@ from aecli.errors import ConfigError
 DATA, MODEL, METRICS_PANEL, RECIPE, RUN, MACHINE, OUTPUT = (
     "Data", "Model", "Metrics", "Recipe", "Run", "Machine", "Output",
 )  # fmt: skip
+FREELY = "freely"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Option:
     `name` and `flag` are set where they differ from the field's name; `hidden_flag` is an older spelling that still
     works. Numbers are at least `least`, at most `most`, above `above` and below `below`; text matches `pattern`, which
     `expected` describes. `completes` says what the shell completes: source, prediction, model, registered (names),
-    config or device. A `separated` tuple is one text with commas.
+    config or device. A `separated` tuple is one text with commas. `may_change` says how the option may differ when a
+    run is resumed, `FREELY` or in other words; empty: not at all.
     """
 
     help: str
@@ -48,6 +50,7 @@ class Option:
     example: str | None = None
     pattern: str | None = None
     expected: str | None = None
+    may_change: str = ""
 
 
 def option(default: Any, help: str, panel: str, **details: Any) -> Any:

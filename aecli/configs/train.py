@@ -18,19 +18,31 @@ from aecli.configs.checks import (
     SYNC_MODES,
     require,
 )
-from aecli.configs.options import DATA, MACHINE, MODEL, RECIPE, RUN, CheckedOptions, OptionField, option, option_fields
+from aecli.configs.options import (
+    DATA,
+    FREELY,
+    MACHINE,
+    MODEL,
+    RECIPE,
+    RUN,
+    CheckedOptions,
+    OptionField,
+    option,
+    option_fields,
+)
 from aecli.errors import ConfigError
 
 SOURCE_HELP = "A folder, a .zip of one, tar or Parquet shards, demo, torchvision:NAME or hf:NAME."
 LARGEST_SEED = 2**63 - 1
+GROWING = "to more"  # how the length of a run may change
 
 
 seed_option = partial(option, 0, "The seed of all randomness.", RUN, least=0, most=LARGEST_SEED)
-runs_option = partial(option, Path("runs"), "The folder that holds the runs.", RUN)
+runs_option = partial(option, Path("runs"), "The folder that holds the runs.", RUN, may_change=FREELY)
 device_option = partial(
     option, "auto", "Where to compute; auto picks CUDA, then MPS, then the CPU.", MACHINE,
     metavar="auto|cpu|cuda|cuda:N|mps", completes="device", pattern=r"auto|cpu|mps|cuda(:\d+)?",
-    expected="auto, cpu, mps, cuda or cuda:N",
+    expected="auto, cpu, mps, cuda or cuda:N", may_change=FREELY,
 )  # fmt: skip
 precision_option = partial(
     option, "auto", "Arithmetic; auto trains in bf16 if the hardware has fast bf16, and runs everything else in fp32.",
@@ -42,7 +54,7 @@ background_option = partial(
 )  # fmt: skip
 workers_option = partial(
     option, None, "Threads that decode images.", MACHINE, metavar="INT", shown_default="as many as CPUs", least=1,
-    most=MOST_WORKERS,
+    most=MOST_WORKERS, may_change=FREELY,
 )  # fmt: skip
 
 
@@ -65,7 +77,7 @@ class DataConfig(CheckedOptions):
     flip: bool = option(False, "Mirror images at random.", DATA)
     shuffle_buffer: int = option(4096, "Size of the shuffle buffer of a stream, in images.", DATA, least=1)
     cache: str = option("auto", "Where decoded images are kept: the user's cache folder, memory only, or a folder.",
-                        DATA, metavar="auto|off|DIR")  # fmt: skip
+                        DATA, metavar="auto|off|DIR", may_change=FREELY)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -88,24 +100,27 @@ class ModelConfig(CheckedOptions):
 class OptimizationConfig(CheckedOptions):
     """How long and with which steps; `steps` replaces `epochs`, `epoch_steps` is for a stream, which has no end."""
 
-    epochs: int = option(1000, "Passes over the images; may grow on resume.", RECIPE, least=1)
+    epochs: int = option(1000, "Passes over the images; may grow on resume.", RECIPE, least=1, may_change=GROWING)
     steps: int | None = option(
         None, "Train for N steps instead of --epochs; required for a stream. May grow on resume.", RECIPE, metavar="N",
-        least=1,
+        least=1, may_change=GROWING,
     )  # fmt: skip
     epoch_steps: int = option(1000, "Steps of a stream between two validations.", RECIPE, least=1)
     batch_size: int = option(32, "Images per step, of all processes together.", RECIPE, least=1)
     lr: float = option(1e-4, "Adam's learning rate; halved when the train loss stalls for 10 epochs.", RECIPE, above=0)
     ema: float | None = option(None, "Validate and keep an exponential moving average of the weights.", RECIPE,
                                metavar="DECAY", above=0, below=1, example="0.999")  # fmt: skip
-    patience: int | None = option(None, "Stop after N epochs without a better validation loss.", RECIPE, metavar="N",
-                                  least=1)  # fmt: skip
+    patience: int | None = option(
+        None, "Stop after N epochs without a better validation loss; may change on resume.", RECIPE, metavar="N",
+        least=1, may_change="freely; a larger one continues a run that stopped early",
+    )  # fmt: skip
     grad_accum: int = option(
         1, "Gradient accumulation: split each batch into K micro-batches, for the same step in less memory (batch "
         "statistics are per micro-batch).", MACHINE, metavar="K", least=1, hidden_flag="--accumulate",
+        may_change=FREELY,
     )  # fmt: skip
     sync_batchnorm: str = option("auto", "Batch statistics over all processes; auto: on CUDA, the only device on which "
-                                 "PyTorch can.", MACHINE, choices=SYNC_MODES)  # fmt: skip
+                                 "PyTorch can.", MACHINE, choices=SYNC_MODES, may_change=FREELY)  # fmt: skip
 
     def total_steps(self, batches: int) -> int:
         """Return the steps of the whole run, whose epochs have so many batches."""
@@ -117,13 +132,13 @@ class RunConfig(CheckedOptions):
     """The run folder, what is stored in it, and on which machine the run is computed."""
 
     out: Path | None = option(None, "This run folder and no other.", RUN, metavar="DIR",
-                              shown_default="RUNS/MODEL, RUNS/MODEL-2, …")  # fmt: skip
+                              shown_default="RUNS/MODEL, RUNS/MODEL-2, …", may_change=FREELY)  # fmt: skip
     runs: Path = runs_option()
-    restart: bool = option(False, "Begin the run again, discarding what it saved.", RUN)
+    restart: bool = option(False, "Begin the run again, discarding what it saved.", RUN, may_change=FREELY)
     checkpoint_every: float = option(10.0, "Minutes between checkpoints: the most work that a power cut costs.", RUN,
-                                     metavar="MINUTES", above=0)  # fmt: skip
+                                     metavar="MINUTES", above=0, may_change=FREELY)  # fmt: skip
     log: str | None = option(None, "Write metrics, previews and options for TensorBoard into the run folder (extra: "
-                             "tensorboard).", RUN, choices=LOGS)  # fmt: skip
+                             "tensorboard).", RUN, choices=LOGS, may_change=FREELY)  # fmt: skip
     seed: int = seed_option()
     deterministic: bool = option(False, "Use only deterministic algorithms.", RUN)
     device: str = device_option()

@@ -19,6 +19,7 @@ from aecli.progress import Listener, Progress
 from aecli.runs.checkpoints import read_document
 from aecli.runs.folder import RunFolder
 from aecli.runtime.distributed import Distributed
+from aecli.storage.strict_json import is_count
 from aecli.training.checks import validate_batch_statistics
 from aecli.training.compiling import StepLoss
 from aecli.training.inputs.image_sets import ImageSet
@@ -155,8 +156,9 @@ def foresee_run(plan: Plan) -> tuple[RunFolder, str, int]:
     if config.run.restart:
         return folder, "new", 0
     epochs, steps = progress(folder)  # 0 where nothing is saved yet
-    document = (read_document(folder.last) if folder.last.exists() else None) or {}
-    if plan.is_complete(epochs, steps, document.get("stopped_early") is True):
+    best = ((read_document(folder.last) if folder.last.exists() else None) or {}).get("best")
+    best_epoch = best.get("epoch") if isinstance(best, dict) else None
+    if plan.is_complete(epochs, steps, is_count(best_epoch) and plan.stops_early(epochs, best_epoch)):
         return folder, "finished", steps
     return folder, "resumes" if steps else "new", steps
 

@@ -50,6 +50,11 @@ class Plan:
         model = sync_batchnorm(model, config.optimization.sync_batchnorm, placement.device, self.distributed)
         return TrainState(model.train(), placement, config.optimization.lr, config.optimization.ema)
 
+    def stops_early(self, epochs: int, best_epoch: int) -> bool:
+        """Whether a run of so many finished epochs has had enough of them since its best one."""
+        patience = self.config.optimization.patience
+        return patience is not None and epochs - best_epoch >= patience
+
     def is_complete(self, epochs: int, steps: int, stopped_early: bool) -> bool:
         """Whether that many finished epochs and steps are all that the config asks for."""
         optimization = self.config.optimization

@@ -12,6 +12,7 @@ from typing import Any
 
 from aecli.configs import TrainConfig
 from aecli.configs.checks import MODEL_FLAGS
+from aecli.configs.train import train_options
 from aecli.data.sources.shards import is_pattern
 from aecli.errors import CheckpointError, OutputError, message_of
 from aecli.models import registry
@@ -25,10 +26,7 @@ from aecli.training.inputs.latent_sets import LatentEncoder
 from aecli.training.state_schema import Counters
 
 # May change when a run continues: they say where and for how long it is computed, not what.
-_MAY_CHANGE = {
-    "model_defaults", "epochs", "device", "workers", "cache", "checkpoint_every", "log", "out", "runs", "restart",
-    "grad_accum", "sync_batchnorm",
-}  # fmt: skip
+_MAY_CHANGE = {"model_defaults", *(each.name for each in train_options() if each.option.may_change)} - {"steps"}
 _FLAGS = {"model": "model", "autoencoder": "--model"}
 
 Difference = tuple[str, Any, Any]  # flag, recorded value, value now

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +104,12 @@ def open_run(plan: Plan, resources: ExitStack) -> OpenedRun:
     choice = broadcast_choice(choice, distributed)
     if not choice.resumes:
         return OpenedRun(choice.folder, choice.notice)
-    saved = load_state(choice.folder.last)
-    validate_same_state(distributed, choice.folder, saved[1])
+    tensors, document = load_state(choice.folder.last)
+    validate_same_state(distributed, choice.folder, document)
+    # Anew: --patience may be another one than when it was saved.
+    document = replace(document, stopped_early=plan.stops_early(document.counters.epoch, document.best.epoch))
     recorded = distributed.broadcast_object(choice.folder.read_config() if distributed.is_main_process else None)
-    return OpenedRun(choice.folder, choice.notice, recorded, saved)
+    return OpenedRun(choice.folder, choice.notice, recorded, (tensors, document))
 
 
 def _finished(run: OpenedRun, plan: Plan) -> Finished | None:

@@ -179,6 +179,21 @@ def test_patience_stops_early_and_stays_stopped(config):
     assert again.was_finished and again.epochs == end.epochs
 
 
+@pytest.mark.parametrize("larger", [4, None])
+def test_a_run_that_stopped_early_continues_with_a_larger_patience(config, tmp_path, larger):
+    """Bit for bit the run that had it from the beginning; and the old patience finds it stopped again."""
+    config = config.replace(lr=1e-12, epochs=9)
+    run(config.replace(patience=larger, out=tmp_path / "whole"))
+    grown = config.replace(out=tmp_path / "grown")
+    _, end = run(grown.replace(patience=1))
+    assert end.stopped_early and not end.was_finished
+    _, continued = run(grown.replace(patience=larger))
+    assert not continued.was_finished and continued.epochs > end.epochs
+    assert_same_run(tmp_path / "whole", tmp_path / "grown")
+    _, again = run(grown.replace(patience=1))
+    assert again.was_finished and again.stopped_early
+
+
 def test_broken_images_are_named_and_skipped_up_to_one_per_cent(config, photographs):
     for seed in range(100):
         (photographs / f"more-{seed}.png").write_bytes(encoded(picture(8, 8, seed)))
