@@ -6,7 +6,18 @@ from pathlib import Path
 
 from aecli.configs import checks
 from aecli.configs.checks import DEFAULT_METRICS, LARGEST_SIDE, METRICS, MOST_DRAWN, require
-from aecli.configs.options import DATA, MACHINE, METRICS_PANEL, MODEL, OUTPUT, RUN, CheckedOptions, option
+from aecli.configs.options import (
+    DATA,
+    MACHINE,
+    METRICS_PANEL,
+    MODEL,
+    OUTPUT,
+    RUN,
+    CheckedOptions,
+    check_value,
+    option,
+    option_fields,
+)
 from aecli.configs.train import (
     SOURCE_HELP,
     DataConfig,
@@ -244,4 +255,5 @@ class ModelsConfig(CheckedOptions):
     precision: str = precision_option()
 
     def _check_together(self) -> None:
-        require(1 <= self.image_size <= LARGEST_SIDE, "--image-size", self.image_size, f"from 1 to {LARGEST_SIDE}")
+        side = next(each for each in option_fields(DataConfig) if each.name == "image_size")
+        object.__setattr__(self, "image_size", check_value(side, self.image_size))

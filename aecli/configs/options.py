@@ -8,11 +8,14 @@ import math
 import os
 import re
 from dataclasses import MISSING, Field, dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from aecli.errors import ConfigError
+from aecli.errors import ConfigError, message_of
+
+_VAST = 2**1000  # no float is much larger
 
 DATA, MODEL, METRICS_PANEL, RECIPE, RUN, MACHINE, OUTPUT = (
     "Data", "Model", "Metrics", "Recipe", "Run", "Machine", "Output",
@@ -139,31 +142,61 @@ def check_value(each: OptionField, value: Any) -> Any:
     if each.is_tuple:
         return _checked_tuple(each, value)
     kinds = each.kinds
+    value = plain(value)
     if isinstance(value, str) and "\0" in value:
-        raise _unexpected(each, repr(value), "text without a NUL")
-    if Path in kinds and isinstance(value, str | Path) and str(value):
-        return Path(value).expanduser()
+        raise _unexpected(each, brief_repr(value), "text without a NUL")
+    if Path in kinds and isinstance(value, str) and value:
+        return _expanded_path(each, value)
     if type(value) is int and float in kinds:
-        value = float(value)
-    if str in kinds and isinstance(value, Path):
-        value = str(value)
+        value = math.inf if _is_vast(value) else float(value)
     if each.option.completes in ("source", "model") and isinstance(value, str):
         value = _expanded(value)
     if type(value) not in kinds:
-        raise _unexpected(each, repr(value))
+        raise _unexpected(each, brief_repr(value))
     if not _is_within(each.option, value):
-        raise _unexpected(each, value if value != "" else "''")
+        raise _unexpected(each, value if isinstance(value, str) and value else brief_repr(value))
     return value
 
 
+def plain(value: Any) -> Any:
+    """Return a subclass's text, a path or a number of another library, such as NumPy, as Python's own type."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
+
+
+def brief_repr(value: object) -> str:
+    """Return the value's repr in one line: an array's has many, and of whole numbers Python writes 4,300 digits."""
+    return "a number of more than 300 digits" if _is_vast(value) else message_of(repr(value))
+
+
+def _is_vast(value: object) -> bool:
+    return isinstance(value, int) and abs(value) >= _VAST
+
+
+def _expanded_path(each: OptionField, value: str) -> Path:
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise _unexpected(each, brief_repr(value), "a path; there is no such user") from error
+
+
 def _checked_tuple(each: OptionField, value: Any) -> tuple[Any, ...]:
-    if isinstance(value, str) or not isinstance(value, list | tuple):
-        raise _unexpected(each, repr(value), "a list")
+    if not isinstance(value, list | tuple):
+        raise _unexpected(each, brief_repr(value), "a list")
     choices = each.option.choices
-    for part in value:
+    parts = [plain(part) for part in value]
+    for part in parts:
         if not isinstance(part, str) or (choices and part not in choices):
-            raise _unexpected(each, part, f"some of {', '.join(choices)}" if choices else "a list of texts")
-    return tuple(map(_expanded, value)) if each.option.completes in ("model", "prediction") else tuple(value)
+            shown = part if isinstance(part, str) else brief_repr(part)
+            raise _unexpected(each, shown, f"some of {', '.join(choices)}" if choices else "a list of texts")
+    return tuple(map(_expanded, parts)) if each.option.completes in ("model", "prediction") else tuple(parts)
 
 
 def _expanded(source: str) -> str:
@@ -178,7 +211,7 @@ def _is_within(option: Option, value: Any) -> bool:
     if isinstance(value, float) and not math.isfinite(value):
         return False
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return (
+        return not _is_vast(value) and (
             (option.least is None or value >= option.least)
             and (option.most is None or value <= option.most)
             and (option.above is None or value > option.above)

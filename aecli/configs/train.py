@@ -27,8 +27,10 @@ from aecli.configs.options import (
     RUN,
     CheckedOptions,
     OptionField,
+    brief_repr,
     option,
     option_fields,
+    plain,
 )
 from aecli.errors import ConfigError
 
@@ -94,6 +96,15 @@ class ModelConfig(CheckedOptions):
     )  # fmt: skip
     options: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def _check_together(self) -> None:
+        is_name = isinstance(self.name, str) and self.name != "" and "\0" not in self.name
+        require(is_name, "model", brief_repr(self.name), "a model's name")
+        for name, shown in (("options", "options"), ("defaults", "model_defaults")):
+            values = getattr(self, name)
+            is_table = isinstance(values, Mapping) and all(isinstance(key, str) for key in values)
+            require(is_table, shown, brief_repr(values), "a table of the model's options by name")
+            object.__setattr__(self, name, {key: plain(value) for key, value in values.items()})
 
 
 @dataclass(frozen=True)
