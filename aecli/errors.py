@@ -71,13 +71,22 @@ def entering(context: AbstractContextManager[Entered], errors: AbstractContextMa
 
 
 def printable(text: str, line_ends: bool = False) -> str:
-    """Return `text` with unprintable characters escaped; newlines are kept where `line_ends` is True."""
-    return "".join(
-        char
-        if char.isprintable() or (line_ends and char == "\n")
-        else char.encode("unicode_escape", "surrogatepass").decode()
-        for char in text
-    )
+    """Return `text` with unprintable characters escaped; newlines are kept where `line_ends` is True.
+
+    A byte of a file name that is no text in the system's encoding (Python's surrogate escapes) is shown in hexadecimal.
+    """
+    return "".join(char if char.isprintable() or (line_ends and char == "\n") else _escaped(char) for char in text)
+
+
+def _escaped(char: str) -> str:
+    if "\udc80" <= char <= "\udcff":
+        return f"\\x{ord(char) - 0xDC00:02x}"
+    return char.encode("unicode_escape", "surrogatepass").decode()
+
+
+def quoted(name: str) -> str:
+    """Return a name in quotes, as `printable` shows it."""
+    return f"'{printable(name)}'"
 
 
 def single_line(text: str) -> str:

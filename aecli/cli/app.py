@@ -84,6 +84,9 @@ class _Group(TyperGroup):
                 args = [name, *(arg for arg in args[1:] if arg != f"--{name}")]
         return super().resolve_command(ctx, args)
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _show_help(self, ctx, super().format_help, formatter)
+
 
 class _Command(TyperCommand):
     """A command that refuses empty values, which are most often an unset shell variable."""
@@ -95,6 +98,20 @@ class _Command(TyperCommand):
                 name = flag[1] if flag else before
                 raise ConfigError(f"{name} '': expected a value\nhint: is a variable of the shell not set?")
         return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _show_help(self, ctx, super().format_help, formatter)
+
+
+def _show_help(command: Any, ctx: Any, show_tables: Any, formatter: Any) -> None:
+    """Print help in Typer's tables where they have room, else in lines."""
+    from aecli.cli.console import stdout
+    from aecli.cli.narrow_help import NARROW, narrow_help
+
+    if (width := stdout().width) < NARROW:
+        print(narrow_help(command, ctx, width))
+    else:
+        show_tables(ctx, formatter)
 
 
 def _require_folder() -> None:

@@ -12,7 +12,7 @@ from rich.table import Column
 from rich.text import Text
 
 from aecli.cli import console
-from aecli.cli.sparkline import can_show
+from aecli.cli.stand_ins import has
 from aecli.errors import printable
 from aecli.progress import Notice, Progress
 
@@ -95,7 +95,7 @@ class _Bars(Display):
         self._tasks.clear()
 
     def set_footer(self, text: str) -> None:
-        if self._is_wide and can_show(text, self._progress.console.encoding):
+        if self._is_wide:
             self._progress.footer = text
 
 
@@ -122,10 +122,11 @@ def open_display(quiet: bool) -> Iterator[Display]:
     terminal = console.stderr()
     if quiet:
         yield Display()
-    elif not terminal.is_terminal:
+    elif not terminal.is_terminal or terminal.is_dumb_terminal:
         yield _Log()
     else:
-        columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False)]
+        cut = Column(no_wrap=True, overflow="ellipsis" if has(terminal.encoding, "…") else "crop")
+        columns: list[ProgressColumn] = [TextColumn("{task.description}", markup=False, table_column=cut)]
         if terminal.width >= WIDE:
             columns += [BarColumn(bar_width=None), _Info(Column(no_wrap=True))]
         with _ProgressWithFooter(*columns, console=terminal, transient=True, expand=True) as progress:

@@ -11,8 +11,10 @@ import warnings
 from typing import Any, NoReturn, TextIO, cast
 
 from aecli.cli.signals import StopRequest, leave
+from aecli.cli.stand_ins import stand_ins
 from aecli.runtime.launch import is_reporting_rank, launch
 
+_SIGPIPE_STATUS = 128 + 13  # as shells report a process that writes to a closed pipe
 _GRACE_SECONDS = 5.0  # torchrun ends all processes once one failed; the one that reports the error may be slower
 
 
@@ -48,15 +50,17 @@ def set_up_process() -> None:
 class _Stream:
     """A standard stream whose failure never ends the work: after a failed write, everything is dropped.
 
-    A lost result is reported when the work is done. Of several processes of a command, only one writes.
+    A lost result is reported when the work is done. Of several processes of a command, only one writes. Characters that
+    the encoding lacks have ASCII in their place.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._stand_ins = stand_ins(stream.encoding)
         self.failure: OSError | None = None
 
     def write(self, text: str) -> int:
-        self._attempt("write", text)
+        self._attempt("write", text.translate(self._stand_ins) if self._stand_ins else text)
         return len(text)
 
     def flush(self) -> None:
@@ -121,8 +125,9 @@ def _leave(code: str | int | None, stdout: _Stream) -> NoReturn:
     status = 1 if isinstance(code, str) else code or 0
     stdout.flush()
     if stdout.failure is not None:
-        status = status or 1
-        if stdout.failure.errno != errno.EPIPE:  # else nobody reads any more
+        is_unread = stdout.failure.errno == errno.EPIPE  # as by `| head -1`
+        status = status or (_SIGPIPE_STATUS if is_unread else 1)
+        if not is_unread:
             print(f"Error: the result can't be written to stdout: {stdout.failure.strerror}", file=sys.stderr)
     atexit._run_exitfuncs()
     if status in (1, 2) and launch().is_served and not is_reporting_rank():

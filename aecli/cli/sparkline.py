@@ -23,12 +23,3 @@ def sparkline(values: Sequence[float], columns: int) -> str:
     low, span = min(means), max(means) - min(means)
     steps = [round((mean - low) / span * (len(_BLOCKS) - 1)) if span else 0 for mean in means]
     return "".join(_BLOCKS[step] for step in steps)
-
-
-def can_show(text: str, encoding: str) -> bool:
-    """Return whether `encoding` has all characters of `text`."""
-    try:
-        text.encode(encoding)
-    except (UnicodeEncodeError, LookupError):
-        return False
-    return True

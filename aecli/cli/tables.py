@@ -11,6 +11,7 @@ from rich.text import Text
 
 from aecli.cli import console
 from aecli.cli.formats import Cell, Rows, as_csv, as_latex, as_markdown
+from aecli.cli.stand_ins import stand_ins
 from aecli.errors import message_of, printable
 
 if TYPE_CHECKING:
@@ -30,7 +31,12 @@ def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str | Text]], 
 
     On a terminal that is too narrow, text is folded but numbers never are, so that none is read as another one.
     """
-    cells = [[Text(printable(cell)) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    stdout = console.stdout()
+    lacking = stand_ins(stdout.encoding)  # put in here, before widths are measured
+    headings = [heading.translate(lacking) for heading in headings]
+    cells = [
+        [Text(printable(cell).translate(lacking)) if isinstance(cell, str) else cell for cell in row] for row in rows
+    ]
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     least = widest = 0
     for column, heading in enumerate(headings):
@@ -41,7 +47,6 @@ def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str | Text]], 
         table.add_column(Text(heading), justify="left" if is_text else "right", no_wrap=not is_text, overflow="fold")
     for row in cells:
         table.add_row(*row)
-    stdout = console.stdout()
     stdout.width = max(least, min(widest, stdout.width)) if stdout.is_terminal else widest
     stdout.print(table)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aecli.data.image_ref import ImageRef
 from aecli.data.sources.selection import is_image_name
-from aecli.errors import ConfigError, DataError, single_line
+from aecli.errors import ConfigError, DataError, quoted, single_line
 from aecli.evaluation.matching import Listed, find_renaming, list_source, match_keys, renaming_options
 from aecli.evaluation.unpaired import Unpaired
 from aecli.progress import Listener, Notice, ignore
@@ -117,9 +117,9 @@ def pair_sources(
         taken = set(match.keys.values())
         missing = [(key, image.name) for key, image in truths.first.items() if key not in match.keys]
         extra = [image.name for key, image in images.first.items() if key not in taken]
-        reason = f"not in prediction {prediction.name!r}"
+        reason = f"not in prediction {quoted(prediction.name)}"
         unpaired += [
-            Unpaired(name, prediction.name, "unread", f"{images.unread[key]!r} is there, but not read")
+            Unpaired(name, prediction.name, "unread", f"{quoted(images.unread[key])} is there, but not read")
             if key in images.unread
             else Unpaired(name, prediction.name, "missing", reason)
             for key, name in missing
@@ -137,11 +137,11 @@ def pair_sources(
 def _duplicates(images: Listed, prediction: str | None) -> list[Unpaired]:
     return [
         Unpaired(
-            images.first[key].name, prediction, "duplicate", f"same as {', '.join(repr(ref.name) for ref in refs)}"
+            images.first[key].name, prediction, "duplicate", f"same as {', '.join(quoted(ref.name) for ref in refs)}"
         )
         for key, refs in images.others.items()
     ]
 
 
 def _example(images: Listed) -> str:
-    return repr(next(iter(images.first.values())).name)
+    return quoted(next(iter(images.first.values())).name)

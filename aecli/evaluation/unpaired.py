@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from aecli.errors import DataError
+from aecli.errors import DataError, quoted
 
 _EXAMPLES = 3
 
@@ -47,7 +47,7 @@ def describe(unpaired: Sequence[Unpaired]) -> str:
         for prediction, members in groups.items():
             source = "--gt" if prediction is None else f"--pred {prediction}"
             examples = ", ".join(
-                f"{each.name!r} ({each.reason})" if explained else repr(each.name) for each in members[:_EXAMPLES]
+                quoted(each.name) + (f" ({each.reason})" if explained else "") for each in members[:_EXAMPLES]
             )
             more = ", …" if len(members) > _EXAMPLES else ""
             parts.append(f"{source}: {len(members)} {words}: {examples}{more}")

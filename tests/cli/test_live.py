@@ -38,9 +38,9 @@ def images(tmp_path):
     return write_images(tmp_path / "images", list("01234567"))
 
 
-def screens(place, columns, *arguments, encoding="utf-8"):
+def screens(place, columns, *arguments, encoding="utf-8", **environment):
     """Run `aecli` in a terminal; the screen after each piece of output, and how many lines were scrolled away."""
-    process, terminal = begin_in_terminal(place, columns, list(arguments), PYTHONIOENCODING=encoding)
+    process, terminal = begin_in_terminal(place, columns, list(arguments), PYTHONIOENCODING=encoding, **environment)
     screen = pyte.HistoryScreen(columns, 24, history=10_000)
     stream, seen = pyte.ByteStream(screen), []
     for piece in output_of(terminal):
@@ -77,10 +77,25 @@ def test_a_resumed_run_shows_its_earlier_losses(tmp_path, images):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("columns", "encoding"), [(50, "utf-8"), (80, "ascii")])
-def test_where_it_has_no_room_it_is_left_out(tmp_path, images, columns, encoding):
-    seen, _ = screens(tmp_path, columns, *TRAIN, "--epochs", "6", encoding=encoding)
+def test_where_it_has_no_room_it_is_left_out(tmp_path, images):
+    seen, _ = screens(tmp_path, 50, *TRAIN, "--epochs", "6")
     assert not [line for screen in seen for line in screen if "val loss" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_without_block_characters_losses_are_ascii(tmp_path, images, encoding):
+    seen, scrolled = screens(tmp_path, 80, *TRAIN, "--epochs", "6", encoding=encoding)
+    lines = [line for screen in seen for line in screen if line.startswith("val loss ")]
+    assert lines and scrolled == 0
+    assert {char for line in lines for char in line.split()[2]} <= set("_.-~=+*#")
+    assert all(line.isascii() for screen in seen for line in screen)
+
+
+@pytest.mark.slow
+def test_a_dumb_terminal_has_lines_instead_of_bars(tmp_path, images):
+    seen, _ = screens(tmp_path, 80, *TRAIN, "--epochs", "2", TERM="dumb")
+    assert any(line.startswith("epoch 2/2") for line in seen[-1])
 
 
 class TestCurves:
