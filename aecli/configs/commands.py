@@ -55,6 +55,10 @@ class ReconstructConfig(CheckedOptions):
     split: str | None = option(None, "Which of the images, by the run's own split.", DATA, choices=checks.SPLITS,
                                shown_default="all of --data, or val")  # fmt: skip
     background: str | None = background_option(None, shown_default="as trained")
+    image_size: int | None = option(None, "Side of the square images, in pixels, where not as in training.", DATA,
+                                    least=1, most=LARGEST_SIDE, shown_default="as trained")  # fmt: skip
+    fit: str | None = option(None, "squash: resize both sides at once; crop: resize the short side, crop the middle.",
+                             DATA, choices=checks.FITS, shown_default="as trained")  # fmt: skip
     native: bool = option(False, "Keep each image's own size: pad to a multiple of 32, reconstruct, crop back.", DATA)
     out: Path | None = option(None, "Folder to write to.", OUTPUT, metavar="DIR",
                               shown_default="reconstructions/MODEL")  # fmt: skip
@@ -70,6 +74,8 @@ class ReconstructConfig(CheckedOptions):
     workers: int | None = workers_option()
 
     def _check_together(self) -> None:
+        for flag, value in (("--image-size", self.image_size), ("--fit", self.fit)):
+            require(value is None or not self.native, flag, value, "no --native, which keeps each image's own size")
         if self.latents is not None:
             require(self.latents.suffix == ".safetensors", "--latents", self.latents, "the name of a .safetensors file")
             require(not self.native, "--latents", self.latents, "no --native, whose latents differ in size")

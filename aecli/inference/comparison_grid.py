@@ -47,7 +47,7 @@ def draw_comparison(config: GridConfig, listen: Listener = ignore) -> GridResult
     names = config.models or tuple(trained)
     if not names:
         raise CheckpointError(f"no model has a run under {config.runs}\nhint: train one with: aecli train vae")
-    loaded = [load_model(name, config.runs, config.device, config.precision) for name in names]
+    loaded = [load_model(name, config.runs, config.device, config.precision, listen) for name in names]
     images = choose_images(loaded[0].located, config.data, None, listen)
     forbid_overwriting_inputs("--out", [config.out], file_paths(images))
     source = source_of(loaded[0].located, config.data, None)

@@ -1,8 +1,10 @@
 """A trained model on its device: images to latents, latents to images."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +14,9 @@ from aecli.data.decoding.colour import parse_colour
 from aecli.data.decoding.conversions import Decoded
 from aecli.data.decoding.decode import decode_fitted
 from aecli.data.image_ref import ImageRef
-from aecli.errors import ModelError
+from aecli.errors import ConfigError, ModelError
 from aecli.models.base import Autoencoder
+from aecli.progress import Listener, Notice, ignore
 from aecli.runs import checkpoints
 from aecli.runs.folder import Located, locate
 from aecli.runtime.device import Placement, oom_as_device_error, place
@@ -27,7 +30,8 @@ _DECODE_BATCH = 16
 class LoadedModel:
     """A trained model on its device; `name` is registered.
 
-    `image_size`, `fit` and `background` are those of its training images.
+    `image_size`, `fit` and `background` are those of its training images, or those asked for in their place;
+    `has_own_input` is False for weights that don't say which they are.
     """
 
     model: Autoencoder
@@ -37,6 +41,7 @@ class LoadedModel:
     fit: str
     name: str
     background: str = "white"
+    has_own_input: bool = True
 
     @cached_property
     def sha256(self) -> str:
@@ -47,6 +52,14 @@ class LoadedModel:
     def title(self) -> str:
         """Name of its class, for pictures and tables."""
         return type(self.model).__name__
+
+    def with_input(self, image_size: int, fit: str) -> "LoadedModel":
+        """Return the model for images of another size or fit; ConfigError where it can't have that size."""
+        if image_size % self.model.size_multiple:
+            raise ConfigError(
+                f"--image-size {image_size}: model {self.name!r} needs a multiple of {self.model.size_multiple}"
+            )
+        return replace(self, image_size=image_size, fit=fit)
 
     def reconstruct(self, images: np.ndarray, hint: str = MEMORY_HINT) -> np.ndarray:
         """Return reconstructions of uint8 (N, 3, H, W) of any size: sides are padded for the model and cropped back."""
@@ -100,21 +113,50 @@ class LoadedModel:
         return (output.float() if exact else quantise(output)).cpu()
 
 
-def load_model(model: str, runs: Path, device: str = "auto", precision: str = "auto") -> LoadedModel:
+def load_model(
+    model: str,
+    runs: Path,
+    device: str = "auto",
+    precision: str = "auto",
+    listen: Listener = ignore,
+    image_size: int | None = None,
+    fit: str | None = None,
+) -> LoadedModel:
     """Load the autoencoder that a MODEL argument names onto its device.
+
+    `image_size` and `fit` are used in place of those that it was trained with. `listen` is told where they differ, and
+    what is assumed where the file says neither.
 
     Raises:
         CheckpointError, ModelError: it can't be found, read or built, or is a prior.
+        ConfigError: the model can't have images of that size.
         DeviceError: the device is not available.
     """
     placement = place(device, precision)
     located = locate(model, runs)
-    loaded, document = checkpoints.load_model(located.checkpoint, located.named)
+    loaded, document = checkpoints.load_model(located.checkpoint, located.named, listen)
     if not isinstance(loaded, Autoencoder):
         raise ModelError(
             f"{located.checkpoint} holds a prior ({document['model']}), not an autoencoder\n"
             "hint: name the autoencoder that it was trained for: aecli sample --model vae --prior flow"
         )
+    has_own_input = not document.get("assumed")
+    for text in _input_notices(located.checkpoint, document, has_own_input, image_size, fit):
+        listen(Notice(text))
     on_device = loaded.to(placement.device).to(memory_format=placement.memory_format)
-    return LoadedModel(on_device, located, placement, int(document["image_size"]), str(document["fit"]),
-                       str(document["model"]), str(document.get("background", "white")))  # fmt: skip
+    whole = LoadedModel(on_device, located, placement, int(document["image_size"]), str(document["fit"]),
+                        str(document["model"]), str(document.get("background", "white")), has_own_input)  # fmt: skip
+    return whole.with_input(image_size or whole.image_size, fit or whole.fit)
+
+
+def _input_notices(
+    path: Path, document: Mapping[str, Any], has_own_input: bool, image_size: int | None, fit: str | None
+) -> Iterator[str]:
+    """Yield a line for each of image size and fit that is assumed, or is another one than in training."""
+    asked = (("--image-size", image_size, document["image_size"]), ("--fit", fit, document["fit"]))
+    for flag, given, own in asked:
+        if has_own_input and given not in (None, own):
+            yield f"{flag} {given}: {path} was trained with {own}"
+    unknown = [f"{flag} {own}" for flag, given, own in asked if given is None]
+    if unknown and not has_own_input:
+        yield f"{path} doesn't say for which images it was trained: assuming {' and '.join(unknown)}"

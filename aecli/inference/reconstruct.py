@@ -62,7 +62,8 @@ def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> Reconst
 
 
 def _reconstruct(config: ReconstructConfig, distributed: Distributed, listen: Listener) -> ReconstructResult:
-    loaded = load_model(config.model, config.runs, config.device, config.precision)
+    loaded = load_model(config.model, config.runs, config.device, config.precision, listen, config.image_size,
+                        config.fit)  # fmt: skip
     if config.background is not None:
         loaded = replace(loaded, background=config.background)
     out = config.out or _OUTPUTS / loaded.located.label

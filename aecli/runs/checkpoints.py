@@ -12,10 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from aecli.configs.checks import COLOURS, FITS, LARGEST_SIDE, is_colour
-from aecli.errors import AecliError, CheckpointError, entering, message_of
+from aecli.errors import AecliError, CheckpointError, count_of, entering, message_of, single_line, summarize
 from aecli.models import registry
 from aecli.models.base import Trainable
 from aecli.models.renamed_keys import current_key
+from aecli.progress import Listener, Notice, ignore
+from aecli.runs.plain_weights import is_pickle, key_prefix, pickle_error, report_document
 from aecli.storage.atomic_files import atomic_path, sha256_of
 from aecli.storage.safetensors_file import TensorFile, open_tensors
 from aecli.storage.strict_json import SCHEMA, NewerSchemaError, parse_json, require_known_schema, short_repr
@@ -75,29 +77,31 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return {current_key(document.get("model"), key): value for key, value in tensors.items()}, document
 
 
-def load_model(path: Path, named: str | None = None) -> tuple[Trainable, dict[str, Any]]:
+def load_model(path: Path, named: str | None = None, listen: Listener = ignore) -> tuple[Trainable, dict[str, Any]]:
     """Return the model of a checkpoint on the CPU, in `eval()` mode, and the document.
 
     Names and shapes are checked against the model before the tensors are read.
 
     Args:
         path: a safetensors file. Without aecli's document it is read as a `state_dict` of the report's architecture;
-            its keys and shapes determine which model and size.
+            its keys, behind a prefix that they have in common, and shapes determine which model and size.
+        listen: is told of such a prefix.
         named: the model as the user named it. A `package.module:Class` in the file alone is never imported.
 
     Raises:
         CheckpointError: a damaged file, another model than `named`, or weights that don't fit the model.
     """
     with _opened(path) as file:
-        document = _document(path, file)
+        document, prefix = _document(path, file), ""
         if document is None:
-            document = _report_document(path, file)
+            prefix = key_prefix(file.shapes)
+            document = report_document(path, {key.removeprefix(prefix): shape for key, shape in file.shapes.items()})
         elif "clock" in document:
             raise CheckpointError(
                 f"{path} is a training state, not a model\nhint: {path.with_name('model.safetensors')}"
             )
         name, options, model = _build(path, document, named)
-        stored = {current_key(name, key): key for key in file.shapes}
+        stored = {current_key(name, key.removeprefix(prefix)): key for key in file.shapes}
         _require_shapes(path, name, model, {key: file.shapes[there] for key, there in stored.items()})
         _require_input(path, document, model)
         with _damage_as_error(path):
@@ -108,6 +112,8 @@ def load_model(path: Path, named: str | None = None) -> tuple[Trainable, dict[st
         model = registry.build(name, options)  # computes the non-persistent buffers
     model.load_state_dict(weights, assign=True)
     _require_variances(path, model)
+    if prefix:
+        listen(Notice(f"{path}: the prefix {single_line(prefix)} is left off the names of its weights"))
     return model.eval(), document
 
 
@@ -125,6 +131,8 @@ def _damage_as_error(path: Path) -> Iterator[None]:
     except MemoryError as error:
         raise CheckpointError(f"{path}: too little memory to read it") from error
     except (OSError, ValueError) as error:
+        if isinstance(error, ValueError) and is_pickle(path):
+            raise pickle_error(path) from error
         reason = error.strerror if isinstance(error, OSError) else message_of(error)
         raise CheckpointError(f"{path} is not a whole safetensors file: {reason}") from error
 
@@ -168,11 +176,20 @@ def _build(path: Path, document: Mapping[str, Any], named: str | None) -> tuple[
 
 def _require_shapes(path: Path, name: str, model: Trainable, found: Mapping[str, tuple[int, ...]]) -> None:
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    if expected != found:
-        wrong = next(key for key in (*expected, *found) if expected.get(key) != found.get(key))
-        key = wrong if wrong in expected else short_repr(wrong)
-        raise CheckpointError(f"{path} does not fit model {short_repr(name)}: {key} is {_shape(found.get(wrong))} "
-                              f"in the file, {_shape(expected.get(wrong))} in the model")  # fmt: skip
+    wrong = {
+        key: _difference(found.get(key), expected.get(key))
+        for key in dict.fromkeys((*expected, *found))
+        if found.get(key) != expected.get(key)
+    }
+    if wrong:
+        raise CheckpointError(f"{path} does not fit model {short_repr(name)} in {count_of(len(wrong), 'weight')}: "
+                              f"{summarize(wrong)}")  # fmt: skip
+
+
+def _difference(found: tuple[int, ...] | None, expected: tuple[int, ...] | None) -> str:
+    if found is None:
+        return "missing"
+    return f"{_shape(found)} in the file, {_shape(expected)} in the model" if expected is not None else "left over"
 
 
 def _require_input(path: Path, document: Mapping[str, Any], model: Trainable) -> None:
@@ -203,15 +220,5 @@ def _require_variances(path: Path, model: Trainable) -> None:
             raise CheckpointError(f"{path}: {key}.running_var has negative variances")
 
 
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "missing" if shape is None else "×".join(map(str, shape)) or "a scalar"
-
-
-def _report_document(path: Path, file: TensorFile) -> dict[str, Any]:
-    """Return the document for a plain `state_dict` of the report's `ae` or `vae`: model by keys, options by shapes."""
-    first, latent = file.shapes.get("encoder.0.weight"), file.shapes.get("decoder.0.weight")
-    if first is None or latent is None or len(first) != 4 or len(latent) != 4:
-        raise CheckpointError(f"{path} holds no weights of an aecli model (encoder.0.weight … decoder.15.bias)")
-    name = "vae" if "encoder.15.weight" in file.shapes else "ae"
-    options = {"width": first[0], "latent_dim": latent[0]}
-    return {"schema": SCHEMA, "model": name, "options": options, "image_size": 256, "fit": "squash"}
+def _shape(shape: tuple[int, ...]) -> str:
+    return "×".join(map(str, shape)) or "a scalar"

@@ -73,13 +73,14 @@ def open_prior(
     distributed: Distributed,
     check_output: Callable[[], None],
     choose: Callable[[LoadedModel], LatentPrior],
+    listen: Listener,
 ) -> tuple[LoadedModel, LatentPrior]:
     """Load a command's model and choose its prior, in the main process first; the output is checked before that.
 
     Raises:
         AecliError: the model, prior or output can't be used.
     """
-    loaded = load_model(config.model, config.runs, config.device, config.precision)
+    loaded = load_model(config.model, config.runs, config.device, config.precision, listen)
     require_prior(loaded, config.prior)
     if distributed.is_main_process:
         check_output()

@@ -62,7 +62,9 @@ def _sample_images(config: SampleConfig, distributed: Distributed, listen: Liste
         else:
             prepare_output_folder(out, config.overwrite, listen)
 
-    loaded, prior = open_prior(config, distributed, check_output, lambda loaded: choose_prior(loaded, config, listen))
+    loaded, prior = open_prior(
+        config, distributed, check_output, lambda loaded: choose_prior(loaded, config, listen), listen
+    )
 
     def decode(indices: range) -> NDArray[np.uint8]:
         images: NDArray[np.uint8] = decode_samples(loaded, prior, indices).numpy()

@@ -62,8 +62,13 @@ def draw_walk(config: InterpolateConfig | TraverseConfig, listen: Listener = ign
         raise ConfigError(f"--out {config.out}: expected a .png sheet, or an animated .gif or .webp")
     with Distributed() as distributed:
         listen = listen if distributed.is_main_process else ignore
-        loaded, prior = open_prior(config, distributed, lambda: check_writable_file(config.out, "--out"),
-                                   lambda loaded: choose_fitted_prior(loaded, config.prior, listen))  # fmt: skip
+        loaded, prior = open_prior(
+            config,
+            distributed,
+            lambda: check_writable_file(config.out, "--out"),
+            lambda loaded: choose_fitted_prior(loaded, config.prior, listen),
+            listen,
+        )
         if distributed.is_main_process:
             if isinstance(config, InterpolateConfig):
                 walk = interpolate(loaded, prior, config.first, config.second, config.steps, listen)

@@ -54,7 +54,8 @@ SPECIAL = {
     ("eval", "--metrics"): [*NO_CHOICE, "psnr,", ",", "psnr;ssim"],
     ("train", "--val-fraction"): [*NO_NUMBER, "1"], ("train", "--ema"): [*NO_NUMBER, "0", "1"],
     ("train", "--lr"): [*NO_NUMBER, "0"], ("train", "--checkpoint-every"): [*NO_NUMBER, "0"],
-    ("train", "--image-size"): [*NO_COUNT, "0", "33", "100000"], ("train", "--width"): [*NO_COUNT, "0", "5000"],
+    ("train", "--image-size"): [*NO_COUNT, "0", "33", "100000"],
+    ("reconstruct", "--image-size"): [*NO_COUNT, "0", "33", "100000"], ("train", "--width"): [*NO_COUNT, "0", "5000"],
     ("sample", "--n"): [*NO_COUNT, "0", "1025", "99999999"], ("grid", "--n"): [*NO_COUNT, "0", "1025"],
     ("sample", "--temperature"): [*NO_NUMBER, "1e7"],
 }  # fmt: skip

@@ -79,6 +79,8 @@ def resolve_model(config: TrainConfig) -> tuple[Any, LatentEncoder | None]:
                           f"hint: aecli train {config.model.name} --model vae")  # fmt: skip
     loaded = load_model(config.model.autoencoder, config.run.runs, config.run.device)
     path = loaded.located.checkpoint
+    if not loaded.has_own_input:
+        loaded = loaded.with_input(config.data.image_size, config.data.fit)
     for flag, given, own in (
         ("--image-size", config.data.image_size, loaded.image_size),
         ("--fit", config.data.fit, loaded.fit),
