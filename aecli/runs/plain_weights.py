@@ -24,13 +24,13 @@ def is_pickle(path: Path) -> bool:
 
 def pickle_error(path: Path) -> CheckpointError:
     """Return the error that names a pickle, with two lines of Python that convert it."""
-    converted = path.with_suffix(".safetensors")
-    if converted == path:
-        converted = path.with_name(f"{path.stem}-converted.safetensors")
+    converted, opened = path.with_suffix(".safetensors"), repr(str(path))
+    if converted == path:  # by that suffix torch.load would take it for a safetensors file
+        converted, opened = path.with_name(f"{path.stem}-converted.safetensors"), f"open({opened}, 'rb')"
     return CheckpointError(
         f"{path} is a pickle, as torch.save writes it: opening one can run any code, so aecli doesn't\n"
         f"hint: these lines of Python convert it without running any, for --model {converted}:\n"
-        f"import torch; from safetensors.torch import save_file; w = torch.load(open({str(path)!r}, 'rb'), 'cpu', "
+        f"import torch; from safetensors.torch import save_file; w = torch.load({opened}, 'cpu', "
         "weights_only=True); w = w.get('state_dict', w.get('model', w))\n"
         "save_file({k: v.contiguous().clone() for k, v in w.items() if torch.is_tensor(v)}, "
         f"{str(converted)!r})"

@@ -43,6 +43,7 @@ def prefixed(weights, prefix):
         ("best.tar", lambda weights: {"model": weights, "optimizer": {"lr": 1.0}}, True),
     ],
 )
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file is left to be closed
 def test_the_lines_that_are_told_of_a_pickle_convert_it(weights, name, wrap, is_zip):
     weights["encoder.0.weight"] = weights["encoder.0.weight"].contiguous(memory_format=torch.channels_last)
     torch.save(wrap(weights), name, _use_new_zipfile_serialization=is_zip)
