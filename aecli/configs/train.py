@@ -37,6 +37,7 @@ from aecli.errors import ConfigError
 SOURCE_HELP = "A folder, a .zip of one, tar or Parquet shards, demo, torchvision:NAME or hf:NAME."
 LARGEST_SEED = 2**63 - 1
 GROWING = "to more"  # how the length of a run may change
+MOVED = "to where the same images are now"  # how a source may
 
 
 seed_option = partial(option, 0, "The seed of all randomness.", RUN, least=0, most=LARGEST_SEED)
@@ -65,9 +66,9 @@ class DataConfig(CheckedOptions):
     """Which images, and how they are read."""
 
     source: str = option("demo", f"Images to train on. {SOURCE_HELP}", DATA, name="data", metavar="SOURCE",
-                         completes="source")  # fmt: skip
+                         completes="source", may_change=MOVED)  # fmt: skip
     val_source: str | None = option(None, "Images to validate on, instead of a split.", DATA, name="val_data",
-                                    metavar="SOURCE", completes="source")  # fmt: skip
+                                    metavar="SOURCE", completes="source", may_change=MOVED)  # fmt: skip
     val_fraction: float = option(0.1, "Fraction of images held out for validation, chosen by a hash of the name.", DATA,
                                  least=0, below=1)  # fmt: skip
     image_size: int = option(256, "Side of the square images, in pixels.", DATA, least=1, most=LARGEST_SIDE)
@@ -75,6 +76,9 @@ class DataConfig(CheckedOptions):
         "squash", "squash: resize both sides at once; crop: resize the short side, crop the middle.", DATA, choices=FITS
     )
     background: str = background_option("white")
+    allow_changed_data: bool = option(
+        False, "Resume a run although most of its images have changed.", DATA, may_change=FREELY
+    )
     skip_broken: bool = option(False, "Go on without images that can't be read, even if there are many.", DATA)
     flip: bool = option(False, "Mirror images at random.", DATA)
     shuffle_buffer: int = option(4096, "Size of the shuffle buffer of a stream, in images.", DATA, least=1)

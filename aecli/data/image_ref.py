@@ -68,6 +68,11 @@ class ImageRef:
         """
         return self._load()
 
+    def renamed(self, name: str) -> "ImageRef":
+        """Return the same image under another name, alone in its group if it was so before."""
+        group = name if self.group == self.name else self.group
+        return ImageRef(name, group, self.fingerprint, self._load, self.revision)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ImageRef) and self._identity() == other._identity()
 
@@ -95,18 +100,44 @@ class FileRef(ImageRef):
         self.root = root
         self._versions = f"{status.st_size}:{status.st_mtime_ns}\0{status.st_ctime_ns}" if status else "unreadable\0"
 
+    @property
+    def path(self) -> str:
+        """Where the file is."""
+        return os.path.join(self.root, self.name)
+
+    def renamed(self, name: str) -> ImageRef:
+        """Return the same file under another name."""
+        return _RenamedFileRef(name, self.path, self._versions)
+
     def load(self) -> bytes:
         """The file's bytes; raises OSError, also where it is no longer a regular file."""
-        with regular_file(os.path.join(self.root, self.name)) as file:
+        with regular_file(self.path) as file:
             size = file_size(file)
             if size > FILE_LIMIT:
                 raise OSError(f"{size} bytes are more than {FILE_LIMIT}")
             return file.read(size)
 
 
+class _RenamedFileRef(FileRef):
+    """An image file whose name is not its path below the source."""
+
+    __slots__ = ()
+
+    def __init__(self, name: str, path: str, versions: str) -> None:
+        """`root` is the whole path."""
+        self.name = self.group = name
+        self.root = path
+        self._versions = versions
+
+    @property
+    def path(self) -> str:
+        """Where the file is."""
+        return self.root
+
+
 def file_paths(images: Iterable[ImageRef]) -> Iterator[str]:
     """Yield the paths of those `images` that are files, not members of an archive."""
-    return (os.path.join(image.root, image.name) for image in images if isinstance(image, FileRef))
+    return (image.path for image in images if isinstance(image, FileRef))
 
 
 def content_key(images: Sequence[ImageRef], *settings: object) -> str:
@@ -117,11 +148,21 @@ def content_key(images: Sequence[ImageRef], *settings: object) -> str:
     return digest.hexdigest()
 
 
-def data_fingerprint(images: Sequence[ImageRef]) -> str:
+def data_fingerprint(images: Iterable[ImageRef]) -> str:
     """SHA-256 of the names and sizes of `images`, as 64 hex digits: a copy of a folder is the same data."""
+    return fingerprint_of(names_and_sizes(images))
+
+
+def names_and_sizes(images: Iterable[ImageRef]) -> Iterator[tuple[str, str]]:
+    """Yield names and sizes in bytes, as text; for images that are no files, what stands in their place."""
+    return ((image.name, image.fingerprint.partition(":")[0]) for image in images)
+
+
+def fingerprint_of(names_and_sizes: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 of names and sizes in their order, as 64 hex digits."""
     digest = hashlib.sha256()
-    for image in images:
-        digest.update(_encoded(f"{image.name}\0{image.fingerprint.partition(':')[0]}\n"))
+    for name, size in names_and_sizes:
+        digest.update(_encoded(f"{name}\0{size}\n"))
     return digest.hexdigest()
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from aecli.data.image_ref import fingerprint_of
 from aecli.errors import CheckpointError, message_of
 from aecli.models import registry
 from aecli.runs.run_config import complete_config
@@ -16,6 +17,7 @@ from aecli.storage.strict_json import NewerSchemaError, read_json, require_known
 
 COLUMNS = ("epoch", "step", "lr", "train_loss", "train_recon", "train_kl", "val_loss", "val_psnr", "val_ssim",
            "images_per_s", "seconds")  # fmt: skip
+IMAGE_COLUMNS = ("source", "name", "bytes")  # of images.csv
 Row = Mapping[str, float | None]
 
 
@@ -28,6 +30,7 @@ class RunFolder:
         self.model = path / "model.safetensors"  # best weights by validation loss
         self.last = path / "last.safetensors"  # everything needed to resume
         self.config = path / "config.json"  # every resolved option, versions, device, data fingerprint, split
+        self.images = path / "images.csv"  # names and sizes of its images
         self.metrics = path / "metrics.csv"  # one row per epoch
         self.curves = path / "curves.png"  # the plot of metrics.csv
         self.prior = path / "prior.safetensors"  # priors fitted to the latents of the best weights, once needed
@@ -82,11 +85,41 @@ class RunFolder:
         writer.writerows(rows)
         atomic_files.write_bytes(self.metrics, text.getvalue().encode())
 
+    def write_images(self, sources: Mapping[str, Mapping[str, str]]) -> None:
+        """Write images.csv: of each source (`data`, `val_data`), the names and sizes of what it holds.
+
+        Raises:
+            OutputError: it can't be written.
+        """
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(IMAGE_COLUMNS)
+        writer.writerows((source, name, size) for source, held in sources.items() for name, size in held.items())
+        atomic_files.write_bytes(self.images, text.getvalue().encode("utf-8", "surrogateescape"))
+
+    def read_images(self) -> dict[str, dict[str, str]]:
+        """Return names and sizes by source, without those whose names and sizes are not config.json's fingerprint.
+
+        An older run has none; a file that someone changed is not what the run was trained on.
+        """
+        found: dict[str, dict[str, str]] = {}
+        try:
+            with open(self.images, newline="", encoding="utf-8", errors="surrogateescape") as file:
+                for row in csv.reader(file):
+                    if len(row) == len(IMAGE_COLUMNS):
+                        source, name, size = row
+                        found.setdefault(source, {})[name] = size
+        except (OSError, csv.Error):
+            return {}
+        config = self.read_config()
+        prints = {source: (config.get(source) or {}).get("fingerprint") for source in found}
+        return {source: held for source, held in found.items() if fingerprint_of(held.items()) == prints[source]}
+
     def clear(self) -> None:
         """Remove a run's files except config.json, which marks the folder as aecli's to write."""
         previews = sorted(self.previews.glob("epoch-*.png"))
         events = sorted(self.tensorboard.glob("events.out.tfevents.*"))
-        for file in (self.last, self.model, self.prior, self.metrics, self.curves, *previews, *events):
+        for file in (self.last, self.model, self.prior, self.images, self.metrics, self.curves, *previews, *events):
             file.unlink(missing_ok=True)
 
     def touched(self) -> float:

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from aecli.data.image_ref import ImageRef, split_indices
+from aecli.data.inventory import list_source
 from aecli.data.sources.registry import is_gone, list_images, require_source
 from aecli.data.sources.shards import is_stream
 from aecli.errors import ConfigError, DataError
 from aecli.progress import Listener, ignore
+from aecli.runs.data_changes import as_recorded
 from aecli.runs.folder import Located, RunFolder
 
 
@@ -26,21 +28,22 @@ def run_images(
         CheckpointError: the run's config.json is damaged.
         DataError: the images can't be listed any more, or are gone.
     """
-    options = run.read_config()["options"]
+    recorded = run.read_config()
+    options = recorded["options"]
     data, val_data = options["data"], options["val_data"]
     if val_data is None and is_stream(data) and split == "val":
         raise DataError(f"{run.path} was trained on a stream, without validation images\nhint: name some with --data")
 
-    def listed(source: str, verb: str) -> list[ImageRef]:
-        if is_gone(source):
-            raise DataError(f"{run.path} {verb} {source}, which is gone\nhint: {hint}")
-        return list_images(source, listen, outputs)
+    def listed(key: str, verb: str) -> list[ImageRef]:
+        if is_gone(options[key]):
+            raise DataError(f"{run.path} {verb} {options[key]}, which is gone\nhint: {hint}")
+        return as_recorded(run, recorded, key, list_source(options[key], listen, outputs)).images or []
 
     if val_data is None:
-        images = listed(data, "was trained on")
+        images = listed("data", "was trained on")
         return images if is_stream(data) else select_split(images, split, options["val_fraction"])
-    trained_on = listed(data, "was trained on") if split != "val" else []
-    return trained_on + (listed(val_data, "was validated on") if split != "train" else [])
+    trained_on = listed("data", "was trained on") if split != "val" else []
+    return trained_on + (listed("val_data", "was validated on") if split != "train" else [])
 
 
 def source_of(located: Located, data: str | None, split: str | None) -> str:

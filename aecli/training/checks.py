@@ -102,23 +102,6 @@ def validate_whole_epochs(
         )
 
 
-def changed_sources(recorded: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, str]:
-    """Return which of `data` and `val_data` have other images than when the run began, each with a notice."""
-    changed = {}
-    for key in ("data", "val_data"):
-        then, now = recorded.get(key) or {}, record[key] or {}
-        if then.get("fingerprint") != now.get("fingerprint"):
-            changed[key] = (
-                f"the images of {now['source']} are not the ones that this run began with "
-                f"({_amount(then)} then, {_amount(now)} now)"
-            )
-    return changed
-
-
-def _amount(record: Mapping[str, Any]) -> str:
-    return f"{record['shards']} shards" if record.get("images") is None else str(record["images"])
-
-
 def validate_log(kind: str | None) -> None:
     """Raise ConfigError, before any work, where the package that `--log` needs is not installed."""
     if kind is None:

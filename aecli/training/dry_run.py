@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from aecli.configs import TrainConfig
-from aecli.data.sources.registry import list_images, split_indices
-from aecli.data.sources.shards import Shards, is_stream
+from aecli.data.sources.registry import split_indices
+from aecli.data.sources.shards import Shards
 from aecli.errors import ConfigError, DataError
 from aecli.models.base import Losses, latent_shape
 from aecli.models.flops import TRAINING_FACTOR, forward_flops
@@ -22,11 +22,11 @@ from aecli.runtime.distributed import Distributed
 from aecli.storage.strict_json import is_count
 from aecli.training.checks import validate_batch_statistics
 from aecli.training.compiling import StepLoss
-from aecli.training.inputs.image_sets import ImageSet
+from aecli.training.inputs.image_sets import ImageSet, list_sources
 from aecli.training.inputs.loaders import DatasetLoader
 from aecli.training.loop import backend_errors_translated
 from aecli.training.plan import Plan, resolve
-from aecli.training.run_choice import choose_run, first_difference, is_occupied, progress, shrunk
+from aecli.training.run_choice import Listings, choose_run, is_occupied, is_refused, progress
 from aecli.training.state import TrainState
 from aecli.training.step import train_step
 from aecli.training.sync import NonFiniteDetector
@@ -104,8 +104,9 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
         if distributed.world_size > 1:
             raise ConfigError("--dry-run: one process does it; start it without torchrun")
         plan = resolve(config, distributed)
-        folder, run_state, steps_done = foresee_run(plan)
-        length = _length(config)
+        listings = list_sources(config)
+        folder, run_state, steps_done = foresee_run(plan, listings)
+        length = _length(config, listings)
         state = plan.new_state()
         _validate_batches(plan, state, length)
         with backend_errors_translated(config):
@@ -137,7 +138,7 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
     )
 
 
-def foresee_run(plan: Plan) -> tuple[RunFolder, str, int]:
+def foresee_run(plan: Plan, listings: Listings) -> tuple[RunFolder, str, int]:
     """Return the folder that training would choose, what it would do there, and the steps done; takes no lock.
 
     Raises:
@@ -148,11 +149,10 @@ def foresee_run(plan: Plan) -> tuple[RunFolder, str, int]:
         folder = RunFolder(config.run.out)
         if not folder.exists():
             return folder, "refused" if is_occupied(folder.path) else "new", 0
-        refused = first_difference(folder.read_config(), options) or shrunk(config, folder)
-        if refused and not config.run.restart:
+        if not config.run.restart and is_refused(config, folder, options, listings):
             return folder, "refused", 0
     else:
-        folder = choose_run(config, options, held=None).folder
+        folder = choose_run(config, options, listings, held=None).folder
     if config.run.restart:
         return folder, "new", 0
     epochs, steps = progress(folder)  # 0 where nothing is saved yet
@@ -163,8 +163,8 @@ def foresee_run(plan: Plan) -> tuple[RunFolder, str, int]:
     return folder, "resumes" if steps else "new", steps
 
 
-def _length(config: TrainConfig) -> _Length:
-    train_images, val_images = _count_images(config)
+def _length(config: TrainConfig, listings: Listings) -> _Length:
+    train_images, val_images = _count_images(config, listings)
     optimization = config.optimization
     batches = optimization.epoch_steps if train_images is None else -(-train_images // optimization.batch_size)
     return _Length(
@@ -184,14 +184,14 @@ def _validate_batches(plan: Plan, state: TrainState, length: _Length) -> None:
         validate_batch_statistics(state.model, plan.config, plan.distributed, loader)
 
 
-def _count_images(config: TrainConfig) -> tuple[int | None, int | None]:
+def _count_images(config: TrainConfig, listings: Listings) -> tuple[int | None, int | None]:
     """Return how many images would train and validate, as listed: some may turn out to be unreadable."""
-    val = len(list_images(config.data.val_source)) if config.data.val_source is not None else 0
-    if is_stream(config.data.source):
+    images = listings["data"].images
+    val = len(listings["val_data"].images or ()) if "val_data" in listings else 0
+    if images is None:
         Shards(config.data.source)  # fails where there are none
         return None, val
-    images = list_images(config.data.source)
-    if config.data.val_source is not None:
+    if "val_data" in listings:
         return len(images), val
     train, held_out = split_indices(images, config.data.val_fraction)
     if not train:

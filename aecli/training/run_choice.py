@@ -3,9 +3,10 @@
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from enum import IntEnum
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 from aecli.configs import TrainConfig
 from aecli.configs.checks import MODEL_FLAGS
 from aecli.configs.train import train_options
+from aecli.data.inventory import Listing
 from aecli.data.sources.shards import is_pattern
 from aecli.errors import CheckpointError, OutputError, message_of
 from aecli.models import registry
 from aecli.runs.checkpoints import read_document
+from aecli.runs.data_changes import SOURCES, SourceChange, source_changes
 from aecli.runs.folder import RunFolder
 from aecli.runtime.distributed import Distributed
 from aecli.storage import atomic_files
@@ -30,6 +33,7 @@ _MAY_CHANGE = {"model_defaults", *(each.name for each in train_options() if each
 _FLAGS = {"model": "model", "autoencoder": "--model"}
 
 Difference = tuple[str, Any, Any]  # flag, recorded value, value now
+Listings = Mapping[str, Listing]  # what `data` and, where it is given, `val_data` hold now
 
 
 @dataclass(frozen=True)
@@ -54,21 +58,24 @@ def resolved_options(config: TrainConfig, model_options: Any, encoder: LatentEnc
     return resolved
 
 
-def choose_run(config: TrainConfig, options: Mapping[str, Any], held: ExitStack | None) -> RunChoice:
+def choose_run(
+    config: TrainConfig, options: Mapping[str, Any], listings: Listings, held: ExitStack | None
+) -> RunChoice:
     """Choose the folder for `config`, whose resolved options are `options`, and lock it until `held` closes.
 
     Without `held`, nothing is locked or written: a dry run.
 
-    With `--out`, that folder and no other; otherwise the last run under `--runs` with the same options, or else a new
-    folder there.
+    With `--out`, that folder and no other; otherwise the last run under `--runs` with the same options and images, or
+    else a new folder there. A run's images are its own wherever they lie. Where some of them have changed, they are so
+    only at their old place, or if that is gone.
 
     Raises:
-        CheckpointError: `--out` holds a run with other options.
+        CheckpointError: `--out` holds a run with other options, or most of the run's images have changed.
         OutputError: `--out` holds something else, another process trains in the folder, or it can't be written.
     """
     if config.run.out is not None:
-        return _in_named_folder(config, RunFolder(config.run.out), options, held)
-    return _under_runs(config, options, held)
+        return _in_named_folder(config, RunFolder(config.run.out), options, listings, held)
+    return _under_runs(config, options, listings, held)
 
 
 def broadcast_choice(choice: RunChoice | None, distributed: Distributed) -> RunChoice:
@@ -78,7 +85,11 @@ def broadcast_choice(choice: RunChoice | None, distributed: Distributed) -> RunC
 
 
 def _in_named_folder(
-    config: TrainConfig, folder: RunFolder, options: Mapping[str, Any], held: ExitStack | None
+    config: TrainConfig,
+    folder: RunFolder,
+    options: Mapping[str, Any],
+    listings: Listings,
+    held: ExitStack | None,
 ) -> RunChoice:
     if not folder.exists() and is_occupied(folder.path):
         raise OutputError(f"--out {folder.path}: holds something other than a run\nhint: name a new or empty folder")
@@ -96,12 +107,35 @@ def _in_named_folder(
     if difference := shrunk(config, folder):
         flag, done, asked = difference
         raise CheckpointError(f"{flag} {asked}: {folder.path} has trained {done} {flag[2:]}, which can only grow")
+    require_its_images(config, folder, source_changes(folder, recorded, options, listings))
     return RunChoice(folder, resumes=folder.last.exists())
 
 
-def _under_runs(config: TrainConfig, options: Mapping[str, Any], held: ExitStack | None) -> RunChoice:
+def is_refused(config: TrainConfig, folder: RunFolder, options: Mapping[str, Any], listings: Listings) -> bool:
+    """Whether the run in `folder` can't continue with these options and images."""
+    recorded = folder.read_config()
+    if first_difference(recorded, options) or shrunk(config, folder):
+        return True
+    changes = source_changes(folder, recorded, options, listings)
+    return any(each.is_other for each in changes) and not config.data.allow_changed_data
+
+
+def require_its_images(config: TrainConfig, folder: RunFolder, changes: Sequence[SourceChange]) -> None:
+    """Raise CheckpointError where most images of a run have changed, unless `--allow-changed-data` says to go on."""
+    other = next((each for each in changes if each.is_other), None)
+    if other is not None and not config.data.allow_changed_data:
+        what = f": {other.difference}" if other.difference else f" ({message_of(other.was)})"
+        raise CheckpointError(
+            f"{other.flag} {other.now}: not the images that {folder.path} was trained on{what}\n"
+            "hint: --allow-changed-data resumes it with them; another --out begins a new run, --restart this one again"
+        )
+
+
+def _under_runs(
+    config: TrainConfig, options: Mapping[str, Any], listings: Listings, held: ExitStack | None
+) -> RunChoice:
     name = registry.run_name(config.model.name)
-    same: RunFolder | None = None
+    same: tuple[_Images, RunFolder, list[SourceChange]] | None = None
     notice = None
     for number in count(1):
         folder = RunFolder(config.run.runs / (name if number == 1 else f"{name}-{number}"))
@@ -122,18 +156,45 @@ def _under_runs(config: TrainConfig, options: Mapping[str, Any], held: ExitStack
             lock.close()  # another process began and ended a run there before the lock was taken
         if not folder.is_ours():
             continue
-        difference = first_difference(folder.read_config(), options)
+        recorded = folder.read_config()
+        difference = first_difference(recorded, options)
         if difference is None and not config.run.restart:
             difference = shrunk(config, folder)
-        if difference is None:
-            same = folder
-        else:
+        if difference is not None:
             notice = _describe(folder, difference)
+            continue
+        changes = source_changes(folder, recorded, options, listings)
+        images = _compare(config, changes)
+        if images is _Images.ANOTHERS:
+            moved = next(each for each in changes if each.is_moved)
+            notice = _describe(folder, (moved.flag, moved.was, moved.now))
+        elif same is None or images >= same[0]:
+            same = images, folder, changes
     assert same is not None
-    _lock(same, held)
+    _, chosen, changes = same
+    if not config.run.restart:
+        require_its_images(config, chosen, changes)
+    _lock(chosen, held)
     if config.run.restart:
-        return RunChoice(same, resumes=False, notice=f"restarting the run in {same.path} from the beginning")
-    return RunChoice(same, resumes=same.last.exists())
+        return RunChoice(chosen, resumes=False, notice=f"restarting the run in {chosen.path} from the beginning")
+    return RunChoice(chosen, resumes=chosen.last.exists())
+
+
+class _Images(IntEnum):
+    """What the images of a command are to a run with the same options; the higher one is the run that continues."""
+
+    ANOTHERS = 0
+    OTHERS_IN_THEIR_PLACE = 1
+    MOST = 2
+    ALL = 3
+
+
+def _compare(config: TrainConfig, changes: Sequence[SourceChange]) -> _Images:
+    if all(each.may_follow for each in changes):
+        return _Images.MOST if any(each.difference for each in changes) else _Images.ALL
+    if config.data.allow_changed_data:
+        return _Images.MOST
+    return _Images.ANOTHERS if any(each.is_moved for each in changes) else _Images.OTHERS_IN_THEIR_PLACE
 
 
 def is_occupied(path: Path) -> bool:
@@ -166,7 +227,7 @@ def first_difference(recorded: Mapping[str, Any], options: Mapping[str, Any]) ->
                 return difference
         elif key == "steps" and None not in (was, now):
             continue  # they may grow
-        elif key not in _MAY_CHANGE and was != now:
+        elif key in SOURCES and (was is None) != (now is None) or key not in _MAY_CHANGE and was != now:
             return _FLAGS.get(key) or "--" + key.replace("_", "-"), _brief(was), _brief(now)
     return None
 

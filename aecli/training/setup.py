@@ -1,34 +1,37 @@
 """From a config to a session: what happens once, before the first step."""
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from aecli.configs import TrainConfig
+from aecli.data.image_ref import split_indices
+from aecli.data.inventory import Listing
 from aecli.data.streams import Stream
 from aecli.errors import CheckpointError
 from aecli.models.base import Prior
 from aecli.progress import Notice, StopRequest
+from aecli.runs.data_changes import SourceChange, as_recorded, notices_of, source_changes
 from aecli.runs.folder import RunFolder
 from aecli.runtime.device import hardware, versions
 from aecli.runtime.distributed import Distributed
 from aecli.storage.strict_json import SCHEMA
 from aecli.training.checks import (
-    changed_sources,
     validate_batch_statistics,
     validate_same_data,
     validate_same_state,
     validate_whole_epochs,
 )
 from aecli.training.events import Finished, Started, ThroughputMeter, TrainReport
-from aecli.training.inputs.image_sets import ImageSet, bring_to_device, gather_images
+from aecli.training.inputs.image_sets import ImageSet, bring_to_device, gather_images, list_sources
 from aecli.training.inputs.latent_sets import encode_sets
 from aecli.training.inputs.loaders import BatchLoader, DatasetLoader, StreamLoader
+from aecli.training.inputs.overlap import Overlap, find_overlap
 from aecli.training.plan import Plan, resolve
 from aecli.training.run_choice import broadcast_choice, choose_run
 from aecli.training.session import Inputs, Session
@@ -47,6 +50,11 @@ class OpenedRun:
     recorded: dict[str, Any] | None = None
     saved: tuple[dict[str, Tensor], StateDocument] | None = None
 
+    @property
+    def step(self) -> int:
+        """Its finished steps."""
+        return self.saved[1].counters.step if self.saved else 0
+
 
 @dataclass(frozen=True)
 class Data:
@@ -54,6 +62,7 @@ class Data:
 
     train: ImageSet | Stream
     val: ImageSet
+    listings: Mapping[str, Listing]
     record: dict[str, Any]
     train_has_changed: bool
 
@@ -70,11 +79,19 @@ def prepare(
         Stopped: `should_stop` returned True before there was anything to save.
     """
     plan = resolve(config, distributed)
-    run = open_run(plan, resources)
+    notices: list[TrainReport] = []
+    listings = list_sources(config, notices.append)
+    yield from notices
+    run = open_run(plan, listings, resources)
+    changes = source_changes(run.folder, run.recorded, plan.options, listings) if run.recorded else []
+    for text in [*([run.notice] if run.notice else []), *notices_of(changes)]:
+        yield Notice(text)
     if finished := _finished(run, plan):
+        if distributed.is_main_process and run.recorded:
+            _note_new_places(run.folder, run.recorded, changes)
         yield finished
         return None
-    data = yield from open_data(plan, run, should_stop)
+    data = yield from open_data(plan, run, listings, changes, should_stop)
     state = build(plan, run, data)
     inputs = yield from _open_inputs(plan, run, data, state, should_stop)
     if isinstance(inputs.loader, StreamLoader):
@@ -85,7 +102,7 @@ def prepare(
         **plan.placement.describe(), "compile": compute_loss.is_compiled, "processes": distributed.world_size,
     }  # fmt: skip
     if distributed.is_main_process:
-        _write_config(run, plan, {"placement": placement, **data.record})
+        _write_config(run, plan, data, placement)
     sync = LossSync(distributed, state, inputs.loader.stream_positions, should_stop)
     session = Session(plan, run.folder, state, inputs, compute_loss, sync, ThroughputMeter(), should_stop,
                       _conversions(data.record))  # fmt: skip
@@ -93,14 +110,15 @@ def prepare(
     return session
 
 
-def open_run(plan: Plan, resources: ExitStack) -> OpenedRun:
+def open_run(plan: Plan, listings: Mapping[str, Listing], resources: ExitStack) -> OpenedRun:
     """Choose and lock the run's folder, and read the run in it if that continues.
 
     Raises:
         CheckpointError, OutputError: as `choose_run`, or the run can't be read.
     """
     distributed = plan.distributed
-    choice = choose_run(plan.config, plan.options, resources) if distributed.is_main_process else None
+    is_main = distributed.is_main_process
+    choice = choose_run(plan.config, plan.options, listings, resources) if is_main else None
     choice = broadcast_choice(choice, distributed)
     if not choice.resumes:
         return OpenedRun(choice.folder, choice.notice)
@@ -108,7 +126,7 @@ def open_run(plan: Plan, resources: ExitStack) -> OpenedRun:
     validate_same_state(distributed, choice.folder, document)
     # Anew: --patience may be another one than when it was saved.
     document = replace(document, stopped_early=plan.stops_early(document.counters.epoch, document.best.epoch))
-    recorded = distributed.broadcast_object(choice.folder.read_config() if distributed.is_main_process else None)
+    recorded = distributed.broadcast_object(choice.folder.read_config() if is_main else None)
     return OpenedRun(choice.folder, choice.notice, recorded, (tensors, document))
 
 
@@ -130,22 +148,61 @@ def _conversions(record: Mapping[str, Any]) -> dict[str, Any]:
     return {str(each.get("source")): each.get("conversions") for each in sources}
 
 
-def open_data(plan: Plan, run: OpenedRun, should_stop: StopRequest) -> Generator[TrainReport, None, Data]:
-    """List, split and decode the images, or open the stream.
+def _note_new_places(folder: RunFolder, recorded: Mapping[str, Any], changes: Sequence[SourceChange]) -> None:
+    """Write into config.json of a finished run where its images are now."""
+    moved = {each.key: each.now for each in changes if each.is_moved and not each.difference}
+    if moved:
+        sources = {key: {**recorded[key], "source": now} for key, now in moved.items()}
+        folder.write_config({**recorded, "options": {**recorded["options"], **moved}, **sources})
+
+
+def open_data(
+    plan: Plan,
+    run: OpenedRun,
+    listings: Mapping[str, Listing],
+    changes: Sequence[SourceChange],
+    should_stop: StopRequest,
+) -> Generator[TrainReport, None, Data]:
+    """Split and decode the images, or open the stream.
 
     Raises:
         AecliError: images or a cache that can't be used, or that differ between processes.
         Stopped: `should_stop` returned True.
     """
-    train, val, record = yield from gather_images(plan.config, should_stop)
+    recorded = run.recorded or {}
+    if run.recorded:
+        listings = {key: as_recorded(run.folder, recorded, key, listing) for key, listing in listings.items()}
+    train, val, record = yield from gather_images(plan.config, listings, should_stop)
     plan.distributed.barrier()
-    if run.notice:
-        yield Notice(run.notice)
-    changed = changed_sources(run.recorded, record) if run.recorded else {}
-    for text in changed.values():
-        yield Notice(text)
     validate_same_data(plan.distributed, record)
-    return Data(train, val, record, "data" in changed)
+    has_changed = bool(recorded) and recorded["data"].get("fingerprint") != record["data"]["fingerprint"]
+    if has_changed and listings["data"].inventory is None:
+        yield Notice(f"--data {plan.config.data.source}: not the shards that the run began with")
+    if not recorded or any(each.difference for each in changes):
+        is_main = plan.distributed.is_main_process
+        found = plan.distributed.broadcast_object(asdict(_overlap(plan, listings)) if is_main else None)
+        overlap = Overlap(**found)
+        record["split"]["val_in_train"] = overlap.found
+        if overlap.found:
+            yield Notice(str(overlap))
+    else:
+        record["split"]["val_in_train"] = (recorded.get("split") or {}).get("val_in_train")
+    record["changes"] = [
+        *(recorded.get("changes") or []),
+        *({"source": each.key, "step": run.step, **each.counts} for each in changes if each.counts),
+    ]
+    return Data(train, val, listings, record, has_changed)
+
+
+def _overlap(plan: Plan, listings: Mapping[str, Listing]) -> Overlap:
+    """Return how many validation images stand in training too; a stream's images are not known."""
+    images = listings["data"].images
+    if images is None:
+        return Overlap(0, 0)
+    if "val_data" in listings:
+        return find_overlap(images, listings["val_data"].images or [])
+    train, val = ([images[index] for index in side] for side in split_indices(images, plan.config.data.val_fraction))
+    return find_overlap(train, val)
 
 
 def build(plan: Plan, run: OpenedRun, data: Data) -> TrainState:
@@ -203,14 +260,23 @@ def _validate_epochs(plan: Plan, run: OpenedRun, state: TrainState, loader: Batc
     validate_whole_epochs(plan.config, run.recorded, state, loader)
 
 
-def _write_config(run: OpenedRun, plan: Plan, found: dict[str, Any]) -> None:
-    """Write config.json; a run that continues keeps the time at which it began, a new one clears the folder."""
+def _write_config(run: OpenedRun, plan: Plan, data: Data, placement: Mapping[str, Any]) -> None:
+    """Write images.csv and config.json.
+
+    A run that continues keeps the time at which it began, a new one clears the folder.
+    """
     if not run.recorded and run.folder.exists():
         run.folder.clear()
+    held = {key: listing.inventory for key, listing in data.listings.items() if listing.inventory is not None}
+    is_new = not run.recorded or any(
+        run.recorded[key]["fingerprint"] != data.record[key]["fingerprint"] for key in held
+    )
+    if is_new or not run.folder.images.exists():
+        run.folder.write_images(held)
     options = plan.options
     run.folder.write_config({
         "schema": SCHEMA, "model": {"name": options["model"], "options": options["options"]}, "options": options,
-        **found, "versions": versions(), "hardware": hardware(),
+        "placement": placement, **data.record, "versions": versions(), "hardware": hardware(),
         "began": run.recorded["began"] if run.recorded else time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     })  # fmt: skip
 

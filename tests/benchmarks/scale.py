@@ -40,7 +40,7 @@ import json, sys, time
 from aecli.configs import TrainConfig
 from aecli.data.packs import pack
 
-from aecli.training.inputs.image_sets import gather_images
+from aecli.training.inputs.image_sets import gather_images, list_sources
 from aecli.runtime.memory import peak_memory
 import torch
 
@@ -53,7 +53,7 @@ def refuse(*arguments):
 pack.decode_fitted = refuse
 config = TrainConfig("ae", data=sys.argv[1], cache=sys.argv[2])
 before, start = peak_mb(), time.perf_counter()
-for report in gather_images(config, lambda: False):
+for report in gather_images(config, list_sources(config), lambda: False):
     raise SystemExit(f"the pack was not found: {report}")
 seconds = time.perf_counter() - start
 print(json.dumps({"seconds": seconds, "before": before, "after": peak_mb()}))

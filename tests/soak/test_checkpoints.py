@@ -21,14 +21,16 @@ import safetensors.torch
 import torch
 
 from aecli.configs import TrainConfig
+from aecli.data.inventory import Listing
 from aecli.errors import AecliError
 from aecli.metrics.network_weights import backbone_weights
 from aecli.models import registry
 from aecli.progress import ignore
 from aecli.runs import catalogue, checkpoints
+from aecli.runs.data_changes import notices_of, source_changes
 from aecli.runs.folder import RunFolder
 from aecli.runtime.device import place
-from aecli.training import checks, loop, run_choice
+from aecli.training import loop, run_choice
 from aecli.training.state import TrainState
 from aecli.training.state_schema import load_state
 from tests.soak import hostile
@@ -107,7 +109,8 @@ def read_run(path: Path, folder: Path) -> None:
     f"{facts.best_epoch or 0:.0f} {facts.val_psnr or 0:.2f} {facts.image_size:d} {facts.epochs:d}"
     assert facts.model.isprintable() and (facts.error is None or hostile.printable_lines(facts.error))
     run_choice.first_difference(config, {"data": "x", "options": {"width": 4}})
-    list(checks.changed_sources(config, {"data": {"fingerprint": "x", "source": "s", "images": 3}, "val_data": None}))
+    changes = source_changes(run, config, {"data": "/x"}, {"data": Listing("x", [], {"a.png": "3"})})
+    assert hostile.printable_lines("\n".join(notices_of(changes)))
 
 
 def read_weights(path: Path, folder: Path) -> None:

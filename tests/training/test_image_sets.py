@@ -14,7 +14,7 @@ from aecli.progress import Notice
 from aecli.training import loop, setup
 from aecli.training.events import Finished
 from aecli.training.inputs import image_sets as images_module
-from aecli.training.inputs.image_sets import ImageSet, bring_to_device, gather_images, upload
+from aecli.training.inputs.image_sets import ImageSet, bring_to_device, gather_images, list_sources, upload
 from tests.support.data import finish
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -36,7 +36,7 @@ def break_images(config, names):
 
 
 def gathered(config):
-    return finish(gather_images(config, lambda: False))[0]
+    return finish(gather_images(config, list_sources(config), lambda: False))[0]
 
 
 def weights(config):

@@ -137,7 +137,7 @@ def test_a_run_folder_holds_what_is_promised(config):
     folder = end.run.path
     assert folder == config.run.runs / "vae"
     assert sorted(p.name for p in folder.iterdir()) == [
-        "config.json", "curves.png", "last.safetensors", "metrics.csv", "model.safetensors", "previews",
+        "config.json", "curves.png", "images.csv", "last.safetensors", "metrics.csv", "model.safetensors", "previews",
     ]  # fmt: skip
     assert [p.name for p in sorted((folder / "previews").iterdir())] == [f"epoch-000{n}.png" for n in (1, 2, 3)]
     with open(folder / "metrics.csv") as file:
@@ -268,7 +268,7 @@ class TestFolders:
             run(config.replace(out=tmp_path / "theirs", restart=restart))
         assert (tmp_path / "theirs" / "model.safetensors").read_bytes() == b"precious"
 
-    @pytest.mark.parametrize(("changed", "notice"), [("held_out", "2 then, 3 now"), ("photographs", "15 then, 16 now")])
+    @pytest.mark.parametrize(("changed", "notice"), [("held_out", "--val-data"), ("photographs", "--data")])
     def test_changed_images_give_a_notice(self, config, image_folder, tmp_path, changed, notice):
         held_out = image_folder("50.png", "51.png", folder="held_out", height=40, width=40)
         config = config.replace(image_size=64, val_data=str(held_out))
@@ -277,7 +277,7 @@ class TestFolders:
         reports, end = run(config.replace(epochs=2))
         assert end.epochs == 2
         found = [report.text for report in reports if isinstance(report, Notice)]
-        assert any(changed in text and notice in text for text in found)
+        assert any(f"{notice} {tmp_path / changed}" in text and "1 added (new.png)" in text for text in found)
 
     def test_a_folder_called_demo_is_not_confused_with_the_built_in_photographs(self, config, photographs, monkeypatch):
         photographs.rename(photographs.with_name("demo"))

@@ -92,10 +92,10 @@ class TestTheSameResult:
         """One epoch by hand: two forward passes a step, each with statistics of its own, the first one's kept."""
         from aecli.configs import TrainConfig
         from aecli.progress import never
-        from aecli.training.inputs.image_sets import gather_images
+        from aecli.training.inputs.image_sets import gather_images, list_sources
 
         data = TrainConfig("vae", data=str(place / "images"), image_size=64, cache="off")
-        (images, _, _), _ = finish(gather_images(data, never))
+        (images, _, _), _ = finish(gather_images(data, list_sources(data), never))
         model = report.ReportVAE(4, 64)
         model.load_state_dict(build("vae", width=4).state_dict())
         model.train()

@@ -10,14 +10,14 @@ import math
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from typing import Any
 
-from aecli.data.image_ref import FILE_LIMIT, ImageRef
+from aecli.data.image_ref import FILE_LIMIT, ImageRef, fingerprint_of
 from aecli.data.sources.selection import SUFFIXES
 from aecli.data.sources.tars import list_tars
 from aecli.errors import DataError, message_of, single_line
@@ -73,10 +73,8 @@ class Shards:
         self._dataset = dataset
         self._columns = _image_columns(source, dataset.features or {})
         self.names = files if len(files) == count else tuple(f"{source}#{number}" for number in range(count))
-        sizes = [os.path.getsize(name) if os.path.isfile(name) else "" for name in self.names]
-        text = "".join(f"{os.path.basename(name)}\0{size}\n" for name, size in zip(self.names, sizes, strict=True))
+        self.fingerprint = fingerprint_of(_names_and_sizes(self.names))
         next(self.read(0), None)
-        self.fingerprint = hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
     def read(self, shard: int, start: int = 0) -> Iterator[tuple[int, Encoded]]:
         """Yield the images of one shard, each with its row, from row `start` on; rows without an image are skipped.
@@ -94,6 +92,16 @@ class Shards:
         with _as_data_error(self.names[shard]):
             rows = self._dataset.shard(num_shards=len(self.names), index=shard)
             yield from rows.skip(start) if start else rows
+
+
+def _names_and_sizes(files: Iterable[str]) -> Iterator[tuple[str, str]]:
+    for file in files:
+        yield os.path.basename(file), str(os.path.getsize(file)) if os.path.isfile(file) else ""
+
+
+def shard_sizes(source: str) -> dict[str, str]:
+    """Return the names and sizes in bytes of local shards, which are not opened; raises DataError if there are none."""
+    return dict(_names_and_sizes(_files(source)))
 
 
 def list_shards(source: str, is_wanted: Callable[[str], bool]) -> list[ImageRef]:

@@ -14,12 +14,13 @@ from aecli.data.decoding.colour import parse_colour
 from aecli.data.decoding.conversions import ConversionCounts
 from aecli.data.decoding.decode import Pixels
 from aecli.data.image_ref import data_fingerprint
+from aecli.data.inventory import Listing, list_source
 from aecli.data.packs.on_the_fly import Images, OnTheFly
 from aecli.data.packs.pack import Pack, pack_images
-from aecli.data.sources.registry import ImageRef, list_images, split_indices
-from aecli.data.streams import Stream, is_stream
+from aecli.data.sources.registry import ImageRef, split_indices
+from aecli.data.streams import Stream
 from aecli.errors import DataError, summarize
-from aecli.progress import Notice, Stopped, StopRequest
+from aecli.progress import Listener, Notice, Stopped, StopRequest, ignore
 from aecli.training.events import TrainReport
 
 SPLIT_RULE = "validation where sha256(name), read as a fraction, is below val_fraction"
@@ -91,10 +92,24 @@ def upload(images: NDArray[Any], device: torch.device) -> torch.Tensor:
     return copy
 
 
+def list_sources(config: TrainConfig, listen: Listener = ignore) -> dict[str, Listing]:
+    """List what `data` and, where it is given, `val_data` hold; the folder that the run is written to is left out.
+
+    Raises:
+        DataError: as `list_source`.
+    """
+    outputs = [config.run.out] if config.run.out else []
+    listings: dict[str, Listing] = {}
+    for key, source in (("data", config.data.source), ("val_data", config.data.val_source)):
+        if source is not None:
+            listings[key] = list_source(source, listen, outputs, streams=key == "data")
+    return listings
+
+
 def gather_images(
-    config: TrainConfig, should_stop: StopRequest
+    config: TrainConfig, listings: Mapping[str, Listing], should_stop: StopRequest
 ) -> Generator[TrainReport, None, tuple[ImageSet | Stream, ImageSet, dict[str, Any]]]:
-    """List, split and decode; return training images, validation images and the record of them for config.json.
+    """Split and decode; return training images, validation images and the record of them for config.json.
 
     A stream is only opened, never split: validation is on `--val-data` or absent.
 
@@ -103,9 +118,9 @@ def gather_images(
         Stopped: `should_stop` returned True.
     """
     data = config.data
-    if is_stream(data.source):
-        return (yield from _open_stream(config, should_stop))
-    listed = yield from _list_images(config, data.source)
+    listed = listings["data"].images
+    if listed is None:
+        return (yield from _open_stream(config, listings, should_stop))
     pack = yield from _decode_once(config, data.source, listed, should_stop)
     if data.val_source is None:
         kept = [image for image in listed if image.name not in pack.skipped]
@@ -113,7 +128,7 @@ def gather_images(
         val_record, rule = None, {"rule": SPLIT_RULE, "val_fraction": data.val_fraction}
     else:
         train, rule = ImageSet(pack.images, np.arange(len(pack.names))), {"rule": _NO_SPLIT}
-        val, val_record = yield from _validation_images(config, data.val_source, should_stop)
+        val, val_record = yield from _validation_images(config, listings["val_data"], should_stop)
     if len(train) == 0:
         raise DataError(f"--data {data.source}: no image is left to train on\nhint: a smaller --val-fraction")
     split = {"train": len(train), "val": len(val), **rule}
@@ -121,15 +136,16 @@ def gather_images(
 
 
 def _validation_images(
-    config: TrainConfig, source: str, should_stop: StopRequest
+    config: TrainConfig, listing: Listing, should_stop: StopRequest
 ) -> Generator[TrainReport, None, tuple[ImageSet, dict[str, Any]]]:
-    listed = yield from _list_images(config, source)
-    pack = yield from _decode_once(config, source, listed, should_stop)
-    return ImageSet(pack.images, np.arange(len(pack.names))), _record(source, listed, pack)
+    listed = listing.images
+    assert listed is not None  # only training images are streamed
+    pack = yield from _decode_once(config, listing.source, listed, should_stop)
+    return ImageSet(pack.images, np.arange(len(pack.names))), _record(listing.source, listed, pack)
 
 
 def _open_stream(
-    config: TrainConfig, should_stop: StopRequest
+    config: TrainConfig, listings: Mapping[str, Listing], should_stop: StopRequest
 ) -> Generator[TrainReport, None, tuple[Stream, ImageSet, dict[str, Any]]]:
     data, side, val_record = config.data, config.data.image_size, None
     stream = Stream(data.source, side, data.fit, config.run.seed, config.optimization.batch_size, data.shuffle_buffer,
@@ -138,18 +154,11 @@ def _open_stream(
         val = ImageSet(np.empty((0, 3, side, side), dtype=np.uint8), np.arange(0))
         yield Notice(f"{data.source} is a stream, so nothing is held out for validation; name images with --val-data")
     else:
-        val, val_record = yield from _validation_images(config, data.val_source, should_stop)
+        val, val_record = yield from _validation_images(config, listings["val_data"], should_stop)
     source = {"source": data.source, "images": None, "shards": len(stream.shards), "lanes": stream.shard_groups,
-              "fingerprint": stream.fingerprint}  # fmt: skip
+              "fingerprint": listings["data"].fingerprint or stream.fingerprint}  # fmt: skip
     split = {"train": None, "val": len(val), "rule": _NO_SPLIT}
     return stream, val, {"data": source, "val_data": val_record, "split": split}
-
-
-def _list_images(config: TrainConfig, source: str) -> Generator[TrainReport, None, list[ImageRef]]:
-    notices: list[TrainReport] = []
-    images = list_images(source, notices.append, [config.run.out] if config.run.out else [])
-    yield from notices
-    return images
 
 
 def _decode_once(
