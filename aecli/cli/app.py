@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from aecli._version import __version__
+from aecli.cli.signposts import check_command, check_options
 from aecli.errors import AecliError, ConfigError
 
 _COMMANDS = {  # name → module and function, imported when the command is run or its help shown
@@ -56,6 +57,14 @@ class _Group(TyperGroup):
         super().__init__(**settings)
         self.commands = _Commands()  # type: ignore[assignment]
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not ctx.resilient_parsing:
+            try:
+                check_options("aecli", args[:1], _flags(self, ctx))
+            except ConfigError as error:
+                _fail(str(error), error.exit_status)
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             _require_folder()
@@ -82,6 +91,8 @@ class _Group(TyperGroup):
         for name in ("interpolate", "traverse"):
             if args[:1] == ["sample"] and f"--{name}" in args:
                 args = [name, *(arg for arg in args[1:] if arg != f"--{name}")]
+        if args and args[0] not in _COMMANDS and not ctx.resilient_parsing:
+            check_command(args[0], args[1:])
         return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
@@ -97,10 +108,16 @@ class _Command(TyperCommand):
             if (flag or not value) and not ctx.resilient_parsing:  # shell completion may ask with an empty value
                 name = flag[1] if flag else before
                 raise ConfigError(f"{name} '': expected a value\nhint: is a variable of the shell not set?")
+        if not ctx.resilient_parsing:
+            check_options(f"aecli {self.name}", args, _flags(self, ctx))
         return super().parse_args(ctx, args)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         _show_help(self, ctx, super().format_help, formatter)
+
+
+def _flags(command: Any, ctx: Any) -> set[str]:
+    return {flag for each in command.get_params(ctx) for flag in each.opts}
 
 
 def _show_help(command: Any, ctx: Any, show_tables: Any, formatter: Any) -> None:

@@ -35,6 +35,11 @@ def notice(message: str) -> Text:
     return Text.assemble(("Note: ", "yellow"), shorten(message))
 
 
+def show_next(command: str) -> None:
+    """Print the command to type next to stderr."""
+    stderr().print(Text.assemble(("Next: ", "green"), shorten(command)), soft_wrap=True)
+
+
 def print_line(text: str) -> None:
     """Print one line of result to stdout, never wrapped."""
     stdout().print(printable(text), soft_wrap=True)

@@ -10,6 +10,7 @@ from rich.text import Text
 from aecli.cli import console
 from aecli.cli.display import Bar, Display, duration, open_display
 from aecli.cli.signals import StopRequest
+from aecli.cli.signposts import after_training
 from aecli.cli.sparkline import SPARKS, sparkline
 from aecli.configs import TrainConfig
 from aecli.errors import printable
@@ -32,6 +33,9 @@ def show_training(config: TrainConfig, as_json: bool, quiet: bool) -> None:
         console.print_json(_end_to_json(end))
     elif isinstance(end, Finished):
         print_finished(end)
+        if not quiet:
+            is_validated = end.best.get("val_loss") is not None
+            console.show_next(after_training(config, end.run, is_validated))
     if isinstance(end, Interrupted):
         _print_interrupted(end, config.run.restart)
         raise typer.Exit(request.exit_status)

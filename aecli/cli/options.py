@@ -93,11 +93,15 @@ def flag_parameters() -> list[Parameter]:
 
 
 class Output(NamedTuple):
-    """What a command prints: one JSON document, or what `show` prints; and a failure that is reported after it."""
+    """What a command prints: one JSON document, or what `show` prints, and then the command to type next, if any.
+
+    A failure is reported after it.
+    """
 
     document: dict[str, Any]
     show: Callable[[], None]
     failure: AecliError | None = None
+    next_command: str | None = None
 
 
 def takes(config: type, one_process: bool = False) -> Callable[[Callable[[Any, Listener], Output]], Command]:
@@ -106,7 +110,7 @@ def takes(config: type, one_process: bool = False) -> Callable[[Callable[[Any, L
     def decorate(function: Callable[[Any, Listener], Output]) -> Command:
         @wraps(function)
         def run(json: bool, quiet: bool, **values: Any) -> None:
-            from aecli.cli.console import print_json
+            from aecli.cli.console import print_json, show_next
             from aecli.cli.display import open_display
 
             made = config_of(config, values)
@@ -120,6 +124,8 @@ def takes(config: type, one_process: bool = False) -> Callable[[Callable[[Any, L
                 print_json(output.document)
             else:
                 output.show()
+                if output.next_command and not quiet:
+                    show_next(output.next_command)
             if output.failure is not None:
                 raise output.failure
 

@@ -10,6 +10,7 @@ from aecli.progress import Listener
 def reconstruct(config: ReconstructConfig, listen: Listener) -> Output:
     """Write a PNG for every input image, under its own relative path."""
     from aecli.cli.console import print_line
+    from aecli.cli.signposts import after_reconstructing
     from aecli.inference.reconstruct import reconstruct as run
 
     result = run(config, listen)
@@ -26,4 +27,6 @@ def reconstruct(config: ReconstructConfig, listen: Listener) -> Output:
     if result.unreadable:
         count = f"{len(result.unreadable)} image{'s' if len(result.unreadable) > 1 else ''}"
         failure = DataError(f"{count} could not be read and have no reconstruction: {summarize(result.unreadable)}")
-    return Output(document, show, failure)
+    (source,) = result.conversions
+    following = after_reconstructing(config, source, result.out, result.image_size, result.fit)
+    return Output(document, show, failure, None if failure else following)

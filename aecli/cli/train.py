@@ -68,8 +68,10 @@ def _train(
 
     The same command again resumes its run; other options begin another. The defaults are the report's recipe.
     """
+    from aecli.cli.signposts import refuse_run
     from aecli.recipes.layering import layer
 
+    refuse_run(model, Path(_options["runs"]))
     not_of_the_run = ("model", "config", "json", "quiet", "option", "dry_run")
     flags = {key: value for key, value in given(context).items() if key not in not_of_the_run}
     train_config = layer(model, {**flags, "options": _parse_options(option or [])}, config)
@@ -90,7 +92,7 @@ def _parse_options(texts: list[str]) -> dict[str, Any]:
     for text in texts:
         key, equals, value = text.partition("=")
         if not (key and equals):
-            raise ConfigError(f"--option {text}: expected KEY=VALUE")
+            raise ConfigError(f"--option {text}: expected KEY=VALUE\nhint: the folder of a run is --out DIR")
         if key in parsed:
             raise ConfigError(f"--option {key}: given twice")
         parsed[key.replace("-", "_")] = value

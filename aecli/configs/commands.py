@@ -30,7 +30,8 @@ from aecli.configs.train import (
 )  # fmt: skip
 
 model_option = partial(
-    option, ..., "A registry name (its newest run under --runs), a run folder, or a .safetensors file.", MODEL,
+    option, ..., "A registry name (its newest run under --runs), a run's folder or its name there, or a .safetensors "
+    "file.", MODEL,
     metavar="MODEL", completes="model",
 )  # fmt: skip
 batch_size_option = partial(option, 16, "Images at a time.", MACHINE, least=1)

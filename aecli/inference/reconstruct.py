@@ -38,12 +38,15 @@ _NATIVE_BATCH = 8  # images per batch on a CPU, while their sizes are unknown
 class ReconstructResult:
     """The output folder, the number of images written, unreadable ones (name → reason), and the file of latents.
 
-    `conversions` says of the SOURCE what reading did to its images, as `ConversionCounts.to_json` does.
+    `image_size` and `fit` are the model's, unless the images kept their sizes. `conversions` says of the SOURCE
+    what reading did to its images, as `ConversionCounts.to_json` does.
     """
 
     out: Path
     written: int
     unreadable: dict[str, str]
+    image_size: int
+    fit: str
     latents: Path | None = None
     conversions: dict[str, Any] = field(default_factory=dict)
 
@@ -92,8 +95,8 @@ def _reconstruct(config: ReconstructConfig, distributed: Distributed, listen: Li
             document = {"schema": SCHEMA, "model": loaded.name, "image_size": loaded.image_size, "fit": loaded.fit}
             store.write(readable, document, listen)
         distributed.barrier()
-    return ReconstructResult(out, len(images) - len(unreadable), unreadable, config.latents,
-                             {source: counts.to_json()})  # fmt: skip
+    return ReconstructResult(out, len(images) - len(unreadable), unreadable, loaded.image_size, loaded.fit,
+                             config.latents, {source: counts.to_json()})  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,13 @@ def newest_run(name: str, runs: Path) -> RunFolder | None:
     return of_model[-1] if of_model else None
 
 
+def find_run(text: str, runs: Path) -> RunFolder | None:
+    """Return the run that `text` names by its folder, by a file in it, or by its folder's name under `runs`, if any."""
+    path = Path(text)
+    folders = [path.parent, path.parent.parent] if path.is_file() else [path, runs / path]
+    return next((run for run in map(RunFolder, folders) if run.is_ours()), None)
+
+
 @dataclass(frozen=True)
 class Located:
     """A checkpoint file, the run that it belongs to, if any, and a short name for labels and output folders."""
@@ -155,6 +162,7 @@ class Located:
 def locate(model: str, runs: Path) -> Located:
     """Find what a MODEL argument names: a model's newest run under `runs`, a run folder, or a `.safetensors` file.
 
+    A run folder is also named by its name under `runs`, and by any file in it that holds no weights.
     `package.module:Class=PATH` names the class too: one that only a file names is never imported.
 
     Raises:
@@ -162,6 +170,8 @@ def locate(model: str, runs: Path) -> Located:
     """
     if registry.is_model_name(model):
         run = newest_run(model, runs)
+        if run is None and (so_named := RunFolder(runs / model)).is_ours() and so_named.model.exists():
+            return _located(so_named, None)
         if run is None:
             beside = RunFolder(Path(model))
             hint = f"--model ./{model}" if beside.is_ours() else f"train one with: aecli train {model}"
@@ -172,15 +182,21 @@ def locate(model: str, runs: Path) -> Located:
     if path.is_dir():
         run = RunFolder(path)
         run.read_config()
-        if not run.model.exists():
-            raise CheckpointError(f"{path} has no {run.model.name} yet: its first epoch is not finished")
-        return Located(run.model, run, _label(path.resolve().name), named)
+        return _located(run, named)
+    if path.suffix != ".safetensors" and (run := find_run(str(path), runs)):
+        return _located(run, named)
     if path.is_file():
         beside = RunFolder(path.parent)
         return Located(path, beside if path == beside.model and beside.is_ours() else None, _label(path.stem), named)
     raise CheckpointError(
         f"--model {model}: not a model, a run folder or a .safetensors file\nhint: {registry.suggestion(model)}"
     )
+
+
+def _located(run: RunFolder, named: str | None) -> Located:
+    if not run.model.exists():
+        raise CheckpointError(f"{run.path} has no {run.model.name} yet: its first epoch is not finished")
+    return Located(run.model, run, _label(run.path.resolve().name), named)
 
 
 def _label(name: str) -> str:
