@@ -1,6 +1,6 @@
 """The Python API: trained models applied to images in memory, evaluation and training."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -191,8 +191,20 @@ def evaluate(
     return run_evaluation(EvalConfig(gt=str(gt), pred=tuple(specs), **options))
 
 
-def train(config: TrainConfig) -> Iterator[TrainReport]:
-    """Train, yielding reports: Started, StepReport, EpochReport, …, Finished; raises AecliError."""
+def train(config: TrainConfig) -> Generator[TrainReport, None, None]:
+    """Train, yielding reports: Started, StepReport, EpochReport, …, Finished.
+
+    The same call resumes an unfinished run, on a CPU bit for bit as if it had never stopped. It may stop anywhere:
+    `break`, `close()`, an exception in the loop, an iterator that is dropped or is left when Python ends, Ctrl-C and a
+    notebook's stop button save the run where it is. Ctrl-C lets the current step end, and raises KeyboardInterrupt when
+    the run is saved; a second one raises it at once, without saving.
+
+    After `kill -9`, or where a signal handler of yours raises an exception in the middle of a step, the same call goes
+    on from the last checkpoint (`checkpoint_every`).
+
+    Raises:
+        AecliError: options, data, checkpoints or outputs can't be used, or a loss is not finite.
+    """
     return run_training(config)
 
 

@@ -8,14 +8,13 @@ import time
 from types import FrameType
 from typing import NoReturn
 
-from aecli.runtime.launch import is_reporting_rank, launch
+from aecli.runtime.interrupts import is_echo
+from aecli.runtime.launch import is_reporting_rank
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # not every system has the last
 _NO_SIGNAL = b"\0"
 _CLEAN_LINE = "\r\x1b[J\x1b[?25h"  # erases the bars and shows the cursor that they hide
 _WRITE_TIMEOUT = 0.2  # seconds
-# One Ctrl-C or logout may arrive twice: from the terminal and from a parent process (torchrun forwards it later).
-_ECHO_SECONDS, _ECHO_SECONDS_OF_TORCHRUN = 0.5, 5.0
 
 
 class StopRequest:
@@ -69,7 +68,7 @@ class StopRequest:
     def _arrived(self, number: int) -> None:
         if self.signal is None:
             self.signal, self._first_at = number, time.monotonic()
-        elif time.monotonic() - self._first_at > (_ECHO_SECONDS if launch().size == 1 else _ECHO_SECONDS_OF_TORCHRUN):
+        elif not is_echo(self._first_at):
             leave(128 + number, "interrupted at once; what was saved before is kept")
 
 

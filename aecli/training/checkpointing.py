@@ -8,6 +8,7 @@ from aecli.errors import DataError, DeviceError, OutputError, TrainingError
 from aecli.progress import Stopped
 from aecli.runs import checkpoints
 from aecli.training.observers.previews import PreviewWriter
+from aecli.training.reports import Left
 from aecli.training.session import Session
 
 SHORT_EPOCH_SECONDS = 30.0  # epochs shorter than this are not each worth a checkpoint
@@ -65,15 +66,14 @@ def saved_on_failure(checkpointer: Checkpointer) -> Iterator[None]:
 
     A stop, which all processes take after the same step, saves everything. Writes or images that fail do so too, where
     that can be done. After a loss that is not finite, or an error of the device, the state may be spoilt: then only the
-    best weights are saved.
+    best weights are saved. After any other exception, which may have torn a step, nothing is.
     """
     session = checkpointer.session
     try:
         yield
-    except Stopped:
+    except Stopped as stop:
         checkpointer.save()
-        if session.distributed.is_main_process:
-            session.folder.write_metrics(session.state.rows)
+        if session.distributed.is_main_process and not isinstance(stop, Left):
             PreviewWriter(session).write_curves()
         session.distributed.barrier(may_stop=False)  # a process that leaves earlier may take the others along
         raise

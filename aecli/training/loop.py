@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from itertools import islice
 
 from aecli.configs import TrainConfig
@@ -15,6 +16,7 @@ from aecli.training.checkpointing import Checkpointer, diverged, require_finite,
 from aecli.training.events import EpochReport, Finished, Interrupted, StepReport, TrainReport
 from aecli.training.observers.previews import PreviewWriter
 from aecli.training.observers.tensorboard import Log, open_log
+from aecli.training.reports import Reports, saved_at_its_end
 from aecli.training.session import Session
 from aecli.training.setup import prepare
 from aecli.training.step import train_step
@@ -23,21 +25,28 @@ from aecli.training.validation import validate
 _MIN_SECONDS = 1e-3  # a coarse clock can say that an epoch took none
 
 
-def train(config: TrainConfig, should_stop: StopRequest = never) -> Iterator[TrainReport]:
+def train(config: TrainConfig, should_stop: StopRequest = never) -> Reports:
     """Train a model as `config` says, in the run folder that the same options began, or in a new one.
 
     Reports come as it goes, Finished or Interrupted last. Once `should_stop()` returns True, the run is saved where it
     is, in mid-epoch if need be, and ends; the same call later resumes it, with the results of an uninterrupted run, bit
-    for bit on a CPU. An iterator that is dropped before its end saves nothing more. Torch's global generator is seeded
-    anew for every step; `deterministic`, and fp32's plain arithmetic on CUDA, stay set in the process.
+    for bit on a CPU. An iterator that ends otherwise has saved the run too: `saved_at_its_end` says when. Torch's
+    global generator is seeded anew for every step; `deterministic`, and fp32's plain arithmetic on CUDA, stay set in
+    the process.
 
     In processes that torchrun started, all of them must call this: they share each batch, and get the same reports;
-    rank 0 writes.
+    rank 0 writes. Where one of them leaves its iterator, the others get Interrupted after the same step.
 
     Raises:
         AecliError: one of its kinds, for options, data, checkpoints or outputs that can't be used, or a loss that is
             not finite; in one of several processes also a PeerError, where another one failed.
+        KeyboardInterrupt: after Ctrl-C, once the run is saved; a second Ctrl-C raises it at once.
     """
+    return saved_at_its_end(partial(_run, config), should_stop)
+
+
+def _run(config: TrainConfig, should_stop: StopRequest) -> Reports:
+    """Set up and train; all processes and resources of the run are held in here."""
     distributed, session = Distributed(should_stop), None
     with ExitStack() as resources:
         try:
@@ -85,7 +94,10 @@ def _train(session: Session) -> Iterator[TrainReport]:
 
 
 def _run_epochs(session: Session, checkpointer: Checkpointer, log: Log) -> Iterator[StepReport | EpochReport | Notice]:
-    """Train the epochs that are left. Metrics and pictures are written before the checkpoint that marks the end."""
+    """Train the epochs that are left. Each report finds the state whole, and the files of the epochs that it tells of.
+
+    Metrics and pictures are written before the checkpoint that marks the end.
+    """
     reported: set[str] = set()
     has_epoch = False
     previews = PreviewWriter(session)
@@ -95,16 +107,16 @@ def _run_epochs(session: Session, checkpointer: Checkpointer, log: Log) -> Itera
             log.step(step_report)
             checkpointer.save_if_due()
         report = finish_epoch(session, checkpointer)
-        yield report
-        yield from _report_unreadable(session, reported)
-        if not has_epoch:  # of images decoded on the fly, the first epoch says what was done to them
-            yield from _report_conversions(session)
-            has_epoch = True
         if session.distributed.is_main_process:
             session.folder.write_metrics(session.state.rows)
             previews.write_epoch()
             log.epoch(report)
         checkpointer.save_epoch()
+        yield report
+        yield from _report_unreadable(session, reported)
+        if not has_epoch:  # of images decoded on the fly, the first epoch says what was done to them
+            yield from _report_conversions(session)
+            has_epoch = True
     session.distributed.barrier(may_stop=False)
 
 

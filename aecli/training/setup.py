@@ -103,6 +103,8 @@ def prepare(
     }  # fmt: skip
     if distributed.is_main_process:
         _write_config(run, plan, data, placement)
+        if run.saved is not None:
+            run.folder.write_metrics(state.rows)  # takes back rows of epochs after the last checkpoint
     sync = LossSync(distributed, state, inputs.loader.stream_positions, should_stop)
     session = Session(plan, run.folder, state, inputs, compute_loss, sync, ThroughputMeter(), should_stop,
                       _conversions(data.record))  # fmt: skip

@@ -17,7 +17,7 @@ from aecli.metrics.psnr import psnr
 from aecli.progress import Notice
 from aecli.runs import checkpoints
 from aecli.training import loop, sync
-from aecli.training.events import EpochReport, Finished, Interrupted, Started, StepReport
+from aecli.training.events import EpochReport, Finished, Interrupted, Started
 from tests.reference.report import ReportAE, ae_loss
 from tests.support.images import encoded, picture
 from tests.support.plain_models import build
@@ -69,17 +69,32 @@ def test_epochs_may_grow_after_any_epoch(config, tmp_path, epochs):
     assert_same_run(tmp_path / "whole", tmp_path / "grown")
 
 
-def test_a_crash_after_the_last_checkpoint_costs_nothing_but_time(config, tmp_path):
-    run(config.replace(out=tmp_path / "whole"))
+def crash(config, monkeypatch, steps):
+    """Train until an exception tears the step after so many: nothing more is saved, as if the process was killed."""
+    taken = itertools.count()
+    real = loop.train_step
+
+    def torn(*arguments):
+        if next(taken) == steps:
+            raise ZeroDivisionError
+        real(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):
+        patch.setattr(loop, "train_step", torn)
+        run(config)
+
+
+def test_a_crash_after_the_last_checkpoint_costs_nothing_but_time(config, tmp_path, monkeypatch):
+    _, end = run(config.replace(out=tmp_path / "whole"))
     crashed = config.replace(out=tmp_path / "crashed")
-    reports = loop.train(crashed)
-    for report in reports:
-        if isinstance(report, EpochReport) and report.epoch == 3:
-            break  # as a kill would: epoch 3 is in no checkpoint yet, and epoch 2 was too quick to earn one
-    del reports
+    steps = checkpoints.read_document(end.run.last)["clock"]["step"]
+    crash(crashed, monkeypatch, steps - 1)  # epoch 2 was too quick to earn a checkpoint
     assert checkpoints.read_document(tmp_path / "crashed" / "last.safetensors")["epoch"] == 1
     assert len(rows(tmp_path / "crashed")) == 2
-    run(crashed)
+    reports = loop.train(crashed)
+    started = next(report for report in reports if isinstance(report, Started))
+    assert started.epochs_done == len(rows(tmp_path / "crashed")) == 1  # rows of what is lost are taken back at once
+    list(reports)
     assert_same_run(tmp_path / "whole", tmp_path / "crashed")
 
 
@@ -232,11 +247,7 @@ def test_a_long_epoch_is_saved_in_its_middle(config, tmp_path, monkeypatch):
     monkeypatch.setattr(sync, "SYNC_INTERVAL_SECONDS", 0.0)
     run(config.replace(out=tmp_path / "whole"))
     config = config.replace(checkpoint_every=1e-9)
-    reports = loop.train(config.replace(out=tmp_path / "killed"))
-    for report in reports:
-        if isinstance(report, StepReport) and report.batch == 3:
-            break
-    del reports
+    crash(config.replace(out=tmp_path / "killed"), monkeypatch, 2)
     document = checkpoints.read_document(tmp_path / "killed" / "last.safetensors")
     assert (document["epoch"], document["clock"]["batch"]) == (0, 2)
     run(config.replace(out=tmp_path / "killed"))
