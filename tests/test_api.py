@@ -2,8 +2,11 @@
 
 import json
 import re
+import shutil
+import signal
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,8 +14,13 @@ import torch
 from PIL import Image
 
 import aecli
+from aecli.configs import EvalConfig, ReconstructConfig, SampleConfig
 from aecli.errors import ConfigError, DataError, ModelError
+from aecli.evaluation.paired import evaluate
+from aecli.inference.reconstruct import reconstruct
+from aecli.sampling.sample import sample
 from tests.support.images import picture, save_image
+from tests.support.interrupts import interrupted_at
 from tests.support.trained import ok, ok_json
 
 SIZE = 32
@@ -185,3 +193,57 @@ def test_importing_costs_no_torch_until_something_is_used():
     assert re.match(r"\d+\.\d+", aecli._version.__version__)
     with pytest.raises(AttributeError, match="nothing_like_it"):
         _ = aecli.nothing_like_it
+
+
+class TestInterrupted:
+    """An interrupt, or an exception of the listener, half-way: nothing is locked or half written, and it goes again."""
+
+    @pytest.fixture
+    def calls(self, place, tmp_path):
+        shutil.copytree(place / "vae", tmp_path / "vae", ignore=shutil.ignore_patterns("prior*"))
+        common = {"model": str(tmp_path / "vae"), "device": "cpu"}
+        images = str(place / "images")
+        return {
+            "reconstruct": partial(reconstruct, ReconstructConfig(
+                data=images, out=tmp_path / "made", latents=tmp_path / "latents.safetensors", batch_size=1,
+                overwrite=True, **common,
+            )),
+            "sample": partial(sample, SampleConfig(n=40, out=tmp_path / "drawn.png", **common)),
+            "evaluate": partial(evaluate, EvalConfig(
+                gt=images, pred=(images,), metrics=("psnr",), batch_size=2, report=tmp_path / "page.html",
+                per_image=tmp_path / "table.csv",
+            )),
+        }  # fmt: skip
+
+    def require_tidy(self, folder):
+        assert not [path for path in folder.rglob("*") if path.name.startswith(".")]
+        assert all(path.read_bytes().endswith(b"IEND\xaeB`\x82") for path in (folder / "made").rglob("*.png"))
+
+    @pytest.mark.parametrize("name", ["reconstruct", "sample", "evaluate"])
+    @pytest.mark.parametrize("interrupt", [True, False], ids=["signal", "listener"])
+    def test_at_its_reports(self, calls, tmp_path, name, interrupt):
+        def listen(left, _report):
+            if next(left, None) is None:
+                if interrupt:
+                    signal.raise_signal(signal.SIGINT)
+                raise KeyboardInterrupt
+
+        for before in (0, 2):
+            with pytest.raises(KeyboardInterrupt):
+                calls[name](partial(listen, iter(range(before))))
+            self.require_tidy(tmp_path)
+        calls[name]()
+        self.require_tidy(tmp_path)
+
+    @pytest.mark.parametrize("name", ["reconstruct", "sample", "evaluate"])
+    @pytest.mark.parametrize("numbers", [(150, 600), pytest.param(range(1, 2000, 13), marks=pytest.mark.soak)],
+                             ids=["quick", "soak"])  # fmt: skip
+    def test_between_them(self, calls, tmp_path, name, numbers):
+        for number in numbers:
+            try:
+                with interrupted_at(number):
+                    calls[name]()
+            except KeyboardInterrupt:
+                self.require_tidy(tmp_path)
+        calls[name]()
+        self.require_tidy(tmp_path)
