@@ -1,17 +1,21 @@
-"""The notebook runs from top to bottom on a tiny setting and shows pictures."""
+"""The notebook runs from top to bottom on a tiny setting and shows pictures; its training is stopped and goes on."""
 
 from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
+
+from tests.support.processes import wait_for
+from tests.support.trained import assert_same_run
 
 NOTEBOOK = Path(__file__).parent.parent / "examples" / "notebook.ipynb"
 
 
-@pytest.mark.slow
-@pytest.mark.filterwarnings("default")  # raised by nbclient and ipykernel
-def test_the_notebook_runs(tmp_path, monkeypatch):
+@pytest.fixture
+def notebook(tmp_path, monkeypatch):
+    """The notebook on a tiny setting."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     settings = next(cell for cell in notebook.cells if cell.source.startswith("SETTINGS"))
     for value, tiny in (
@@ -23,6 +27,12 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
         settings.source = settings.source.replace(value, tiny)
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parent.parent))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    return notebook
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # raised by nbclient and ipykernel
+def test_the_notebook_runs(notebook, tmp_path):
     NotebookClient(
         notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
@@ -31,6 +41,49 @@ def test_the_notebook_runs(tmp_path, monkeypatch):
     printed = "".join(output.get("text", "") for output in outputs)
     assert "best epoch 1" in printed and "'lpips'" in printed
     assert (tmp_path / "notebook_runs" / "vae" / "model.safetensors").is_file()
+
+
+LOOP = """
+for report in aecli.train(aecli.TrainConfig("vae", out=Path("looped"), **SETTINGS)):
+    if getattr(report, "epoch", 0) == 2:
+        open("looping", "w").close()
+        while True:
+            pass
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_the_stop_button_saves_and_the_same_cell_goes_on(notebook, tmp_path):
+    """Pressed while a step is taken, and while the reader's own code of a loop runs."""
+    settings, training = (
+        cell.source for cell in notebook.cells if "SETTINGS" in cell.source and "code" in cell.cell_type
+    )
+    manager, client = start_new_kernel(kernel_name="python3", cwd=str(tmp_path))
+
+    def run(source, stop_at=None):
+        """Run a cell, and press the stop button once a file is there; returns the kind of error, or None."""
+        request = client.execute(source)
+        if stop_at is not None:
+            wait_for(tmp_path / stop_at)
+            manager.interrupt_kernel()
+        while (reply := client.get_shell_msg(timeout=120))["parent_header"]["msg_id"] != request:
+            pass
+        return reply["content"].get("ename")
+
+    try:
+        assert run(settings.replace('"epochs": 1', '"epochs": 4')) is None
+        assert run(training.replace('/ "vae"', '/ "whole"')) is None
+        assert run(training, "notebook_runs/vae/last.safetensors") == "KeyboardInterrupt"
+        assert run(LOOP, "looping") == "KeyboardInterrupt"
+        assert not list(tmp_path.rglob(".aecli-*"))
+        assert run(training) is None
+        assert run(training.replace('Path(RUNS) / "vae"', 'Path("looped")')) is None
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel()
+    for stopped in ("notebook_runs/vae", "looped"):
+        assert_same_run(tmp_path / "notebook_runs/whole", tmp_path / stopped)
 
 
 def test_it_is_committed_without_outputs():
