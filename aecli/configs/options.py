@@ -13,6 +13,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from aecli.configs.given_images import GivenImages, given_images, is_path
 from aecli.errors import ConfigError, message_of
 
 _VAST = 2**1000  # no float is much larger
@@ -142,6 +143,11 @@ def check_value(each: OptionField, value: Any) -> Any:
     if each.is_tuple:
         return _checked_tuple(each, value)
     kinds = each.kinds
+    if each.option.completes == "source":
+        if isinstance(value, GivenImages):
+            return value
+        if not is_path(value):
+            return given_images(each.flag, value)
     value = plain(value)
     if isinstance(value, str) and "\0" in value:
         raise _unexpected(each, brief_repr(value), "text without a NUL")

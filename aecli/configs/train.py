@@ -187,8 +187,13 @@ class TrainConfig:
     optimization: OptimizationConfig
     run: RunConfig
 
-    def __init__(self, model: str, data: str | Path = "demo", **options: Any) -> None:
+    def __init__(self, model: str, data: object = "demo", **options: Any) -> None:
         """Put the options into sections and check them; `options` are the model's own.
+
+        `data` and `val_data` are a source (text or a path) or images: an array uint8 (N, H, W, 3) or (N, H, W), a
+        tensor uint8 (N, 3, H, W) or (N, H, W), a list of pictures (PIL images, such arrays or tensors without N) or of
+        paths, or a map-style Dataset whose items are pictures, tuples that begin with one, or mappings with one as
+        `image`. They are read one by one; a run resumes when images of the same content are given again.
 
         Raises:
             ConfigError: there is no such option, or its value is outside its type, choices or bounds.

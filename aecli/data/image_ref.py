@@ -144,7 +144,7 @@ def content_key(images: Sequence[ImageRef], *settings: object) -> str:
     """SHA-256 of the names, fingerprints and revisions of `images` and of `repr(settings)`, as 64 hex digits."""
     digest = hashlib.sha256(repr(settings).encode())
     for image in images:
-        digest.update(_encoded(f"\0{len(image.name)}:{image.name}{image._versions}"))
+        digest.update(_encoded(f"\0{len(image.name)}:{image.name}{image.fingerprint}\0{image.revision}"))
     return digest.hexdigest()
 
 

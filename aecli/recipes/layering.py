@@ -143,6 +143,8 @@ def _parse(values: Mapping[str, Any], origin: str) -> _Layer:
 
 def _check(option: OptionField, value: Any, origin: str) -> Any:
     try:
+        if option.option.completes == "source" and not isinstance(value, str | Path | None):
+            raise ConfigError(f"{option.flag} {value!r}: expected text")  # a list of paths would be images of Python
         return check_value(option, value)
     except ConfigError as error:
         if origin == COMMAND_LINE:

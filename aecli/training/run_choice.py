@@ -13,7 +13,8 @@ from typing import Any
 
 from aecli.configs import TrainConfig
 from aecli.configs.checks import MODEL_FLAGS
-from aecli.configs.train import train_options
+from aecli.configs.given_images import PYTHON
+from aecli.configs.train import DataConfig, train_options
 from aecli.data.inventory import Listing
 from aecli.data.sources.shards import is_pattern
 from aecli.errors import CheckpointError, OutputError, message_of
@@ -99,6 +100,7 @@ def _in_named_folder(
     recorded = folder.read_config()  # fails where config.json is another program's, whose files are not ours to replace
     if config.run.restart:
         return RunChoice(folder, resumes=False, notice=f"restarting the run in {folder.path} from the beginning")
+    _require_given(config, folder, recorded)
     if difference := first_difference(recorded, options):
         raise CheckpointError(
             f"{_describe(folder, difference)}, which can't change within a run\n"
@@ -109,6 +111,16 @@ def _in_named_folder(
         raise CheckpointError(f"{flag} {asked}: {folder.path} has trained {done} {flag[2:]}, which can only grow")
     require_its_images(config, folder, source_changes(folder, recorded, options, listings))
     return RunChoice(folder, resumes=folder.last.exists())
+
+
+def _require_given(config: TrainConfig, folder: RunFolder, recorded: Mapping[str, Any]) -> None:
+    """Raise CheckpointError where a run had images that were given in Python, and is asked for without any."""
+    kind, _, given = recorded["options"]["data"].partition(":")
+    if kind == PYTHON and config.data.source == DataConfig.source:
+        raise CheckpointError(
+            f"{folder.path} was trained on images given in Python ({message_of(given)}), and continues with them\n"
+            f"hint: aecli.train(aecli.TrainConfig(…, data=…, out={str(folder.path)!r})), or another --out"
+        )
 
 
 def is_refused(config: TrainConfig, folder: RunFolder, options: Mapping[str, Any], listings: Listings) -> bool:

@@ -28,7 +28,13 @@ from aecli.training.checks import (
     validate_whole_epochs,
 )
 from aecli.training.events import Finished, Started, ThroughputMeter, TrainReport
-from aecli.training.inputs.image_sets import ImageSet, bring_to_device, gather_images, list_sources
+from aecli.training.inputs.image_sets import (
+    ImageSet,
+    bring_to_device,
+    gather_images,
+    list_sources,
+    read_given_images,
+)
 from aecli.training.inputs.latent_sets import encode_sets
 from aecli.training.inputs.loaders import BatchLoader, DatasetLoader, StreamLoader
 from aecli.training.inputs.overlap import Overlap, find_overlap
@@ -78,6 +84,7 @@ def prepare(
         AecliError: as `train`.
         Stopped: `should_stop` returned True before there was anything to save.
     """
+    config = yield from read_given_images(config, should_stop)
     plan = resolve(config, distributed)
     notices: list[TrainReport] = []
     listings = list_sources(config, notices.append)

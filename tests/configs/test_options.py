@@ -100,7 +100,7 @@ def fields_of_configs():
 
 
 @pytest.mark.parametrize(("config", "name", "make"), list(fields_of_configs()))
-def test_foreign_values_are_refused_by_name_in_a_line(config, name, make):
+def test_foreign_values_are_refused_by_name(config, name, make):
     for value in FOREIGN:
         if name in ("options", "model_defaults") and isinstance(value, dict):
             continue
@@ -109,7 +109,7 @@ def test_foreign_values_are_refused_by_name_in_a_line(config, name, make):
         message = str(caught.value)
         shown = {"autoencoder": "model"}.get(name, name)
         assert re.search(shown.removesuffix("s").replace("_", "[-_]"), message), message
-        assert message.isprintable() and len(message) < 400
+        assert message.replace("\nhint: ", " ").isprintable() and len(message) < 400
 
 
 @pytest.mark.parametrize(

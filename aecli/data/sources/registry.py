@@ -11,9 +11,11 @@ from collections.abc import Callable, Sequence
 from operator import attrgetter
 from pathlib import Path
 
+from aecli.configs.given_images import PYTHON, GivenImages
 from aecli.data.image_ref import FileRef, ImageRef, split_indices
 from aecli.data.sources.demo import list_demo
 from aecli.data.sources.folders import list_folder
+from aecli.data.sources.given import list_given
 from aecli.data.sources.selection import SUFFIXES, Selection, is_image_name
 from aecli.data.sources.shards import is_pattern, is_stream, list_shards
 from aecli.data.sources.torchvision_sets import list_torchvision
@@ -31,16 +33,18 @@ def list_images(
 ) -> list[ImageRef]:
     """List the images of a SOURCE, sorted by name; say to `listen` what looks like an image and is passed over.
 
-    A folder, a `.zip` of one, an image file, `demo`, shards (see `list_shards`), or `prefix:text` with a prefix of
-    `PREFIXES`. What exists as a path is a path, except for the bare word `demo` (write `./demo` for a folder of that
-    name). Runs of aecli, and the paths `outputs` that the command writes to, are left out. `selection` collects what is
-    passed over.
+    A folder, a `.zip` of one, an image file, `demo`, shards (see `list_shards`), `prefix:text` with a prefix of
+    `PREFIXES`, or images given in Python. What exists as a path is a path, except for the bare word `demo` (write
+    `./demo` for a folder of that name). Runs of aecli, and the paths `outputs` that the command writes to, are left
+    out. `selection` collects what is passed over.
 
     Raises:
         DataError: the source is missing, unreadable, of no known kind, or holds no image.
     """
     selection = selection or Selection()
-    if source == "demo":
+    if isinstance(source, GivenImages):
+        images = list_given(source)
+    elif source == "demo":
         images = list_demo()
     elif is_stream(source):
         images = list_shards(source, selection.wants)
@@ -70,6 +74,8 @@ def list_images(
 
 def require_source(source: str, flag: str) -> None:
     """Raise DataError, which names the option `flag`, if a SOURCE is a path that isn't there, or of no known kind."""
+    if isinstance(source, GivenImages):
+        return
     if is_gone(source):
         raise DataError(f"{flag} {source or repr(source)}: no such folder or file")
     if source != "demo" and not is_stream(source) and _file_mode(source) is None:
@@ -114,6 +120,11 @@ def require_prefix(source: str) -> tuple[str, str]:
     prefix, colon, text = source.partition(":")
     if colon and prefix in PREFIXES:
         return prefix, text
+    if prefix == PYTHON and colon:
+        raise DataError(
+            f"{text} was given in Python, and is not kept\n"
+            "hint: name images with --data, or go on in Python with the same data="
+        )
     if _is_prefixed(source):
         known = ", ".join(f"{name}:…" for name in sorted([*PREFIXES, "hf"]))
         raise DataError(

@@ -2,13 +2,14 @@
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from aecli.configs import TrainConfig
+from aecli.configs.given_images import GivenImages
 from aecli.data.batches import evenly_spaced
 from aecli.data.decoding.colour import parse_colour
 from aecli.data.decoding.conversions import ConversionCounts
@@ -17,11 +18,14 @@ from aecli.data.image_ref import data_fingerprint
 from aecli.data.inventory import Listing, list_source
 from aecli.data.packs.on_the_fly import Images, OnTheFly
 from aecli.data.packs.pack import Pack, pack_images
+from aecli.data.sources.given import read_given
 from aecli.data.sources.registry import ImageRef, split_indices
 from aecli.data.streams import Stream
 from aecli.errors import DataError, summarize
-from aecli.progress import Listener, Notice, Stopped, StopRequest, ignore
+from aecli.progress import Listener, Notice, Progress, Stopped, StopRequest, ignore
 from aecli.training.events import TrainReport
+
+Result = TypeVar("Result")
 
 SPLIT_RULE = "validation where sha256(name), read as a fraction, is below val_fraction"
 _NO_SPLIT = "all of data, all of val_data"
@@ -90,6 +94,21 @@ def upload(images: NDArray[Any], device: torch.device) -> torch.Tensor:
     for start in range(0, len(images), at_once):
         copy[start : start + at_once] = torch.from_numpy(np.array(images[start : start + at_once]))
     return copy
+
+
+def read_given_images(config: TrainConfig, should_stop: StopRequest) -> Generator[TrainReport, None, TrainConfig]:
+    """Return the config with the fingerprints of images that were given in Python, by which their run is known.
+
+    Raises:
+        DataError: they are no pictures, or can't be listed.
+        Stopped: `should_stop` returned True.
+    """
+    changes = {}
+    for name, source in (("data", config.data.source), ("val_data", config.data.val_source)):
+        if isinstance(source, GivenImages):
+            reading = read_given(source)
+            changes[name] = yield from _stoppable(reading, should_stop)
+    return config.replace(**changes) if changes else config
 
 
 def list_sources(config: TrainConfig, listen: Listener = ignore) -> dict[str, Listing]:
@@ -167,22 +186,29 @@ def _decode_once(
     data = config.data
     packing = pack_images(listed, data.image_size, data.fit, data.cache, config.run.workers,
                           parse_colour(data.background), data.skip_broken)  # fmt: skip
-    while True:
-        try:
-            progress = next(packing)
-        except StopIteration as finished:
-            pack: Pack = finished.value
-            break
-        if should_stop():
-            packing.close()
-            raise Stopped
-        yield progress
+    pack = yield from _stoppable(packing, should_stop)
     if pack.skipped:
         named = summarize(pack.skipped)
         yield Notice(f"skipped {len(pack.skipped)} of {len(listed)} images that can't be read: {named}")
     for text in pack.conversions.notices(source, data.background):
         yield Notice(text)
     return pack
+
+
+def _stoppable(
+    work: Generator[Progress | Notice, None, Result], should_stop: StopRequest
+) -> Generator[TrainReport, None, Result]:
+    """Pass on the reports of `work` and return its result; raises Stopped once `should_stop` returns True."""
+    while True:
+        try:
+            report = next(work)
+        except StopIteration as finished:
+            result: Result = finished.value
+            return result
+        if should_stop():
+            work.close()
+            raise Stopped
+        yield report
 
 
 def _record(source: str, listed: Sequence[ImageRef], pack: Pack) -> dict[str, Any]:
