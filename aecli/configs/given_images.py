@@ -140,7 +140,8 @@ def _describe(value: Any) -> str:
 
 def _brief(value: object) -> str:
     """Return a number's or text's repr, and of anything else the type: its repr may be long."""
-    return message_of(repr(value)) if isinstance(value, str | int | float | None) else f"of type {type(value).__name__}"
+    is_brief = isinstance(value, str | float | None) or (isinstance(value, int) and value.bit_length() <= 64)
+    return message_of(repr(value)) if is_brief else f"of type {type(value).__name__}"
 
 
 def _is_of(value: object, module: str, name: str) -> bool:
