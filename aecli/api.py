@@ -1,5 +1,7 @@
 """The Python API: trained models applied to images in memory, evaluation and training."""
 
+import math
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +13,15 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from aecli.configs import EvalConfig, SampleConfig, TrainConfig
+from aecli.configs import EvalConfig, ReconstructConfig, SampleConfig, TrainConfig
+from aecli.configs.given_images import named_images
 from aecli.data.decoding.decode import fit
 from aecli.data.image_ref import ImageRef
 from aecli.errors import ConfigError, DataError
 from aecli.evaluation.paired import EvalReport
 from aecli.evaluation.paired import evaluate as run_evaluation
 from aecli.inference.loaded_model import LoadedModel, load_model
-from aecli.progress import ignore
+from aecli.progress import Notice, Progress, ignore
 from aecli.sampling.prior_choice import choose_prior
 from aecli.sampling.sample import SAMPLE_BATCH, decode_samples, sample_batches
 from aecli.training.events import TrainReport
@@ -28,9 +31,12 @@ Kind = Literal["pil", "array", "tensor"]
 Images = Image.Image | Sequence[Image.Image] | NDArray[np.uint8] | Tensor
 
 _ACCEPTED = (
-    "expected a PIL image or a list of them, an array uint8 (H, W, 3) or (N, H, W, 3), "
+    "expected a PIL image or a list of them, an array uint8 (H, W, 3) or (N, H, W, 3) from 0 to 255, "
     "or a floating-point tensor (3, H, W) or (N, 3, H, W) in [-1, 1]"
 )
+
+
+_ROUNDING = 1e-3  # by which a tensor may leave [-1, 1]: half precision rounds so
 
 
 class Model:
@@ -39,8 +45,10 @@ class Model:
     Images are given as one of three kinds:
 
     - `"pil"`: a PIL image or a list of them, of any size and mode;
-    - `"array"`: uint8 (H, W, 3) or (N, H, W, 3), RGB, of any size;
+    - `"array"`: uint8 (H, W, 3) or (N, H, W, 3), RGB from 0 to 255, of any size;
     - `"tensor"`: floating point (3, H, W) or (N, 3, H, W), RGB in [-1, 1], sides multiples of the model's.
+
+    Values outside these ranges are refused, and so are NaN and infinity, in latents too.
 
     PIL images and arrays are resized to the model's `image_size` as in training; tensors are used as they are. Latents
     and results are on the CPU, and their first axis is N, also for a single image.
@@ -74,7 +82,11 @@ class Model:
         return f"<aecli {self.name} of {self.image_size}² from {self._loaded.located.checkpoint}>"
 
     def encode(self, images: Images) -> Tensor:
-        """Return latents float32 (N, …), for a VAE the posterior means; raises DataError for other kinds of images."""
+        """Return latents float32 (N, …), for a VAE the posterior means.
+
+        Raises:
+            DataError: images of another kind, shape or range.
+        """
         batches = self._batches(images, _kind_of(images))
         return torch.cat([torch.from_numpy(self._loaded.latents(batch)[0]) for batch in batches])
 
@@ -85,21 +97,29 @@ class Model:
 
         Raises:
             ConfigError: `output` is not "pil", "array" or "tensor".
-            DataError: latents have another shape than the model's.
+            DataError: latents have another shape than the model's, or are not finite.
             ModelError: the decoder's output is not finite.
         """
         _require_kind(output)
+        if not isinstance(latents, Tensor) and not (isinstance(latents, np.ndarray) and latents.dtype.kind in "fiu"):
+            raise DataError(f"latents of type {type(latents).__name__}: expected a tensor or an array of numbers")
         tensor = torch.as_tensor(latents, dtype=torch.float32)
         shape = self._loaded.model.latent_shape(self.image_size)
         if tensor.ndim != 1 + len(shape) or tensor.shape[1] != shape[0] or len(tensor) == 0:
             expected = ", ".join(["N", *map(str, shape)])
             raise DataError(f"latents of shape {tuple(tensor.shape)}: expected ({expected}), or other sides")
+        if not bool(tensor.isfinite().all()):
+            raise DataError("latents: not all of them are finite")
         return _convert([self._loaded.decode_all(tensor, exact=output == "tensor")], output)
 
     def reconstruct(self, images: Images) -> Any:
-        """Return reconstructions of the kind of `images`; raises DataError for other kinds.
+        """Return reconstructions of the kind of `images`.
 
         PIL images and arrays equal the files of `aecli reconstruct`; tensors are the decoder's unrounded output.
+
+        Raises:
+            DataError: images of another kind, shape or range.
+            ModelError: the decoder's output is not finite.
         """
         kind = _kind_of(images)
         results = [self._loaded.forward(batch, exact=kind == "tensor") for batch in self._batches(images, kind)]
@@ -139,9 +159,11 @@ class Model:
             whole = images[None] if images.ndim == 3 else images
             multiple = self._loaded.model.size_multiple
             if whole.ndim != 4 or whole.shape[1] != 3 or not whole.is_floating_point() or whole.numel() == 0:
-                raise DataError(f"a tensor {whole.dtype} {tuple(images.shape)}: {_ACCEPTED}")
+                hint = "\nhint: x / 127.5 - 1" if whole.dtype == torch.uint8 else ""
+                raise DataError(f"a tensor {whole.dtype} {tuple(images.shape)}: {_ACCEPTED}{hint}")
             if whole.shape[2] % multiple or whole.shape[3] % multiple:
                 raise DataError(f"a tensor {tuple(images.shape)}: expected sides that are multiples of {multiple}")
+            _require_range(whole)
             yield from torch.split(whole.float(), size)
             return
         listed: Any = images
@@ -159,24 +181,50 @@ class Model:
         return fit(image, self.image_size, self._loaded.fit)
 
 
-def load(model: str | Path, *, runs: str | Path = "runs", device: str = "auto", precision: str = "auto") -> Model:
+def load(
+    model: str | Path,
+    *,
+    runs: str | Path = "runs",
+    device: str = "auto",
+    precision: str = "auto",
+    image_size: int | None = None,
+    fit: str | None = None,
+) -> Model:
     """Load a model: a registry name (its newest run under `runs`), a run folder, or a `.safetensors` file.
+
+    `image_size` (pixels) and `fit` ("squash" or "crop") replace those of its training; what is assumed of a file that
+    says neither is told by a UserWarning.
 
     Raises:
         CheckpointError, ModelError: the model can't be found, read or built.
-        ConfigError, DeviceError: the device or precision doesn't exist, or isn't available.
+        ConfigError, DeviceError: an argument has another type or range, or the device isn't available.
     """
-    return Model(load_model(str(model), Path(runs), device, precision), str(model), Path(runs))
+    given: dict[str, Any] = {
+        "runs": runs,
+        "device": device,
+        "precision": precision,
+        "image_size": image_size,
+        "fit": fit,
+    }
+    checked = ReconstructConfig(model, **given)  # type: ignore[arg-type] # paths are taken as text
+    loaded = load_model(checked.model, checked.runs, checked.device, checked.precision, _warn,
+                        checked.image_size, checked.fit)  # fmt: skip
+    return Model(loaded, checked.model, checked.runs)
 
 
-def evaluate(
-    gt: str | Path | EvalConfig, pred: str | Path | Sequence[str | Path] | Mapping[str, str | Path] = (), **options: Any
-) -> EvalReport:
+def _warn(report: Progress | Notice) -> None:
+    if isinstance(report, Notice):
+        warnings.warn(report.text, stacklevel=4)
+
+
+def evaluate(gt: object, pred: object = (), **options: Any) -> EvalReport:
     """Compare predictions with their ground truth: `evaluate("truth", {"ae": "a", "vae": "b"}, metrics=("psnr",))`.
 
+    Images given in Python pair by their index: `evaluate(images, {"vae": model.reconstruct(images)})`.
+
     Args:
-        gt: a SOURCE of images (folder, zip, …), or a whole EvalConfig.
-        pred: a SOURCE, several of them, or names and their SOURCEs.
+        gt: a SOURCE of images (folder, zip, …), images as `TrainConfig` takes them, or a whole EvalConfig.
+        pred: a SOURCE or images, a list of these, or names and their SOURCEs or images.
         options: the other fields of EvalConfig.
 
     Raises:
@@ -185,10 +233,9 @@ def evaluate(
     if isinstance(gt, EvalConfig):
         return run_evaluation(replace(gt, **options))
     if isinstance(pred, Mapping):
-        specs = [f"{name}={source}" for name, source in pred.items()]
-    else:
-        specs = [str(each) for each in ([pred] if isinstance(pred, str | Path) else pred)]
-    return run_evaluation(EvalConfig(gt=str(gt), pred=tuple(specs), **options))
+        pred = [named_images("--pred", name, source) for name, source in pred.items()]
+    specs = pred if isinstance(pred, list | tuple) else (pred,)
+    return run_evaluation(EvalConfig(gt=gt, pred=tuple(specs), **options))  # type: ignore[arg-type] # it is checked
 
 
 def train(config: TrainConfig) -> Generator[TrainReport, None, None]:
@@ -205,7 +252,21 @@ def train(config: TrainConfig) -> Generator[TrainReport, None, None]:
     Raises:
         AecliError: options, data, checkpoints or outputs can't be used, or a loss is not finite.
     """
+    if not isinstance(config, TrainConfig):
+        raise ConfigError(f"train({type(config).__name__}): expected a TrainConfig")
     return run_training(config)
+
+
+def _require_range(tensor: Tensor) -> None:
+    """Raise DataError for a tensor with values outside [-1, 1], but for rounding, or NaN."""
+    low, high = (float(each) for each in tensor.aminmax())
+    if not (low >= -1 - _ROUNDING and high <= 1 + _ROUNDING):  # false for NaN too
+        if math.isnan(low):
+            raise DataError("a tensor with NaN: expected values in [-1, 1]")
+        raise DataError(
+            f"a tensor with values from {low:g} to {high:g}: expected values in [-1, 1]\n"
+            "hint: from 0 to 255: x / 127.5 - 1; from 0 to 1: x * 2 - 1; slightly outside: x.clamp(-1, 1)"
+        )
 
 
 def _kind_of(images: object) -> Kind:

@@ -32,6 +32,7 @@ def place(tmp_path_factory):
     place = tmp_path_factory.mktemp("api")
     for seed in range(10):
         save_image(place / f"images/{seed}.png", picture(40, 50 + 10 * (seed % 2), seed))
+        save_image(place / f"small/{seed}.png", picture(SIZE, SIZE, seed))
     for model in ("vae", "ae"):
         config = aecli.TrainConfig(
             model, data=str(place / "images"), epochs=1, image_size=SIZE, batch_size=5, options={"width": 4},
@@ -156,6 +157,62 @@ def test_what_is_no_image_is_refused(vae, wrong):
             call(wrong)
 
 
+class TestRanges:
+    @pytest.mark.parametrize(
+        ("scale", "said"), [(lambda x: x * 255, "values from 0 to 25"), (lambda x: x * 2.1 - 1, "from -1 to 1.1"),
+                            (lambda x: x - 1.5, "values from -1.5"), (lambda x: x / 0, "NaN|inf")],
+    )  # fmt: skip
+    def test_a_tensor_outside_its_range_is_refused(self, vae, scale, said):
+        inside = torch.rand(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+        inside[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+        for call in (vae.encode, vae.reconstruct):
+            with pytest.raises(DataError, match=rf"{said}.*expected values in \[-1, 1\]"):
+                call(scale(inside))
+
+    def test_a_single_nan_is_found(self, vae):
+        images = torch.zeros(40, 3, SIZE, SIZE)
+        images[39, 2, 5, 7] = float("nan")
+        with pytest.raises(DataError, match="NaN"):
+            vae.encode(images)
+
+    def test_the_whole_range_is_taken_with_the_rounding_of_half_precision(self, vae):
+        ramp = torch.linspace(-1, 1, SIZE).expand(1, 3, SIZE, SIZE)
+        for images in (ramp, ramp.double(), ramp.bfloat16(), (ramp.half() * 1.0005)):
+            assert vae.encode(images).isfinite().all()
+
+    def test_the_conversion_that_is_told_of_bytes_is_right(self, place, vae):
+        image = torch.from_numpy(np.array(pictures(place)[0].resize((SIZE, SIZE)))).permute(2, 0, 1)
+        with pytest.raises(DataError, match=r"hint: x / 127\.5 - 1$"):
+            vae.encode(image)
+        assert torch.equal(vae.encode(image / 127.5 - 1), vae.encode(image.permute(1, 2, 0).numpy()))
+
+    @pytest.mark.parametrize("wrong", [torch.full((1, 64, 1, 1), float("nan")), None, "x", [[1.0]], np.array(["x"])])
+    def test_what_is_no_finite_latent_is_refused(self, vae, wrong):
+        with pytest.raises(DataError, match="latents"):
+            vae.decode(wrong)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [({"model": 3}, "--model"), ({"model": None}, "--model"), ({"runs": None}, "--runs"), ({"device": 3}, "--device"),
+     ({"precision": "fp8"}, "--precision"), ({"image_size": 33}, "--image-size"), ({"fit": "stretch"}, "--fit")],
+)  # fmt: skip
+def test_arguments_of_load_are_refused_by_name(place, arguments, named):
+    with pytest.raises(ConfigError, match=named):
+        aecli.load(**{"model": place / "vae", **arguments})
+
+
+def test_a_model_is_loaded_for_another_image_size(place):
+    with pytest.warns(UserWarning, match="--image-size 64: .* was trained with 32"):
+        model = aecli.load(place / "vae", image_size=64)
+    assert model.image_size == 64 and model.reconstruct(pictures(place)[0])[0].size == (64, 64)
+
+
+def test_only_a_config_is_trained():
+    with pytest.raises(ConfigError, match="expected a TrainConfig"):
+        aecli.train("vae")
+
+
 def test_latents_of_another_model_are_refused(vae):
     for wrong in (torch.zeros(2, 3, 1, 1), torch.zeros(64, 1, 1), torch.zeros(0, 64, 1, 1)):
         with pytest.raises(DataError, match="expected"):
@@ -176,6 +233,23 @@ class TestEvaluate:
         config = aecli.EvalConfig(gt=str(images), pred=(str(images),))
         asked = aecli.evaluate(config, metrics=("psnr",))
         assert one.to_json() == listed.to_json() == asked.to_json() and one.n == 10
+
+    def test_images_in_memory_are_measured_as_their_files(self, place):
+        truth, made = (np.stack([np.array(each) for each in pictures(place, name)]) for name in ("small", "made"))
+        in_files = aecli.evaluate(place / "small", {"vae": place / "made"}, metrics=("psnr", "ssim")).to_json()
+        tensor = torch.from_numpy(made).permute(0, 3, 1, 2)
+        for pred in ({"vae": made}, {"vae": tensor}, {"vae": [Image.fromarray(each) for each in made]}):
+            report = aecli.evaluate(truth, pred, metrics=("psnr", "ssim"))
+            assert report.to_json()["results"] == in_files["results"]
+        unnamed = aecli.evaluate(truth, made, metrics=("psnr",)).to_json()["results"]
+        assert [(each["name"], each["psnr"]) for each in unnamed] == [("pred", in_files["results"][0]["psnr"])]
+
+    @pytest.mark.parametrize("wrong", [None, 3, {"a": 3}, [np.zeros((2, 4, 4, 3))], {"a": None}])
+    def test_what_is_neither_source_nor_images_is_refused(self, place, wrong):
+        with pytest.raises(ConfigError, match="--pred"):
+            aecli.evaluate(place / "images", wrong)
+        with pytest.raises(ConfigError, match="--gt"):
+            aecli.evaluate(3, place / "images")
 
     def test_errors_are_of_aecli(self, place):
         with pytest.raises(aecli.AecliError, match="nowhere"):

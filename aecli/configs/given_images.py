@@ -27,12 +27,18 @@ class GivenImages(str):
     """
 
     content: Any
+    name: str  # of a prediction
 
-    def __new__(cls, description: str, content: Any) -> "GivenImages":
+    def __new__(cls, description: str, content: Any, name: str = "") -> "GivenImages":
         """Describe `content`, which is kept as it is and not copied."""
-        source = super().__new__(cls, f"{PYTHON}:{description}")
-        source.content = content
+        source = super().__new__(cls, f"{PYTHON}:{name and f'{name}, '}{description}")
+        source.content, source.name = content, name
         return source
+
+    @property
+    def description(self) -> str:
+        """What the images are, without the prefix."""
+        return self.partition(":")[2]
 
 
 def is_array(value: object) -> bool:
@@ -74,6 +80,14 @@ def given_images(flag: str, value: Any) -> GivenImages:
     if count == 0:
         raise ConfigError(f"{flag} {name}: holds no images")
     return GivenImages(f"{name} of {count_of(count, 'image')}", value)
+
+
+def named_images(flag: str, name: str, value: Any) -> str:
+    """Return a prediction called `name`, `NAME=SOURCE` or images; raises ConfigError as `given_images`."""
+    if is_path(value):
+        return f"{name}={os.fsdecode(value)}"
+    source = given_images(flag, value)
+    return GivenImages(source.description, source.content, name)
 
 
 def _describe_list(flag: str, values: Sequence[Any]) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from aecli.configs.given_images import GivenImages, given_images, is_path
+from aecli.configs.given_images import GivenImages, given_images, is_path, named_images
 from aecli.errors import ConfigError, message_of
 
 _VAST = 2**1000  # no float is much larger
@@ -143,11 +143,8 @@ def check_value(each: OptionField, value: Any) -> Any:
     if each.is_tuple:
         return _checked_tuple(each, value)
     kinds = each.kinds
-    if each.option.completes == "source":
-        if isinstance(value, GivenImages):
-            return value
-        if not is_path(value):
-            return given_images(each.flag, value)
+    if each.option.completes == "source" and not is_path(value):
+        return given_images(each.flag, value)
     value = plain(value)
     if isinstance(value, str) and "\0" in value:
         raise _unexpected(each, brief_repr(value), "text without a NUL")
@@ -157,7 +154,7 @@ def check_value(each: OptionField, value: Any) -> Any:
         value = math.inf if _is_vast(value) else float(value)
     if each.option.completes in ("source", "model") and isinstance(value, str):
         value = _expanded(value)
-    if type(value) not in kinds:
+    if type(value) not in kinds and not isinstance(value, GivenImages):
         raise _unexpected(each, brief_repr(value))
     if not _is_within(each.option, value):
         raise _unexpected(each, value if isinstance(value, str) and value else brief_repr(value))
@@ -169,7 +166,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, str):
-        return str.__str__(value)
+        return value if isinstance(value, GivenImages) else str.__str__(value)
     if isinstance(value, bool):
         return value
     if isinstance(value, Integral):
@@ -198,6 +195,8 @@ def _checked_tuple(each: OptionField, value: Any) -> tuple[Any, ...]:
         raise _unexpected(each, brief_repr(value), "a list")
     choices = each.option.choices
     parts = [plain(part) for part in value]
+    if each.option.completes == "prediction":
+        parts = [part if isinstance(part, str) else named_images(each.flag, each.name, part) for part in parts]
     for part in parts:
         if not isinstance(part, str) or (choices and part not in choices):
             shown = part if isinstance(part, str) else brief_repr(part)
@@ -207,6 +206,8 @@ def _checked_tuple(each: OptionField, value: Any) -> tuple[Any, ...]:
 
 def _expanded(source: str) -> str:
     """Return a source with the home folder in place of `~`, also behind `NAME=`."""
+    if isinstance(source, GivenImages):
+        return source
     name, equals, rest = source.partition("=")
     if equals and rest.startswith("~"):
         return f"{name}={os.path.expanduser(rest)}"

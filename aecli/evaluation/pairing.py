@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aecli.configs.given_images import GivenImages
 from aecli.data.image_ref import ImageRef
 from aecli.data.sources.selection import is_image_name
 from aecli.errors import ConfigError, DataError, quoted, single_line
@@ -56,7 +57,8 @@ class Pairing:
 def parse_predictions(specs: Sequence[str], flag: str = "--pred") -> list[Prediction]:
     """Parse `[NAME=]SOURCE`; the default name is the last part of the source's path, without `.zip`.
 
-    A `=` separates a name from a source if no `/` and no `:` precedes it; so `./a=b` is a folder's path.
+    Images given in Python have names of their own. A `=` separates a name from a source if no `/` and no `:` precedes
+    it; so `./a=b` is a folder's path.
 
     Raises:
         ConfigError: a name or source is empty, or two predictions have the same name.
@@ -64,7 +66,9 @@ def parse_predictions(specs: Sequence[str], flag: str = "--pred") -> list[Predic
     predictions: list[Prediction] = []
     for spec in specs:
         name, equals, source = spec.partition("=")
-        if not equals or "/" in name or ":" in name:
+        if isinstance(spec, GivenImages):
+            name, source = spec.name, spec
+        elif not equals or "/" in name or ":" in name:
             name, source = source_name(spec), spec
         if not name or not source:
             raise ConfigError(f"{flag} {spec!r}: expected [NAME=]SOURCE")

@@ -1,10 +1,9 @@
 """A trained model on its device: images to latents, latents to images."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -141,22 +140,22 @@ def load_model(
             "hint: name the autoencoder that it was trained for: aecli sample --model vae --prior flow"
         )
     has_own_input = not document.get("assumed")
-    for text in _input_notices(located.checkpoint, document, has_own_input, image_size, fit):
-        listen(Notice(text))
     on_device = loaded.to(placement.device).to(memory_format=placement.memory_format)
-    whole = LoadedModel(on_device, located, placement, int(document["image_size"]), str(document["fit"]),
-                        str(document["model"]), str(document.get("background", "white")), has_own_input)  # fmt: skip
-    return whole.with_input(image_size or whole.image_size, fit or whole.fit)
+    trained = LoadedModel(on_device, located, placement, int(document["image_size"]), str(document["fit"]),
+                          str(document["model"]), str(document.get("background", "white")), has_own_input)  # fmt: skip
+    asked = trained.with_input(image_size or trained.image_size, fit or trained.fit)
+    for text in _input_notices(trained, image_size, fit):
+        listen(Notice(text))
+    return asked
 
 
-def _input_notices(
-    path: Path, document: Mapping[str, Any], has_own_input: bool, image_size: int | None, fit: str | None
-) -> Iterator[str]:
-    """Yield a line for each of image size and fit that is assumed, or is another one than in training."""
-    asked = (("--image-size", image_size, document["image_size"]), ("--fit", fit, document["fit"]))
+def _input_notices(trained: LoadedModel, image_size: int | None, fit: str | None) -> Iterator[str]:
+    """Yield a line for each of image size and fit that is asked for otherwise than in training, or is assumed."""
+    path = trained.located.checkpoint
+    asked = (("--image-size", image_size, trained.image_size), ("--fit", fit, trained.fit))
     for flag, given, own in asked:
-        if has_own_input and given not in (None, own):
+        if trained.has_own_input and given not in (None, own):
             yield f"{flag} {given}: {path} was trained with {own}"
     unknown = [f"{flag} {own}" for flag, given, own in asked if given is None]
-    if unknown and not has_own_input:
+    if unknown and not trained.has_own_input:
         yield f"{path} doesn't say for which images it was trained: assuming {' and '.join(unknown)}"

@@ -93,8 +93,7 @@ def read_given(source: GivenImages) -> Generator[Progress, None, GivenImages]:
         if time.monotonic() - reported >= _REPORT_SECONDS or done == len(images):
             reported = time.monotonic()
             yield Progress("reading", done, len(images))
-    description = source.partition(":")[2]
-    return GivenImages(f"{description} ({data_fingerprint(images)[:16]})", tuple(images))
+    return GivenImages(f"{source.description} ({data_fingerprint(images)[:16]})", tuple(images))
 
 
 def _list_paths(paths: Sequence[Any]) -> list[ImageRef]:
