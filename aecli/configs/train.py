@@ -98,6 +98,10 @@ class ModelConfig(CheckedOptions):
         None, "The autoencoder whose latents a prior learns: a registry name, a run folder or a .safetensors file.",
         MODEL, flag="--model", metavar="MODEL", completes="model",
     )  # fmt: skip
+    init: str | None = option(
+        None, "Begin from trained weights: a registry name, a run folder or a .safetensors file.", MODEL,
+        metavar="MODEL", completes="model",
+    )  # fmt: skip
     options: Mapping[str, Any] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 

@@ -40,7 +40,7 @@ def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> T
 
     The recipe is that of the flags, else of the file, else the one named like the model, else `report`. A recipe's
     width, latent_dim and beta are used only if the model has such an option. A prior is by default trained on the
-    images of its autoencoder's run.
+    images of its autoencoder's run, and a run with `init` at the image size of those weights.
 
     Raises:
         ConfigError: an unknown recipe, key or value, or a run of another model; the message names it.
@@ -59,7 +59,7 @@ def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> T
         if other in from_flags.values:
             from_file.values.pop(key, None)
     given = {**from_file.values, **from_flags.values}
-    images = _images_of(given) if given.get("autoencoder") is not None else {}
+    images = _images_of(given) if given.get("autoencoder") is not None else _input_of_weights(model, given)
     return TrainConfig(model=model, options={**from_file.options, **from_flags.options}, model_defaults=base.options,
                        **{**base.values, **images, **given})  # fmt: skip
 
@@ -78,6 +78,18 @@ def _images_of(options: Mapping[str, Any]) -> dict[str, Any]:
     return chosen
 
 
+def _input_of_weights(model: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the image size, fit and background of the weights that a run begins from, as far as they say them."""
+    if options.get("init") is None:
+        return {}
+    from aecli.runs.initial_weights import find_initial_weights  # imports torch
+
+    found = find_initial_weights(options["init"], model, options.get("runs", RunConfig.runs), options.get("out"))
+    if found.document.get("assumed"):
+        return {}
+    return {key: found.document[key] for key in ("image_size", "fit", "background") if key in found.document}
+
+
 def _read_config(config: Path, model: str) -> dict[str, Any]:
     run = RunFolder(config if config.is_dir() else config.parent)
     return _read_run(run, model) if run.exists() and config in (run.path, run.config) else _read_toml(config)
@@ -92,8 +104,9 @@ def _read_run(run: RunFolder, model: str) -> dict[str, Any]:
     left_out |= {other if options.get(key) is not None else key for key, other, _ in _EXCLUSIVE}
     known = {each.name for each in train_options()} | {"options"}  # a newer aecli may have written others
     kept = {key: value for key, value in options.items() if key in known - left_out}
-    if isinstance(kept.get("autoencoder"), Mapping):
-        kept["autoencoder"] = kept["autoencoder"].get("path")
+    for key, part in (("autoencoder", "path"), ("init", "given")):
+        if isinstance(kept.get(key), Mapping):
+            kept[key] = kept[key].get(part)
     return kept
 
 

@@ -92,14 +92,7 @@ def load_model(path: Path, named: str | None = None, listen: Listener = ignore) 
         CheckpointError: a damaged file, another model than `named`, or weights that don't fit the model.
     """
     with _opened(path) as file:
-        document, prefix = _document(path, file), ""
-        if document is None:
-            prefix = key_prefix(file.shapes)
-            document = report_document(path, {key.removeprefix(prefix): shape for key, shape in file.shapes.items()})
-        elif "clock" in document:
-            raise CheckpointError(
-                f"{path} is a training state, not a model\nhint: {path.with_name('model.safetensors')}"
-            )
+        document, prefix = _weights_document(path, file)
         name, options, model = _build(path, document, named)
         stored = {current_key(name, key.removeprefix(prefix)): key for key in file.shapes}
         _require_shapes(path, name, model, {key: file.shapes[there] for key, there in stored.items()})
@@ -115,6 +108,49 @@ def load_model(path: Path, named: str | None = None, listen: Listener = ignore) 
     if prefix:
         listen(Notice(f"{path}: the prefix {single_line(prefix)} is left off the names of its weights"))
     return model.eval(), document
+
+
+def describe_weights(path: Path) -> dict[str, Any]:
+    """Return the document of a file of weights; of a plain `state_dict`, what its names and shapes say.
+
+    Raises:
+        CheckpointError: as `load_model`, but the tensors are neither read nor compared with the model.
+    """
+    with _opened(path) as file:
+        return _weights_document(path, file)[0]
+
+
+def load_weights(path: Path, model: Trainable) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors of a file of weights that `model` has too, on the CPU, and the names of the others.
+
+    Raises:
+        CheckpointError: a damaged file, a tensor of another shape or kind than the model's, or none of the model's.
+    """
+    expected = model.state_dict()
+    with _opened(path) as file:
+        document, prefix = _weights_document(path, file)
+        stored = {current_key(document.get("model"), key.removeprefix(prefix)): key for key in file.shapes}
+        shared = {key: file.shapes[stored[key]] for key in expected if key in stored}
+        wrong = {key: _difference(shape, tuple(expected[key].shape)) for key, shape in shared.items()
+                 if shape != tuple(expected[key].shape)}  # fmt: skip
+        if wrong or not shared:
+            what = f"in {count_of(len(wrong), 'weight')}: {summarize(wrong)}" if wrong else "in any name of a weight"
+            raise CheckpointError(f"{path} does not fit the model {what}")
+        with _damage_as_error(path):
+            tensors = file.read()
+    weights = {key: _checked(path, key, tensors[stored[key]], expected[key]) for key in shared}
+    return weights, sorted(stored.keys() - shared.keys())
+
+
+def _weights_document(path: Path, file: TensorFile) -> tuple[dict[str, Any], str]:
+    """Return the document of weights, or what stands in for it, and the prefix of their names."""
+    document = _document(path, file)
+    if document is None:
+        prefix = key_prefix(file.shapes)
+        return report_document(path, {key.removeprefix(prefix): shape for key, shape in file.shapes.items()}), prefix
+    if "clock" in document:
+        raise CheckpointError(f"{path} is a training state, not a model\nhint: {path.with_name('model.safetensors')}")
+    return document, ""
 
 
 def _opened(path: Path) -> AbstractContextManager[TensorFile]:

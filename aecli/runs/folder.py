@@ -159,11 +159,12 @@ class Located:
     named: str | None  # the model as the user named it
 
 
-def locate(model: str, runs: Path) -> Located:
+def locate(model: str, runs: Path, flag: str = "--model") -> Located:
     """Find what a MODEL argument names: a model's newest run under `runs`, a run folder, or a `.safetensors` file.
 
     A run folder is also named by its name under `runs`, and by any file in it that holds no weights.
-    `package.module:Class=PATH` names the class too: one that only a file names is never imported.
+    `package.module:Class=PATH` names the class too: one that only a file names is never imported. `flag` is the option
+    that errors name.
 
     Raises:
         CheckpointError: there is no such run, folder or file.
@@ -174,7 +175,7 @@ def locate(model: str, runs: Path) -> Located:
             return _located(so_named, None)
         if run is None:
             beside = RunFolder(Path(model))
-            hint = f"--model ./{model}" if beside.is_ours() else f"train one with: aecli train {model}"
+            hint = f"{flag} ./{model}" if beside.is_ours() else f"train one with: aecli train {model}"
             raise CheckpointError(f"no run of {model!r} under {runs}\nhint: {hint}")
         return Located(run.model, run, registry.run_name(model), model)
     left, _, right = model.partition("=")
@@ -189,7 +190,7 @@ def locate(model: str, runs: Path) -> Located:
         beside = RunFolder(path.parent)
         return Located(path, beside if path == beside.model and beside.is_ours() else None, _label(path.stem), named)
     raise CheckpointError(
-        f"--model {model}: not a model, a run folder or a .safetensors file\nhint: {registry.suggestion(model)}"
+        f"{flag} {model}: not a model, a run folder or a .safetensors file\nhint: {registry.suggestion(model)}"
     )
 
 

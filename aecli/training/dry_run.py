@@ -27,6 +27,7 @@ from aecli.training.inputs.loaders import DatasetLoader
 from aecli.training.loop import backend_errors_translated
 from aecli.training.plan import Plan, resolve
 from aecli.training.run_choice import Listings, choose_run, is_occupied, is_refused, progress
+from aecli.training.starting_weights import load_starting_weights
 from aecli.training.state import TrainState
 from aecli.training.step import train_step
 from aecli.training.sync import NonFiniteDetector
@@ -106,6 +107,8 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
         plan = resolve(config, distributed)
         listings = list_sources(config)
         folder, run_state, steps_done = foresee_run(plan, listings)
+        if run_state == "new":
+            load_starting_weights(plan)  # fails where they don't fit
         length = _length(config, listings)
         state = plan.new_state()
         _validate_batches(plan, state, length)

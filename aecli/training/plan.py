@@ -1,13 +1,18 @@
 """What a train command is to do, resolved from its config before any image is read."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from aecli.configs import TrainConfig
 from aecli.data.sources.registry import require_source
+from aecli.errors import ConfigError
 from aecli.models import registry
+from aecli.models.base import Prior
+from aecli.runs.initial_weights import InitialWeights, find_initial_weights
 from aecli.runtime.device import Placement, make_deterministic, place
 from aecli.runtime.distributed import Distributed
 from aecli.training.checks import validate_log, validate_options
@@ -27,6 +32,7 @@ class Plan:
     validation_placement: Placement
     model_options: Any
     encoder: LatentEncoder | None  # of a prior
+    init: InitialWeights | None  # what a new run begins from
     options: dict[str, Any]  # all of them, as config.json has them
 
     @property
@@ -41,11 +47,13 @@ class Plan:
             "background": config.data.background,
         }
 
-    def new_state(self) -> TrainState:
-        """Return the state before the first step, its weights drawn from the seed."""
+    def new_state(self, weights: Mapping[str, Tensor] | None = None) -> TrainState:
+        """Return the state before the first step, with these weights; those not among them are drawn from the seed."""
         config, placement = self.config, self.placement
         torch.manual_seed(config.run.seed)
         model = registry.build(config.model.name, self.model_options).to(placement.device)
+        if weights is not None:
+            model.load_state_dict(dict(weights), strict=False)
         model = model.to(memory_format=placement.memory_format)
         model = sync_batchnorm(model, config.optimization.sync_batchnorm, placement.device, self.distributed)
         return TrainState(model.train(), placement, config.optimization.lr, config.optimization.ema)
@@ -63,6 +71,18 @@ class Plan:
         return stopped_early or epochs >= optimization.epochs
 
 
+def _initial_weights(config: TrainConfig) -> InitialWeights | None:
+    name, given = config.model.name, config.model.init
+    if given is None:
+        return None
+    if issubclass(registry.load(name), Prior):
+        raise ConfigError(
+            f"--init {given}: a prior can't begin from weights, because they belong to the latents that they were "
+            "trained on\nhint: leave --init out"
+        )
+    return find_initial_weights(given, name, config.run.runs, config.run.out)
+
+
 def resolve(config: TrainConfig, distributed: Distributed) -> Plan:
     """Choose the device, validate the options together, and fill in those of the model.
 
@@ -78,7 +98,8 @@ def resolve(config: TrainConfig, distributed: Distributed) -> Plan:
     for flag, source in (("--data", config.data.source), ("--val-data", config.data.val_source)):
         if source is not None:
             require_source(source, flag)
-    model_options, encoder = resolve_model(config)
+    init = _initial_weights(config)
+    model_options, encoder = resolve_model(config, init)
     validate_options(config, distributed, placement)
-    options = resolved_options(config, model_options, encoder)
-    return Plan(config, distributed, placement, place(config.run.device, "auto"), model_options, encoder, options)
+    options = resolved_options(config, model_options, encoder, init)
+    return Plan(config, distributed, placement, place(config.run.device, "auto"), model_options, encoder, init, options)

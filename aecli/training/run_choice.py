@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -14,7 +15,8 @@ from typing import Any
 from aecli.configs import TrainConfig
 from aecli.configs.checks import MODEL_FLAGS
 from aecli.configs.given_images import PYTHON
-from aecli.configs.train import DataConfig, train_options
+from aecli.configs.options import option_fields
+from aecli.configs.train import DataConfig, OptimizationConfig, train_options
 from aecli.data.inventory import Listing
 from aecli.data.sources.shards import is_pattern
 from aecli.errors import CheckpointError, OutputError, message_of
@@ -22,6 +24,7 @@ from aecli.models import registry
 from aecli.runs.checkpoints import read_document
 from aecli.runs.data_changes import SOURCES, SourceChange, source_changes
 from aecli.runs.folder import RunFolder
+from aecli.runs.initial_weights import InitialWeights
 from aecli.runtime.distributed import Distributed
 from aecli.storage import atomic_files
 from aecli.storage.atomic_files import list_names
@@ -31,6 +34,8 @@ from aecli.training.state_schema import Counters
 
 # May change when a run continues: they say where and for how long it is computed, not what.
 _MAY_CHANGE = {"model_defaults", *(each.name for each in train_options() if each.option.may_change)} - {"steps"}
+# May differ in a run that begins from the weights of another.
+_OF_THE_STEPS = {each.flag for each in option_fields(OptimizationConfig)} - {"--epochs", "--steps"}
 _FLAGS = {"model": "model", "autoencoder": "--model"}
 
 Difference = tuple[str, Any, Any]  # flag, recorded value, value now
@@ -46,12 +51,15 @@ class RunChoice:
     notice: str | None = None
 
 
-def resolved_options(config: TrainConfig, model_options: Any, encoder: LatentEncoder | None) -> dict[str, Any]:
-    """Return every option as config.json has it: defaults filled in, paths absolute, an autoencoder by its SHA-256."""
+def resolved_options(
+    config: TrainConfig, model_options: Any, encoder: LatentEncoder | None, init: InitialWeights | None
+) -> dict[str, Any]:
+    """Return every option as config.json has it: defaults filled in, paths absolute, weights by their SHA-256."""
     values = config.flat()
     values["options"] = dataclasses.asdict(model_options)
     values["model_defaults"] = dict(config.model.defaults)
     values["autoencoder"] = encoder.record() if encoder else None
+    values["init"] = init.record() if init else None
     for key in ("data", "val_data"):
         if values[key] not in (None, "demo") and (os.path.exists(values[key]) or is_pattern(values[key])):
             values[key] = os.path.realpath(values[key])
@@ -104,7 +112,8 @@ def _in_named_folder(
     if difference := first_difference(recorded, options):
         raise CheckpointError(
             f"{_describe(folder, difference)}, which can't change within a run\n"
-            "hint: give the same options, another --out, or --restart to begin it again"
+            f"hint: give the same options; or --restart; or another --out, where --init {folder.path} begins from its "
+            "weights"
         )
     if difference := shrunk(config, folder):
         flag, done, asked = difference
@@ -149,31 +158,15 @@ def _under_runs(
     name = registry.run_name(config.model.name)
     same: tuple[_Images, RunFolder, list[SourceChange]] | None = None
     notice = None
-    for number in count(1):
-        folder = RunFolder(config.run.runs / (name if number == 1 else f"{name}-{number}"))
-        if not folder.exists():
-            if is_occupied(folder.path):
-                continue
-            if same is not None:
-                break
-            if held is None:
-                return RunChoice(folder, resumes=False)
-            lock = RunLock(folder)
-            if not lock.take():
-                notice = f"{lock.holder()} is beginning a run in {folder.path}"
-                continue
-            held.enter_context(closing(lock))
-            if not folder.exists():
-                return RunChoice(folder, resumes=False, notice=notice and f"{notice}: beginning {folder.path}")
-            lock.close()  # another process began and ended a run there before the lock was taken
-        if not folder.is_ours():
-            continue
+    for folder in _runs_called(name, config.run.runs):
         recorded = folder.read_config()
         difference = first_difference(recorded, options)
         if difference is None and not config.run.restart:
             difference = shrunk(config, folder)
         if difference is not None:
             notice = _describe(folder, difference)
+            if difference[0] in _OF_THE_STEPS and folder.model.exists():
+                notice += f" (--init {folder.path} would begin from its weights)"
             continue
         changes = source_changes(folder, recorded, options, listings)
         images = _compare(config, changes)
@@ -182,7 +175,8 @@ def _under_runs(
             notice = _describe(folder, (moved.flag, moved.was, moved.now))
         elif same is None or images >= same[0]:
             same = images, folder, changes
-    assert same is not None
+    if same is None:
+        return _begin_under_runs(config, options, listings, held, notice)
     _, chosen, changes = same
     if not config.run.restart:
         require_its_images(config, chosen, changes)
@@ -190,6 +184,38 @@ def _under_runs(
     if config.run.restart:
         return RunChoice(chosen, resumes=False, notice=f"restarting the run in {chosen.path} from the beginning")
     return RunChoice(chosen, resumes=chosen.last.exists())
+
+
+def _runs_called(name: str, runs: Path) -> list[RunFolder]:
+    """Return the runs in `name`, `name-2`, … by their numbers, of which some may be missing."""
+    pattern = re.compile(rf"{re.escape(name)}(?:-([1-9]\d*))?")
+    matches = [(each, pattern.fullmatch(each)) for each in (os.listdir(runs) if runs.is_dir() else ())]
+    numbered = sorted((int(match[1] or 1), each) for each, match in matches if match)
+    return [folder for _, each in numbered if (folder := RunFolder(runs / each)).is_ours()]
+
+
+def _begin_under_runs(
+    config: TrainConfig, options: Mapping[str, Any], listings: Listings, held: ExitStack | None, notice: str | None
+) -> RunChoice:
+    """Choose the first free folder; `notice` says what keeps the command from continuing the last run."""
+    name = registry.run_name(config.model.name)
+    numbers = count(1)
+    while True:
+        number = next(numbers)
+        folder = RunFolder(config.run.runs / (name if number == 1 else f"{name}-{number}"))
+        if folder.exists() or is_occupied(folder.path):
+            continue
+        if held is None:
+            return RunChoice(folder, resumes=False)
+        lock = RunLock(folder)
+        if not lock.take():
+            notice = f"{lock.holder()} is beginning a run in {folder.path}"
+            continue
+        if folder.exists():  # another process began and ended a run there before the lock was taken
+            lock.close()
+            return _under_runs(config, options, listings, held)
+        held.enter_context(closing(lock))
+        return RunChoice(folder, resumes=False, notice=notice and f"{notice}: beginning {folder.path}")
 
 
 class _Images(IntEnum):
@@ -232,11 +258,13 @@ def first_difference(recorded: Mapping[str, Any], options: Mapping[str, Any]) ->
     `recorded` is as `read_config` completes it; options that this version doesn't know are ignored.
     """
     before = recorded["options"]
-    for key, now in options.items():
+    for key, now in sorted(options.items(), key=lambda each: each[0] != "init"):  # from which others may follow
         was = before.get(key)
         if key == "options":
             if difference := _model_difference(was, now, options.get("model")):
                 return difference
+        elif key == "init" and _is_same_start(was, now):
+            continue
         elif key == "steps" and None not in (was, now):
             continue  # they may grow
         elif key in SOURCES and (was is None) != (now is None) or key not in _MAY_CHANGE and was != now:
@@ -254,9 +282,20 @@ def _model_difference(was: Any, now: Mapping[str, Any], model: str | None) -> Di
     return None
 
 
+def _is_same_start(was: Any, now: Any) -> bool:
+    """Whether two records of initial weights are of one name or content: a run doesn't need them any more."""
+    if not (isinstance(was, dict) and isinstance(now, dict)):
+        return was is now is None
+    return bool(was.get("given") == now["given"] or (now["sha256"] and was.get("sha256") == now["sha256"]))
+
+
 def _brief(value: Any) -> Any:
-    """An autoencoder by its path and the first digits of its SHA-256; anything else as it is."""
-    return f"{value.get('path')} ({str(value.get('sha256'))[:8]})" if isinstance(value, dict) else value
+    """Weights by their path and the first digits of its SHA-256; anything else as it is."""
+    return (
+        f"{value.get('path') or value.get('given')} ({str(value.get('sha256'))[:8]})"
+        if isinstance(value, dict)
+        else value
+    )
 
 
 def _describe(folder: RunFolder, difference: Difference) -> str:

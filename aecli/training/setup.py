@@ -41,6 +41,7 @@ from aecli.training.inputs.overlap import Overlap, find_overlap
 from aecli.training.plan import Plan, resolve
 from aecli.training.run_choice import broadcast_choice, choose_run
 from aecli.training.session import Inputs, Session
+from aecli.training.starting_weights import StartingWeights, load_starting_weights
 from aecli.training.state import TrainState
 from aecli.training.state_schema import StateDocument, load_state
 from aecli.training.step import compile_step
@@ -91,6 +92,9 @@ def prepare(
     yield from notices
     run = open_run(plan, listings, resources)
     changes = source_changes(run.folder, run.recorded, plan.options, listings) if run.recorded else []
+    weights = load_starting_weights(plan) if run.saved is None else None
+    if plan.init and run.recorded and plan.init.has_changed_since(run.recorded["options"]["init"]):
+        yield Notice(f"--init {plan.init.given}: other weights by now than those that {run.folder.path} began from")
     for text in [*([run.notice] if run.notice else []), *notices_of(changes)]:
         yield Notice(text)
     if finished := _finished(run, plan):
@@ -98,8 +102,10 @@ def prepare(
             _note_new_places(run.folder, run.recorded, changes)
         yield finished
         return None
+    if weights is not None:
+        yield Notice(weights.notice)
     data = yield from open_data(plan, run, listings, changes, should_stop)
-    state = build(plan, run, data)
+    state = build(plan, run, data, weights)
     inputs = yield from _open_inputs(plan, run, data, state, should_stop)
     if isinstance(inputs.loader, StreamLoader):
         resources.enter_context(closing(inputs.loader))
@@ -214,13 +220,13 @@ def _overlap(plan: Plan, listings: Mapping[str, Listing]) -> Overlap:
     return find_overlap(train, val)
 
 
-def build(plan: Plan, run: OpenedRun, data: Data) -> TrainState:
-    """Return the state to train from: a new one, or that of the run that continues.
+def build(plan: Plan, run: OpenedRun, data: Data, weights: StartingWeights | None) -> TrainState:
+    """Return the state to train from: a new one, with `weights` if there are any, or that of the run that continues.
 
     Raises:
         CheckpointError: last.safetensors does not fit the model or the images.
     """
-    state = plan.new_state()
+    state = plan.new_state(weights.tensors if weights else None)
     if run.saved is None:
         return state
     try:
@@ -283,6 +289,8 @@ def _write_config(run: OpenedRun, plan: Plan, data: Data, placement: Mapping[str
     if is_new or not run.folder.images.exists():
         run.folder.write_images(held)
     options = plan.options
+    if run.recorded:  # the weights may be others by now, or gone
+        options = {**options, "init": run.recorded["options"].get("init")}
     run.folder.write_config({
         "schema": SCHEMA, "model": {"name": options["model"], "options": options["options"]}, "options": options,
         "placement": placement, **data.record, "versions": versions(), "hardware": hardware(),

@@ -30,11 +30,11 @@ NO_FOLDER = ["images/i1.png", "images/i1.png/x", "/dev/null", "/dev/null/x", "/p
 NO_FILE = ["images", "images/i1.png/x.png", "/dev/null/x.png", "/proc/absent/x.png", LONG]
 NAMES_A_PLACE = {"absent", "/dev/null/x", "/dev/null/x.png"}
 FLAGS = {"--overwrite", "--dry-run", "--native", "--restart", "--flip", "--deterministic", "--json", "--quiet",
-         "--skip-broken"}  # fmt: skip
+         "--skip-broken", "--allow-changed-data"}  # fmt: skip
 # Invalid values beyond those of the option's type, or in place of these.
 SPECIAL = {
     ("train", "--log"): ["wandb", "1"],
-    ("train", "--model"): NO_IMAGES, ("eval", "--train"): NO_IMAGES, ("eval", "--samples"): [*NO_IMAGES, "=x", "a="],
+    ("train", "--model"): NO_IMAGES, ("train", "--init"): NO_IMAGES, ("eval", "--train"): NO_IMAGES, ("eval", "--samples"): [*NO_IMAGES, "=x", "a="],
     ("sample", "--steps"): [*NO_COUNT, "0", "2000"],
     ("interpolate", "--steps"): [*NO_COUNT, "0", "1", "2000"], ("traverse", "--steps"): [*NO_COUNT, "0", "1", "2000"],
     ("traverse", "--n"): [*NO_COUNT, "0", "1025"],

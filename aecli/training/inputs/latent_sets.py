@@ -20,6 +20,7 @@ from aecli.models import registry
 from aecli.models.base import Prior
 from aecli.models.options import FlowOptions
 from aecli.progress import Progress, Stopped, StopRequest
+from aecli.runs.initial_weights import InitialWeights
 from aecli.runtime.distributed import Distributed
 from aecli.training.events import TrainReport
 from aecli.training.inputs.image_sets import ImageSet
@@ -62,8 +63,10 @@ def spatial_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     raise ModelError(f"latents of shape {'×'.join(map(str, shape))}: a prior needs channels × side × side")
 
 
-def resolve_model(config: TrainConfig) -> tuple[Any, LatentEncoder | None]:
+def resolve_model(config: TrainConfig, init: InitialWeights | None) -> tuple[Any, LatentEncoder | None]:
     """Return the model's resolved options, and for a prior its autoencoder.
+
+    Options that are not given are those of the weights that the run begins from.
 
     Raises:
         ConfigError: options that the model doesn't have, or that contradict the autoencoder's.
@@ -73,7 +76,8 @@ def resolve_model(config: TrainConfig) -> tuple[Any, LatentEncoder | None]:
         if config.model.autoencoder is not None:
             raise ConfigError(f"--model {config.model.autoencoder}: {config.model.name} is no prior, which alone is "
                               "trained on another model's latents\nhint: leave --model out")  # fmt: skip
-        return registry.resolve_options(config.model.name, config.model.options, config.model.defaults), None
+        defaults = {**config.model.defaults, **(init.document["options"] if init else {})}
+        return registry.resolve_options(config.model.name, config.model.options, defaults), None
     if config.model.autoencoder is None:
         raise ConfigError(f"--model is missing: a prior is trained on the latents of an autoencoder\n"
                           f"hint: aecli train {config.model.name} --model vae")  # fmt: skip
