@@ -34,7 +34,8 @@ FLAGS = {"--overwrite", "--dry-run", "--native", "--restart", "--flip", "--deter
 # Invalid values beyond those of the option's type, or in place of these.
 SPECIAL = {
     ("train", "--log"): ["wandb", "1"],
-    ("train", "--model"): NO_IMAGES, ("train", "--init"): NO_IMAGES, ("eval", "--train"): NO_IMAGES, ("eval", "--samples"): [*NO_IMAGES, "=x", "a="],
+    ("train", "--model"): NO_IMAGES, ("train", "--init"): NO_IMAGES, ("eval", "--train"): NO_IMAGES,
+    ("eval", "--samples"): [*NO_IMAGES, "=x", "a="],
     ("sample", "--steps"): [*NO_COUNT, "0", "2000"],
     ("interpolate", "--steps"): [*NO_COUNT, "0", "1", "2000"], ("traverse", "--steps"): [*NO_COUNT, "0", "1", "2000"],
     ("traverse", "--n"): [*NO_COUNT, "0", "1025"],
