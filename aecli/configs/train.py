@@ -37,11 +37,12 @@ from aecli.errors import ConfigError
 SOURCE_HELP = "A folder, a .zip of one, tar or Parquet shards, demo, torchvision:NAME or hf:NAME."
 LARGEST_SEED = 2**63 - 1
 GROWING = "to more"  # how the length of a run may change
+RUN_MOVED = "to where the run is now"  # how the folders that name it may
 MOVED = "to where the same images are now"  # how a source may
 
 
 seed_option = partial(option, 0, "The seed of all randomness.", RUN, least=0, most=LARGEST_SEED)
-runs_option = partial(option, Path("runs"), "The folder that holds the runs.", RUN, may_change=FREELY)
+runs_option = partial(option, Path("runs"), "The folder that holds the runs.", RUN, may_change=RUN_MOVED)
 device_option = partial(
     option, "auto", "Where to compute; auto picks CUDA, then MPS, then the CPU.", MACHINE,
     metavar="auto|cpu|cuda|cuda:N|mps", completes="device", pattern=r"auto|cpu|mps|cuda(:\d+)?",
@@ -151,7 +152,7 @@ class RunConfig(CheckedOptions):
     """The run folder, what is stored in it, and on which machine the run is computed."""
 
     out: Path | None = option(None, "This run folder and no other.", RUN, metavar="DIR",
-                              shown_default="RUNS/MODEL, RUNS/MODEL-2, …", may_change=FREELY)  # fmt: skip
+                              shown_default="RUNS/MODEL, RUNS/MODEL-2, …", may_change=RUN_MOVED)  # fmt: skip
     runs: Path = runs_option()
     restart: bool = option(False, "Begin the run again, discarding what it saved.", RUN, may_change=FREELY)
     checkpoint_every: float = option(10.0, "Minutes between checkpoints: the most work that a power cut costs.", RUN,

@@ -10,6 +10,7 @@ import pytest
 import typer
 
 from aecli.cli.app import app
+from tests.support import resuming
 from tests.support.commands import reference
 from tests.support.trained import JOBS, invoke, ok, ok_json
 
@@ -180,6 +181,11 @@ class TestEveryCommand:
     def test_has_a_section_in_the_reference(self, command):
         page = (ROOT / "examples" / "COMMANDS.md").read_text(encoding="utf-8")
         assert f"## `aecli {command} " in page
+
+
+def test_the_page_on_resuming_is_the_programs():
+    page = (ROOT / "examples" / "RESUMING.md").read_text(encoding="utf-8")
+    assert page == resuming.page(), "write it anew: python -m tests.support.resuming > examples/RESUMING.md"
 
 
 def test_the_reference_is_the_programs():
