@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from aecli.models.base import Autoencoder, Losses, mean_squared_error
+from aecli.models.base import Autoencoder, Encoded
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,11 @@ class ResidualAE(Autoencoder):
         self.encoder = nn.Sequential(nn.Conv2d(3, c, 3, padding=1), *down, nn.Conv2d(c, options.latent_dim, 1))
         self.decoder = nn.Sequential(nn.Conv2d(options.latent_dim, c, 1), *up, nn.Conv2d(c, 3, 3, padding=1), nn.Tanh())
 
-    def encode(self, images: Tensor) -> Tensor:
-        return self.encoder(images)
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Encoded:
+        return Encoded(self.encoder(images))
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.decoder(latents)
-
-    def loss(self, images: Tensor) -> Losses:
-        error = mean_squared_error(self(images), images)
-        return Losses(total=error, reconstruction=error)
 
     def latent_shape(self, image_size: int) -> tuple[int, ...]:
         return (self.options.latent_dim, image_size // 8, image_size // 8)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from aecli.configs.checks import (
+    BEST_BY,
     COLOUR_PATTERN,
     COLOURS,
     COMPILE_MODES,
@@ -14,8 +15,13 @@ from aecli.configs.checks import (
     LARGEST_SIDE,
     LOGS,
     MOST_WORKERS,
+    OPTIMIZERS,
+    PERCEPTUAL_NETS,
+    PIXEL_LOSSES,
     PRECISIONS,
+    SCHEDULES,
     SYNC_MODES,
+    TRAINED_PARTS,
     require,
 )
 from aecli.configs.options import (
@@ -80,6 +86,7 @@ class DataConfig(CheckedOptions):
     allow_changed_data: bool = option(
         False, "Resume a run although most of its images have changed.", DATA, may_change=FREELY
     )
+    val_images: int = option(1000, "Validate on at most so many images, evenly spaced.", DATA, metavar="N", least=1)
     skip_broken: bool = option(False, "Go on without images that can't be read, even if there are many.", DATA)
     flip: bool = option(False, "Mirror images at random.", DATA)
     shuffle_buffer: int = option(4096, "Size of the shuffle buffer of a stream, in images.", DATA, least=1)
@@ -117,6 +124,22 @@ class ModelConfig(CheckedOptions):
 
 
 @dataclass(frozen=True)
+class ObjectiveConfig(CheckedOptions):
+    """What is minimised, beside the terms of the model's own; the defaults are the report's."""
+
+    pixel_loss: str = option("mse", "The loss of pixels: squared, absolute, or absolute and smooth at 0.", RECIPE,
+                             choices=PIXEL_LOSSES)  # fmt: skip
+    perceptual_weight: float = option(0.0, "Weight of LPIPS in the loss.", RECIPE, least=0, example="0.1")
+    perceptual_net: str = option("auto", "The network of that loss; auto: vgg where its weights are on this machine, "
+                                 "else alex.", RECIPE, choices=PERCEPTUAL_NETS)  # fmt: skip
+    ssim_weight: float = option(0.0, "Weight of 1 - SSIM in the loss.", RECIPE, least=0, example="0.1")
+    adversarial_weight: float = option(0.0, "Weight of an adversarial loss: a PatchGAN with hinge loss and LeCam.",
+                                       RECIPE, least=0, example="0.1")  # fmt: skip
+    adversarial_start: int = option(1000, "Steps before the adversarial loss begins.", RECIPE, metavar="STEPS", least=0)
+    adversarial_ramp: int = option(1000, "Steps within which it grows to its weight.", RECIPE, metavar="STEPS", least=0)
+
+
+@dataclass(frozen=True)
 class OptimizationConfig(CheckedOptions):
     """How long and with which steps; `steps` replaces `epochs`, `epoch_steps` is for a stream, which has no end."""
 
@@ -127,7 +150,21 @@ class OptimizationConfig(CheckedOptions):
     )  # fmt: skip
     epoch_steps: int = option(1000, "Steps of a stream between two validations.", RECIPE, least=1)
     batch_size: int = option(32, "Images per step, of all processes together.", RECIPE, least=1)
-    lr: float = option(1e-4, "Adam's learning rate; halved when the train loss stalls for 10 epochs.", RECIPE, above=0)
+    optimizer: str = option("adam", "The optimizer; muon: PyTorch's, for kernels, and AdamW for the rest.", RECIPE,
+                            choices=OPTIMIZERS)  # fmt: skip
+    lr: float = option(1e-4, "Learning rate.", RECIPE, above=0)
+    schedule: str = option(
+        "plateau", "plateau: halve the rate when the train loss stalls for 10 epochs; cosine: fall to 0 at the end.",
+        RECIPE, choices=SCHEDULES,
+    )  # fmt: skip
+    warmup: int = option(0, "Steps within which the rate rises from 0.", RECIPE, metavar="STEPS", least=0)
+    weight_decay: float = option(0.0, "Weight decay: of all parameters under adam (L2), decoupled and of kernels alone "
+                                 "under adamw and muon.", RECIPE, least=0, example="0.01")  # fmt: skip
+    clip_norm: float | None = option(None, "Clip the gradients' norm to this.", RECIPE, metavar="NORM", above=0,
+                                     example="1")  # fmt: skip
+    train: str = option("all", "The parts of an autoencoder that are trained.", RECIPE, choices=TRAINED_PARTS)
+    best_by: str = option("loss", "What model.safetensors is the best by, on the validation images.", RECIPE,
+                          choices=BEST_BY)  # fmt: skip
     ema: float | None = option(None, "Validate and keep an exponential moving average of the weights.", RECIPE,
                                metavar="DECAY", above=0, below=1, example="0.999")  # fmt: skip
     patience: int | None = option(
@@ -169,7 +206,8 @@ class RunConfig(CheckedOptions):
 
 
 _SECTIONS: dict[str, type[Any]] = {
-    "data": DataConfig, "model": ModelConfig, "optimization": OptimizationConfig, "run": RunConfig,
+    "data": DataConfig, "model": ModelConfig, "objective": ObjectiveConfig, "optimization": OptimizationConfig,
+    "run": RunConfig,
 }  # fmt: skip
 _PLAIN = {"model": ("model", "name"), "options": ("model", "options"), "model_defaults": ("model", "defaults")}
 OLD_NAMES = {"accumulate": "grad_accum"}  # of options in older files
@@ -189,6 +227,7 @@ class TrainConfig:
 
     model: ModelConfig
     data: DataConfig
+    objective: ObjectiveConfig
     optimization: OptimizationConfig
     run: RunConfig
 

@@ -82,25 +82,42 @@ class LPIPS(nn.Module):
         (N, 3, H, W), or a side shorter than `MIN_SIDE[net]`.
         """
         check_images(images, MIN_SIDE[self.net])
-        maps = []
-        for values in self._activations(images):
-            length = torch.linalg.vector_norm(values, dim=1, keepdim=True)
-            maps.append(values / length.add_(_EPSILON))
-        return tuple(maps)
+        return self._unit_activations(self._standardized(images))
 
     @torch.inference_mode()
     def last_activations(self, images: Tensor) -> Tensor:
         """Return the last tapped layer's float32 (N, C, h, w) for images (N, 3, H, W) from 0 to 255."""
-        *_, last = self._activations(images)
+        *_, last = self._activations(self._standardized(images))
         return last
 
-    def _activations(self, images: Tensor) -> Iterator[Tensor]:
-        """Yield the output float32 (N, C, h, w) of each tapped layer."""
-        values = self._standardized(images)
+    def differentiable(self, output: Tensor, target: Tensor) -> Tensor:
+        """LPIPS (N,) float32 of float images (N, 3, H, W) in [-1, 1], unrounded, with gradients to `output` alone.
+
+        Computed in float32 even under autocast. Raises ValueError for a side shorter than `MIN_SIDE[net]`.
+        """
+        if min(output.shape[-2:]) < MIN_SIDE[self.net]:
+            raise ValueError(f"images of {output.shape[-1]}x{output.shape[-2]} are too small for LPIPS {self.net}")
+        shift, scale = (torch.tensor(each, device=output.device).view(3, 1, 1) for each in (_SHIFT, _SCALE))
+        with torch.autocast(output.device.type, enabled=False):
+            with torch.no_grad():
+                wanted = self._unit_activations((target.float() - shift) / scale)
+            made = self._unit_activations((output.float() - shift) / scale)
+            return self._layer_distances(made, wanted).sum(dim=0)
+
+    def _unit_activations(self, values: Tensor) -> Features:
+        """The outputs (N, C, h, w) of the tapped layers for standardised images, of length 1 over channels."""
+        return tuple(
+            activations / (torch.linalg.vector_norm(activations, dim=1, keepdim=True) + _EPSILON)
+            for activations in self._activations(values)
+        )
+
+    def _activations(self, values: Tensor) -> Iterator[Tensor]:
+        """Yield the output float32 (N, C, h, w) of each tapped layer for standardised images."""
         # TensorFloat-32 would round the convolutions to 10 bits of mantissa.
         exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if values.is_cuda else nullcontext()
         with exact:
-            replacements = self._winograd_layers if values.device.type == "cpu" else {}
+            is_inference = torch.is_inference_mode_enabled()
+            replacements = self._winograd_layers if values.device.type == "cpu" and is_inference else {}
             for index, layer in enumerate(self.backbone):
                 values = replacements.get(index, layer)(values)
                 if index in self.tapped:
@@ -122,11 +139,15 @@ class LPIPS(nn.Module):
     @torch.inference_mode()
     def distance(self, a: Features, b: Features) -> Tensor:
         """LPIPS of each pair from its `features`: (N,) float64 on the CPU, 0 for identical images."""
+        return self._layer_distances(a, b).cpu().double().sum(dim=0)
+
+    def _layer_distances(self, a: Features, b: Features) -> Tensor:
+        """The weighted squared distances (layers, N) of features, means over positions."""
         distances = []
         for one, other, head in zip(a, b, self.heads, strict=True):
-            squares = (one - other).square_().permute(0, 2, 3, 1).flatten(1, 2)
+            squares = (one - other).square().permute(0, 2, 3, 1).flatten(1, 2)
             distances.append((squares @ head).mean(dim=1))
-        return torch.stack(distances).cpu().double().sum(dim=0)
+        return torch.stack(distances)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         """LPIPS of each pair: uint8 (N, 3, H, W) twice -> (N,) float64 on the CPU; raises like `features`."""

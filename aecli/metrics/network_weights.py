@@ -117,26 +117,32 @@ def load_pickle(path: Path, map_location: str = "cpu") -> Any:
         raise UnreadableWeights(message_of(error)) from error
 
 
+def local_weights(net: str) -> Path | None:
+    """Return the file of a network's convolution weights on this machine, or None where it would be downloaded."""
+    if net in SHIPPED:
+        return SHIPPED[net]
+    name = BACKBONES[net]
+    names = (f"{name.partition('-')[0]}_features.safetensors", name)
+    candidates = (folder / each for folder in weight_folders() for each in names)
+    return next((path for path in candidates if path.is_file()), None)
+
+
 def _find(net: str, given: Path | None, listen: Listener) -> Path:
     if given is not None:
         if not given.is_file():
             raise WeightsError(f"--lpips-weights {given}: no such file")
         return given
-    if net in SHIPPED:
-        return SHIPPED[net]
-    name, folders = BACKBONES[net], weight_folders()
-    for folder in folders:
-        for path in (folder / f"{name.partition('-')[0]}_features.safetensors", folder / name):
-            if path.is_file():
-                return path
-    target, url = folders[-1] / name, f"{DOWNLOADS}/{name}"
+    if (found := local_weights(net)) is not None:
+        return found
+    name, folder = BACKBONES[net], weight_folders()[-1]
+    target, url = folder / name, f"{DOWNLOADS}/{name}"
     listen(Notice(f"downloading {url} to {target}"))
     try:
         _download(url, target, listen)
     except (OSError, HTTPException, OutputError, WeightsError) as error:
         raise WeightsError(
             f"LPIPS {net} needs {name}, and the download failed ({message_of(error)})\n"
-            f"hint: download {url} elsewhere and put it into {folders[-1]}, or name the file with --lpips-weights"
+            f"hint: download {url} elsewhere and put it into {folder}, or name the file with --lpips-weights"
         ) from error
     return target
 

@@ -89,6 +89,39 @@ def ssim(
     return totals.cpu() / (channels * (height - margin) * (width - margin))
 
 
+def differentiable_ssim(a: Tensor, b: Tensor) -> Tensor:
+    """SSIM (N,) of float images (N, C, H, W) in [-1, 1], with the Gaussian window of `ssim`, for use as a loss.
+
+    In float32 it agrees with `ssim` to about 1e-4. Raises ValueError for a side shorter than `MIN_SIDE["gaussian"]`.
+    """
+    height, width = a.shape[-2:]
+    if min(height, width) < MIN_SIDE["gaussian"]:
+        raise ValueError(f"images of {width}x{height} are too small for SSIM")
+    taps = _taps("gaussian").to(a)
+    rows, columns = _band(taps, height), _band(taps, width)
+
+    def local_mean(values: Tensor) -> Tensor:
+        return rows @ values @ columns.T
+
+    scale = 2 / 255  # the constants are those of 8 bits
+    mean_a, mean_b = local_mean(a), local_mean(b)
+    variances = local_mean(a * a + b * b) - (mean_a * mean_a + mean_b * mean_b)
+    covariance = local_mean(a * b) - mean_a * mean_b
+    c1, c2 = _C1 * scale**2, _C2 * scale**2
+    # Means on the scale from 0: [-1, 1] is shifted.
+    mean_a, mean_b = mean_a + 1, mean_b + 1
+    luminance = (2 * mean_a * mean_b + c1) / (mean_a * mean_a + mean_b * mean_b + c1)
+    return (luminance * (2 * covariance + c2) / (variances + c2)).mean(dim=(1, 2, 3))
+
+
+def _band(taps: Tensor, side: int) -> Tensor:
+    """The matrix (side - margin, side) that filters columns of length `side` by matrix product."""
+    band = taps.new_zeros(side - len(taps) + 1, side)
+    for offset, weight in enumerate(taps.tolist()):
+        band.diagonal(offset)[: len(band)].fill_(weight)
+    return band
+
+
 def _converted(tile: Tensor, on_luma: bool, data_range: float) -> Tensor:
     """A tile of images as it is measured: on the scale of 8 bits, of three channels or of the luma."""
     values = tile if tile.dtype == torch.uint8 else to_scale(tile, data_range)

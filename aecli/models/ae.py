@@ -2,13 +2,13 @@
 
 from torch import Tensor
 
-from aecli.models.base import Autoencoder, Losses, mean_squared_error
+from aecli.models.base import Autoencoder, Encoded
 from aecli.models.layers import build_decoder, build_encoder, initialise
 from aecli.models.options import AutoencoderOptions
 
 
 class AE(Autoencoder):
-    """Five convolution blocks down to 1/32 of each side, and five up; trained with mean squared error."""
+    """Five convolution blocks down to 1/32 of each side, and five up."""
 
     Options = AutoencoderOptions
 
@@ -20,21 +20,14 @@ class AE(Autoencoder):
         self.decoder = build_decoder(options.width, options.latent_channels)
         initialise(self)
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Encoded:
         """Return latents (N, latent_dim, H/32, W/32) of images (N, 3, H, W) in [-1, 1]."""
-        latents: Tensor = self.encoder(images)
-        return latents
+        return Encoded(self.encoder(images))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images (N, 3, H, W) in [-1, 1]."""
         images: Tensor = self.decoder(latents)
         return images
-
-    def loss(self, images: Tensor) -> Losses:
-        """Return the mean squared error of the reconstruction."""
-        output = self(images)
-        error = mean_squared_error(output, images)
-        return Losses(total=error, reconstruction=error, output=output)
 
     def latent_shape(self, image_size: int) -> tuple[int, ...]:
         """Return (latent_dim, side, side)."""

@@ -1,36 +1,47 @@
 """The interfaces that models implement, for training, inference and the command line."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
-class Losses:
-    """Losses of one batch, as scalars: `total` is minimised; `kl` is None if the model has no such term.
+class Encoded:
+    """What an encoder makes of a batch of images.
 
-    `output` is the reconstructions (N, 3, H, W) that they were computed from, optional; with it, validation needs no
-    second forward pass.
+    `latent` (N, …) is what `decode` takes. `terms` are losses of the bottleneck, such as `kl`: float32 scalars, means
+    over the batch, not yet weighted. `stats` are scalars that are reported and never minimised.
     """
 
-    total: Tensor
-    reconstruction: Tensor
-    kl: Tensor | None = None
-    output: Tensor | None = None
+    latent: Tensor
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+    stats: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a training step compares: `output` with `target`, both (N, …); `terms` and `stats` are as in `Encoded`."""
+
+    output: Tensor
+    target: Tensor
+    terms: Mapping[str, Tensor] = field(default_factory=dict)
+    stats: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Trainable(nn.Module, ABC):
     """A model that can be trained. A subclass sets `Options`, a frozen dataclass, and takes one as its only argument.
 
-    `train()` and `eval()` turn randomness (dropout, the posterior's noise) on and off. Noise comes from torch's global
-    generator, which training seeds for every step.
+    It says what it makes of a batch (`predict`); what is minimised is the objective's matter. `train()` and `eval()`
+    turn randomness (dropout, the posterior's noise) on and off. Noise comes from torch's global generator, which
+    training seeds for every step.
     """
 
     Options: ClassVar[type[Any]]
     size_multiple: ClassVar[int] = 1  # image sides must be multiples of it
+    stat_names: ClassVar[tuple[str, ...]] = ()  # the keys of its `stats`
     betas: ClassVar[tuple[float, float]] = (0.5, 0.999)  # Adam's; the report's
     plateau_epochs: ClassVar[int] = 10  # patience of ReduceLROnPlateau, on the training loss; the report's
 
@@ -40,18 +51,23 @@ class Trainable(nn.Module, ABC):
     def example_shape(self, image_size: int) -> tuple[int, ...]:
         """Return the shape of one training example, made of an image of that side, without the batch dimension."""
 
-    @abstractmethod
-    def loss(self, examples: Tensor) -> Losses:
-        """Return the losses of a batch (N, …) of examples, means over all elements.
+    @property
+    def term_weights(self) -> Mapping[str, float]:
+        """The weight in the loss of each of its `terms`, all of which are named here."""
+        return {}
 
-        A model with `draw_noise` takes its noise as a second argument. In `eval()` mode `loss` is deterministic.
+    @abstractmethod
+    def predict(self, examples: Tensor, noise: Tensor | None = None) -> Prediction:
+        """Return what a training step compares for examples (N, …), given the noise that `draw_noise` made for them.
+
+        Without noise it is drawn here. In `eval()` mode the result is deterministic.
         """
 
     def draw_noise(self, count: int, image_size: int) -> Tensor | None:
-        """Return the noise (count, …) that training passes to `loss` with `count` examples, or None.
+        """Return the noise (count, …) that training passes to `predict` with `count` examples, or None.
 
-        It is made outside `loss` so that an example's noise doesn't depend on the number of processes. Randomness
-        inside `loss` (dropout) differs between processes.
+        It is made outside `predict` so that an example's noise doesn't depend on the number of processes. Randomness
+        inside `predict` (dropout) differs between processes.
         """
         return None
 
@@ -61,18 +77,23 @@ class Autoencoder(Trainable):
 
     size_multiple: ClassVar[int] = 32
     prior_is_normal: ClassVar[bool] = False  # whether training pulls the latents towards N(0, I)
+    decoder_modules: ClassVar[tuple[str, ...]] = ("decoder",)  # what `--train decoder` trains
 
     def example_shape(self, image_size: int) -> tuple[int, ...]:
         """Return (3, S, S)."""
         return (3, image_size, image_size)
 
     @abstractmethod
-    def encode(self, images: Tensor) -> Tensor:
-        """Return the latents (N, …) of images (N, 3, H, W); for a distribution, its mean."""
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Encoded:
+        """Return the latents (N, …) of images (N, 3, H, W), and the bottleneck's terms and statistics.
+
+        Of a distribution the latent is a sample in `train()` mode, made from `noise` if that is given, and its mean in
+        `eval()` mode.
+        """
 
     def encode_distribution(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the latents (N, …) of images (N, 3, H, W) and, for a Gaussian posterior, its log variances (N, …)."""
-        return self.encode(images), None
+        return self.encode(images).latent, None
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
@@ -82,9 +103,14 @@ class Autoencoder(Trainable):
     def latent_shape(self, image_size: int) -> tuple[int, ...]:
         """Return the shape of one image's latent, without the batch dimension."""
 
+    def predict(self, examples: Tensor, noise: Tensor | None = None) -> Prediction:
+        """Return reconstructions of images (N, 3, H, W) beside the images."""
+        encoded = self.encode(examples, noise)
+        return Prediction(self.decode(encoded.latent), examples, encoded.terms, encoded.stats)
+
     def forward(self, images: Tensor) -> Tensor:
-        """Return reconstructions (N, 3, H, W) in [-1, 1], without randomness in the latent."""
-        return self.decode(self.encode(images))
+        """Return reconstructions (N, 3, H, W) in [-1, 1]; in `eval()` mode without randomness in the latent."""
+        return self.decode(self.encode(images).latent)
 
 
 class Prior(Trainable):
@@ -119,8 +145,3 @@ def latent_shape(model: Trainable, image_size: int) -> tuple[int, ...]:
     """Return the shape of one image's latent, or of a prior's example, without the batch dimension."""
     shape = model.latent_shape if isinstance(model, Autoencoder) else model.example_shape
     return tuple(shape(image_size))
-
-
-def mean_squared_error(reconstructions: Tensor, images: Tensor) -> Tensor:
-    """Mean over all elements, computed in float32 whatever the precision of the model."""
-    return torch.nn.functional.mse_loss(reconstructions.float(), images.float())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aecli.errors import ModelError
-from aecli.models.base import Losses, Prior
+from aecli.models.base import Prediction, Prior
 from aecli.models.options import FlowOptions
 
 _TIME_FREQUENCIES = 64
@@ -62,26 +62,20 @@ class Flow(Prior):
         """Return (count, 1 + channels·side²) standard normal: per example the logit of its time, then its noise."""
         return torch.randn(count, 1 + math.prod(self.example_shape(image_size)), device=self.mean.device)
 
-    def loss(self, examples: Tensor, noise: Tensor | None = None) -> Losses:
-        """Return the mean squared error of the velocities of examples (N, channels, side, side) mixed with noise.
+    def predict(self, examples: Tensor, noise: Tensor | None = None) -> Prediction:
+        """Return velocities at examples (N, channels, side, side) mixed with noise, beside the right ones.
 
-        Without `noise` it is the mean over a few fixed draws.
+        Without `noise` there are a few fixed draws for each example.
         """
         if noise is None:
             generator = torch.Generator().manual_seed(_EVAL_SEED)
             draws = torch.randn(_EVAL_DRAWS, len(examples), 1 + examples[0].numel(), generator=generator)
-            errors = [self._error(examples, draw.to(examples.device)) for draw in draws]
-            error = torch.stack(errors).mean()
-        else:
-            error = self._error(examples, noise)
-        return Losses(total=error, reconstruction=error)
-
-    def _error(self, examples: Tensor, noise: Tensor) -> Tensor:
+            made = [self.predict(examples, draw) for draw in draws.to(examples.device)]
+            return Prediction(torch.cat([one.output for one in made]), torch.cat([one.target for one in made]))
         time = torch.sigmoid(noise[:, 0])
         noise = noise[:, 1:].reshape(examples.shape)
-        weight = time[:, None, None, None]
-        velocity = self(torch.lerp(noise, examples, weight), time)
-        return functional.mse_loss(velocity.float(), examples - noise)
+        mixed = torch.lerp(noise, examples, time[:, None, None, None])
+        return Prediction(self(mixed, time), examples - noise)
 
     def forward(self, mixed: Tensor, time: Tensor | None = None) -> Tensor:
         """Return the velocity (N, channels, side, side) at examples mixed with noise, of that shape.

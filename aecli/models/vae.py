@@ -1,11 +1,12 @@
 """The report's variational autoencoder (Kingma and Welling, ICLR 2014; weight β: Higgins et al., ICLR 2017)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from aecli.models.base import Autoencoder, Losses, mean_squared_error
+from aecli.models.base import Autoencoder, Encoded
 from aecli.models.layers import build_decoder, build_encoder, initialise
 from aecli.models.options import VAEOptions
 
@@ -30,7 +31,7 @@ class Posterior:
 
 
 class VAE(Autoencoder):
-    """The AE with a Gaussian posterior; trained with mean squared error + β·KL."""
+    """The AE with a Gaussian posterior, whose KL divergence from N(0, I) is a term of the loss with weight β."""
 
     Options = VAEOptions
     prior_is_normal = True
@@ -49,9 +50,16 @@ class VAE(Autoencoder):
         mean, log_variance = self.encoder(images).float().chunk(2, dim=1)
         return Posterior(mean, log_variance)
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Return the posterior mean (N, latent_dim, H/32, W/32)."""
-        return self.posterior(images).mean
+    @property
+    def term_weights(self) -> Mapping[str, float]:
+        """β of `kl`."""
+        return {"kl": self.options.beta}
+
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Encoded:
+        """Return latents (N, latent_dim, H/32, W/32) and `kl`: a sample of the posterior, or in `eval()` its mean."""
+        posterior = self.posterior(images)
+        latents = posterior.sample(noise) if self.training else posterior.mean
+        return Encoded(latents, {"kl": posterior.kl_divergence()})
 
     def encode_distribution(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the posterior's mean and log variance, each (N, latent_dim, H/32, W/32)."""
@@ -66,15 +74,6 @@ class VAE(Autoencoder):
     def draw_noise(self, count: int, image_size: int) -> Tensor:
         """Return standard normal noise (count, latent_dim, side, side) from torch's global generator."""
         return torch.randn(count, *self.latent_shape(image_size), device=next(self.parameters()).device)
-
-    def loss(self, images: Tensor, noise: Tensor | None = None) -> Losses:
-        """Return mean squared error + β·KL; in `eval()` mode the latent is the posterior mean."""
-        posterior = self.posterior(images)
-        latents = posterior.sample(noise) if self.training else posterior.mean
-        output = self.decode(latents)
-        error = mean_squared_error(output, images)
-        kl = posterior.kl_divergence()
-        return Losses(total=error + self.options.beta * kl, reconstruction=error, kl=kl, output=output)
 
     def latent_shape(self, image_size: int) -> tuple[int, ...]:
         """Return (latent_dim, side, side)."""

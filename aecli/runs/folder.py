@@ -28,6 +28,7 @@ class RunFolder:
         """Name its files; none is opened or created."""
         self.path = path
         self.model = path / "model.safetensors"  # best weights by validation loss
+        self.before_adversarial = path / "before-adversarial.safetensors"  # best weights of the steps before that loss
         self.last = path / "last.safetensors"  # everything needed to resume
         self.config = path / "config.json"  # every resolved option, versions, device, data fingerprint, split
         self.images = path / "images.csv"  # names and sizes of its images
@@ -119,7 +120,8 @@ class RunFolder:
         """Remove a run's files except config.json, which marks the folder as aecli's to write."""
         previews = sorted(self.previews.glob("epoch-*.png"))
         events = sorted(self.tensorboard.glob("events.out.tfevents.*"))
-        for file in (self.last, self.model, self.prior, self.images, self.metrics, self.curves, *previews, *events):
+        weights = (self.last, self.model, self.before_adversarial, self.prior)
+        for file in (*weights, self.images, self.metrics, self.curves, *previews, *events):
             file.unlink(missing_ok=True)
 
     def touched(self) -> float:

@@ -8,7 +8,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
@@ -227,6 +227,16 @@ class Distributed:
             with peer_loss_as_error():
                 for tensor in tensors:
                     dist.broadcast(tensor, src=0)
+
+    def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite `tensors`, of one dtype and device, with their sums over all processes, in one exchange."""
+        if self.world_size > 1 and tensors:
+            with peer_loss_as_error():
+                flat = torch.cat([tensor.flatten() for tensor in tensors])
+                dist.all_reduce(flat)
+                sums = torch.split(flat, [tensor.numel() for tensor in tensors])
+                for tensor, total in zip(tensors, sums, strict=True):
+                    tensor.copy_(total.view_as(tensor))
 
 
 @cache

@@ -88,6 +88,12 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file's content to `path` atomically; raises OutputError like `atomic_write`."""
+    with atomic_write(path) as file, open(source, "rb") as content:
+        shutil.copyfileobj(content, file)
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's content in hexadecimal; raises OSError."""
     with open(path, "rb") as file:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from aecli.errors import DataError, DeviceError, OutputError, TrainingError
 from aecli.progress import Stopped
 from aecli.runs import checkpoints
+from aecli.storage import atomic_files
 from aecli.training.observers.previews import PreviewWriter
 from aecli.training.reports import Left
 from aecli.training.session import Session
@@ -58,6 +59,19 @@ class Checkpointer:
             document = {**session.plan.model_document, "epoch": state.best.epoch, "metrics": state.best.metrics}
             checkpoints.save(session.folder.model, state.unsaved_best, document)
         state.unsaved_best = None
+
+    def keep_best_before_adversarial(self) -> None:
+        """Write the best weights so far under a name of their own, if there are any: from now on others are best.
+
+        Raises:
+            OutputError: the folder can't be written.
+        """
+        session, folder = self.session, self.session.folder
+        self.save_best()
+        # After a crash the best weights on the disk may be of later steps; then the copy is there already.
+        has_best = session.state.best.epoch > 0 and not folder.before_adversarial.exists()
+        if has_best and session.distributed.is_main_process:
+            atomic_files.copy_file(folder.model, folder.before_adversarial)
 
 
 @contextmanager

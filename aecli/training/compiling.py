@@ -1,4 +1,4 @@
-"""The loss of a training step: as it is, compiled, or replicated over processes."""
+"""The model of a training step: as it is, compiled, or replicated over processes."""
 
 import logging
 import os
@@ -15,10 +15,9 @@ from torch.utils._triton import has_triton
 
 from aecli.errors import DeviceError
 from aecli.models import registry
-from aecli.models.base import Losses, Trainable
+from aecli.models.base import Prediction, Trainable
 from aecli.runtime.device import Placement, is_out_of_memory
 from aecli.runtime.distributed import Distributed
-from aecli.training.inputs.micro_batches import draw_noise
 
 
 def missing_compiler(device: torch.device) -> str | None:
@@ -35,8 +34,8 @@ def require_compiler(device: torch.device) -> None:
         raise DeviceError(f"--compile on: {missing} is not installed\nhint: install it, or use --compile off")
 
 
-class StepLoss:
-    """`model.loss`; compiled for batches of one size, or replicated with DistributedDataParallel, once asked to be.
+class StepModel:
+    """`model.predict`; compiled for batches of one size, or replicated with DistributedDataParallel, once asked to be.
 
     An epoch's short last batch is computed uncompiled: another shape would have to be compiled again.
     """
@@ -44,7 +43,7 @@ class StepLoss:
     def __init__(self, model: Trainable) -> None:
         """Start uncompiled and not replicated."""
         self.model = model
-        self._module = _LossModule(model)
+        self._module = _PredictModule(model)
         self._replica: DistributedDataParallel | None = None
 
     @property
@@ -52,10 +51,10 @@ class StepLoss:
         """Whether batches of full size are compiled."""
         return self._module.size is not None
 
-    def __call__(self, images: Tensor, noise: Tensor | None = None) -> Losses:
-        """Return the losses of examples (N, …), given the model's noise for them if it draws any."""
-        losses: Losses = (self._replica or self._module)(images, noise)
-        return losses
+    def __call__(self, images: Tensor, noise: Tensor | None = None) -> Prediction:
+        """Return the prediction for examples (N, …), given the model's noise for them if it draws any."""
+        prediction: Prediction = (self._replica or self._module)(images, noise)
+        return prediction
 
     def accumulating(self, more_to_come: bool) -> AbstractContextManager[Any]:
         """Return the context of a forward and backward pass, without all-reduce of gradients where `more_to_come`."""
@@ -87,7 +86,7 @@ class StepLoss:
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         try:
             # fallback_random: the same random numbers as uncompiled
-            self._module.compiled = torch.compile(self.model.loss, dynamic=False, options={"fallback_random": True})
+            self._module.compiled = torch.compile(self.model.predict, dynamic=False, options={"fallback_random": True})
             self._module.size = count
             self._warm_up(placement, count, image_size)
         except (OSError, RuntimeError) as error:  # an error of the model itself comes again, uncompiled
@@ -102,10 +101,11 @@ class StepLoss:
         images = torch.zeros(count, *self.model.example_shape(image_size), device=placement.device)
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         try:
-            noise = draw_noise(self.model, count, image_size)
+            noise = self.model.draw_noise(count, image_size)
             with placement.autocast():
-                losses = self(images.contiguous(memory_format=placement.memory_format), noise)
-            losses.total.backward()  # type: ignore[no-untyped-call]
+                prediction = self(images.contiguous(memory_format=placement.memory_format), noise)
+            loss = torch.stack([prediction.output.float().mean(), *prediction.terms.values()]).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
         finally:
             self.model.zero_grad(set_to_none=True)
             for name, buffer in self.model.named_buffers():
@@ -116,19 +116,18 @@ class StepLoss:
         self._module.size = None
 
 
-class _LossModule(nn.Module):
-    """`model.loss` as a module's forward pass, as DistributedDataParallel needs it."""
+class _PredictModule(nn.Module):
+    """`model.predict` as a module's forward pass, as DistributedDataParallel needs it."""
 
     def __init__(self, model: Trainable) -> None:
         super().__init__()
         self.model = model
-        self.loss: Callable[..., Losses] = model.loss
-        self.compiled: Callable[..., Losses] = model.loss
+        self.compiled: Callable[..., Prediction] = model.predict
         self.size: int | None = None
 
-    def forward(self, images: Tensor, noise: Tensor | None) -> Losses:
-        loss = self.compiled if len(images) == self.size else self.loss
-        return loss(images) if noise is None else loss(images, noise)
+    def forward(self, images: Tensor, noise: Tensor | None) -> Prediction:
+        predict = self.compiled if len(images) == self.size else self.model.predict
+        return predict(images) if noise is None else predict(images, noise)
 
 
 def sync_batchnorm(model: Trainable, mode: str, device: torch.device, distributed: Distributed) -> Trainable:

@@ -13,7 +13,7 @@ from aecli.configs import TrainConfig
 from aecli.data.sources.registry import split_indices
 from aecli.data.sources.shards import Shards
 from aecli.errors import ConfigError, DataError
-from aecli.models.base import Losses, latent_shape
+from aecli.models.base import Prediction, latent_shape
 from aecli.models.flops import TRAINING_FACTOR, forward_flops
 from aecli.progress import Listener, Progress
 from aecli.runs.checkpoints import read_document
@@ -21,7 +21,7 @@ from aecli.runs.folder import RunFolder
 from aecli.runtime.distributed import Distributed
 from aecli.storage.strict_json import is_count
 from aecli.training.checks import validate_batch_statistics
-from aecli.training.compiling import StepLoss
+from aecli.training.compiling import StepModel
 from aecli.training.inputs.image_sets import ImageSet, list_sources
 from aecli.training.inputs.loaders import DatasetLoader
 from aecli.training.loop import backend_errors_translated
@@ -133,7 +133,9 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
         batches_per_epoch=length.batches_per_epoch,
         steps=length.steps,
         steps_done=steps_done,
-        memory=Memory(size, size, 2 * size, size if config.optimization.ema else 0, timing.activations),
+        memory=Memory(
+            size, size, state.learner.optimizer_bytes(), size if config.optimization.ema else 0, timing.activations
+        ),
         timed_steps=timing.steps,
         seconds_per_step=timing.seconds,
         validation_seconds=validation_seconds,
@@ -209,17 +211,17 @@ class _Timing:
     activations: int  # bytes that a backward pass needed, at most
 
 
-class _CountedLoss(StepLoss):
+class _CountedModel(StepModel):
     """Counts the bytes that each forward pass keeps for its backward pass, other than the weights."""
 
     most_kept = 0
 
-    def __call__(self, images: Tensor, noise: Tensor | None = None) -> Losses:
+    def __call__(self, images: Tensor, noise: Tensor | None = None) -> Prediction:
         kept: dict[int, int] = {}
         with counting_saved_tensors(kept, self.model):
-            losses = super().__call__(images, noise)
+            prediction = super().__call__(images, noise)
         self.most_kept = max(self.most_kept, sum(kept.values()))
-        return losses
+        return prediction
 
 
 def _time_steps(plan: Plan, state: TrainState, batch_size: int, listen: Listener) -> _Timing:
@@ -227,12 +229,12 @@ def _time_steps(plan: Plan, state: TrainState, batch_size: int, listen: Listener
     images = torch.rand(shape, generator=torch.Generator().manual_seed(plan.config.run.seed)) * 2 - 1
     images = images.to(plan.placement.device).contiguous(memory_format=plan.placement.memory_format)
     detector = NonFiniteDetector(state)
-    plain, counted = StepLoss(state.model), _CountedLoss(state.model)
+    plain, counted = StepModel(state.model), _CountedModel(state.model)
     seconds: list[float] = []
     for step in range(1 + MOST_STEPS):
         listen(Progress("timing steps", step, 1 + MOST_STEPS))
         began = time.monotonic()
-        train_step(images, batch_size, plan, state, plain if step else counted, detector)
+        train_step(images, batch_size, state.lr, plan, state, plain if step else counted, detector)
         state.sums.tolist()  # waits for the device
         if step:
             seconds.append(time.monotonic() - began)

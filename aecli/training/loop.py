@@ -20,7 +20,7 @@ from aecli.training.reports import Reports, saved_at_its_end
 from aecli.training.session import Session
 from aecli.training.setup import prepare
 from aecli.training.step import train_step
-from aecli.training.validation import validate
+from aecli.training.validation import Scores, validate
 
 _MIN_SECONDS = 1e-3  # a coarse clock can say that an epoch took none
 
@@ -156,7 +156,8 @@ def train_epoch(session: Session) -> Iterator[StepReport]:
     with closing(loader.epoch(counters)) as batches:
         for images in session.throughput.measure(islice(batches, session.batches - counters.batch)):
             count = loader.count(counters.batch)
-            train_step(images, count, plan, state, session.compute_loss, session.sync.detector)
+            lr = session.schedule(counters.step, state.rows)
+            train_step(images, count, lr, plan, state, session.model, session.sync.detector)
             counters.seconds = time.monotonic() - began
             session.throughput.images += count
             if session.sync.is_due() or counters.batch == session.batches:
@@ -178,31 +179,29 @@ def finish_epoch(session: Session, checkpointer: Checkpointer) -> EpochReport:
     """
     config, state = session.config, session.state
     counters = state.counters
-    train_loss, train_recon, train_kl = (each / counters.batch for each in session.sync.sync().sums)
+    means = state.means(session.sync.sync().sums)
     train_seconds, began = counters.seconds, time.monotonic()
-    scores = None
+    scores = Scores()
     if len(session.inputs.val):
 
         def between_batches() -> bool:
             checkpointer.save_if_due()  # the training steps; a resumed run validates from the beginning
             return session.should_stop()
 
-        scores = validate(state.eval_model, session.inputs.val, config.optimization.batch_size,
+        scores = validate(state.eval_model, session.inputs.val, session.metrics, config.optimization.batch_size,
                           session.plan.validation_placement, between_batches, session.distributed)  # fmt: skip
-        if not math.isfinite(scores.loss):
+        if scores.loss is not None and not math.isfinite(scores.loss):
             raise diverged(session, f"the validation loss of epoch {counters.epoch + 1}")
     row: dict[str, float | None] = {
         "epoch": counters.epoch + 1,
         "step": counters.step,
         "lr": state.lr,
-        "train_loss": train_loss,
-        "train_recon": train_recon,
-        "train_kl": train_kl if state.has_kl else None,
-        "val_loss": scores.loss if scores else None,
-        "val_psnr": scores.psnr if scores else None,
-        "val_ssim": scores.ssim if scores else None,
+        **{f"train_{name}": value for name, value in means.items()},
+        **{f"val_{name}": value for name, value in vars(scores).items()},
         "images_per_s": round(session.images_done / max(train_seconds, _MIN_SECONDS), 3),
         "seconds": round(train_seconds + time.monotonic() - began, 3),
     }
-    state.finish_epoch(row, scores.loss if scores else train_loss, config.optimization.patience)
+    if state.begins_adversarial_phase:
+        checkpointer.keep_best_before_adversarial()
+    state.finish_epoch(row, config.optimization.best_by, config.optimization.patience)
     return EpochReport(row, state.best.epoch, state.best.loss, state.best.metrics)

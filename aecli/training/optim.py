@@ -1,25 +1,96 @@
-"""Optimiser, learning-rate scheduler and EMA of the report's recipe."""
+"""Optimizers, by name, and the moving average of weights."""
 
 import torch
-from torch import nn
-from torch.optim import Adam
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch import Tensor, nn
+from torch.optim import Adam, AdamW, Muon, Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from aecli.configs.train import OptimizationConfig
+from aecli.errors import ConfigError
 from aecli.models.base import Trainable
 
-PLATEAU_FACTOR = 0.5
+ADAMW_BETAS = (0.9, 0.99)
+CRITIC_BETAS = (0.5, 0.9)
+
+# What each kind of optimizer keeps for a parameter; "step" is a scalar, the others are shaped like the parameter.
+QUANTITIES: dict[type[Optimizer], tuple[str, ...]] = {
+    Adam: ("step", "exp_avg", "exp_avg_sq"),
+    AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    Muon: ("momentum_buffer",),
+}
 
 
-def build_optimizer(model: Trainable, lr: float) -> Adam:
-    """Adam with the model's betas, fused where the device supports it."""
-    device = next(model.parameters()).device
-    return Adam(model.parameters(), lr=lr, betas=model.betas, fused=device.type in ("cpu", "cuda"))
+def build_optimizers(
+    module: nn.Module, config: OptimizationConfig, betas: tuple[float, float]
+) -> tuple[list[Optimizer], dict[nn.Parameter, nn.Parameter]]:
+    """Return the optimizers of the trainable parameters of `module`, and the matrices that stand for kernels in Muon.
+
+    `adam` has the model's `betas`. Weight decay is decoupled under `adamw` and `muon`, and spares vectors (biases, the
+    scales of norms). `muon` takes kernels as matrices (out, in·k·k), but the first and the last of them, which map
+    from and to pixels; AdamW takes the rest.
+    """
+    parameters = [each for each in module.parameters() if each.requires_grad]
+    lr, decay = config.lr, config.weight_decay
+    fused = bool(parameters) and parameters[0].device.type in ("cpu", "cuda")
+    if config.optimizer == "adam":
+        return [Adam(parameters, lr=lr, betas=betas, weight_decay=decay, fused=fused)], {}
+    kernels = [each for each in parameters if each.ndim >= 2]
+    chosen = kernels[1:-1] if config.optimizer == "muon" else []
+    matrices = {kernel: as_matrix(kernel) for kernel in chosen}
+    taken = {id(kernel) for kernel in chosen}
+    rest = [each for each in parameters if id(each) not in taken]
+    groups = [
+        {"params": [each for each in rest if each.ndim >= 2], "weight_decay": decay},
+        {"params": [each for each in rest if each.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizers: list[Optimizer] = [AdamW(groups, lr=lr, betas=ADAMW_BETAS, fused=fused)]
+    if matrices:
+        scaled = "match_rms_adamw"  # the update's size is AdamW's, so that one rate suits both
+        optimizers.append(Muon(list(matrices.values()), lr=lr, weight_decay=decay, adjust_lr_fn=scaled))
+    return optimizers, matrices
 
 
-def build_scheduler(optimizer: Adam, patience: int) -> ReduceLROnPlateau:
-    """Halve the rate when the mean train loss has not fallen for `patience` epochs; step it once an epoch."""
-    return ReduceLROnPlateau(optimizer, mode="min", factor=PLATEAU_FACTOR, patience=patience)
+def build_critic_optimizer(critic: nn.Module, lr: float) -> Optimizer:
+    """Adam with the usual betas of discriminators."""
+    fused = next(critic.parameters()).device.type in ("cpu", "cuda")
+    return Adam(critic.parameters(), lr=lr, betas=CRITIC_BETAS, fused=fused)
+
+
+def as_matrix(kernel: Tensor) -> nn.Parameter:
+    """Return a view (out, in·k·k) of a kernel, in whatever order of the columns its memory has.
+
+    Muon's update does not depend on that order. Raises ValueError where the memory allows no such view.
+    """
+    values = kernel.detach()
+    if values.ndim == 4 and not values.is_contiguous():  # channels_last
+        values = values.permute(0, 2, 3, 1)
+    return nn.Parameter(values.view(len(values), -1))
+
+
+def matrix_gradients(matrices: dict[nn.Parameter, nn.Parameter]) -> None:
+    """Give each matrix its kernel's gradient, in the order of its own columns."""
+    for kernel, matrix in matrices.items():
+        gradient = kernel.grad
+        if gradient is None:
+            matrix.grad = None
+            continue
+        if kernel.ndim == 4 and not kernel.is_contiguous():
+            gradient = gradient.permute(0, 2, 3, 1)
+        matrix.grad = gradient.reshape(matrix.shape)
+
+
+def freeze_encoder(model: Trainable) -> None:
+    """Train only the decoder of an autoencoder: the rest keeps its weights, and its batch statistics.
+
+    Raises:
+        ConfigError: the model has no decoder apart.
+    """
+    modules = getattr(model, "decoder_modules", ())
+    if not modules or any(not hasattr(model, name) for name in modules):
+        raise ConfigError(f"--train decoder: {type(model).__name__} has no decoder that can be trained alone")
+    for name, child in model.named_children():
+        if name not in modules:
+            child.requires_grad_(False).eval()
 
 
 def build_ema(model: nn.Module, decay: float | None) -> AveragedModel | None:

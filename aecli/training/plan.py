@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 
 from aecli.configs import TrainConfig
+from aecli.configs.train import ObjectiveConfig
 from aecli.data.sources.registry import require_source
 from aecli.errors import ConfigError
+from aecli.metrics.lpips import LPIPS
+from aecli.metrics.network_weights import local_weights
 from aecli.models import registry
 from aecli.models.base import Prior
 from aecli.runs.initial_weights import InitialWeights, find_initial_weights
@@ -18,6 +21,8 @@ from aecli.runtime.distributed import Distributed
 from aecli.training.checks import validate_log, validate_options
 from aecli.training.compiling import require_compiler, sync_batchnorm
 from aecli.training.inputs.latent_sets import LatentEncoder, resolve_model
+from aecli.training.objectives import Objective
+from aecli.training.optim import freeze_encoder
 from aecli.training.run_choice import resolved_options
 from aecli.training.state import TrainState
 
@@ -33,6 +38,7 @@ class Plan:
     model_options: Any
     encoder: LatentEncoder | None  # of a prior
     init: InitialWeights | None  # what a new run begins from
+    perceptual_net: str | None  # of the perceptual loss, if there is one
     options: dict[str, Any]  # all of them, as config.json has them
 
     @property
@@ -55,8 +61,12 @@ class Plan:
         if weights is not None:
             model.load_state_dict(dict(weights), strict=False)
         model = model.to(memory_format=placement.memory_format)
-        model = sync_batchnorm(model, config.optimization.sync_batchnorm, placement.device, self.distributed)
-        return TrainState(model.train(), placement, config.optimization.lr, config.optimization.ema)
+        model = sync_batchnorm(model, config.optimization.sync_batchnorm, placement.device, self.distributed).train()
+        if config.optimization.train == "decoder":
+            freeze_encoder(model)
+        perceptual = LPIPS.from_net(self.perceptual_net).to(placement.device) if self.perceptual_net else None
+        objective = Objective(config.objective, model, perceptual).to(placement.device)
+        return TrainState(model, objective, placement, config.optimization)
 
     def stops_early(self, epochs: int, best_epoch: int) -> bool:
         """Whether a run of so many finished epochs has had enough of them since its best one."""
@@ -102,4 +112,14 @@ def resolve(config: TrainConfig, distributed: Distributed) -> Plan:
     model_options, encoder = resolve_model(config, init)
     validate_options(config, distributed, placement)
     options = resolved_options(config, model_options, encoder, init)
-    return Plan(config, distributed, placement, place(config.run.device, "auto"), model_options, encoder, init, options)
+    return Plan(config, distributed, placement, place(config.run.device, "auto"), model_options, encoder, init,
+                perceptual_net(config.objective), options)  # fmt: skip
+
+
+def perceptual_net(config: ObjectiveConfig) -> str | None:
+    """Return the network of the perceptual loss: `auto` is vgg where its weights are on this machine, else alex."""
+    if not config.perceptual_weight:
+        return None
+    if config.perceptual_net != "auto":
+        return config.perceptual_net
+    return "vgg" if local_weights("vgg") else "alex"

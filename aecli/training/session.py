@@ -8,13 +8,15 @@ from aecli.configs import TrainConfig
 from aecli.progress import StopRequest
 from aecli.runs.folder import RunFolder
 from aecli.runtime.distributed import Distributed
-from aecli.training.compiling import StepLoss
+from aecli.training.compiling import StepModel
 from aecli.training.events import ThroughputMeter
 from aecli.training.inputs.image_sets import ImageSet
 from aecli.training.inputs.loaders import BatchLoader
 from aecli.training.plan import Plan
+from aecli.training.schedules import Schedule
 from aecli.training.state import TrainState
 from aecli.training.sync import LossSync
+from aecli.training.validation import ValidationMetrics
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,9 @@ class Session:
     folder: RunFolder
     state: TrainState
     inputs: Inputs
-    compute_loss: StepLoss
+    model: StepModel
+    schedule: Schedule
+    metrics: ValidationMetrics
     sync: LossSync
     throughput: ThroughputMeter
     should_stop: StopRequest

@@ -40,12 +40,14 @@ from aecli.training.inputs.loaders import BatchLoader, DatasetLoader, StreamLoad
 from aecli.training.inputs.overlap import Overlap, find_overlap
 from aecli.training.plan import Plan, resolve
 from aecli.training.run_choice import broadcast_choice, choose_run
+from aecli.training.schedules import build_schedule
 from aecli.training.session import Inputs, Session
 from aecli.training.starting_weights import StartingWeights, load_starting_weights
 from aecli.training.state import TrainState
 from aecli.training.state_schema import StateDocument, load_state
 from aecli.training.step import compile_step
 from aecli.training.sync import LossSync
+from aecli.training.validation import ValidationMetrics
 
 
 @dataclass(frozen=True)
@@ -110,16 +112,19 @@ def prepare(
     if isinstance(inputs.loader, StreamLoader):
         resources.enter_context(closing(inputs.loader))
     _validate_epochs(plan, run, state, inputs.loader)
-    compute_loss = yield from compile_step(plan, state, inputs.loader.batches, run.recorded, should_stop)
+    model = yield from compile_step(plan, state, inputs.loader.batches, run.recorded, should_stop)
     placement = {
-        **plan.placement.describe(), "compile": compute_loss.is_compiled, "processes": distributed.world_size,
+        **plan.placement.describe(), "compile": model.is_compiled, "processes": distributed.world_size,
     }  # fmt: skip
     if distributed.is_main_process:
         _write_config(run, plan, data, placement)
         if run.saved is not None:
             run.folder.write_metrics(state.rows)  # takes back rows of epochs after the last checkpoint
     sync = LossSync(distributed, state, inputs.loader.stream_positions, should_stop)
-    session = Session(plan, run.folder, state, inputs, compute_loss, sync, ThroughputMeter(), should_stop,
+    optimization = config.optimization
+    schedule = build_schedule(optimization, state.model.plateau_epochs, optimization.total_steps(inputs.loader.batches))
+    metrics = ValidationMetrics.of(state.model, state.objective, config.data, plan.validation_placement.device)
+    session = Session(plan, run.folder, state, inputs, model, schedule, metrics, sync, ThroughputMeter(), should_stop,
                       _conversions(data.record))  # fmt: skip
     yield _started(session, data, placement)
     return session

@@ -5,7 +5,7 @@ field's default. Fields without a default have been written by every version.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +20,7 @@ from aecli.storage.strict_json import is_count, is_number, short_repr
 
 Row = dict[str, float | None]  # of metrics.csv
 
-METRIC_COLUMNS = tuple(column for column in COLUMNS if column.startswith(("train_", "val_")))
+_METRICS = ("train_", "val_")  # what the columns of metrics begin with
 _REQUIRED_COLUMNS = {"epoch", "step", "lr", "train_loss", "train_recon", "images_per_s", "seconds"}
 _MAX_SECONDS = 1e12
 _MAX_METRIC = 1e39  # beyond float32, in which losses are computed, and short of where a plot's axis overflows
@@ -42,27 +42,30 @@ def _write_loss(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _read_columns(columns: tuple[str, ...]) -> Callable[[Any], Row]:
-    """Return a reader of rows with those columns: null where one is absent, unless every version has written it."""
+def _read_row(row: Any, is_whole: bool = True) -> Row:
+    """Read a row: metrics of any name are kept, absent columns are null unless all versions wrote them.
 
-    def read(row: Any) -> Row:
-        if not isinstance(row, Mapping):
-            raise ValueError
-        values = {column: row.get(column) for column in columns}
-        if not all(map(_is_metric, values.values())):
-            raise ValueError
-        if any(values[column] is None for column in _REQUIRED_COLUMNS.intersection(columns)):
-            raise ValueError
-        return values
-
-    return read
+    Not `is_whole`: the metrics alone.
+    """
+    if not isinstance(row, Mapping):
+        raise ValueError
+    names = [name for name in COLUMNS if is_whole or name.startswith(_METRICS)]
+    found = {name: row.get(name) for name in (*names, *(key for key in row if key.startswith(_METRICS)))}
+    if not all(map(_is_metric, found.values())):
+        raise ValueError
+    if any(found[name] is None for name in _REQUIRED_COLUMNS.intersection(names)):
+        raise ValueError
+    return found
 
 
 def _read_rows(rows: Any) -> list[Row]:
     if not isinstance(rows, list):
         raise ValueError
-    read_row = _read_columns(COLUMNS)
-    return [read_row(row) for row in rows]
+    return [_read_row(row) for row in rows]
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 @dataclass
@@ -101,17 +104,7 @@ class Best(Schema):
             return best
         if math.isinf(best.loss):
             raise InvalidFieldsError(["loss"])
-        return cls(best.loss, best.epoch, _read_columns(METRIC_COLUMNS)(best.metrics))
-
-
-@dataclass(frozen=True)
-class PlateauState(Schema):
-    """What ReduceLROnPlateau remembers between epochs."""
-
-    best: float = parsed(_read_loss)
-    num_bad_epochs: int = checked(is_count)
-    cooldown_counter: int = checked(is_count, 0)
-    last_epoch: int = checked(is_count, 0)
+        return cls(best.loss, best.epoch, _read_row(best.metrics, is_whole=False))
 
 
 @dataclass(frozen=True)
@@ -119,13 +112,12 @@ class StateDocument(Schema):
     """All of a training state that is not a tensor."""
 
     counters: Counters = parsed(Counters.from_document, key="clock")
-    lr: float = checked(lambda value: is_number(value) and value > 0)
-    schedule: PlateauState = parsed(PlateauState.from_document)
     best: Best = parsed(Best.from_document)
     rows: list[Row] = parsed(_read_rows)
+    lr: float = checked(lambda value: is_number(value) and value >= 0)
     scaler: dict[str, Any] = checked(is_object, factory=dict)
     stopped_early: bool = checked(lambda value: isinstance(value, bool), False)
-    has_kl: bool = checked(lambda value: isinstance(value, bool), False)
+    names: list[str] = checked(_is_names, factory=lambda: ["recon", "kl"], key="losses")
     stream_positions: list[Any] | None = checked(
         lambda value: value is None or isinstance(value, list), None, key="cursors"
     )
@@ -155,11 +147,10 @@ class StateDocument(Schema):
             "epoch": self.counters.epoch,
             "clock": dict(vars(self.counters)),
             "lr": self.lr,
-            "schedule": {**vars(self.schedule), "best": _write_loss(self.schedule.best)},
             "scaler": self.scaler,
             "best": {**vars(self.best), "loss": _write_loss(self.best.loss)},
             "stopped_early": self.stopped_early,
-            "has_kl": self.has_kl,
+            "losses": self.names,
             "cursors": self.stream_positions,
             "rows": self.rows,
         }
@@ -184,7 +175,8 @@ def validate_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tenso
     Raises:
         ValueError: they differ from those `expected`, or are not finite.
     """
-    known = {name for name in tensors if name.split(".", 1)[0] in _TENSOR_GROUPS}
+    groups = {*_TENSOR_GROUPS, *(name.split(".", 1)[0] for name in expected)}
+    known = {name for name in tensors if name.split(".", 1)[0] in groups}
     if wrong := sorted(known ^ expected.keys()):
         name = short_repr(wrong[0])
         raise ValueError(f"{name} is missing" if wrong[0] in expected else f"{name} is not a tensor of this model")

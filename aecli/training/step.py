@@ -1,6 +1,6 @@
 """A single training step, as the loop takes it and a dry run times it, and whether it is compiled."""
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,9 +9,10 @@ from torch import Tensor
 from aecli.errors import DeviceError
 from aecli.models.flops import TRAINING_FACTOR, forward_flops
 from aecli.progress import Notice, Stopped, StopRequest
-from aecli.training.compiling import StepLoss
+from aecli.training.compiling import StepModel
 from aecli.training.events import TrainReport
-from aecli.training.inputs.micro_batches import largest_micro_batch, micro_batches
+from aecli.training.inputs.micro_batches import MicroBatch, largest_micro_batch, micro_batches
+from aecli.training.learner import Learner
 from aecli.training.plan import Plan
 from aecli.training.state import TrainState
 from aecli.training.sync import NonFiniteDetector
@@ -21,44 +22,63 @@ MAX_CPU_FLOPS = 5e10  # a step; larger steps are slower compiled (tests/benchmar
 
 
 def train_step(
-    images: Tensor, count: int, plan: Plan, state: TrainState, compute_loss: StepLoss, detector: NonFiniteDetector
+    images: Tensor, count: int, lr: float, plan: Plan, state: TrainState, model: StepModel, detector: NonFiniteDetector
 ) -> None:
-    """Take one optimizer step, without waiting for the device.
+    """Take one optimizer step of the model, and then of each critic, without waiting for the device.
 
     `images` (n, 3, S, S) are this process's part of a batch of `count` images; a prior's are latents.
     """
-    distributed = plan.distributed
-    total = torch.zeros_like(state.sums[0])
-    for micro in micro_batches(images, count, state.counters.step, state.model, plan.config, distributed):
-        with compute_loss.accumulating(not micro.is_last):
+    distributed, objective, step = plan.distributed, state.objective, state.counters.step
+    made: list[tuple[Tensor, MicroBatch]] = []
+    for micro in micro_batches(images, count, step, state.model, plan.config, distributed):
+        with model.accumulating(not micro.is_last):
             with plan.placement.autocast():
-                losses = compute_loss(micro.images, micro.noise)
+                prediction = model(micro.images, micro.noise)
+            losses = objective.model_loss(prediction, step)
             # DDP averages gradients over processes, but the loss is the mean over images.
-            scaled = state.scaler.scale(losses.total * (micro.weight * distributed.world_size))
-            scaled.backward()  # type: ignore[no-untyped-call]
-        state.add(losses, micro.weight)
-        total += losses.total.detach()
-    detector.update(total)
-    state.optimizer_step()
+            state.learner.backward(losses.total * (micro.weight * distributed.world_size))
+        state.add(losses.total, {**losses.parts, **prediction.stats}, micro.weight)
+        if state.critics:
+            made.append((prediction.output.detach(), micro))
+    norms = [state.learner.step(lr)]
+    for name, critic in state.critics.items():  # none in the report's recipe
+        norms.append(_critic_step(name, critic, made, lr, plan, state) if objective.is_adversarial(step) else None)
+    detector.update(norms)
+    state.lr = lr
+    state.update_ema()
     state.counters.step += 1
     state.counters.batch += 1
 
 
+def _critic_step(
+    name: str, critic: Learner, made: Sequence[tuple[Tensor, MicroBatch]], lr: float, plan: Plan, state: TrainState
+) -> Tensor | None:
+    """Take a critic's step on the same images and reconstructions; return the norm of its gradient."""
+    for output, micro in made:
+        losses = state.objective.critic_loss(name, output, micro.images, micro.weight)
+        critic.backward(losses.total * micro.weight)
+        state.add(None, losses.parts, micro.weight)
+    plan.distributed.sum_tensors([each.grad for each in critic.parameters if each.grad is not None])
+    norm = critic.step(lr)
+    state.objective.end_step(name, plan.distributed)
+    return norm
+
+
 def compile_step(
     plan: Plan, state: TrainState, batches: int, recorded: Mapping[str, Any] | None, should_stop: StopRequest
-) -> Generator[TrainReport, None, StepLoss]:
-    """Return the step's loss, compiled and replicated as the plan says; `batches` are those of an epoch.
+) -> Generator[TrainReport, None, StepModel]:
+    """Return the step's model, compiled and replicated as the plan says; `batches` are those of an epoch.
 
     Raises:
         DeviceError: `--compile on`, and compiling failed.
         Stopped: `should_stop` returned True.
     """
     config, distributed = plan.config, plan.distributed
-    compute_loss = StepLoss(state.model)
+    model = StepModel(state.model)
     size = (largest_micro_batch(config, distributed), config.data.image_size)
     if _should_compile(plan, state, batches, recorded):
         yield Notice("compiling the training step, which takes up to a minute")
-        failure = compute_loss.compile(plan.placement, *size)
+        failure = model.compile(plan.placement, *size)
         if should_stop():  # Ctrl-C reaches the compiler's processes too: their failure means nothing
             raise Stopped
         distributed.barrier()
@@ -66,11 +86,11 @@ def compile_step(
         if failure and config.run.compile == "on":
             raise DeviceError(f"--compile on: {failure}\nhint: use --compile off")
         if failure:
-            compute_loss.give_up_compiling()
+            model.give_up_compiling()
             yield Notice(f"training uncompiled: {failure}")
     if distributed.world_size > 1:
-        compute_loss.replicate(plan.placement, *size)
-    return compute_loss
+        model.replicate(plan.placement, *size)
+    return model
 
 
 def _should_compile(plan: Plan, state: TrainState, batches: int, recorded: Mapping[str, Any] | None) -> bool:

@@ -1,13 +1,12 @@
 """What ranks exchange every few steps; a single process only then waits for the device."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 
 from aecli.progress import StopRequest
 from aecli.runtime.distributed import Distributed
@@ -18,33 +17,33 @@ _MAX_STEPS = 10_000
 
 
 class NonFiniteDetector:
-    """Checks every step, on the device, and keeps the first one whose loss or gradient was not finite."""
+    """Checks every step, on the device, and keeps the first one in which a loss or a gradient was not finite."""
 
     def __init__(self, state: TrainState) -> None:
-        """Check the steps of `state` from now on."""
+        """Check the steps of `state` from now on: its losses, and the gradients of each network that is trained."""
         self._state = state
-        self._first = torch.zeros(2, dtype=torch.int64, device=state.sums.device)
+        losses = [f"loss '{name}'" for name in state.names]
+        self._names = [*losses, "gradient", *(f"gradient of the {name}" for name in state.critics)]
+        self._first = torch.zeros(len(self._names), dtype=torch.int64, device=state.sums.device)
 
-    def update(self, loss: Tensor) -> None:
-        """Check a step's loss and its gradients, before the optimizer uses them.
+    def update(self, norms: Sequence[Tensor | None]) -> None:
+        """Check a finished step: what it added to the sums, and the `norms` of its gradients, None where not checked.
 
-        Under fp16's loss scaling single steps overflow, and are skipped: then only the loss is checked.
+        Under fp16's loss scaling single steps overflow, and are skipped: then only the losses are checked.
         """
-        values = [loss.detach().float()]
-        if not self._state.scaler.is_enabled():
-            gradients = [each.grad for each in self._state.model.parameters() if each.grad is not None]
-            values.append(get_total_norm(gradients).to(loss.device))
-        is_first = ~torch.isfinite(torch.stack(values)) & (self._first[: len(values)] == 0)
-        self._first[: len(values)].masked_fill_(is_first, self._state.counters.step + 1)
+        sums = self._state.sums
+        values = [sums[1:], *(sums.new_zeros(1) if norm is None else norm.to(sums).view(1) for norm in norms)]
+        is_first = ~torch.isfinite(torch.cat(values)) & (self._first == 0)
+        self._first.masked_fill_(is_first, self._state.counters.step + 1)
 
     def first_failure(self) -> tuple[str, int] | None:
         """Return what was not finite first, and in which step (from 1); waits for the device."""
-        loss_step, gradient_step = self._first.tolist()
-        if loss_step and (not gradient_step or loss_step <= gradient_step):
-            return "loss", loss_step
-        if gradient_step:
-            return "gradient", gradient_step
-        if self._state.scaler.is_enabled() and self._state.scaler.get_scale() < 1:  # it begins at 65536
+        found = [(step, number) for number, step in enumerate(self._first.tolist()) if step]
+        if found:
+            step, number = min(found)
+            return self._names[number], step
+        scaler = self._state.learner.scaler
+        if scaler.is_enabled() and scaler.get_scale() < 1:  # it begins at 65536
             return "gradient (in fp16, at every scale)", self._state.counters.step
         return None
 
@@ -53,7 +52,7 @@ class NonFiniteDetector:
 class SyncedLosses:
     """State of the training over all ranks: whether one was asked to stop, and the first failure.
 
-    `sums` are the epoch's losses (total, reconstruction, KL); `failure` is what was not finite, and in which step.
+    `sums` are the epoch's, as in `TrainState`; `failure` is what was not finite, and in which step.
     """
 
     stops: bool

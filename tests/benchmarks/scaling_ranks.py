@@ -18,8 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from aecli.configs import TrainConfig
 from aecli.progress import never
 from aecli.runtime.distributed import Distributed
-from aecli.training.compiling import StepLoss
-from aecli.training.inputs.micro_batches import draw_noise
+from aecli.training.compiling import StepModel
 from aecli.training.loop import train_epoch
 from aecli.training.session import Session
 from aecli.training.setup import prepare
@@ -66,12 +65,12 @@ def measure(session: Session, repeats: int) -> dict[str, Any]:
     """Seconds of a step and of its parts, the best of each, and the bytes that a step exchanges."""
     model, device = session.state.model, session.plan.placement.device
     found: dict[str, Any] = {"ranks": session.distributed.world_size, "images": session.config.optimization.batch_size}
-    found["noise_s"] = _timed(session, lambda: draw_noise(model, 64, session.config.data.image_size)) / 64
+    found["noise_s"] = _timed(session, lambda: model.draw_noise(64, session.config.data.image_size)) / 64
     _epoch(session)  # warm-up: after it DDP has rebuilt its buckets
     if session.distributed.world_size == 1:
         found["step_s"] = min(_epoch(session) for _ in range(repeats))
         return found
-    replica = session.compute_loss._replica
+    replica = session.model._replica
     assert replica is not None
     buckets = [torch.zeros(size // 4, device=device) for size in _bucket_sizes(replica)]
     found["gradient_bytes"] = sum(each.nbytes for each in buckets)
@@ -109,10 +108,10 @@ def _epoch(session: Session) -> float:
 def _epoch_without_sync(session: Session) -> float:
     """The same without exchanging gradients and buffers: what sharing one machine costs by itself."""
 
-    def no_sync(loss: StepLoss, _more_to_come: bool) -> AbstractContextManager[Any]:
+    def no_sync(loss: StepModel, _more_to_come: bool) -> AbstractContextManager[Any]:
         return loss._replica.no_sync() if loss._replica is not None else nullcontext()
 
-    with patch.object(StepLoss, "accumulating", no_sync):
+    with patch.object(StepModel, "accumulating", no_sync):
         return _epoch(session)
 
 

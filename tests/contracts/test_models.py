@@ -10,6 +10,7 @@ from aecli.models import registry
 from aecli.models.base import Autoencoder, Prior, latent_shape
 from aecli.models.flops import forward_flops
 from aecli.runs import checkpoints
+from tests.support.objectives import losses
 
 AUTOENCODERS = [name for name in registry.names() if issubclass(registry.load(name), Autoencoder)]
 PRIORS = [name for name in registry.names() if issubclass(registry.load(name), Prior)]
@@ -45,9 +46,9 @@ class TestModel:
 
     def test_losses_are_scalars_that_train_every_parameter(self, name):
         model = small(name).train()
-        losses = model.loss(examples(model))
-        assert losses.total.shape == losses.reconstruction.shape == ()
-        losses.total.backward()
+        found = losses(model, examples(model))
+        assert found.total.shape == () and all(part.shape == () for part in found.parts.values())
+        found.total.backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
     def test_evaluation_draws_nothing(self, name):
@@ -55,9 +56,9 @@ class TestModel:
         batch, state = examples(model), torch.get_rng_state()
         with torch.no_grad():
             assert torch.equal(model(batch), model(batch))
-            losses = model.loss(batch)
-            assert model.loss(batch).total == losses.total
-            assert losses.output is None or torch.equal(losses.output, model(batch))
+            assert losses(model, batch).total == losses(model, batch).total
+            if name in AUTOENCODERS:
+                assert torch.equal(model.predict(batch).output, model(batch))
         assert torch.equal(torch.get_rng_state(), state)
 
     def test_noise_is_one_row_an_example_and_decides_the_loss(self, name):
@@ -70,9 +71,15 @@ class TestModel:
         assert len(noise) == len(batch) and not torch.equal(noise[0], noise[1])
         torch.manual_seed(3)
         assert torch.equal(model.draw_noise(len(batch), 2 * model.size_multiple), noise)
-        assert model.loss(batch, noise).total == model.loss(batch, noise).total
+        total = losses(model, batch, noise).total
+        assert losses(model, batch, noise).total == total
         if name in AUTOENCODERS:  # a flow begins with no velocity at all
-            assert model.loss(batch, noise).total != model.loss(batch, noise.flip(0)).total
+            assert losses(model, batch, noise.flip(0)).total != total
+
+    def test_terms_and_statistics_are_named_before_the_first_step(self, name):
+        model = small(name).train()
+        made = model.predict(examples(model))
+        assert tuple(made.terms) == tuple(model.term_weights) and tuple(made.stats) == model.stat_names
 
     def test_flops_are_counted_on_the_meta_device_too(self, name):
         model = small(name).train()
@@ -103,7 +110,7 @@ class TestAutoencoder:
         images = random((2, 3, size, size))
         assert model.example_shape(size) == (3, size, size)
         with torch.no_grad():
-            latents = model.encode(images)
+            latents = model.encode(images).latent
             assert latents.shape == (2, *model.latent_shape(size)) == (2, *latent_shape(model, size))
             decoded = model.decode(latents)
             assert decoded.shape == images.shape and decoded.abs().max() <= 1
@@ -119,7 +126,7 @@ class TestAutoencoder:
         images = examples(model)
         with torch.no_grad():
             mean, log_variance = model.encode_distribution(images)
-            assert torch.equal(mean, model.encode(images))
+            assert torch.equal(mean, model.encode(images).latent)
         assert log_variance is None or log_variance.shape == mean.shape
 
     def test_an_image_does_not_depend_on_the_batch_it_is_in(self, name):

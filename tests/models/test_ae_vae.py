@@ -27,4 +27,4 @@ def test_kl_of_a_known_posterior():
 def test_latent_dim_and_width_shape_the_model():
     model = build("vae", width=4, latent_dim=10)
     assert model.latent_shape(96) == (10, 3, 3)
-    assert model.encode(torch.zeros(1, 3, 96, 96)).shape == (1, 10, 3, 3)
+    assert model.encode(torch.zeros(1, 3, 96, 96)).latent.shape == (1, 10, 3, 3)

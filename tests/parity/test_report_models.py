@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from aecli.runs import checkpoints
-from aecli.training.optim import build_optimizer
 from tests.reference import report
+from tests.support.objectives import losses, optimizer
 from tests.support.plain_models import build
 
 PARAMETERS = {"ae": 39_076_163, "vae": 57_952_579}
@@ -54,12 +54,12 @@ def test_ten_training_steps_agree_with_the_reports_loop(name):
     model = build(name, width=8).train()
     reference = REFERENCES[name](8, 128).train()
     reference.load_state_dict(model.state_dict())
-    ours, theirs = build_optimizer(model, 1e-4), report.optimizer_for(reference)
+    ours, theirs = optimizer(model, 1e-4), report.optimizer_for(reference)
     loss_of = {"ae": report.ae_loss, "vae": report.vae_loss}[name]
     for step in range(10):
         batch = images(8, 64, seed=step)
         torch.manual_seed(100 + step)
-        loss = model.loss(batch).total
+        loss = losses(model, batch).total
         loss.backward()
         ours.step()
         ours.zero_grad()

@@ -29,11 +29,11 @@ from aecli.progress import ignore
 from aecli.runs import catalogue, checkpoints
 from aecli.runs.data_changes import notices_of, source_changes
 from aecli.runs.folder import RunFolder
-from aecli.runtime.device import place
 from aecli.training import loop, run_choice
 from aecli.training.state import TrainState
 from aecli.training.state_schema import load_state
 from tests.soak import hostile
+from tests.support.objectives import fresh_state
 from tests.support.trained import write_images
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's limits")
@@ -78,13 +78,13 @@ def load_model(path: Path, folder: Path) -> None:
 
 
 @functools.cache
-def fresh_state() -> TrainState:
+def state_of_a_vae() -> TrainState:
     model = registry.build("vae", registry.resolve_options("vae", OPTIONS))
-    return TrainState(model.train(), place("cpu", "fp32", training=True), 1e-3, EMA)
+    return fresh_state(model, lr=1e-3, ema=EMA)
 
 
 def resume(path: Path, folder: Path) -> None:
-    state = fresh_state()
+    state = state_of_a_vae()
     before = {key: value.clone() for key, value in state.tensors().items()}, json.dumps(state.document())
     tensors, document = load_state(path)
     try:
@@ -158,7 +158,7 @@ def try_one(kind: str, number: int, genuine: Path, folder: Path) -> bool:
 def work(numbers: range, genuine: Path, folder: Path, memory: int | None = None) -> None:
     """Try files in this process, in so much memory beyond what it has; how each went is a line of `report.txt`."""
     sys.path.append(str(genuine))  # where that module could be imported from
-    fresh_state()
+    state_of_a_vae()
     for kind in KINDS:  # imports, pools and first uses belong to what it has
         try_one(kind, 0, genuine, folder)
     if memory is not None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from aecli.models import registry
-from aecli.models.base import Autoencoder, Losses, mean_squared_error
+from aecli.models.base import Autoencoder, Encoded
 
 
 def build(name: str, **options: object) -> Autoencoder:
@@ -35,24 +35,22 @@ class PlainVAE(Autoencoder):
         self.decoder = nn.ConvTranspose2d(options.channels, 3, 32, 32)
         self.unused = nn.Linear(2, 2)
 
-    def encode(self, images: Tensor) -> Tensor:
-        latents: Tensor = self.encoder(images)
-        return latents
+    @property
+    def term_weights(self) -> dict[str, float]:
+        return {"kl": 1e-2}
+
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Encoded:
+        latents = self.encoder(images)
+        if self.training:
+            assert noise is not None
+            latents = latents + 0.1 * noise
+        return Encoded(latents, {"kl": latents.square().mean()})
 
     def decode(self, latents: Tensor) -> Tensor:
         return torch.tanh(self.decoder(latents))
 
     def draw_noise(self, count: int, image_size: int) -> Tensor:
         return torch.randn(count, *self.latent_shape(image_size))
-
-    def loss(self, images: Tensor, noise: Tensor | None = None) -> Losses:
-        latents = self.encode(images)
-        if self.training:
-            assert noise is not None
-            latents = latents + 0.1 * noise
-        error = mean_squared_error(self.decode(latents), images)
-        kl = latents.square().mean()
-        return Losses(total=error + 1e-2 * kl, reconstruction=error, kl=kl)
 
     def latent_shape(self, image_size: int) -> tuple[int, ...]:
         return (self.options.channels, image_size // 32, image_size // 32)

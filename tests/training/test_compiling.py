@@ -16,11 +16,11 @@ from aecli.models.mish import Mish
 from aecli.progress import Notice
 from aecli.runtime.device import Placement
 from aecli.training import compiling, loop, step
-from aecli.training.compiling import StepLoss
+from aecli.training.compiling import StepModel
 from aecli.training.events import Finished, Interrupted, Started
-from aecli.training.optim import build_optimizer
 from aecli.training.step import compiling_pays
 from tests.reference import report
+from tests.support.objectives import optimizer
 from tests.support.trained import assert_same_run
 
 needs_compiler = pytest.mark.skipif(bool(compiling.missing_compiler(torch.device("cpu"))), reason="no C++ compiler")
@@ -130,10 +130,10 @@ def test_bf16_and_compiled_training_keeps_to_the_loss_curve_of_the_reports_fp32_
     reference.load_state_dict(model.state_dict())
     model = model.to(memory_format=torch.channels_last)
     placement = Placement(CPU, "bf16", channels_last=True)
-    loss = StepLoss(model)
+    loss = StepModel(model)
     assert loss.compile(placement, 8, 64) is None
     assert loss.is_compiled
-    ours, theirs = build_optimizer(model, 1e-3), torch.optim.Adam(reference.parameters(), lr=1e-3, betas=(0.5, 0.999))
+    ours, theirs = optimizer(model, 1e-3), torch.optim.Adam(reference.parameters(), lr=1e-3, betas=(0.5, 0.999))
     photograph = torch.from_numpy(data.astronaut().copy()).permute(2, 0, 1).float() / 127.5 - 1
     curves: tuple[list[float], list[float]] = ([], [])
     for number in range(200):
@@ -208,7 +208,7 @@ def compiled(monkeypatch):
         shapes.append((batch_size, image_size))
         loss._module.size = batch_size
 
-    monkeypatch.setattr(StepLoss, "compile", pretend)
+    monkeypatch.setattr(StepModel, "compile", pretend)
     return shapes
 
 
@@ -232,7 +232,7 @@ def test_auto_compiles_where_it_pays_and_a_resumed_run_keeps_its_choice(
 def test_a_compiler_killed_by_the_same_ctrl_c_leaves_nothing_begun(config, monkeypatch, wish):
     monkeypatch.setattr(step, "AUTO_COMPILE_STEPS", PAYS)
     pressed = []
-    monkeypatch.setattr(StepLoss, "compile", lambda loss, *shape: pressed.append(1) or "compiling failed: signal 2")
+    monkeypatch.setattr(StepModel, "compile", lambda loss, *shape: pressed.append(1) or "compiling failed: signal 2")
     end = list(loop.train(config.replace(compile=wish), lambda: bool(pressed)))[-1]
     assert isinstance(end, Interrupted)
     assert end.run is None

@@ -157,7 +157,7 @@ def test_a_run_folder_holds_what_is_promised(config):
     assert [p.name for p in sorted((folder / "previews").iterdir())] == [f"epoch-000{n}.png" for n in (1, 2, 3)]
     with open(folder / "metrics.csv") as file:
         assert file.readline().strip() == (
-            "epoch,step,lr,train_loss,train_recon,train_kl,val_loss,val_psnr,val_ssim,images_per_s,seconds"
+            "epoch,step,lr,train_loss,train_recon,train_kl,val_loss,val_psnr,val_ssim,images_per_s,seconds,val_lpips"
         )
     recorded = json.loads((folder / "config.json").read_text())
     assert recorded["model"] == {"name": "vae", "options": {"width": 4, "latent_dim": None, "beta": 2.5e-5}}

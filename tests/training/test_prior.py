@@ -154,15 +154,15 @@ def test_mirror_images_are_encoded_and_latents_never_mirrored(own):
     config = prior_config(own / "flipped", autoencoder="larger", image_size=64, epochs=2, batch_size=4, lr=1e-9,
                           flip=True, precision="fp32")  # fmt: skip
     seen = []
-    loss = registry.load("prior").loss
+    predict = registry.load("prior").predict
 
     def noting(self, examples, *noise):
         if self.training and noise:
             seen.extend(examples.clone())
-        return loss(self, examples, *noise)
+        return predict(self, examples, *noise)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(registry.load("prior"), "loss", noting)
+        patch.setattr(registry.load("prior"), "predict", noting)
         list(train(config))
     flow, _ = load_model(own / "flipped/model.safetensors")
     images = [image for image in list_images("images") if image.key not in VAL]

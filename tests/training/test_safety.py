@@ -7,7 +7,6 @@ import pytest
 from safetensors.torch import load_file
 
 from aecli.errors import ConfigError, DataError, OutputError, TrainingError
-from aecli.models.vae import VAE
 from aecli.progress import Notice
 from aecli.runs import checkpoints
 from aecli.runs.folder import RunFolder
@@ -15,6 +14,7 @@ from aecli.storage.locks import this_process
 from aecli.training import checkpointing, loop, sync
 from aecli.training.events import Finished, Started, StepReport
 from aecli.training.inputs import loaders
+from aecli.training.objectives import Objective
 from tests.support.trained import assert_same_run, rows
 from tests.training.test_loop import run
 
@@ -151,29 +151,28 @@ class TestNonFiniteSteps:
 
     @pytest.fixture
     def wrong_at(self, monkeypatch):
-        real = VAE.loss
+        real = Objective.model_loss
 
         def spoil(step, what, value=float("nan"), ever_after=False):
             taken = 0
 
-            def loss(model, images, noise=None):
+            def model_loss(objective, prediction, done):
                 nonlocal taken
-                losses = real(model, images, noise)
-                if model.training:
-                    taken += 1
-                if not model.training or not (taken == step or (ever_after and taken > step)):
+                losses = real(objective, prediction, done)
+                taken += 1
+                if not (taken == step or (ever_after and taken > step)):
                     return losses
-                if what == "loss":
-                    return replace(losses, total=losses.total * value)
+                if what == "loss 'kl'":
+                    return replace(losses, parts={**losses.parts, "kl": losses.parts["kl"] * value})
                 total = losses.total * 1.0
                 total.register_hook(lambda gradient: gradient * value)
                 return replace(losses, total=total)
 
-            monkeypatch.setattr(VAE, "loss", loss)
+            monkeypatch.setattr(Objective, "model_loss", model_loss)
 
         return spoil
 
-    @pytest.mark.parametrize("what", ["loss", "gradient"])
+    @pytest.mark.parametrize("what", ["loss 'kl'", "gradient"])
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_the_step_is_named_and_the_last_good_checkpoint_kept(self, config, tmp_path, wrong_at, what, value):
         folder = tmp_path / "mine"
@@ -191,8 +190,8 @@ class TestNonFiniteSteps:
         assert [row["epoch"] for row in rows(folder)] == ["1"]
 
     def test_nothing_is_named_where_nothing_was_saved(self, config, wrong_at):
-        wrong_at(1, "loss")
-        with pytest.raises(TrainingError, match="the loss of step 1, in epoch 1, .*\n.*nothing had been saved"):
+        wrong_at(1, "loss 'kl'")
+        with pytest.raises(TrainingError, match="the loss 'kl' of step 1, in epoch 1, .*\n.*nothing had been saved"):
             run(config)
 
     def test_a_stop_saves_no_non_finite_state(self, config, tmp_path, wrong_at, monkeypatch):

@@ -1,6 +1,5 @@
 """How a step's batch is split: over ranks, and on each rank into micro-batches for gradient accumulation."""
 
-import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -81,14 +80,8 @@ def _noise(
     for chunk in range(first // _NOISE_CHUNK, -(-last // _NOISE_CHUNK)):
         seed_step(*seed_and_step, *((_NOISE, chunk) if chunk else ()))
         begins = chunk * _NOISE_CHUNK
-        noise = draw_noise(model, min(_NOISE_CHUNK, count - begins), image_size)
+        noise = model.draw_noise(min(_NOISE_CHUNK, count - begins), image_size)
         if noise is None:
             return None
         drawn.append(noise[max(0, first - begins) : last - begins])
     return drawn[0] if len(drawn) == 1 else torch.cat(drawn)
-
-
-def draw_noise(model: Trainable, count: int, image_size: int) -> Tensor | None:
-    """Return `model.draw_noise(…)`, or None where the model's class overrides `loss` by one that takes no noise."""
-    takes_noise = len(inspect.signature(model.loss).parameters) > 1
-    return model.draw_noise(count, image_size) if takes_noise else None

@@ -13,11 +13,21 @@ from aecli.errors import OutputError
 from aecli.training.events import EpochReport, StepReport
 from aecli.training.session import Session
 
-_NAMES = {
-    "train_loss": "loss/training", "val_loss": "loss/validation", "train_recon": "loss/training reconstruction",
-    "train_kl": "loss/training KL divergence", "val_psnr": "validation/PSNR", "val_ssim": "validation/SSIM",
-    "lr": "learning rate", "images_per_s": "images per second",
-}  # fmt: skip
+_NAMES = {"train_loss": "loss/training", "val_loss": "loss/validation", "lr": "learning rate",
+          "images_per_s": "images per second", "train_recon": "loss/training reconstruction",
+          "train_kl": "loss/training KL divergence"}  # fmt: skip
+_PREFIXES = {"train_": "loss/training ", "val_": "validation/"}  # of the names of other columns
+
+
+def _name(column: str) -> str | None:
+    """Return the name of a column's chart, or None for a column without one: `val_psnr` is `validation/PSNR`."""
+    if column in _NAMES:
+        return _NAMES[column]
+    for prefix, name in _PREFIXES.items():
+        if column.startswith(prefix):
+            rest = column.removeprefix(prefix)
+            return name + (rest.upper() if prefix == "val_" else rest.replace("_", " "))
+    return None
 
 
 class Log:
@@ -51,8 +61,8 @@ class _TensorBoardLog(Log):
         step = int(report.row["step"] or 0)
         picture = self._session.folder.preview(report.epoch)
         with _as_output_error(self._session.folder.tensorboard):
-            for column, name in _NAMES.items():
-                if (value := report.row[column]) is not None:
+            for column, value in report.row.items():
+                if value is not None and (name := _name(column)) is not None:
                     self._writer.add_scalar(name, value, step)
             if picture.is_file():
                 pixels = np.array(Image.open(picture).convert("RGB"))
