@@ -9,10 +9,14 @@ from torch import nn
 from aecli.configs import TrainConfig
 from aecli.data.streams import is_stream
 from aecli.errors import CheckpointError, ConfigError, DataError, DeviceError
+from aecli.metrics.lpips import MIN_SIDE as LPIPS_MIN_SIDE
+from aecli.metrics.ssim import MIN_SIDE as SSIM_MIN_SIDE
 from aecli.models import registry
+from aecli.models.base import Autoencoder
 from aecli.runs.folder import RunFolder
 from aecli.runtime.device import Placement
 from aecli.runtime.distributed import Distributed
+from aecli.training.discriminator import MIN_SIDE as DISCRIMINATOR_MIN_SIDE
 from aecli.training.inputs.loaders import BatchLoader
 from aecli.training.inputs.micro_batches import smallest_micro_batch
 from aecli.training.state import TrainState
@@ -36,6 +40,30 @@ def validate_options(config: TrainConfig, distributed: Distributed, placement: P
         raise ConfigError(f"--sync-batchnorm on: not available on {placement.device.type}\nhint: use auto")
     if distributed.world_size > 1 and placement.device.type == "mps":
         raise DeviceError("--device mps: can't be shared by several processes\nhint: use --device cpu")
+
+
+def validate_objective(config: TrainConfig, perceptual_net: str | None) -> None:
+    """Raise ConfigError where the images are too small for a loss or metric, or the model's examples are no images."""
+    objective, size = config.objective, config.data.image_size
+    needed = {
+        "--perceptual-weight": LPIPS_MIN_SIDE[perceptual_net] if perceptual_net else 0,
+        "--ssim-weight": SSIM_MIN_SIDE["gaussian"] if objective.ssim_weight else 0,
+        "--adversarial-weight": DISCRIMINATOR_MIN_SIDE if objective.adversarial_weight else 0,
+        "--best-by": {"loss": 0, "psnr": 1, "lpips": LPIPS_MIN_SIDE["alex"]}[config.optimization.best_by],
+    }
+    has_images = issubclass(registry.load(config.model.name), Autoencoder)
+    for flag, side in needed.items():
+        if side and not has_images:
+            raise ConfigError(f"{flag}: {config.model.name} is trained on latents, which are no images")
+        if size < side:
+            raise ConfigError(f"{flag}: needs images of {side} pixels a side, and --image-size is {size}")
+
+
+def validate_best_by(config: TrainConfig, val_images: int) -> None:
+    """Raise ConfigError where the best weights are chosen by a metric of validation images, and there are none."""
+    best_by = config.optimization.best_by
+    if best_by != "loss" and not val_images:
+        raise ConfigError(f"--best-by {best_by}: there are no validation images\nhint: name some with --val-data")
 
 
 def validate_same_state(distributed: Distributed, folder: RunFolder, state: StateDocument) -> None:

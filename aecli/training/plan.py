@@ -18,7 +18,7 @@ from aecli.models.base import Prior
 from aecli.runs.initial_weights import InitialWeights, find_initial_weights
 from aecli.runtime.device import Placement, make_deterministic, place
 from aecli.runtime.distributed import Distributed
-from aecli.training.checks import validate_log, validate_options
+from aecli.training.checks import validate_log, validate_objective, validate_options
 from aecli.training.compiling import require_compiler, sync_batchnorm
 from aecli.training.inputs.latent_sets import LatentEncoder, resolve_model
 from aecli.training.objectives import Objective
@@ -111,9 +111,12 @@ def resolve(config: TrainConfig, distributed: Distributed) -> Plan:
     init = _initial_weights(config)
     model_options, encoder = resolve_model(config, init)
     validate_options(config, distributed, placement)
+    net = perceptual_net(config.objective)
+    validate_objective(config, net)
     options = resolved_options(config, model_options, encoder, init)
+    options["perceptual_net"] = net or options["perceptual_net"]
     return Plan(config, distributed, placement, place(config.run.device, "auto"), model_options, encoder, init,
-                perceptual_net(config.objective), options)  # fmt: skip
+                net, options)  # fmt: skip
 
 
 def perceptual_net(config: ObjectiveConfig) -> str | None:

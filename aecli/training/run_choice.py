@@ -115,6 +115,8 @@ def _in_named_folder(
             f"hint: give the same options; or --restart; or another --out, where --init {folder.path} begins from its "
             "weights"
         )
+    if refusal := changed_length(config, folder, recorded, options):
+        raise refusal
     if difference := shrunk(config, folder):
         flag, done, asked = difference
         raise CheckpointError(f"{flag} {asked}: {folder.path} has trained {done} {flag[2:]}, which can only grow")
@@ -137,6 +139,8 @@ def is_refused(config: TrainConfig, folder: RunFolder, options: Mapping[str, Any
     recorded = folder.read_config()
     if first_difference(recorded, options) or shrunk(config, folder):
         return True
+    if changed_length(config, folder, recorded, options):
+        return True
     changes = source_changes(folder, recorded, options, listings)
     return any(each.is_other for each in changes) and not config.data.allow_changed_data
 
@@ -157,11 +161,14 @@ def _under_runs(
 ) -> RunChoice:
     name = registry.run_name(config.model.name)
     same: tuple[_Images, RunFolder, list[SourceChange]] | None = None
-    notice = None
+    notice, refusal = None, None
     for folder in _runs_called(name, config.run.runs):
         recorded = folder.read_config()
         difference = first_difference(recorded, options)
         if difference is None and not config.run.restart:
+            if refused := changed_length(config, folder, recorded, options):
+                refusal = refused
+                continue
             difference = shrunk(config, folder)
         if difference is not None:
             notice = _describe(folder, difference)
@@ -175,6 +182,8 @@ def _under_runs(
             notice = _describe(folder, (moved.flag, moved.was, moved.now))
         elif same is None or images >= same[0]:
             same = images, folder, changes
+    if same is None and refusal is not None:
+        raise refusal
     if same is None:
         return _begin_under_runs(config, options, listings, held, notice)
     _, chosen, changes = same
@@ -301,6 +310,20 @@ def _brief(value: Any) -> Any:
 def _describe(folder: RunFolder, difference: Difference) -> str:
     flag, before, now = (message_of("none" if part is None else part) for part in difference)
     return f"{folder.path} holds a run with {flag} {before}, not {now}"
+
+
+def changed_length(
+    config: TrainConfig, folder: RunFolder, recorded: Mapping[str, Any], options: Mapping[str, Any]
+) -> CheckpointError | None:
+    """Return what to raise where the length of a run changes whose learning rate falls to 0 at its end, or None."""
+    key = "epochs" if config.optimization.steps is None else "steps"
+    before, now = recorded["options"].get(key), options[key]
+    if config.optimization.schedule != "cosine" or before == now:
+        return None
+    return CheckpointError(
+        f"--{key} {now}: {folder.path} has a cosine schedule over {before} {key}, which can't become longer or shorter\n"
+        f"hint: --restart begins it again, --out DIR another run, --init {folder.path} another from its weights"
+    )
 
 
 def shrunk(config: TrainConfig, folder: RunFolder) -> Difference | None:

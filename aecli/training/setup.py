@@ -23,6 +23,7 @@ from aecli.runtime.distributed import Distributed
 from aecli.storage.strict_json import SCHEMA
 from aecli.training.checks import (
     validate_batch_statistics,
+    validate_best_by,
     validate_same_data,
     validate_same_state,
     validate_whole_epochs,
@@ -107,6 +108,7 @@ def prepare(
     if weights is not None:
         yield Notice(weights.notice)
     data = yield from open_data(plan, run, listings, changes, should_stop)
+    validate_best_by(config, len(data.val))
     state = build(plan, run, data, weights)
     inputs = yield from _open_inputs(plan, run, data, state, should_stop)
     if isinstance(inputs.loader, StreamLoader):
@@ -127,6 +129,11 @@ def prepare(
     session = Session(plan, run.folder, state, inputs, model, schedule, metrics, sync, ThroughputMeter(), should_stop,
                       _conversions(data.record))  # fmt: skip
     yield _started(session, data, placement)
+    start, steps = config.objective.adversarial_start, optimization.total_steps(inputs.loader.batches)
+    if state.critics and start >= steps:
+        yield Notice(
+            f"--adversarial-start {start}: the run has {steps} steps, so that its adversarial loss never begins"
+        )
     return session
 
 
