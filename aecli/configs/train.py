@@ -86,7 +86,8 @@ class DataConfig(CheckedOptions):
     allow_changed_data: bool = option(
         False, "Resume a run although most of its images have changed.", DATA, may_change=FREELY
     )
-    val_images: int = option(1000, "Validate on at most so many images, evenly spaced.", DATA, metavar="N", least=1)
+    val_images: int = option(1000, "Take LPIPS of at most so many validation images an epoch, evenly spaced.", DATA,
+                             metavar="N", least=1)  # fmt: skip
     skip_broken: bool = option(False, "Go on without images that can't be read, even if there are many.", DATA)
     flip: bool = option(False, "Mirror images at random.", DATA)
     shuffle_buffer: int = option(4096, "Size of the shuffle buffer of a stream, in images.", DATA, least=1)

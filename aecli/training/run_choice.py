@@ -321,7 +321,7 @@ def changed_length(
     if config.optimization.schedule != "cosine" or before == now:
         return None
     return CheckpointError(
-        f"--{key} {now}: {folder.path} has a cosine schedule over {before} {key}, which can't become longer or shorter\n"
+        f"--{key} {now}: {folder.path} has a cosine over {before} {key}, which can't become longer or shorter\n"
         f"hint: --restart begins it again, --out DIR another run, --init {folder.path} another from its weights"
     )
 

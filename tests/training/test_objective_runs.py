@@ -86,9 +86,9 @@ def test_a_cosine_is_neither_longer_nor_shorter_than_it_began(config, tmp_path):
     config = config.replace(schedule="cosine", epochs=2)
     run(config)
     for epochs in (1, 3):
-        with pytest.raises(CheckpointError, match=f"--epochs {epochs}: .* cosine schedule over 2 epochs"):
+        with pytest.raises(CheckpointError, match=f"--epochs {epochs}: .* cosine over 2 epochs"):
             run(config.replace(epochs=epochs))
-        with pytest.raises(CheckpointError, match=f"--epochs {epochs}: .* cosine schedule over 2 epochs"):
+        with pytest.raises(CheckpointError, match=f"--epochs {epochs}: .* cosine over 2 epochs"):
             run(config.replace(epochs=epochs, out=tmp_path / "runs" / "vae"))
     assert float(rows(tmp_path / "runs" / "vae")[-1]["lr"]) < 0.25 * config.optimization.lr
     run(config.replace(epochs=3, out=tmp_path / "other"))
