@@ -14,6 +14,7 @@ from aecli.cli.signposts import after_training
 from aecli.cli.sparkline import SPARKS, sparkline
 from aecli.configs import TrainConfig
 from aecli.errors import printable
+from aecli.figures.columns import metric_name
 from aecli.progress import Notice, Progress
 from aecli.training.events import EpochReport, Finished, Interrupted, Started, StepReport, Throughput, TrainReport
 from aecli.training.loop import train
@@ -118,9 +119,10 @@ def epoch_line(report: EpochReport, epochs: int) -> str:
     """One line on an epoch."""
     row = report.row
     parts = [f"epoch {report.epoch}/{epochs}", f"loss {row['train_loss']:.4f}"]
-    for key, name, form in (("val_loss", "val", ".4f"), ("val_psnr", "PSNR", ".2f"), ("val_ssim", "SSIM", ".4f")):
-        if row[key] is not None:
-            parts.append(f"{name} {row[key]:{form}}")
+    for key, value in row.items():
+        if key.startswith("val_") and value is not None:
+            name = "val" if key == "val_loss" else metric_name(key)
+            parts.append(f"{name} {value:{'.2f' if key == 'val_psnr' else '.4f'}}")
     return "  ".join([*parts, f"best {report.best_loss:.4f}", f"{row['images_per_s']:.3g} img/s"])
 
 
@@ -154,7 +156,8 @@ def print_finished(end: Finished) -> None:
     run = end.run
     how = "was finished already" if end.was_finished else "stopped early" if end.stopped_early else "finished"
     epochs = "1 epoch" if end.epochs == 1 else f"{end.epochs} epochs"
-    names = {"train_loss": "train loss", "val_loss": "validation loss", "val_psnr": "PSNR", "val_ssim": "SSIM"}
+    names = {"train_loss": "train loss", "val_loss": "validation loss"}
+    names |= {key: metric_name(key) for key in end.best if key.startswith("val_") and key not in names}
     figures = ", ".join(f"{name} {end.best[key]:.4g}" for key, name in names.items() if end.best.get(key) is not None)
     lines = [f"{run.path} {how}: {epochs}, best epoch {end.best_epoch}", f"  {figures}"]
     if end.pace is not None:

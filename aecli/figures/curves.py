@@ -5,6 +5,7 @@ from io import BytesIO
 from math import isfinite
 from typing import TYPE_CHECKING
 
+from aecli.figures.columns import metric_name
 from aecli.figures.plotting import BLUE, GREY, INK, ORANGE, quiet_matplotlib
 
 if TYPE_CHECKING:
@@ -16,20 +17,14 @@ Points = list[tuple[float, float]]  # (epoch, value)
 Curve = tuple[str, str, Points]  # name in the legend, colour, points
 
 RATE = "Learning rate"
-LOG_PANELS = ("Loss", "Training KL divergence", RATE)
-PANELS: tuple[tuple[str, tuple[tuple[str, str, str], ...]], ...] = (  # title, then (column, name, colour) a curve
-    ("Loss", (("train_loss", "training", BLUE), ("val_loss", "validation", ORANGE))),
-    ("Validation PSNR, dB", (("val_psnr", "validation", ORANGE),)),
-    ("Validation SSIM", (("val_ssim", "validation", ORANGE),)),
-    ("Training KL divergence", (("train_kl", "training", BLUE),)),
-    (RATE, (("lr", "training", BLUE),)),
-)
+Panel = tuple[str, tuple[tuple[str, str, str], ...]]  # title, then (column, name, colour) a curve
+_LOSS: Panel = ("Loss", (("train_loss", "training", BLUE), ("val_loss", "validation", ORANGE)))
 WIDTH_INCHES, LINE_INCHES, DPI = 12.0, 3.2, 100
 DOTTED_EPOCHS = 40  # up to this number every epoch is marked with a dot; a single one would be invisible
 
 
 def draw_curves(rows: Rows) -> bytes:
-    """Draw loss, PSNR, SSIM, KL divergence and learning rate against the epoch; a PNG 1200 pixels wide.
+    """Draw the loss and its parts, the metrics and the learning rate against the epoch; a PNG 1200 pixels wide.
 
     The best epoch (lowest validation loss, or training loss without validation) is marked and named in the title.
 
@@ -40,7 +35,7 @@ def draw_curves(rows: Rows) -> bytes:
         ValueError: there is no value to draw.
         OutputError: matplotlib finds no writable folder for its font cache.
     """
-    panels = [(title, curves) for title, spec in PANELS if (curves := _curves(rows, spec))]
+    panels = [(title, curves) for title, spec in _panels(rows) if (curves := _curves(rows, spec))]
     if not panels:
         raise ValueError("expected at least one row with a number to draw")
     best, headline = _best(rows)
@@ -67,6 +62,27 @@ def draw_curves(rows: Rows) -> bytes:
     return buffer.getvalue()
 
 
+def _panels(rows: Rows) -> list[Panel]:
+    """Return a panel of the loss, one of each metric, one of each part of the loss but a lone one, and the rate."""
+    columns = list(dict.fromkeys(column for row in rows for column, value in row.items() if value is not None))
+    metrics = [column for column in columns if column.startswith("val_") and column != "val_loss"]
+    parts = [
+        column for column in columns if column.startswith("train_") and column not in ("train_loss", "train_recon")
+    ]
+    if set(parts) - {"train_kl"}:  # of the report's losses the reconstruction is nearly the whole
+        parts.insert(0, "train_recon")
+    return [
+        _LOSS,
+        *((f"Validation {_with_unit(column)}", ((column, "validation", ORANGE),)) for column in metrics),
+        *((f"Training {metric_name(column)}", ((column, "training", BLUE),)) for column in parts),
+        (RATE, (("lr", "training", BLUE),)),
+    ]
+
+
+def _with_unit(column: str) -> str:
+    return metric_name(column) + (", dB" if column.endswith("psnr") else "")
+
+
 def _points(rows: Rows, column: str) -> Points:
     """Return (epoch, value) of the rows that have both, with a finite value."""
     pairs = [(row.get("epoch"), row.get(column)) for row in rows]
@@ -84,9 +100,11 @@ def _best(rows: Rows) -> tuple[float | None, str]:
         if points := _points(rows, column):
             epoch, loss = min(points, key=lambda point: point[1])
             headline = f"Best epoch {epoch:.0f} (dashed line): {name} loss {loss:.4g}"
-            for value, text in (("val_psnr", ", PSNR {:.2f} dB"), ("val_ssim", ", SSIM {:.4f}")):
-                at_epoch = dict(_points(rows, value))
-                headline += text.format(at_epoch[epoch]) if epoch in at_epoch else ""
+            for metric in (column for _, spec in _panels(rows) for column, _, _ in spec if column.startswith("val_")):
+                at_epoch = dict(_points(rows, metric))
+                if epoch in at_epoch and metric != "val_loss":
+                    form = "{:.2f} dB" if metric == "val_psnr" else "{:.4f}"
+                    headline += f", {metric_name(metric)} " + form.format(at_epoch[epoch])
             return epoch, headline
     return None, "No epoch has a finite loss"
 
@@ -104,7 +122,8 @@ def _draw_panel(axes: "Axes", title: str, curves: list[Curve]) -> None:
         axes.plot(*zip(*points, strict=True), color=colour, linewidth=1.6, marker=marker, markersize=3.5, label=name)
     values = [value for _, _, points in curves for _, value in points]
     low, high = min(values), max(values)
-    if title in LOG_PANELS and low > 0 and (title == RATE or high > 4 * low):
+    has_log_scale = title == "Loss" or title == RATE or title.startswith("Training")
+    if has_log_scale and low > 0 and (title == RATE or high > 4 * low):
         title += " (log scale)"
         _use_log_scale(axes, low, high)
     axes.set_title(title, loc="left", fontsize=12, color=INK)

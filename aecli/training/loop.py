@@ -204,4 +204,7 @@ def finish_epoch(session: Session, checkpointer: Checkpointer) -> EpochReport:
     if state.begins_adversarial_phase:
         checkpointer.keep_best_before_adversarial()
     state.finish_epoch(row, config.optimization.best_by, config.optimization.patience)
-    return EpochReport(row, state.best.epoch, state.best.loss, state.best.metrics)
+    best = state.best.metrics
+    best_loss = best["train_loss"] if best["val_loss"] is None else best["val_loss"]
+    assert best_loss is not None  # every row has a train loss
+    return EpochReport(row, state.best.epoch, best_loss, best)

@@ -10,12 +10,12 @@ import numpy as np
 from PIL import Image
 
 from aecli.errors import OutputError
+from aecli.figures.columns import metric_name
 from aecli.training.events import EpochReport, StepReport
 from aecli.training.session import Session
 
 _NAMES = {"train_loss": "loss/training", "val_loss": "loss/validation", "lr": "learning rate",
-          "images_per_s": "images per second", "train_recon": "loss/training reconstruction",
-          "train_kl": "loss/training KL divergence"}  # fmt: skip
+          "images_per_s": "images per second"}  # fmt: skip
 _PREFIXES = {"train_": "loss/training ", "val_": "validation/"}  # of the names of other columns
 
 
@@ -25,8 +25,7 @@ def _name(column: str) -> str | None:
         return _NAMES[column]
     for prefix, name in _PREFIXES.items():
         if column.startswith(prefix):
-            rest = column.removeprefix(prefix)
-            return name + (rest.upper() if prefix == "val_" else rest.replace("_", " "))
+            return name + metric_name(column)
     return None
 
 
