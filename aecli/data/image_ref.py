@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from aecli.errors import DataError
+from aecli.storage.fingerprints import file_name_bytes, fingerprint_of
 from aecli.storage.strict_json import file_size, regular_file
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def content_key(images: Sequence[ImageRef], *settings: object) -> str:
     """SHA-256 of the names, fingerprints and revisions of `images` and of `repr(settings)`, as 64 hex digits."""
     digest = hashlib.sha256(repr(settings).encode())
     for image in images:
-        digest.update(_encoded(f"\0{len(image.name)}:{image.name}{image.fingerprint}\0{image.revision}"))
+        digest.update(file_name_bytes(f"\0{len(image.name)}:{image.name}{image.fingerprint}\0{image.revision}"))
     return digest.hexdigest()
 
 
@@ -156,18 +157,6 @@ def data_fingerprint(images: Iterable[ImageRef]) -> str:
 def names_and_sizes(images: Iterable[ImageRef]) -> Iterator[tuple[str, str]]:
     """Yield names and sizes in bytes, as text; for images that are no files, what stands in their place."""
     return ((image.name, image.fingerprint.partition(":")[0]) for image in images)
-
-
-def fingerprint_of(names_and_sizes: Iterable[tuple[str, str]]) -> str:
-    """SHA-256 of names and sizes in their order, as 64 hex digits."""
-    digest = hashlib.sha256()
-    for name, size in names_and_sizes:
-        digest.update(_encoded(f"{name}\0{size}\n"))
-    return digest.hexdigest()
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")  # file names may be bytes of no encoding
 
 
 def split_indices(images: Sequence[ImageRef], val_fraction: float) -> tuple[list[int], list[int]]:
@@ -191,7 +180,7 @@ def split_indices(images: Sequence[ImageRef], val_fraction: float) -> tuple[list
 
 def _unit_hashes(texts: Sequence[str]) -> np.ndarray:
     """The first 8 bytes of each text's SHA-256 as a number in [0, 1), float64 (N,)."""
-    digests = b"".join([hashlib.sha256(_encoded(text)).digest()[:8] for text in texts])
+    digests = b"".join([hashlib.sha256(file_name_bytes(text)).digest()[:8] for text in texts])
     return np.frombuffer(digests, dtype=">u8") / 2.0**64
 
 

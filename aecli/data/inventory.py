@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from aecli.data.image_ref import ImageRef, fingerprint_of, names_and_sizes
+from aecli.data.image_ref import ImageRef, names_and_sizes
 from aecli.data.sources.registry import list_images
 from aecli.data.sources.shards import is_pattern, is_stream, shard_sizes
 from aecli.errors import name_examples
 from aecli.progress import Listener, ignore
+from aecli.storage.fingerprints import fingerprint_of
 
 Inventory = Mapping[str, str]  # name of an image or shard -> its size in bytes, as text
 

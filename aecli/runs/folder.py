@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aecli.data.image_ref import fingerprint_of
 from aecli.errors import CheckpointError, message_of
 from aecli.models import registry
 from aecli.runs.run_config import complete_config
 from aecli.storage import atomic_files
+from aecli.storage.fingerprints import fingerprint_of
 from aecli.storage.strict_json import NewerSchemaError, read_json, require_known_schema
 
 COLUMNS = ("epoch", "step", "lr", "train_loss", "train_recon", "train_kl", "val_loss", "val_psnr", "val_ssim",

@@ -17,10 +17,11 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from aecli.data.image_ref import FILE_LIMIT, ImageRef, fingerprint_of
+from aecli.data.image_ref import FILE_LIMIT, ImageRef
 from aecli.data.sources.selection import SUFFIXES
 from aecli.data.sources.tars import list_tars
 from aecli.errors import DataError, message_of, single_line
+from aecli.storage.fingerprints import fingerprint_of
 
 _KINDS = {".tar": "webdataset", ".parquet": "parquet"}
 _SUFFIXES = tuple(suffix.removeprefix(".") for suffix in SUFFIXES)
