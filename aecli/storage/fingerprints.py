@@ -1,4 +1,4 @@
-"""What identifies a set of files: their names and sizes. Only the standard library: commands import it as they start."""
+"""What identifies a set of files: names and sizes. Only the standard library: commands import it as they start."""
 
 import hashlib
 from collections.abc import Iterable

@@ -55,7 +55,7 @@ COMPLETIONS = {
     "aecli rec": {"reconstruct"},
     "aecli train ": {"ae", "vae", "prior"},
     "aecli train v": {"vae"},
-    "aecli train vae --val-": {"--val-data", "--val-fraction"},
+    "aecli train vae --val-": {"--val-data", "--val-images", "--val-fraction"},
     "aecli train vae --fit ": {"squash", "crop"},
     "aecli train vae --recipe q": {"quick"},
     "aecli train vae --data d": {"demo"},
