@@ -310,7 +310,7 @@ class TestInterrupted:
         self.require_tidy(tmp_path)
 
     @pytest.mark.parametrize("name", ["reconstruct", "sample", "evaluate"])
-    @pytest.mark.parametrize("numbers", [(150, 600), pytest.param(range(1, 2000, 13), marks=pytest.mark.soak)],
+    @pytest.mark.parametrize("numbers", [(80, 300), pytest.param(range(1, 1000, 5), marks=pytest.mark.soak)],
                              ids=["quick", "soak"])  # fmt: skip
     def test_between_them(self, calls, tmp_path, name, numbers):
         for number in numbers:

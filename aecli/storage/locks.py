@@ -108,6 +108,11 @@ class Lock:
         host, pid = self._holder
         return f"process {pid} on {host}" if pid else "another process"
 
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process held it when it couldn't be taken."""
+        return "-".join(self._holder) == this_process()
+
     def _owner(self) -> tuple[str, str]:
         """Return the host and pid that the file names, empty where it names none."""
         try:

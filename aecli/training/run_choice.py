@@ -255,9 +255,8 @@ def _lock(folder: RunFolder, held: ExitStack | None) -> None:
         return
     lock = RunLock(folder)
     if not lock.take():
-        raise OutputError(
-            f"{folder.path} is being trained by {lock.holder()}\nhint: wait for its end, stop it, or name another --out"
-        )
+        hint = "close() the iterator of its aecli.train" if lock.is_ours else "wait for its end, stop it"
+        raise OutputError(f"{folder.path} is being trained by {lock.holder()}\nhint: {hint}, or name another --out")
     held.enter_context(closing(lock))
 
 
@@ -378,6 +377,11 @@ class RunLock:
     def holder(self) -> str:
         """Return who has it: `process 4242 on host-a`."""
         return self._lock.holder()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this very process has it, in another training."""
+        return self._lock.is_ours
 
     def close(self) -> None:
         """Release it; a folder that was made for a run which never began is removed."""

@@ -49,5 +49,5 @@ def require_whole_rows(file: Path) -> None:
 def require_tidy(folder: Path) -> None:
     """A finished run leaves nothing half written, and no lock."""
     assert not [path for path in folder.rglob("*") if path.name.startswith(OWN_PREFIX)]
-    assert sorted(list_names(folder)) == ["config.json", "curves.png", "last.safetensors", "metrics.csv",
-                                        "model.safetensors", "previews"]  # fmt: skip
+    assert sorted(list_names(folder)) == ["config.json", "curves.png", "images.csv", "last.safetensors",
+                                        "metrics.csv", "model.safetensors", "previews"]  # fmt: skip

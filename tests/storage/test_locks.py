@@ -25,7 +25,7 @@ def test_one_holder_at_a_time_and_it_is_named(tmp_path):
     first, second = Lock(tmp_path / "lock"), Lock(tmp_path / "lock")
     assert first.take() and first.excludes
     assert not second.take() and not second.excludes
-    assert second.holder() == f"process {os.getpid()} on {HOST}"
+    assert second.holder() == f"process {os.getpid()} on {HOST}" and second.is_ours
     first.close()
     assert not (tmp_path / "lock").exists()
     assert second.take()
@@ -41,7 +41,7 @@ def test_a_holder_that_has_not_signed_the_file_yet_is_not_named(tmp_path):
         assert not lock.take() and lock.holder() == "another process"
         file.write("host-a-77")
         file.flush()
-        assert not lock.take() and lock.holder() == "process 77 on host-a"
+        assert not lock.take() and lock.holder() == "process 77 on host-a" and not lock.is_ours
 
 
 def test_a_lock_left_by_a_dead_process_is_free(tmp_path, dead):

@@ -15,20 +15,20 @@ _OURS = str(Path(aecli.__file__).parent)
 
 @contextmanager
 def interrupted_at(number: int) -> Iterator[list[str]]:
-    """Send SIGINT when a function of aecli begins or ends for the nth time, in this thread.
+    """Send SIGINT when a function of aecli begins, or a generator goes on, for the nth time in this thread.
 
-    Yields the list of those that began or ended.
+    Yields the list of their names.
     """
-    calls, events = count(1), []
+    calls, names = count(1), []
 
-    def watch(frame: FrameType, event: str, _argument: object) -> None:
-        if event in ("call", "return") and frame.f_code.co_filename.startswith(_OURS):
-            events.append(frame.f_code.co_name)
+    def watch(frame: FrameType, _event: str, _argument: object) -> None:
+        if frame.f_code.co_filename.startswith(_OURS):
+            names.append(frame.f_code.co_name)
             if next(calls) == number:
                 signal.raise_signal(signal.SIGINT)
 
-    sys.setprofile(watch)
+    sys.settrace(watch)
     try:
-        yield events
+        yield names
     finally:
-        sys.setprofile(None)
+        sys.settrace(None)

@@ -31,7 +31,9 @@ class TestOneProcessAFolder:
         until(first, Started)
         host, _, pid = this_process().rpartition("-")
         for also in ({}, {"restart": True}, {"lr": 0.5}):
-            with pytest.raises(OutputError, match=f"mine is being trained by process {pid} on {host}\n.*--out"):
+            with pytest.raises(
+                OutputError, match=f"mine is being trained by process {pid} on {host}\nhint: close.*--out"
+            ):
                 run(config.replace(out=tmp_path / "mine", **also))
         assert isinstance(list(first)[-1], Finished)
         run(config.replace(out=tmp_path / "whole"))

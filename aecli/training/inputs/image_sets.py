@@ -1,6 +1,7 @@
 """The images of a run: listed, split, decoded once, and on the device if they fit."""
 
 from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -199,16 +200,16 @@ def _stoppable(
     work: Generator[Progress | Notice, None, Result], should_stop: StopRequest
 ) -> Generator[TrainReport, None, Result]:
     """Pass on the reports of `work` and return its result; raises Stopped once `should_stop` returns True."""
-    while True:
-        try:
-            report = next(work)
-        except StopIteration as finished:
-            result: Result = finished.value
-            return result
-        if should_stop():
-            work.close()
-            raise Stopped
-        yield report
+    with closing(work):
+        while True:
+            try:
+                report = next(work)
+            except StopIteration as finished:
+                result: Result = finished.value
+                return result
+            if should_stop():
+                raise Stopped
+            yield report
 
 
 def _record(source: str, listed: Sequence[ImageRef], pack: Pack) -> dict[str, Any]:
