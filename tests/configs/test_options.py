@@ -24,7 +24,7 @@ from aecli.errors import ConfigError
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: EvalConfig("truth", pred=(3,)), "--pred 3: expected a list of texts"),
+        (lambda: GridConfig(models=(3,)), "--model 3: expected a list of texts"),
         (lambda: EvalConfig("truth", pred="a"), "--pred 'a': expected a list"),
         (
             lambda: EvalConfig("truth", pred=("a",), metrics=("mse",)),
