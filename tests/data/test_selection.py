@@ -82,10 +82,10 @@ def test_a_single_image_is_a_source(tmp_path, listed):
 
 def test_a_source_that_is_not_there(tmp_path):
     for there in ("demo", str(tmp_path), "torchvision:CIFAR10"):
-        require_source(there)
+        require_source(there, "--data")
     for absent in (str(tmp_path / "gone"), "nonsense:x"):
         with pytest.raises(DataError):
-            require_source(absent)
+            require_source(absent, "--data")
 
 
 def test_the_home_folder_is_expanded(monkeypatch, tmp_path):
