@@ -148,6 +148,7 @@ def _end_to_json(end: Finished | Interrupted) -> dict[str, Any]:
         "was_finished": end.was_finished,
         "pace": asdict(end.pace) if end.pace else None,
         "conversions": dict(end.conversions),
+        "findings": [asdict(finding) for finding in end.findings],
     }
 
 
@@ -163,8 +164,7 @@ def print_finished(end: Finished) -> None:
     if end.pace is not None:
         lines.append(f"  {throughput_line(end.pace)}")
     lines.append(f"  weights {run.model}, curves {run.curves.name}, pictures {run.preview(0).parent.name}/")
-    if end.best.get("val_loss") is not None and end.epochs >= 2 * max(end.best_epoch, 10):
-        lines.append(f"  validation loss has not improved since epoch {end.best_epoch}; more images would help")
+    lines += [f"  {finding.text}" for finding in end.findings]
     if end.was_finished:
         further = (
             "to continue, give a larger --patience" if end.stopped_early else "to continue, give a larger --epochs"

@@ -3,12 +3,10 @@
 from collections.abc import Sequence
 
 from aecli.configs import EvalConfig
+from aecli.diagnosis import is_cropped, is_turned
 from aecli.evaluation.pairing import Pairing, Size
 from aecli.metrics import lpips, ssim
 from aecli.metrics.base import Metric
-
-# Pixels of a side that tools cut off or add, to make it a multiple of their scale: at most these, and this fraction.
-_CROPPED, _PADDED, _FRACTION = 8, 31, 0.1
 
 
 def ways_out(pairing: Pairing, metrics: Sequence[Metric], config: EvalConfig) -> list[str]:
@@ -29,11 +27,11 @@ def _for_sizes(pairing: Pairing, metrics: Sequence[Metric], config: EvalConfig) 
     wrong = [(each.size, each.truth_size) for each in pairing.unpaired if each.kind == "size"]
     truths = [truth for _, truth in wrong] + [pair.size for pair in pairing.pairs]
     truths += [each.size for each in pairing.unpaired if each.kind == "small"]
-    if all(size == truth[::-1] != truth for size, truth in wrong):
+    if is_turned(wrong):
         return ["the sides are swapped, as by a tool that ignores EXIF orientation: remove it from --gt "
                 "(magick IN -strip OUT), or turn the predictions"]  # fmt: skip
     side = _common_square({size for size, _ in wrong} | {pair.size for pair in pairing.pairs})
-    if config.image_size is None and all(_is_cropped(size, truth) for size, truth in wrong):
+    if config.image_size is None and is_cropped(wrong):
         least = min(map(min, [*truths, *(size for size, _ in wrong)]))
         ways = {"--on-mismatch crop": "cuts both to their common size from the top left"}
     elif side and side != config.image_size and all(min(truth) >= side for _, truth in wrong):
@@ -45,16 +43,6 @@ def _for_sizes(pairing: Pairing, metrics: Sequence[Metric], config: EvalConfig) 
     smaller = _for_side(least, metrics, config)
     more = f" {smaller[0]}" if smaller else ""
     return [f"{options}{more} {text}" for options, text in ways.items()]
-
-
-def _is_cropped(size: Size, truth: Size) -> bool:
-    """Whether one size looks like a crop of the other, not like a resized one: a few pixels less, or another shape."""
-    differences = [abs(a - b) for a, b in zip(size, truth, strict=True)]
-    most = _CROPPED if size[0] * truth[1] == size[1] * truth[0] else _PADDED
-    return all(
-        difference <= min(most, _FRACTION * max(sides))
-        for difference, sides in zip(differences, zip(size, truth, strict=True), strict=True)
-    )
 
 
 def _common_square(sizes: set[Size]) -> int | None:

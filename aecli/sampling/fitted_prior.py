@@ -21,7 +21,6 @@ from aecli.storage.schema import Schema, checked, optional, parsed
 from aecli.storage.strict_json import is_count, is_number
 
 RANK = 256
-FAR = 0.1  # nats per dimension: above this divergence from it, samples of N(0, I) decode to noise
 # Old names that the file keeps: `deviations` is `std`, `share` `explained_variance_ratio`, `spread` `statistics`.
 _TENSORS = ("mean", "components", "deviations", "mixture.weights", "mixture.means", "mixture.factors")
 
@@ -40,11 +39,6 @@ class LatentStatistics(Schema):
     posterior_std: float | None = checked(optional(is_number), key="posterior")
     latent_std: float = checked(is_number, key="means")
     divergence: float = checked(is_number)
-
-    @property
-    def is_far(self) -> bool:
-        """Whether samples of N(0, I) differ too much from the latents to be decoded."""
-        return self.divergence > FAR
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from aecli.configs import InterpolateConfig, SampleConfig, TraverseConfig
+from aecli.diagnosis import collapsed, far_from_normal
 from aecli.errors import CheckpointError, ConfigError, DataError, ModelError
 from aecli.inference.loaded_model import LoadedModel, load_model
 from aecli.models.base import Prior
@@ -18,6 +19,7 @@ from aecli.runs.folder import RunFolder, list_runs
 from aecli.runtime.distributed import Distributed
 from aecli.sampling.fitted_prior import FittedPrior
 from aecli.sampling.prior_fitting import fitted_prior
+from aecli.storage.strict_json import is_number
 
 FLOW_STEPS = 50
 
@@ -84,7 +86,16 @@ def open_prior(
     require_prior(loaded, config.prior)
     if distributed.is_main_process:
         check_output()
+        if finding := collapsed(_recorded_kl(loaded.located.checkpoint), loaded.model.options):
+            listen(Notice(finding.text))
     return loaded, distributed.main_process_first(lambda: choose(loaded))
+
+
+def _recorded_kl(checkpoint: Path) -> float | None:
+    """Return the KL of training that a checkpoint records, in nats a number, or None."""
+    metrics = (checkpoints.read_document(checkpoint) or {}).get("metrics")
+    kl = metrics.get("train_kl") if isinstance(metrics, dict) else None
+    return kl if is_number(kl) else None
 
 
 def choose_prior(loaded: LoadedModel, config: SampleConfig, listen: Listener) -> LatentPrior:
@@ -135,23 +146,15 @@ def choose_fitted_prior(
         listen(Notice(f"sampling from N(0, I); how far the latents are from it is unknown: {error.headline}"))
         return normal
     if prior == "normal":
-        if fitted.statistics.is_far:
-            listen(Notice(_warning(fitted)))
+        found = fitted.statistics
+        if finding := far_from_normal(found.divergence, found.posterior_std, found.latent_std):
+            listen(Notice(finding.text))
         return normal
     if prior == "auto":
         size = len(fitted.mixture.weights)
         what = f"a mixture of {size} Gaussians" if size > 1 else "a Gaussian"
         listen(Notice(f"sampling from {what} fitted to the latents of {fitted.count:,} images"))
     return LatentPrior("mixture" if prior == "auto" else prior, shape, temperature, seed, fitted=fitted)
-
-
-def _warning(fitted: FittedPrior) -> str:
-    found = fitted.statistics
-    if found.posterior_std is None:
-        figure = f"{found.divergence:.1f} nats per dimension; their standard deviation is {found.latent_std:.2f}"
-    else:
-        figure = f"the posterior's standard deviation is {found.posterior_std:.2f} instead of 1"
-    return f"the latents are far from N(0, I) ({figure}), so samples are noise; --prior mixture does better"
 
 
 def find_flow(loaded: LoadedModel, runs: Path) -> RunFolder | None:

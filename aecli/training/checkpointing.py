@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from aecli.configs.train import OptimizationConfig
+from aecli.diagnosis import not_finite
 from aecli.errors import DataError, DeviceError, OutputError, TrainingError
 from aecli.progress import Stopped
 from aecli.runs import checkpoints
@@ -131,4 +133,4 @@ def diverged(session: Session, what: str) -> TrainingError:
         counters = (checkpoints.read_document(folder.last) or {})["clock"]
         kept = f"{folder.last}, after epoch {counters['epoch']}, step {counters['batch']}, is kept"
     lr = session.config.optimization.lr
-    return TrainingError(f"{what} is not a finite number\nhint: try a smaller --lr than {lr:g}; {kept}")
+    return TrainingError(not_finite(what, lr, OptimizationConfig.lr, kept))

@@ -99,7 +99,7 @@ def validate_batch_statistics(
     if loader.images == 1:
         raise DataError(
             f"--data {config.data.source}: a single image is left to train on, too few for batch normalisation at "
-            f"--image-size {image_size}\nhint: add images, or use a larger --image-size"
+            f"--image-size {image_size}\nhint: add images, or --image-size {2 * image_size}"
         )
     for batch in (0, loader.batches - 1):
         count = loader.count(batch)
@@ -111,8 +111,22 @@ def validate_batch_statistics(
             )
             raise ConfigError(
                 f"--batch-size {batch_size}: {what}, too few for batch normalisation at --image-size {image_size}\n"
-                "hint: change either option"
+                f"hint: {_other_sizes(config, distributed, loader)}"
             )
+
+
+def _other_sizes(config: TrainConfig, distributed: Distributed, loader: BatchLoader) -> str:
+    """Return options that go through: the nearest batch size whose micro-batches have two images, or a larger side."""
+    wanted, images = config.optimization.batch_size, loader.images
+    larger = f"--image-size {2 * config.data.image_size}"
+    for size in sorted(range(1, wanted + images + 1), key=lambda size: abs(size - wanted)):
+        if size < max(distributed.world_size, config.optimization.grad_accum):
+            continue
+        other = config.replace(batch_size=size)
+        counts = [size] if is_stream(config.data.source) else [min(size, images), (images - 1) % size + 1]
+        if all(smallest_micro_batch(count, other, distributed.world_size) > 1 for count in counts):
+            return f"--batch-size {size}, or {larger}"
+    return larger
 
 
 def validate_whole_epochs(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from aecli.diagnosis import Finding
 from aecli.progress import Notice, Progress
 from aecli.runs.folder import RunFolder
 from aecli.runtime.memory import peak_memory
@@ -107,6 +108,7 @@ class Finished:
     was_finished: bool
     pace: Throughput | None = None
     conversions: Mapping[str, Any] = field(default_factory=dict)  # source -> what was done to its images, as JSON
+    findings: tuple[Finding, ...] = ()  # what its losses, rates and KL show
 
 
 @dataclass(frozen=True)

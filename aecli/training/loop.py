@@ -89,7 +89,7 @@ def _train(session: Session) -> Iterator[TrainReport]:
     throughput = session.throughput.throughput(session.plan.placement.device)
     yield Finished(
         session.folder, state.counters.epoch, best.epoch, best.metrics, state.stopped_early, was_finished=False,
-        pace=throughput, conversions=session.conversions,
+        pace=throughput, conversions=session.conversions, findings=session.plan.findings(state.rows, best),
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """What a train command is to do, resolved from its config before any image is read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from aecli.configs import TrainConfig
 from aecli.configs.train import ObjectiveConfig
 from aecli.data.sources.registry import require_source
+from aecli.diagnosis import Finding, training_findings
 from aecli.errors import ConfigError
 from aecli.metrics.lpips import LPIPS
 from aecli.metrics.network_weights import local_weights
@@ -25,6 +26,7 @@ from aecli.training.objectives import Objective
 from aecli.training.optim import freeze_encoder
 from aecli.training.run_choice import resolved_options
 from aecli.training.state import TrainState
+from aecli.training.state_schema import Best, Row
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Plan:
             "fit": config.data.fit,
             "background": config.data.background,
         }
+
+    def findings(self, rows: Sequence[Row], best: Best) -> tuple[Finding, ...]:
+        """Return what is said of a run of this plan that has ended."""
+        return tuple(training_findings(rows, best.epoch, best.metrics.get("train_kl"), self.model_options))
 
     def new_state(self, weights: Mapping[str, Tensor] | None = None) -> TrainState:
         """Return the state before the first step, with these weights; those not among them are drawn from the seed."""

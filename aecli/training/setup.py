@@ -166,7 +166,7 @@ def _finished(run: OpenedRun, plan: Plan) -> Finished | None:
     if counters.batch or not plan.is_complete(counters.epoch, counters.step, state.stopped_early):
         return None
     return Finished(run.folder, counters.epoch, best.epoch, best.metrics, state.stopped_early, True,
-                    conversions=_conversions(run.recorded or {}))  # fmt: skip
+                    conversions=_conversions(run.recorded or {}), findings=plan.findings(state.rows, best))  # fmt: skip
 
 
 def _conversions(record: Mapping[str, Any]) -> dict[str, Any]:

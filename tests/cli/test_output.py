@@ -2,13 +2,10 @@
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from aecli.runs.folder import RunFolder
-from aecli.training.events import Finished
 from tests.support.by_hand import shrunk
 from tests.support.images import save_image
 from tests.support.terminal import begin_in_terminal, output_of
@@ -88,12 +85,3 @@ def test_bars_fit_a_terminal_of_80_columns_and_ctrl_c_saves(workplace):
     for word in ("123456", "loss", "lr", "img/s", "best", "dB", "left"):
         assert word in shown
     assert "…" not in shown, "a bar's text is cut"
-
-
-@pytest.mark.parametrize(("best_epoch", "epochs", "is_noted"), [(22, 200, True), (150, 200, False), (2, 15, False)])
-def test_the_summary_tells_when_validation_stopped_improving_long_ago(capsys, best_epoch, epochs, is_noted):
-    from aecli.cli.live import print_finished
-
-    end = Finished(RunFolder(Path("runs/vae")), epochs, best_epoch, {"val_loss": 0.1}, False, False)
-    print_finished(end)
-    assert (f"validation loss has not improved since epoch {best_epoch};" in capsys.readouterr().out) == is_noted

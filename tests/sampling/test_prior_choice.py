@@ -81,9 +81,9 @@ def test_an_ae_is_sampled_from_what_fits_it_and_not_from_n_0_i(own):
 
 def test_n_0_i_far_from_the_latents_gives_a_notice_with_a_figure(own, monkeypatch):
     command = ["sample", "--model", "vae", "--n", "2", "--prior", "normal"]
-    monkeypatch.setattr("aecli.sampling.fitted_prior.FAR", 1e9)
+    monkeypatch.setattr("aecli.diagnosis.FAR", 1e9)
     assert notices(*command) == []
-    monkeypatch.setattr("aecli.sampling.fitted_prior.FAR", -1)  # two epochs of training take latents nowhere
+    monkeypatch.setattr("aecli.diagnosis.FAR", -1)  # two epochs of training take latents nowhere
     (notice,) = (line for line in notices(*command) if "replacing" not in line)
     kept, _ = load_fitted(own / "runs/vae/prior.safetensors", 64)
     assert f"standard deviation is {kept.statistics.posterior_std:.2f} instead of 1" in notice
