@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.support.trained import EPOCHS, SIZE, TRAIN, VAL, invoke, ok, ok_json, pngs, write_images
 
-RUN_FILES = ["config.json", "curves.png", "last.safetensors", "metrics.csv", "model.safetensors",
+RUN_FILES = ["config.json", "curves.png", "images.csv", "last.safetensors", "metrics.csv", "model.safetensors",
              "previews/epoch-0001.png", "previews/epoch-0002.png"]  # fmt: skip
 CUSTOM = "examples.custom_model:ResidualAE"
 
