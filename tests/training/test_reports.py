@@ -160,16 +160,18 @@ def test_what_keeps_the_run_from_being_saved_is_raised(config, tmp_path, every_s
 
 
 class TestInterruptedAtWork:
-    def interrupt(self, config, number):
-        """Train; returns whether it was interrupted, at the nth call."""
+    def interrupt(self, config, number, in_setup=False):
+        """Train; returns whether it was interrupted, at the nth call, of those after Started by default."""
+        training = loop.train(config)
         try:
+            report = None if in_setup else next(each for each in training if isinstance(each, Started | Finished))
             with interrupted_at(number) as names:
-                assert isinstance(list(loop.train(config))[-1], Finished)
+                report = [report, *training][-1]
         except KeyboardInterrupt:
             assert len(names) >= number
             require_free(config.run.out)
             return True
-        assert len(names) < number
+        assert isinstance(report, Finished) and len(names) < number
         return False
 
     def interrupt_until_finished(self, config, numbers):
@@ -179,7 +181,8 @@ class TestInterruptedAtWork:
     def test_at_places_further_and_further(self, config, tmp_path):
         run(config.replace(out=tmp_path / "runs/whole"))
         parts = config.replace(out=tmp_path / "runs/parts")
-        assert self.interrupt_until_finished(parts, itertools.count(600, 1100)) >= 3
+        assert self.interrupt(parts, 600, in_setup=True)
+        assert self.interrupt_until_finished(parts, itertools.count(250, 300)) >= 3
         assert_same_run(tmp_path / "runs/whole", tmp_path / "runs/parts")
 
     @pytest.mark.soak
@@ -188,7 +191,9 @@ class TestInterruptedAtWork:
         chance = random.Random(seed)
         run(config.replace(out=tmp_path / "runs/whole"))
         parts = config.replace(out=tmp_path / "runs/parts")
-        count = self.interrupt_until_finished(parts, (chance.randrange(1, 3000) for _ in itertools.count()))
+        count = 5
+        assert all(self.interrupt(parts, chance.randrange(1, 1500), in_setup=True) for _ in range(count))
+        count += self.interrupt_until_finished(parts, (chance.randrange(1, 1200) for _ in itertools.count()))
         assert_same_run(tmp_path / "runs/whole", tmp_path / "runs/parts")
         with capsys.disabled():
             print(f"\n{count} interrupts")
