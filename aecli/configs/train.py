@@ -42,7 +42,7 @@ from aecli.errors import ConfigError
 
 SOURCE_HELP = "A folder, a .zip of one, tar or Parquet shards, demo, torchvision:NAME or hf:NAME."
 LARGEST_SEED = 2**63 - 1
-GROWING = "to more"  # how the length of a run may change
+GROWING = "to more; not with `--schedule cosine`"  # how the length of a run may change
 RUN_MOVED = "to where the run is now"  # how the folders that name it may
 MOVED = "to where the same images are now"  # how a source may
 

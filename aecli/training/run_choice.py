@@ -15,8 +15,7 @@ from typing import Any
 from aecli.configs import TrainConfig
 from aecli.configs.checks import MODEL_FLAGS
 from aecli.configs.given_images import PYTHON
-from aecli.configs.options import option_fields
-from aecli.configs.train import DataConfig, OptimizationConfig, train_options
+from aecli.configs.train import DataConfig, train_options
 from aecli.data.inventory import Listing
 from aecli.data.sources.shards import is_pattern
 from aecli.errors import CheckpointError, OutputError, message_of
@@ -34,8 +33,8 @@ from aecli.training.state_schema import Counters
 
 # May change when a run continues: they say where and for how long it is computed, not what.
 _MAY_CHANGE = {"model_defaults", *(each.name for each in train_options() if each.option.may_change)} - {"steps"}
-# May differ in a run that begins from the weights of another.
-_OF_THE_STEPS = {each.flag for each in option_fields(OptimizationConfig)} - {"--epochs", "--steps"}
+# What another run can't have if it begins from the weights of one: another model or shape, fewer epochs.
+_NOT_FROM_WEIGHTS = {"model", "--model", "--width", "--latent-dim", "--init", "--epochs", "--steps"}
 _FLAGS = {"model": "model", "autoencoder": "--model"}
 
 Difference = tuple[str, Any, Any]  # flag, recorded value, value now
@@ -112,8 +111,7 @@ def _in_named_folder(
     if difference := first_difference(recorded, options):
         raise CheckpointError(
             f"{_describe(folder, difference)}, which can't change within a run\n"
-            f"hint: give the same options; or --restart; or another --out, where --init {folder.path} begins from its "
-            "weights"
+            f"hint: give the same options; or --restart; or another --out{_from_weights(folder, difference)}"
         )
     if refusal := changed_length(config, folder, recorded, options):
         raise refusal
@@ -171,9 +169,7 @@ def _under_runs(
                 continue
             difference = shrunk(config, folder)
         if difference is not None:
-            notice = _describe(folder, difference)
-            if difference[0] in _OF_THE_STEPS and folder.model.exists():
-                notice += f" (--init {folder.path} would begin from its weights)"
+            notice = _describe(folder, difference) + _from_weights(folder, difference)
             continue
         changes = source_changes(folder, recorded, options, listings)
         images = _compare(config, changes)
@@ -323,6 +319,13 @@ def changed_length(
         f"--{key} {now}: {folder.path} has a cosine over {before} {key}, which can't become longer or shorter\n"
         f"hint: --restart begins it again, --out DIR another run, --init {folder.path} another from its weights"
     )
+
+
+def _from_weights(folder: RunFolder, difference: Difference) -> str:
+    """Return, in brackets, how another run could begin from the weights of this one, if it can."""
+    flag = difference[0]
+    can = folder.model.exists() and flag not in _NOT_FROM_WEIGHTS and not flag.startswith("--option")
+    return f" (--init {folder.path} would begin from its weights)" if can else ""
 
 
 def shrunk(config: TrainConfig, folder: RunFolder) -> Difference | None:
