@@ -1,12 +1,14 @@
 """What is said of a run beyond its numbers: each judgement in one place, with the figures that it rests on.
 
-Only the standard library. A judgement takes figures and returns a `Finding`, or None where it doesn't hold.
+A judgement takes figures and returns a `Finding`, or None where it doesn't hold.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
+
+from aecli.errors import count_of, single_line
 
 Row = Mapping[str, float | None]  # of metrics.csv
 Size = tuple[int, int]
@@ -36,8 +38,10 @@ def training_findings(rows: Sequence[Row], best_epoch: int, best_kl: float | Non
 
     `rows` are those of metrics.csv, `best_kl` is the KL of the best epoch, and `options` are the model's.
     """
-    trend = [diverged(rows, best_epoch) or overfitting(rows, best_epoch), rate_died_away(rows)]
-    trend = trend if any(trend) else [stalled(rows, best_epoch)]
+    trend = [rate_died_away(rows)]
+    if not any("train_adversarial" in row for row in rows):  # against an adversary, a loss is no measure of progress
+        trend.insert(0, diverged(rows, best_epoch) or overfitting(rows, best_epoch))
+    trend = trend if any(trend) else [stalled(rows)]
     return [each for each in (*trend, collapsed(best_kl, options)) if each]
 
 
@@ -55,7 +59,7 @@ def overfitting(rows: Sequence[Row], best_epoch: int) -> Finding | None:
         return None
     keeps = f"model.safetensors is of epoch {best_epoch}"
     patience = sufficient_patience(val)
-    if best_epoch + patience < len(rows):
+    if val[best_epoch - 1] == min(val) and best_epoch + patience < len(rows):  # else the best one is by another metric
         keeps += f", after which --patience {patience} stops"
     return Finding(
         "overfitting",
@@ -121,13 +125,14 @@ def rate_died_away(rows: Sequence[Row]) -> Finding | None:
     )
 
 
-def stalled(rows: Sequence[Row], best_epoch: int) -> Finding | None:
+def stalled(rows: Sequence[Row]) -> Finding | None:
     """The lowest validation loss lies in the first half."""
-    lowest = rows[best_epoch - 1].get("val_loss") if 0 < best_epoch <= len(rows) else None
-    if lowest is None or len(rows) < 2 * max(best_epoch, LEAST_EPOCHS):
+    losses = [(loss, epoch) for epoch, row in enumerate(rows, 1) if (loss := row.get("val_loss")) is not None]
+    lowest, epoch = min(losses, default=(0.0, len(rows)))
+    if len(rows) < 2 * max(epoch, LEAST_EPOCHS):
         return None
-    text = f"validation loss has not improved since epoch {best_epoch} ({lowest:.4g})"
-    return Finding("stalled", text, {"epoch": best_epoch, "val_loss": lowest})
+    text = f"validation loss has not improved since epoch {epoch} ({lowest:.4g})"
+    return Finding("stalled", text, {"epoch": epoch, "val_loss": lowest})
 
 
 def collapsed(kl: float | None, options: object) -> Finding | None:
@@ -173,6 +178,18 @@ def far_from_normal(divergence: float, posterior_std: float | None, latent_std: 
         "far",
         f"the latents are far from N(0, I) ({figure}), so samples are noise; --prior mixture does better",
         {"divergence": divergence, "latent_std": latent_std},
+    )
+
+
+def shared_images(found: int, compared: int, example: tuple[str, str]) -> Finding:
+    """So many of the `compared` validation images are training images too; `example` is such a pair of names."""
+    mine, theirs = map(single_line, example)
+    same = mine if mine == theirs else f"{mine} = {theirs}"
+    return Finding(
+        "shared",
+        f"{found:,} of {count_of(compared, 'validation image')} stand in training too ({same}), so validation "
+        "figures are better than those of new images",
+        {"found": found, "compared": compared},
     )
 
 

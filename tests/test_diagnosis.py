@@ -111,6 +111,19 @@ def test_a_long_wait_for_a_better_validation_loss_is_said_as_that():
     assert kinds(course(train[:35], val[:35])) == []
 
 
+def test_of_a_loss_against_an_adversary_no_trend_is_said():
+    rising = np.concatenate([falling(20), np.linspace(0.15, 3, 20)])
+    assert kinds([{**row, "train_adversarial": 1.0} for row in course(rising, [None] * 40)]) == []
+
+
+def test_patience_is_named_only_where_it_watches_the_validation_loss():
+    val = falling(60, scale=6) + 0.2 * np.arange(60) / 60
+    rows = course(falling(60, 0.0, scale=12), val)
+    lowest = 1 + int(np.argmin(val))
+    (by_loss,), (by_psnr,) = (training_findings(rows, epoch, None, None) for epoch in (lowest, lowest + 5))
+    assert f"--patience {by_loss.figures['patience']:g}" in by_loss.text and "--patience" not in by_psnr.text
+
+
 def test_a_collapsed_kl_names_a_smaller_beta():
     assert diagnosis.collapsed(1e-4, VAEOptions(beta=10.0)).text.endswith("train with --beta 2.5e-05 instead of 10")
     assert diagnosis.collapsed(1e-4, VAEOptions(beta=1e-6)).text.endswith("train with --beta 1e-07 instead of 1e-06")

@@ -66,7 +66,8 @@ _COMMANDS = {
     "test evaluate validate val metrics compare score": "aecli eval --gt SOURCE --pred SOURCE",
     "infer inference predict encode decode apply run": "aecli reconstruct --model MODEL --data SOURCE",
     "generate gen draw": "aecli sample --model MODEL",
-    "fit finetune learn": "aecli train MODEL",
+    "fit learn": "aecli train MODEL",
+    "finetune fine-tune": "aecli train MODEL --init RUN",
     "list ls runs show status info": "aecli models",
     "plot visualize visualise figure": "aecli grid",
     "morph": "aecli interpolate A B --model MODEL",
@@ -137,7 +138,8 @@ def refuse_run(model: str, runs: Path) -> None:
     if not registry.is_model_name(model) and (run := find_run(model, runs)):
         name = run.read_config()["model"]["name"]
         raise ModelError(
-            f"MODEL {model}: a run of {name}, not a model to train\nhint: to go on with it: {going_on(run)}"
+            f"MODEL {model}: a run of {name}, not a model to train\n"
+            f"hint: to go on with it: {going_on(run)}; to begin from its weights, --init {model}"
         )
 
 

@@ -101,7 +101,7 @@ def test_a_training_state_is_told_from_a_model(trained):
 def test_a_run_that_is_to_be_trained_is_gone_on_with(own, typed):
     (own / "runs/vae").rename(own / "runs/mine")
     _, hint = hint_of(1, "train", typed)
-    command = shlex.split(hint.partition(": ")[2])
+    command = shlex.split(hint.partition(": ")[2].partition("; ")[0])
     assert command[0] == "aecli"
     assert "runs/mine was finished already: 2 epochs" in ok(*command[1:]).stdout
     assert ok_json(*command[1:], "--epochs", "3")["epochs"] == 3

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from aecli.data.image_ref import ImageRef
-from aecli.errors import count_of, single_line
+from aecli.diagnosis import shared_images
 
 READ_LIMIT = 2**29  # bytes, a second or two: of a larger set, or one of equal sizes, only a part is compared
 
@@ -21,10 +21,7 @@ class Overlap:
 
     def __str__(self) -> str:
         """One line for the user."""
-        mine, theirs = map(single_line, self.example)
-        same = mine if mine == theirs else f"{mine} = {theirs}"
-        return (f"{self.found:,} of {count_of(self.compared, 'validation image')} stand in training too ({same}), so "
-                "validation tells too good a story")  # fmt: skip
+        return shared_images(self.found, self.compared, self.example).text
 
 
 def find_overlap(train: Sequence[ImageRef], val: Sequence[ImageRef]) -> Overlap:
