@@ -1,7 +1,8 @@
 """The interfaces that models implement, for training, inference and the command line."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -139,6 +140,18 @@ class Prior(Trainable):
     @abstractmethod
     def sample(self, noise: Tensor, steps: int) -> Tensor:
         """Return examples (N, …) generated from standard normal noise of that shape, in `steps` steps."""
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put a model into `eval()` mode inside the block; afterwards each of its parts is in the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was_training in modes:
+            module.training = was_training
 
 
 def latent_shape(model: Trainable, image_size: int) -> tuple[int, ...]:

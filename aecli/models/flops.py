@@ -4,7 +4,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from aecli.models.base import Trainable
+from aecli.models.base import Trainable, evaluating
 
 TRAINING_FACTOR = 3  # FLOPs of a training step over those of its forward pass: the backward pass takes twice as many
 
@@ -14,10 +14,9 @@ def forward_flops(model: Trainable, image_size: int) -> float:
 
     The model may be on the meta device; its training mode is restored.
     """
-    was_training = model.training
     device = next(model.parameters()).device
     # As matrix products, because the counter doesn't know PyTorch's fused attention on CPUs.
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        model.eval()(torch.empty(1, *model.example_shape(image_size), device=device))
-    model.train(was_training)
+    counter = FlopCounterMode(display=False)
+    with evaluating(model), counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        model(torch.empty(1, *model.example_shape(image_size), device=device))
     return float(counter.get_total_flops())

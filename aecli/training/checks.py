@@ -36,6 +36,8 @@ def validate_options(config: TrainConfig, distributed: Distributed, placement: P
             f"--batch-size {batch_size}: fewer images than the {distributed.world_size} processes\n"
             "hint: it counts the images of all processes together"
         )
+    if config.optimization.train == "decoder" and config.model.init is None:
+        raise ConfigError("--train decoder: the encoder would be a random one\nhint: name trained weights with --init")
     if config.optimization.sync_batchnorm == "on" and placement.device.type != "cuda":
         raise ConfigError(f"--sync-batchnorm on: not available on {placement.device.type}\nhint: use auto")
     if distributed.world_size > 1 and placement.device.type == "mps":

@@ -13,7 +13,7 @@ from aecli.configs import TrainConfig
 from aecli.data.sources.registry import split_indices
 from aecli.data.sources.shards import Shards
 from aecli.errors import ConfigError, DataError
-from aecli.models.base import Prediction, latent_shape
+from aecli.models.base import Prediction, evaluating, latent_shape
 from aecli.models.flops import TRAINING_FACTOR, forward_flops
 from aecli.progress import Listener, Progress
 from aecli.runs.checkpoints import read_document
@@ -264,10 +264,8 @@ def _time_validation(plan: Plan, state: TrainState, images: int) -> float:
     batch_size = min(images, plan.config.optimization.batch_size)
     batch = torch.zeros(batch_size, *state.model.example_shape(plan.config.data.image_size), device=placement.device)
     batch = batch.contiguous(memory_format=placement.memory_format)
-    state.model.eval()
-    with torch.inference_mode(), placement.autocast():
+    with evaluating(state.model), torch.inference_mode(), placement.autocast():
         for _ in range(2):  # the first one warms up
             began = time.monotonic()
             float(state.model(batch).sum())  # waits for the device
-    state.model.train()
     return (time.monotonic() - began) / batch_size * images

@@ -13,6 +13,7 @@ from aecli.progress import Notice, Stopped, StopRequest, never
 from aecli.runtime.device import oom_as_device_error
 from aecli.runtime.distributed import Distributed, peer_loss_as_error
 from aecli.training.checkpointing import Checkpointer, diverged, require_finite, saved_on_failure
+from aecli.training.divergence import DivergenceMonitor, discriminator_won
 from aecli.training.events import EpochReport, Finished, Interrupted, StepReport, TrainReport
 from aecli.training.observers.previews import PreviewWriter
 from aecli.training.observers.tensorboard import Log, open_log
@@ -99,13 +100,15 @@ def _run_epochs(session: Session, checkpointer: Checkpointer, log: Log) -> Itera
     Metrics and pictures are written before the checkpoint that marks the end.
     """
     reported: set[str] = set()
-    has_epoch = False
+    has_epoch, has_won = False, False
     previews = PreviewWriter(session)
+    monitor = DivergenceMonitor(session.state.names, session.state.objective.weights)
     while not session.is_done:
-        for step_report in train_epoch(session):
+        for step_report in train_epoch(session, monitor):
             yield step_report
-            log.step(step_report)
-            checkpointer.save_if_due()
+            if isinstance(step_report, StepReport):
+                log.step(step_report)
+                checkpointer.save_if_due()
         report = finish_epoch(session, checkpointer)
         if session.distributed.is_main_process:
             session.folder.write_metrics(session.state.rows)
@@ -113,6 +116,9 @@ def _run_epochs(session: Session, checkpointer: Checkpointer, log: Log) -> Itera
             log.epoch(report)
         checkpointer.save_epoch()
         yield report
+        if (won := discriminator_won(report.row)) and not has_won:
+            has_won = True
+            yield Notice(won)
         yield from _report_unreadable(session, reported)
         if not has_epoch:  # of images decoded on the fly, the first epoch says what was done to them
             yield from _report_conversions(session)
@@ -143,7 +149,7 @@ def _report_conversions(session: Session) -> Iterator[Notice]:
             yield Notice(text)
 
 
-def train_epoch(session: Session) -> Iterator[StepReport]:
+def train_epoch(session: Session, monitor: DivergenceMonitor) -> Iterator[StepReport | Notice]:
     """Take the epoch's remaining steps. Order, flips and noise follow from the seed and the counters alone.
 
     Raises:
@@ -165,6 +171,8 @@ def train_epoch(session: Session) -> Iterator[StepReport]:
                 if synced.stops:
                     raise Stopped
                 require_finite(session, synced.failure)
+                for text in monitor.update(synced.sums, counters):
+                    yield Notice(text)
                 loss = synced.sums[0] / counters.batch
                 rate = session.images_done / max(time.monotonic() - began, _MIN_SECONDS)
                 yield StepReport(counters.epoch + 1, counters.batch, session.batches, loss, state.lr, rate)

@@ -15,7 +15,7 @@ from aecli.metrics.lpips import LPIPS
 from aecli.metrics.lpips import MIN_SIDE as LPIPS_MIN_SIDE
 from aecli.metrics.psnr import psnr
 from aecli.metrics.ssim import MIN_SIDE, ssim
-from aecli.models.base import Autoencoder, Trainable
+from aecli.models.base import Autoencoder, Trainable, evaluating
 from aecli.progress import Stopped, StopRequest
 from aecli.runtime.device import Placement
 from aecli.runtime.distributed import Distributed
@@ -76,24 +76,19 @@ def validate(
         Stopped: `should_stop` said so, in one of them.
     """
     distributed.broadcast_tensors(model.buffers())
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
     mine = range(distributed.rank, -(-len(data) // batch_size), distributed.world_size)
     order = np.concatenate([data.rows[:0], *(data.rows[batch * batch_size :][:batch_size] for batch in mine)])
     has_lpips = np.zeros(len(data), bool)
     has_lpips[evenly_spaced(len(data), metrics.lpips_images)] = True
     measured = [np.empty((0, _COLUMNS))]
     stops = False
-    try:
-        with closing(iterate(data.nearest, order, batch_size, placement.device, placement.channels_last)) as batches:
-            for number, batch in zip(mine, batches, strict=True):
-                if stops := should_stop():
-                    break
-                chosen = has_lpips[number * batch_size :][:batch_size]
-                measured.append(_measure(model, metrics, batch, number, chosen, placement))
-    finally:
-        for module, was_training in modes:
-            module.training = was_training
+    batches = iterate(data.nearest, order, batch_size, placement.device, placement.channels_last)
+    with evaluating(model), closing(batches):
+        for number, batch in zip(mine, batches, strict=True):
+            if stops := should_stop():
+                break
+            chosen = has_lpips[number * batch_size :][:batch_size]
+            measured.append(_measure(model, metrics, batch, number, chosen, placement))
     if any(distributed.all_gather_object(stops)):
         raise Stopped
     images = np.concatenate(distributed.all_gather(np.concatenate(measured)))

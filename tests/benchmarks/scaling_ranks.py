@@ -19,6 +19,7 @@ from aecli.configs import TrainConfig
 from aecli.progress import never
 from aecli.runtime.distributed import Distributed
 from aecli.training.compiling import StepModel
+from aecli.training.divergence import DivergenceMonitor
 from aecli.training.loop import train_epoch
 from aecli.training.session import Session
 from aecli.training.setup import prepare
@@ -99,7 +100,7 @@ def _epoch(session: Session) -> float:
     session.state.sums.zero_()
 
     def steps() -> None:
-        for _ in train_epoch(session):
+        for _ in train_epoch(session, DivergenceMonitor(session.state.names, {})):
             pass
 
     return _timed(session, steps) / session.batches

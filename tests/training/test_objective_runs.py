@@ -174,6 +174,21 @@ def test_clipping_bounds_the_norm_that_the_optimizer_sees():
     assert norm > 1 and (after - before).norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_only_the_decoder_is_trained_and_the_encoder_keeps_its_batch_statistics(config, tmp_path):
+    with pytest.raises(ConfigError, match="--train decoder: .*\n.*--init"):
+        run(config.replace(train="decoder"))
+    first = tmp_path / "first"
+    run(config.replace(epochs=1, out=first))
+    config = config.replace(train="decoder", epochs=2, init=str(first), optimizer="muon")
+    run(config.replace(out=tmp_path / "whole"))
+    for stop_after in (2, 4, None):
+        run(config.replace(out=tmp_path / "parts"), stop_after)
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    before, after = (load_file(folder / "model.safetensors") for folder in (first, tmp_path / "whole"))
+    changed = {key for key, value in before.items() if not torch.equal(value, after[key])}
+    assert changed and all(key.startswith("decoder.") for key in changed)
+
+
 def test_a_sum_of_losses_follows_its_name_into_another_order(config):
     state = fresh_state(build("vae", width=4), ObjectiveConfig(ssim_weight=1.0))
     prediction = Prediction(torch.zeros(1, 3, 16, 16), torch.ones(1, 3, 16, 16), {"kl": torch.tensor(3.0)})

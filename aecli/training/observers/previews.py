@@ -11,7 +11,7 @@ from aecli.data.decoding.decode import Pixels
 from aecli.figures.curves import draw_curves
 from aecli.figures.grid import draw_rows, draw_sheet
 from aecli.figures.png import png_bytes
-from aecli.models.base import Prior
+from aecli.models.base import Prior, evaluating
 from aecli.storage.atomic_files import write_bytes
 from aecli.training.inputs.latent_sets import LatentEncoder
 from aecli.training.session import Session
@@ -83,10 +83,8 @@ def _sample(session: Session, encoder: LatentEncoder) -> NDArray[np.uint8]:
     assert isinstance(prior, Prior)  # for the type checker
     shape = prior.example_shape(encoder.loaded.image_size)
     noise = torch.randn(PREVIEW_SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
-    prior.eval()
-    with torch.inference_mode():
+    with evaluating(prior), torch.inference_mode():
         latents = prior.unwhiten(prior.sample(noise.to(session.plan.placement.device), PREVIEW_STEPS))
-    prior.train()
     shape = encoder.loaded.model.latent_shape(encoder.loaded.image_size)
     pictures: NDArray[np.uint8] = encoder.loaded.decode(latents.reshape(-1, *shape)).permute(0, 2, 3, 1).numpy()
     return pictures
@@ -96,9 +94,7 @@ def _reconstruct(session: Session, originals: Pixels) -> NDArray[np.uint8]:
     """Return the reconstructions (N, S, S, 3) of uint8 (N, 3, S, S)."""
     placement, model = session.plan.validation_placement, session.state.eval_model
     batch = normalise(torch.from_numpy(originals).to(placement.device))
-    model.eval()
-    with torch.inference_mode(), placement.autocast():
+    with evaluating(model), torch.inference_mode(), placement.autocast():
         reconstructions = quantise(model(batch.contiguous(memory_format=placement.memory_format)))
-    model.train()
     found: NDArray[np.uint8] = reconstructions.permute(0, 2, 3, 1).cpu().numpy()
     return found
