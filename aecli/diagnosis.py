@@ -16,6 +16,7 @@ Size = tuple[int, int]
 LEAST_EPOCHS = 10  # fewer say nothing of a trend
 DEAD_RATE = 1e-3  # fraction of the first learning rate, below which steps change little
 DIVERGED = 2.0  # fold of its lowest train loss
+WON = 1e-3  # mean loss of a discriminator in an epoch, below which it teaches nothing
 COLLAPSED = 1e-3  # nats a number: the posterior's mean and standard deviation are then within 0.05 of N(0, 1)'s
 FAR = 0.1  # nats a number: above this divergence from it, samples of N(0, I) decode to noise
 _NOISES = 3.0  # a change is one if it is above so many standard deviations of the noise between epochs
@@ -151,6 +152,29 @@ def collapsed(kl: float | None, options: object) -> Finding | None:
         f"KL collapsed ({kl:.1e} nats a number): the latents hold next to nothing of an image, and all reconstructions "
         f"and samples look alike{advice}",
         {"kl": kl},
+    )
+
+
+def exploded(name: str, value: float, usual: float, step: int) -> Finding:
+    """The part `name` of the loss rose to a `value` far above its running median `usual`, by `step`."""
+    return Finding(
+        "exploded",
+        f"the loss '{name}' rose to {value:.2g} by step {step}, from a median of {usual:.2g}\n"
+        "hint: a smaller --lr, --clip-norm 1",
+        {"value": value, "median": usual, "step": step},
+    )
+
+
+def discriminator_won(row: Row) -> Finding | None:
+    """The discriminator's mean loss in an epoch is next to nothing: it tells every reconstruction apart."""
+    loss, epoch = row.get("train_discriminator"), row.get("epoch")
+    if loss is None or epoch is None or loss >= WON:
+        return None
+    return Finding(
+        "discriminator",
+        f"the discriminator won: its loss was {loss:.1g} in epoch {epoch:.0f}, so it teaches nothing more\n"
+        "hint: a larger --adversarial-weight, or a later --adversarial-start",
+        {"loss": loss, "epoch": epoch},
     )
 
 

@@ -4,12 +4,12 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
 
-from aecli.training.objectives import ADVERSARIAL, DISCRIMINATOR
+from aecli.diagnosis import exploded
+from aecli.training.objectives import ADVERSARIAL
 from aecli.training.state_schema import Counters
 
 FOLD = 1000.0  # of the running median
 WINDOW, LEAST = 101, 5  # synchronisations that the median is taken over, and before which nothing is said
-WON = 1e-3  # mean loss of a discriminator in an epoch, below which it teaches nothing
 
 
 class DivergenceMonitor:
@@ -42,20 +42,6 @@ class DivergenceMonitor:
             # A part that was next to nothing may grow a thousandfold: it must outweigh the loss too.
             if value > FOLD * usual[name] and weight * value > usual["loss"]:
                 self._said.add(name)
-                yield (
-                    f"the loss '{name}' rose to {value:.2g} by step {counters.step}, from a median of {usual[name]:.2g}"
-                    "\nhint: a smaller --lr, --clip-norm 1"
-                )
+                yield exploded(name, value, usual[name], counters.step).text
         for name, value in means.items():
             self._seen[name].append(value)
-
-
-def discriminator_won(row: Mapping[str, float | None]) -> str | None:
-    """Return what to say of an epoch whose discriminator's loss was 0: it tells every reconstruction, and no more."""
-    loss = row.get(f"train_{DISCRIMINATOR}")
-    if loss is None or loss >= WON:
-        return None
-    return (
-        f"the discriminator won: its loss was {loss:.1g} in epoch {row['epoch']:.0f}, so it teaches nothing more\n"
-        "hint: a larger --adversarial-weight, or a later --adversarial-start"
-    )

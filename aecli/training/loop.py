@@ -8,12 +8,13 @@ from functools import partial
 from itertools import islice
 
 from aecli.configs import TrainConfig
+from aecli.diagnosis import discriminator_won
 from aecli.errors import PeerError, summarize
 from aecli.progress import Notice, Stopped, StopRequest, never
 from aecli.runtime.device import oom_as_device_error
 from aecli.runtime.distributed import Distributed, peer_loss_as_error
 from aecli.training.checkpointing import Checkpointer, diverged, require_finite, saved_on_failure
-from aecli.training.divergence import DivergenceMonitor, discriminator_won
+from aecli.training.divergence import DivergenceMonitor
 from aecli.training.events import EpochReport, Finished, Interrupted, StepReport, TrainReport
 from aecli.training.observers.previews import PreviewWriter
 from aecli.training.observers.tensorboard import Log, open_log
@@ -116,9 +117,9 @@ def _run_epochs(session: Session, checkpointer: Checkpointer, log: Log) -> Itera
             log.epoch(report)
         checkpointer.save_epoch()
         yield report
-        if (won := discriminator_won(report.row)) and not has_won:
+        if not has_won and (won := discriminator_won(report.row)):
             has_won = True
-            yield Notice(won)
+            yield Notice(won.text)
         yield from _report_unreadable(session, reported)
         if not has_epoch:  # of images decoded on the fly, the first epoch says what was done to them
             yield from _report_conversions(session)

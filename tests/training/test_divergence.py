@@ -4,10 +4,11 @@ from contextlib import suppress
 
 import pytest
 
+from aecli.diagnosis import discriminator_won
 from aecli.errors import TrainingError
 from aecli.progress import Notice
 from aecli.training import loop, sync
-from aecli.training.divergence import DivergenceMonitor, discriminator_won
+from aecli.training.divergence import DivergenceMonitor
 from aecli.training.state_schema import Counters
 
 
@@ -39,7 +40,7 @@ def test_a_discriminator_wins_where_its_loss_is_nothing():
     assert (
         discriminator_won({"epoch": 3}) is None and discriminator_won({"epoch": 3, "train_discriminator": None}) is None
     )
-    assert "in epoch 3" in discriminator_won({"epoch": 3, "train_discriminator": 1e-6})
+    assert "in epoch 3" in discriminator_won({"epoch": 3, "train_discriminator": 1e-6}).text
 
 
 @pytest.mark.usefixtures("no_pictures")
