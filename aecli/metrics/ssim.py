@@ -97,8 +97,7 @@ def differentiable_ssim(a: Tensor, b: Tensor) -> Tensor:
     height, width = a.shape[-2:]
     if min(height, width) < MIN_SIDE["gaussian"]:
         raise ValueError(f"images of {width}x{height} are too small for SSIM")
-    taps = _taps("gaussian").to(a)
-    rows, columns = _band(taps, height), _band(taps, width)
+    rows, columns = _band(a, height), _band(a, width)
 
     def local_mean(values: Tensor) -> Tensor:
         return rows @ values @ columns.T
@@ -114,12 +113,12 @@ def differentiable_ssim(a: Tensor, b: Tensor) -> Tensor:
     return (luminance * (2 * covariance + c2) / (variances + c2)).mean(dim=(1, 2, 3))
 
 
-def _band(taps: Tensor, side: int) -> Tensor:
-    """The matrix (side - margin, side) that filters columns of length `side` by matrix product."""
-    band = taps.new_zeros(side - len(taps) + 1, side)
-    for offset, weight in enumerate(taps.tolist()):
-        band.diagonal(offset)[: len(band)].fill_(weight)
-    return band
+def _band(like: Tensor, side: int) -> Tensor:
+    """The matrix (side - margin, side) whose product with a column of length `side` is the column filtered."""
+    margin = MIN_SIDE["gaussian"] - 1
+    offsets = torch.arange(side) - torch.arange(side - margin)[:, None]
+    weights = torch.exp(-((offsets - margin // 2) ** 2) / (2 * _SIGMA**2)) * ((offsets >= 0) & (offsets <= margin))
+    return (weights / weights.sum(dim=1, keepdim=True)).to(like)
 
 
 def _converted(tile: Tensor, on_luma: bool, data_range: float) -> Tensor:

@@ -11,6 +11,7 @@ from aecli.configs import TrainConfig
 from aecli.diagnosis import discriminator_won
 from aecli.errors import PeerError, summarize
 from aecli.progress import Notice, Stopped, StopRequest, never
+from aecli.runs.folder import COLUMNS
 from aecli.runtime.device import oom_as_device_error
 from aecli.runtime.distributed import Distributed, peer_loss_as_error
 from aecli.training.checkpointing import Checkpointer, diverged, require_finite, saved_on_failure
@@ -202,6 +203,7 @@ def finish_epoch(session: Session, checkpointer: Checkpointer) -> EpochReport:
         if scores.loss is not None and not math.isfinite(scores.loss):
             raise diverged(session, f"the validation loss of epoch {counters.epoch + 1}")
     row: dict[str, float | None] = {
+        **dict.fromkeys(COLUMNS),
         "epoch": counters.epoch + 1,
         "step": counters.step,
         "lr": state.lr,

@@ -207,3 +207,17 @@ def _spoil_the_second():
 def _move_the_second():
     if os.environ["RANK"] == "1":
         os.chdir("elsewhere")
+
+
+def test_an_adversarial_step_of_two_processes_is_that_of_one(place):
+    options = ["--epochs", "1", "--batch-size", "4", "--adversarial-weight", "0.1", "--adversarial-start", "1",
+               "--adversarial-ramp", "0", "--perceptual-weight", "0.1", "--perceptual-net", "alex",
+               "--clip-norm", "1"]  # fmt: skip
+    one, other = (train(place, size, name, *options) for size, name in ((1, "alone"), (2, "shared")))
+    for ours, theirs in zip(rows(one), rows(other), strict=True):
+        for part in ("recon", "kl", "perceptual", "adversarial", "discriminator"):
+            assert float(theirs[f"train_{part}"]) == pytest.approx(float(ours[f"train_{part}"]), rel=1e-5)
+    first, second = (load_file(folder / "last.safetensors") for folder in (one, other))
+    assert first.keys() == second.keys() and any(key.startswith("critic.") for key in first)
+    for key, value in first.items():
+        torch.testing.assert_close(second[key], value, rtol=1e-2, atol=2e-5, msg=key)
