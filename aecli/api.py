@@ -115,13 +115,16 @@ class Model:
     def reconstruct(self, images: Images) -> Any:
         """Return reconstructions of the kind of `images`.
 
-        PIL images and arrays equal the files of `aecli reconstruct`; tensors are the decoder's unrounded output.
+        PIL images and arrays equal the files of `aecli reconstruct`, also in that a model trained with `random-crop`
+        takes them whole; tensors are the decoder's unrounded output.
 
         Raises:
             DataError: images of another kind, shape or range.
             ModelError: the decoder's output is not finite.
         """
         kind = _kind_of(images)
+        if self._loaded.takes_whole and kind != "tensor":
+            return self._reconstruct_whole(images, kind)
         results = [self._loaded.forward(batch, exact=kind == "tensor") for batch in self._batches(images, kind)]
         return _convert(results, kind)
 
@@ -151,6 +154,13 @@ class Model:
         exact = output == "tensor"
         return _convert([decode_samples(self._loaded, chosen, each, exact) for each in sample_batches(n)], output)
 
+    def _reconstruct_whole(self, images: Images, kind: Kind) -> Any:
+        """Return the reconstructions of images of any sizes, one by one: PIL images, or an array (N, H, W, 3)."""
+        pictures = [self._loaded.reconstruct(self._whole(image).transpose(2, 0, 1)[None]) for image in _listed(images)]
+        if kind == "array":
+            return np.concatenate(pictures).transpose(0, 2, 3, 1).copy()
+        return [Image.fromarray(picture[0].transpose(1, 2, 0).copy()) for picture in pictures]
+
     def _batches(self, images: Images, kind: Kind) -> Iterator[Tensor]:
         """Yield float32 (N, 3, H, W) in [-1, 1], in the batches of `aecli reconstruct`."""
         size = self._loaded.device_batch_size(SAMPLE_BATCH)
@@ -166,19 +176,23 @@ class Model:
             _require_range(whole)
             yield from torch.split(whole.float(), size)
             return
-        listed: Any = images
-        if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
-            listed = [images]
+        listed = _listed(images)
         for start in range(0, len(listed), size):
             fitted = [self._resize(image) for image in listed[start : start + size]]
             yield self._loaded.batch(np.stack(fitted).transpose(0, 3, 1, 2))
+
+    def _whole(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return uint8 (H, W, 3) of a picture's own size."""
+        if isinstance(image, Image.Image):
+            return self._loaded.read_image(ImageRef("a PIL image", "", "", lambda: image)).pixels
+        return image
 
     def _resize(self, image: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize to uint8 (S, S, 3); alpha, 16 bits and EXIF of a PIL image are handled as in files."""
         if isinstance(image, Image.Image):
             reference = ImageRef("a PIL image", "", "", lambda: image)
-            return self._loaded.read_image(reference).pixels
-        return fit(image, self.image_size, self._loaded.fit)
+            return self._loaded.of_one_size("").read_image(reference).pixels
+        return fit(image, self.image_size, self._loaded.of_one_size("").fit)
 
 
 def load(
@@ -281,6 +295,12 @@ def _kind_of(images: object) -> Kind:
     if isinstance(listed, list | tuple) and listed and all(isinstance(each, Image.Image) for each in listed):
         return "pil"
     raise DataError(f"{type(images).__name__}: {_ACCEPTED}")
+
+
+def _listed(images: Images) -> Any:
+    """Return PIL images or arrays, of which there may be a single one, as a list or an array (N, H, W, 3)."""
+    is_single = isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3)
+    return [images] if is_single else images
 
 
 def _require_kind(output: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from shlex import join
 from typing import TYPE_CHECKING
 
+from aecli.configs.checks import RANDOM_CROP
 from aecli.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:  # imported where they are needed, for the sake of --help
@@ -160,7 +161,7 @@ def after_training(config: "TrainConfig", run: "RunFolder", is_validated: bool) 
 
 def after_reconstructing(config: "ReconstructConfig", source: str, out: Path, image_size: int, fit: str) -> str:
     """Return the command that measures reconstructions of images of `source`, which were brought to `image_size`."""
-    size = [] if config.native else ["--image-size", str(image_size), "--fit", fit]
+    size = [] if config.native or fit == RANDOM_CROP else ["--image-size", str(image_size), "--fit", fit]
     is_part = config.split != "all" if config.data is None else config.split in ("train", "val")
     skip = ["--on-mismatch", "skip"] if is_part else []
     return join(["aecli", "eval", "--gt", source, "--pred", str(out), *size, *skip])

@@ -11,6 +11,8 @@ TEMPLATE_FIELD, TEMPLATES = (
     "text with one of {}, {:d}, {:04d} or {name}, such as '{}_rec'",
 )
 FITS = ("squash", "crop")
+RANDOM_CROP = "random-crop"  # of training alone: whole pictures otherwise
+TRAINING_FITS = (*FITS, RANDOM_CROP)
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 LOGS = ("tensorboard",)
 PRIORS = ("auto", "normal", "gaussian", "mixture", "flow")

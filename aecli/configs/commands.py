@@ -60,7 +60,10 @@ class ReconstructConfig(CheckedOptions):
                                     least=1, most=LARGEST_SIDE, shown_default="as trained")  # fmt: skip
     fit: str | None = option(None, "squash: resize both sides at once; crop: resize the short side, crop the middle.",
                              DATA, choices=checks.FITS, shown_default="as trained")  # fmt: skip
-    native: bool = option(False, "Keep each image's own size: pad to a multiple of 32, reconstruct, crop back.", DATA)
+    native: bool = option(
+        False, "Keep each image's own size: pad to a multiple of 32, reconstruct, crop back. A model trained with "
+        "--fit random-crop always does, unless --fit or --image-size says otherwise.", DATA,
+    )  # fmt: skip
     out: Path | None = option(None, "Folder to write to.", OUTPUT, metavar="DIR",
                               shown_default="reconstructions/MODEL")  # fmt: skip
     latents: Path | None = option(

@@ -11,7 +11,6 @@ from aecli.configs.checks import (
     COLOUR_PATTERN,
     COLOURS,
     COMPILE_MODES,
-    FITS,
     LARGEST_SIDE,
     LOGS,
     MOST_WORKERS,
@@ -22,6 +21,7 @@ from aecli.configs.checks import (
     SCHEDULES,
     SYNC_MODES,
     TRAINED_PARTS,
+    TRAINING_FITS,
     require,
 )
 from aecli.configs.options import (
@@ -80,8 +80,10 @@ class DataConfig(CheckedOptions):
                                  least=0, below=1)  # fmt: skip
     image_size: int = option(256, "Side of the square images, in pixels.", DATA, least=1, most=LARGEST_SIDE)
     fit: str = option(
-        "squash", "squash: resize both sides at once; crop: resize the short side, crop the middle.", DATA, choices=FITS
-    )
+        "squash", "squash: resize both sides at once; crop: resize the short side, crop the middle; random-crop: train "
+        "on a random piece of each picture, another one every epoch, and validate and use the model on whole pictures.",
+        DATA, choices=TRAINING_FITS,
+    )  # fmt: skip
     background: str = background_option("white")
     allow_changed_data: bool = option(
         False, "Resume a run although most of its images have changed.", DATA, may_change=FREELY

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from aecli.data.decoding.decode import Pixels
-from aecli.data.packs.on_the_fly import Images, OnTheFly
+from aecli.data.packs.on_the_fly import OnTheFly
+from aecli.data.packs.whole import Pieces, WholeImages
 from aecli.runtime.threads import ordered_map
 
 _BATCHES_AHEAD = 2
@@ -48,7 +49,7 @@ def flips(n: int, seed: int, epoch: int) -> NDArray[np.bool_]:
 
 
 def iterate(
-    images: Images | torch.Tensor,
+    images: NDArray[Any] | OnTheFly | Pieces | torch.Tensor,
     order: NDArray[np.integer],
     batch_size: int,
     device: torch.device | str,
@@ -60,8 +61,8 @@ def iterate(
     """Yield the normalised batches of one epoch, float32 (B, 3, S, S) in [-1, 1] on `device`.
 
     Args:
-        images: uint8 (N, 3, S, S): a memory-mapped pack, OnTheFly, or a tensor, which may be on `device` already; the
-            batches are the same, bit for bit. Or latents float32 (N, C, h, w), which are not normalised.
+        images: uint8 (N, 3, S, S): a memory-mapped pack, OnTheFly, Pieces, or a tensor, which may be on `device`
+            already; the batches are the same, bit for bit. Or latents float32 (N, C, h, w), which are not normalised.
         order: indices into `images`; a batch is the next `batch_size` of them, the last one may be smaller.
         batch_size: images in a global batch.
         device: where the batches go; bytes are transferred, and become floats there.
@@ -81,13 +82,35 @@ def iterate(
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     if isinstance(images, torch.Tensor):
         batches = _select(images, indices, flip)
-    elif isinstance(images, OnTheFly):
+    elif isinstance(images, OnTheFly | Pieces):
         batches = _decode(images, indices, flip, on_cuda)
     else:
         batches = _gather(images, indices, flip, on_cuda)
     with closing(batches):
         for batch in batches:
             yield normalise(batch.to(device, non_blocking=on_cuda).contiguous(memory_format=memory_format))
+
+
+def iterate_whole(
+    images: WholeImages | OnTheFly, rows: NDArray[np.integer], device: torch.device | str, multiple: int
+) -> Generator[tuple[torch.Tensor, tuple[int, int]], None, None]:
+    """Yield whole pictures one by one, each with its own (H, W): float32 (1, 3, H', W') in [-1, 1] on `device`.
+
+    Sides are padded to multiples of `multiple` with the last row and column repeated.
+
+    Raises:
+        DataError: as `iterate`.
+    """
+    with closing(ordered_map(images.__getitem__, rows, ahead=_BATCHES_AHEAD)) as pictures:
+        for picture in pictures:
+            height, width = picture.shape[1:]
+            yield normalise(torch.from_numpy(pad_sides(picture[None], multiple)).to(device)), (height, width)
+
+
+def pad_sides(images: NDArray[np.uint8], multiple: int) -> NDArray[np.uint8]:
+    """Return images (N, 3, H, W) with sides that are multiples: the last row and column are repeated."""
+    height, width = images.shape[-2:]
+    return np.pad(images, ((0, 0), (0, 0), (0, -height % multiple), (0, -width % multiple)), mode="edge")
 
 
 def rank_slice(count: int, rank: int, size: int) -> tuple[int, int]:
@@ -116,7 +139,7 @@ def _gather(images: NDArray[Any], batches: list[Rows], flip: Flip, pinned: bool)
     return ordered_map(gather, batches, workers=1, ahead=_BATCHES_AHEAD)
 
 
-def _decode(images: OnTheFly, batches: list[Rows], flip: Flip, pinned: bool) -> Batches:
+def _decode(images: OnTheFly | Pieces, batches: list[Rows], flip: Flip, pinned: bool) -> Batches:
     ahead = max(_BATCHES_AHEAD * max(map(len, batches), default=0), 2 * images.workers)
     with closing(images.rows(chain.from_iterable(batches), ahead)) as rows:
         for indices in batches:

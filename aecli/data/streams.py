@@ -18,12 +18,14 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from aecli.configs.checks import RANDOM_CROP
 from aecli.data.batches import stack
 from aecli.data.decoding.colour import Colour
 from aecli.data.decoding.conversions import ConversionCounts
 from aecli.data.decoding.decode import WHITE, DecodeError, Pixels, decode_fitted
 from aecli.data.image_ref import ImageRef
 from aecli.data.packs.on_the_fly import require_few_broken
+from aecli.data.packs.whole import cut_piece
 from aecli.data.sources.shards import Encoded, Shards, is_stream
 from aecli.errors import DataError, single_line, summarize
 from aecli.runtime.threads import ordered_map
@@ -36,7 +38,7 @@ _READERS = 8  # threads that read blocks
 _BATCHES_AHEAD = 2
 _MIN_DECODED = 200  # images before the fraction of broken ones is judged
 _CLOSING_SECONDS = 5.0
-_ORDER, _FLIPS, _SHARDS = 0, 1, 2  # spawn keys of the random generators
+_ORDER, _FLIPS, _SHARDS, _PLACES = 0, 1, 2, 3  # spawn keys of the random generators
 
 Item = TypeVar("Item")
 # Of a shard group: the number of its current block; the pass, the index of the shard within the pass and the row at
@@ -66,6 +68,7 @@ class _Block:
     images: Sequence[Encoded]
     order: np.ndarray[Any, np.dtype[np.int64]]
     mirrored: np.ndarray[Any, np.dtype[np.bool_]]
+    places: np.ndarray[Any, np.dtype[np.float64]]  # (n, 2): of the pieces, with `random-crop`
 
 
 @dataclass(eq=False)
@@ -177,6 +180,8 @@ class Stream:
             with self._lock:
                 self.conversions.add(encoded.name, decoded)
             pixels = decoded.pixels.transpose(2, 0, 1)
+            if self.how == RANDOM_CROP:
+                pixels = cut_piece(pixels, self.size, block.places[start])
             return pixels[:, :, ::-1] if block.mirrored[start] else pixels
         raise DataError(
             f"{self.source}: none of {len(block.images)} neighbouring images can be decoded: {summarize(self.skipped)}"
@@ -204,7 +209,8 @@ class Stream:
     def _shuffled(self, group: int, number: int, start: tuple[int, int, int], images: list[Encoded]) -> _Block:
         order = self._random(_ORDER, group, number).permutation(len(images))
         uniform = self._random(_FLIPS, group, number).random(len(images))
-        return _Block(number, start, images, order, uniform < (0.5 if self.flip else 0.0))
+        places = self._random(_PLACES, group, number).random((len(images), 2))
+        return _Block(number, start, images, order, uniform < (0.5 if self.flip else 0.0), places)
 
     def _images(
         self, group: int, pass_number: int, first_shard: int, row: int

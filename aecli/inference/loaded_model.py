@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from aecli.data.batches import normalise, quantise
+from aecli.configs.checks import RANDOM_CROP
+from aecli.data.batches import normalise, pad_sides, quantise
 from aecli.data.decoding.colour import parse_colour
 from aecli.data.decoding.conversions import Decoded
-from aecli.data.decoding.decode import decode_fitted
+from aecli.data.decoding.decode import decode, decode_fitted
 from aecli.data.image_ref import ImageRef
 from aecli.errors import ConfigError, ModelError
 from aecli.models.base import Autoencoder
@@ -30,7 +31,7 @@ class LoadedModel:
     """A trained model on its device; `name` is registered.
 
     `image_size`, `fit` and `background` are those of its training images, or those asked for in their place;
-    `has_own_input` is False for weights that don't say which they are.
+    `has_own_input` is False for weights that don't say which they are. With fit `random-crop` images stay whole.
     """
 
     model: Autoencoder
@@ -52,6 +53,18 @@ class LoadedModel:
         """Name of its class, for pictures and tables."""
         return type(self.model).__name__
 
+    @property
+    def takes_whole(self) -> bool:
+        """Whether images keep their own sizes, because it was trained on pieces of whole pictures."""
+        return self.fit == RANDOM_CROP
+
+    def of_one_size(self, what: str, listen: Listener = ignore) -> "LoadedModel":
+        """Return the model for images of `image_size`: of whole ones the middle, because of `what`, which is told."""
+        if not self.takes_whole:
+            return self
+        listen(Notice(f"{what} one size: --fit crop --image-size {self.image_size} instead of whole pictures"))
+        return replace(self, fit="crop")
+
     def with_input(self, image_size: int, fit: str) -> "LoadedModel":
         """Return the model for images of another size or fit; ConfigError where it can't have that size."""
         if image_size % self.model.size_multiple:
@@ -63,9 +76,7 @@ class LoadedModel:
     def reconstruct(self, images: np.ndarray, hint: str = MEMORY_HINT) -> np.ndarray:
         """Return reconstructions of uint8 (N, 3, H, W) of any size: sides are padded for the model and cropped back."""
         height, width = images.shape[-2:]
-        multiple = self.model.size_multiple
-        padding = ((0, 0), (0, 0), (0, -height % multiple), (0, -width % multiple))
-        batch = self.batch(np.pad(images, padding, mode="edge"))
+        batch = self.batch(pad_sides(images, self.model.size_multiple))
         return self.forward(batch, hint=hint)[:, :, :height, :width].numpy()
 
     def batch(self, images: np.ndarray) -> torch.Tensor:
@@ -100,8 +111,13 @@ class LoadedModel:
         return min(batch_size, max(1, WORKER_PIXELS // self.image_size**2))
 
     def read_image(self, image: ImageRef) -> Decoded:
-        """Decode an image to (S, S, 3) as the training images were; raises DecodeError."""
-        return decode_fitted(image, self.image_size, self.fit, parse_colour(self.background))
+        """Decode an image to (S, S, 3) as the training images were, or whole to (H, W, 3); raises DecodeError."""
+        background = parse_colour(self.background)
+        return (
+            decode(image, background)
+            if self.takes_whole
+            else decode_fitted(image, self.image_size, self.fit, background)
+        )
 
     def _to_device(self, batch: torch.Tensor) -> torch.Tensor:
         return batch.to(self.placement.device).contiguous(memory_format=self.placement.memory_format)
@@ -123,7 +139,8 @@ def load_model(
 ) -> LoadedModel:
     """Load the autoencoder that a MODEL argument names onto its device.
 
-    `image_size` and `fit` are used in place of those that it was trained with. `listen` is told where they differ, and
+    `image_size` and `fit` are used in place of those that it was trained with; a size alone means `crop` where whole
+    pictures would be taken. `listen` is told where they differ, and
     what is assumed where the file says neither.
 
     Raises:
@@ -143,6 +160,8 @@ def load_model(
     on_device = loaded.to(placement.device).to(memory_format=placement.memory_format)
     trained = LoadedModel(on_device, located, placement, int(document["image_size"]), str(document["fit"]),
                           str(document["model"]), str(document.get("background", "white")), has_own_input)  # fmt: skip
+    if fit is None and image_size is not None and trained.takes_whole:
+        fit = "crop"
     asked = trained.with_input(image_size or trained.image_size, fit or trained.fit)
     for text in _input_notices(trained, image_size, fit):
         listen(Notice(text))

@@ -69,6 +69,9 @@ def _reconstruct(config: ReconstructConfig, distributed: Distributed, listen: Li
                         config.fit)  # fmt: skip
     if config.background is not None:
         loaded = replace(loaded, background=config.background)
+    if config.latents is not None:
+        loaded = loaded.of_one_size("--latents needs", listen)
+    is_native = config.native or loaded.takes_whole
     out = config.out or _OUTPUTS / loaded.located.label
     images = choose_images(loaded.located, config.data, config.split, listen, [out, _OUTPUTS])
     _require_distinct_names(images)
@@ -78,9 +81,9 @@ def _reconstruct(config: ReconstructConfig, distributed: Distributed, listen: Li
     with open_latent_store(config.latents, loaded.model.latent_shape(loaded.image_size), images, distributed) as store:
         distributed.barrier()
         require_same_images(images, config.data or f"{loaded.located.label}'s run", distributed)
-        batches, max_workers, max_pixels = _split(images, config, loaded)
+        batches, max_workers, max_pixels = _split(images, config.batch_size, is_native, loaded)
         hint = f"a smaller --batch-size than {config.batch_size}, --workers 1, {MEMORY_HINT}"
-        job = _Job(loaded, out, store, config.native, max_pixels, hint, device_lock(loaded.placement.device))
+        job = _Job(loaded, out, store, is_native, max_pixels, hint, device_lock(loaded.placement.device))
         workers = min(worker_count(config.workers), max_workers)
         results = map_shared(job.run, batches, "reconstructing", workers, distributed, listen)
         unreadable = {name: reason for reasons, _ in results for name, reason in reasons.items()}
@@ -144,15 +147,15 @@ class _Job:
 
 
 def _split(
-    images: Sequence[ImageRef], config: ReconstructConfig, loaded: LoadedModel
+    images: Sequence[ImageRef], batch_size: int, is_native: bool, loaded: LoadedModel
 ) -> tuple[list[Sequence[ImageRef]], int, int | None]:
     """Return the batches, the maximum of workers, and the maximum of pixels that a worker computes together, or None.
 
     None of them depends on the number of workers, nor does therefore rounding.
     """
-    size, max_workers, max_pixels = config.batch_size, len(images), None
+    size, max_workers, max_pixels = batch_size, len(images), None
     if loaded.placement.device.type == "cpu":
-        size = min(size, _NATIVE_BATCH) if config.native else loaded.device_batch_size(size)
+        size = min(size, _NATIVE_BATCH) if is_native else loaded.device_batch_size(size)
         max_pixels = loaded_model.WORKER_PIXELS
         max_workers = _CPU_PIXELS // max_pixels
     return [images[start : start + size] for start in range(0, len(images), size)], max_workers, max_pixels

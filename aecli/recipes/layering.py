@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aecli.configs.checks import MODEL_FLAGS
+from aecli.configs.checks import MODEL_FLAGS, RANDOM_CROP
 from aecli.configs.options import OptionField, check_value
 from aecli.configs.train import OLD_NAMES, RunConfig, TrainConfig, train_options
 from aecli.errors import ConfigError, message_of
@@ -71,6 +71,8 @@ def _images_of(options: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     recorded = run.read_config()["options"]
     chosen = {key: recorded[key] for key in ("data", "image_size", "fit", "background")}
+    if chosen["fit"] == RANDOM_CROP:  # latents are of one size
+        chosen["fit"] = "crop"
     is_same = "data" not in options or os.path.realpath(options["data"]) == os.path.realpath(recorded["data"])
     if is_same and not options.keys() & {"val_data", "val_fraction"}:  # other images get a split of their own
         split = "val_data" if recorded.get("val_data") is not None else "val_fraction"

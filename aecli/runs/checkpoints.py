@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from aecli.configs.checks import COLOURS, FITS, LARGEST_SIDE, is_colour
+from aecli.configs.checks import COLOURS, LARGEST_SIDE, TRAINING_FITS, is_colour
 from aecli.errors import AecliError, CheckpointError, count_of, entering, message_of, single_line, summarize
 from aecli.models import registry
 from aecli.models.base import Trainable
@@ -235,8 +235,8 @@ def _require_input(path: Path, document: Mapping[str, Any], model: Trainable) ->
     background = document.get("background", "white")
     if not is_colour(background):
         raise CheckpointError(f"{path}: invalid background {short_repr(background)}: expected {COLOURS}")
-    if fit not in FITS:
-        raise CheckpointError(f"{path}: invalid fit {short_repr(fit)}: expected {' or '.join(FITS)}")
+    if fit not in TRAINING_FITS:
+        raise CheckpointError(f"{path}: invalid fit {short_repr(fit)}: expected {' or '.join(TRAINING_FITS)}")
 
 
 def _checked(path: Path, key: str, value: Tensor, like: Tensor) -> Tensor:

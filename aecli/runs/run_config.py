@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aecli.configs.checks import FITS, LARGEST_SIDE, is_colour
+from aecli.configs.checks import LARGEST_SIDE, TRAINING_FITS, is_colour
 from aecli.configs.train import OLD_NAMES, train_options
 from aecli.storage.schema import Schema, checked, is_object, is_text, nested, optional
 from aecli.storage.strict_json import is_count, is_number
@@ -26,7 +26,7 @@ class OptionsRecord(Schema):
     val_data: str | None = checked(optional(is_text), None)
     val_fraction: float = checked(lambda fraction: is_number(fraction) and 0 <= fraction < 1, 0.1)
     image_size: int = checked(lambda size: is_count(size) and 0 < size <= LARGEST_SIDE, 256)
-    fit: str = checked(lambda fit: fit in FITS, "squash")
+    fit: str = checked(lambda fit: fit in TRAINING_FITS, "squash")
     background: str = checked(is_colour, "white")
     epochs: int = checked(is_count, 1000)
     options: dict[str, Any] | None = checked(optional(is_object), None)

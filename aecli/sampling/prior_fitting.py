@@ -44,6 +44,7 @@ def fitted_prior(loaded: LoadedModel, listen: Listener) -> FittedPrior:
                 return found
         except CheckpointError as error:
             listen(Notice(f"{error.headline}: fitting it again"))
+    loaded = loaded.of_one_size("a prior is fitted to latents of", listen)
     # Always in fp32, because later commands of any precision use what is stored.
     exact = replace(loaded, placement=place(str(loaded.placement.device), "fp32"))
     prior = _fit(exact, run_images(run, "train", hint=_HINT), str(run.read_config()["options"]["data"]), listen)

@@ -161,7 +161,8 @@ def _read(path: Path, loaded: LoadedModel, listen: Listener) -> Pixels:
         status = os.stat(path)
     except OSError as error:
         raise DataError(f"{path}: {error.strerror or error}") from error
-    decoded, counts = loaded.read_image(FileRef(path.name, str(path.parent), status)), ConversionCounts()
+    one_size = loaded.of_one_size("a path is between images of", listen)
+    decoded, counts = one_size.read_image(FileRef(path.name, str(path.parent), status)), ConversionCounts()
     counts.add(path.name, decoded)
     for text in counts.notices(str(path.parent), loaded.background):
         listen(Notice(text))

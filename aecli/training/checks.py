@@ -4,9 +4,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from aecli.configs import TrainConfig
+from aecli.configs.checks import RANDOM_CROP
 from aecli.data.streams import is_stream
 from aecli.errors import CheckpointError, ConfigError, DataError, DeviceError
 from aecli.metrics.lpips import MIN_SIDE as LPIPS_MIN_SIDE
@@ -42,6 +44,25 @@ def validate_options(config: TrainConfig, distributed: Distributed, placement: P
         raise ConfigError(f"--sync-batchnorm on: not available on {placement.device.type}\nhint: use auto")
     if distributed.world_size > 1 and placement.device.type == "mps":
         raise DeviceError("--device mps: can't be shared by several processes\nhint: use --device cpu")
+
+
+def validate_pieces(config: TrainConfig, model_options: Any) -> None:
+    """Raise ConfigError where a model that is to be trained on pieces of pictures can't have images of other sizes.
+
+    Its latent then doesn't grow with the image.
+    """
+    if config.data.fit != RANDOM_CROP:
+        return
+    name, side = config.model.name, config.data.image_size
+    with torch.device("meta"):
+        model = registry.build(name, model_options)
+    if not isinstance(model, Autoencoder):
+        raise ConfigError(f"--fit {RANDOM_CROP}: {name} is trained on latents, which are no images")
+    if tuple(model.latent_shape(side)) == tuple(model.latent_shape(2 * side)):
+        raise ConfigError(
+            f"--fit {RANDOM_CROP}: model {name!r} has latents of one shape for images of all sizes, so it can't "
+            "be used on whole pictures\nhint: --fit crop"
+        )
 
 
 def validate_objective(config: TrainConfig, perceptual_net: str | None) -> None:

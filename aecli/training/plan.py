@@ -19,7 +19,7 @@ from aecli.models.base import Prior
 from aecli.runs.initial_weights import InitialWeights, find_initial_weights
 from aecli.runtime.device import Placement, make_deterministic, place
 from aecli.runtime.distributed import Distributed
-from aecli.training.checks import validate_log, validate_objective, validate_options
+from aecli.training.checks import validate_log, validate_objective, validate_options, validate_pieces
 from aecli.training.compiling import require_compiler, sync_batchnorm
 from aecli.training.inputs.latent_sets import LatentEncoder, resolve_model
 from aecli.training.objectives import Objective
@@ -117,6 +117,7 @@ def resolve(config: TrainConfig, distributed: Distributed) -> Plan:
     init = _initial_weights(config)
     model_options, encoder = resolve_model(config, init)
     validate_options(config, distributed, placement)
+    validate_pieces(config, model_options)
     net = perceptual_net(config.objective)
     validate_objective(config, net)
     options = resolved_options(config, model_options, encoder, init)

@@ -1,8 +1,9 @@
 """Validation, through the same functions that `aecli eval` uses."""
 
 import math
+from collections.abc import Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -10,17 +11,19 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aecli.configs.train import DataConfig
-from aecli.data.batches import evenly_spaced, iterate, quantise
+from aecli.data.batches import evenly_spaced, iterate, iterate_whole, quantise
 from aecli.metrics.lpips import LPIPS
 from aecli.metrics.lpips import MIN_SIDE as LPIPS_MIN_SIDE
 from aecli.metrics.psnr import psnr
 from aecli.metrics.ssim import MIN_SIDE, ssim
-from aecli.models.base import Autoencoder, Trainable, evaluating
+from aecli.models.base import Autoencoder, Prediction, Trainable, evaluating
 from aecli.progress import Stopped, StopRequest
 from aecli.runtime.device import Placement
 from aecli.runtime.distributed import Distributed
 from aecli.training.inputs.image_sets import ImageSet
 from aecli.training.objectives import Objective
+
+_SMALLEST_SIDE = max(*LPIPS_MIN_SIDE.values(), MIN_SIDE["gaussian"])  # of which every loss can be taken
 
 
 @dataclass(frozen=True)
@@ -70,25 +73,26 @@ def validate(
     """Measure `model` on `data`, its reconstructions rounded to 8 bits before PSNR, SSIM and LPIPS.
 
     A prior's examples are no images, and have none of these. Processes deal the batches out among them, and all
-    measure the first one's batch statistics.
+    measure the first one's batch statistics. Whole pictures are taken one by one.
 
     Raises:
         Stopped: `should_stop` said so, in one of them.
     """
     distributed.broadcast_tensors(model.buffers())
+    batch_size = batch_size if data.piece_size is None else 1
     mine = range(distributed.rank, -(-len(data) // batch_size), distributed.world_size)
     order = np.concatenate([data.rows[:0], *(data.rows[batch * batch_size :][:batch_size] for batch in mine)])
     has_lpips = np.zeros(len(data), bool)
     has_lpips[evenly_spaced(len(data), metrics.lpips_images)] = True
     measured = [np.empty((0, _COLUMNS))]
     stops = False
-    batches = iterate(data.nearest, order, batch_size, placement.device, placement.channels_last)
+    batches = _batches(data, order, batch_size, placement, model.size_multiple)
     with evaluating(model), closing(batches):
-        for number, batch in zip(mine, batches, strict=True):
+        for number, (batch, size) in zip(mine, batches, strict=True):
             if stops := should_stop():
                 break
             chosen = has_lpips[number * batch_size :][:batch_size]
-            measured.append(_measure(model, metrics, batch, number, chosen, placement))
+            measured.append(_measure(model, metrics, batch, size, number, chosen, placement))
     if any(distributed.all_gather_object(stops)):
         raise Stopped
     images = np.concatenate(distributed.all_gather(np.concatenate(measured)))
@@ -102,29 +106,54 @@ def validate(
 
 
 _COLUMNS = 5  # of a row of `_measure`
+Size = tuple[int, int]  # (H, W) of the images of a batch, whose sides may be padded
+
+
+def _batches(
+    data: ImageSet, order: NDArray[np.integer], batch_size: int, placement: Placement, multiple: int
+) -> Generator[tuple[Tensor, Size], None, None]:
+    """Yield batches and their images' size; whole pictures one by one, padded to multiples of `multiple`."""
+    if data.whole is not None:
+        with closing(iterate_whole(data.whole, order, placement.device, multiple)) as pictures:
+            for picture, size in pictures:
+                yield picture.contiguous(memory_format=placement.memory_format), size
+        return
+    with closing(iterate(data.nearest, order, batch_size, placement.device, placement.channels_last)) as batches:
+        for batch in batches:
+            yield batch, (batch.shape[-2], batch.shape[-1])
+
+
+def _cropped(prediction: Prediction, size: Size) -> Prediction:
+    """Return the prediction without padding, which it keeps where no loss could be taken without it."""
+    height, width = size
+    if tuple(prediction.output.shape[-2:]) == size or min(size) < _SMALLEST_SIDE:
+        return prediction
+    output, target = (each[..., :height, :width] for each in (prediction.output, prediction.target))
+    return replace(prediction, output=output, target=target)
 
 
 def _measure(
-    model: Trainable, metrics: ValidationMetrics, images: Tensor, number: int, has_lpips: NDArray[np.bool_],
+    model: Trainable, metrics: ValidationMetrics, images: Tensor, size: Size, number: int, has_lpips: NDArray[np.bool_],
     placement: Placement,
 ) -> NDArray[np.float64]:  # fmt: skip
     """A row an image: the batch's `number`, its summed loss (in the first row; 0 in the others), the metrics or NaN.
 
-    LPIPS is measured of the images that `has_lpips`.
+    What lies beyond `size` is padding, and not measured. LPIPS is measured of the images that `has_lpips`.
     """
     rows = np.full((len(images), _COLUMNS), math.nan)
     with torch.inference_mode():
         with placement.autocast():
             prediction = model.predict(images)
         rows[:, 0], rows[:, 1] = number, 0.0
-        rows[0, 1] = metrics.objective.validation_loss(prediction).total.item() * len(images)
+        rows[0, 1] = metrics.objective.validation_loss(_cropped(prediction, size)).total.item() * len(images)
     if not isinstance(model, Autoencoder):
         return rows
-    reconstructions, originals = quantise(prediction.output), quantise(images)
+    height, width = size
+    reconstructions, originals = (quantise(each[..., :height, :width]) for each in (prediction.output, images))
     rows[:, 2] = psnr(originals, reconstructions).cpu().numpy()
-    if min(images.shape[-2:]) >= MIN_SIDE["gaussian"]:
+    if min(size) >= MIN_SIDE["gaussian"]:
         rows[:, 3] = ssim(originals, reconstructions).cpu().numpy()
-    if metrics.lpips is not None and has_lpips.any():
+    if metrics.lpips is not None and has_lpips.any() and min(size) >= LPIPS_MIN_SIDE["alex"]:
         chosen = torch.from_numpy(np.flatnonzero(has_lpips)).to(images.device)
         rows[has_lpips, 4] = metrics.lpips(originals[chosen], reconstructions[chosen]).numpy()
     return rows

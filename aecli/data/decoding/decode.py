@@ -3,6 +3,7 @@
 import ctypes
 import hashlib
 import logging
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import cache
@@ -15,6 +16,7 @@ from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
+from aecli.configs.checks import RANDOM_CROP
 from aecli.data.decoding.colour import Colour, to_rgb, wide_to_rgb, wide_values
 from aecli.data.decoding.conversions import Conversion, Decoded, as_kinds, is_srgb
 from aecli.data.decoding.formats import count_frames, has_deep_colour, read_header
@@ -38,6 +40,8 @@ WHITE: Colour = (255, 255, 255)
 
 # All decoding threads together hold no more encoded bytes, and no more pixels, than one image may have.
 _FILE_BYTES, _PIXELS = MemoryBudget(FILE_LIMIT), MemoryBudget(PIXEL_LIMIT)
+
+_WHOLE_SHORT_SIDE = 1024
 
 # Where a PNG can hold an orientation, also after its pixels.
 _PNG_ORIENTATION_CHUNKS = (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")
@@ -129,6 +133,8 @@ def fit(pixels: Pixels, size: int, how: str) -> Pixels:
 
 def decode_fitted(image: ImageRef, size: int, how: str, background: Colour = WHITE) -> Decoded:
     """Decode, and bring to (size, size, 3), uint8, contiguous; see `decode` and `fit`.
+
+    `random-crop` keeps the picture whole, (H, W, 3), reduced to `whole_size` where it is very large.
 
     Raises:
         DecodeError: the image can't be decoded, or is too elongated to be cropped.
@@ -223,8 +229,27 @@ def _transposed(picture: Image.Image | NDArray[Any], upright: Image.Transpose) -
     return picture.transpose(upright) if isinstance(picture, Image.Image) else _ARRAY_TRANSPOSE[upright](picture)
 
 
+def whole_limit(size: int) -> int:
+    """The short side, in pixels, to which larger pictures are reduced before pieces of `size` are taken of them."""
+    return max(_WHOLE_SHORT_SIDE, 2 * size)
+
+
+def whole_size(height: int, width: int, size: int) -> tuple[int, int]:
+    """(H, W) of a picture that pieces of `size` are taken of: its own, or less where it is very large.
+
+    The short side is at most `whole_limit`, and there are at most four times as many pixels as in its square.
+    """
+    limit = whole_limit(size)
+    scale = min(limit / min(height, width), 2 * limit / math.sqrt(height * width))
+    return (height, width) if scale >= 1 else (max(1, round(height * scale)), max(1, round(width * scale)))
+
+
 def _fit(picture: Image.Image, size: int, how: str) -> Image.Image:
     """`fit` without the conversion to an array and back, which takes as long as resizing; raises ImageError."""
+    if how == RANDOM_CROP:
+        height, width = whole_size(picture.height, picture.width, size)
+        is_reduced = (width, height) != picture.size
+        return picture.resize((width, height), Image.Resampling.BILINEAR) if is_reduced else picture
     if how == "squash":
         return picture.resize((size, size), Image.Resampling.BILINEAR)
     width, height = picture.size

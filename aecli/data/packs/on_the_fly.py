@@ -37,7 +37,10 @@ class OnTheFly:
         background: Colour = WHITE,
         skip_broken: bool = False,
     ) -> None:
-        """`size`, `how`, `background` as for `decode_fitted`; `workers` threads decode when several rows are read."""
+        """`size`, `how`, `background` as for `decode_fitted`; `workers` threads decode when several rows are read.
+
+        With `random-crop` a row is a whole picture (3, H, W), and rows are indexed one by one.
+        """
         self._images = images
         self._size = size
         self._how = how
@@ -121,6 +124,3 @@ def _list_all(skipped: Mapping[str, str]) -> str:
     except OSError:  # read-only: the summary has to do
         return ""
     return f"; all of them are listed in {path}"
-
-
-Images = Pixels | NDArray[np.float32] | OnTheFly  # float32: latents

@@ -10,15 +10,17 @@ import torch
 from numpy.typing import NDArray
 
 from aecli.configs import TrainConfig
+from aecli.configs.checks import RANDOM_CROP
 from aecli.configs.given_images import GivenImages
 from aecli.data.batches import evenly_spaced
 from aecli.data.decoding.colour import parse_colour
 from aecli.data.decoding.conversions import ConversionCounts
-from aecli.data.decoding.decode import Pixels
+from aecli.data.decoding.decode import Pixels, fit, whole_limit
 from aecli.data.image_ref import data_fingerprint
 from aecli.data.inventory import Listing, list_source
-from aecli.data.packs.on_the_fly import Images, OnTheFly
+from aecli.data.packs.on_the_fly import OnTheFly
 from aecli.data.packs.pack import Pack, pack_images
+from aecli.data.packs.whole import Images, Pieces, WholeImages, epoch_places
 from aecli.data.sources.given import read_given
 from aecli.data.sources.registry import ImageRef, split_indices
 from aecli.data.streams import Stream
@@ -36,17 +38,21 @@ _UPLOAD_BYTES = 2**28
 
 @dataclass(frozen=True)
 class ImageSet:
-    """The `rows` of images uint8 (N, 3, S, S); `resident` are the same images on the device."""
+    """The `rows` of images uint8 (N, 3, S, S); `resident` are the same images on the device.
+
+    Of whole pictures, pieces of `piece_size` pixels a side are trained on; it is None for images of one size.
+    """
 
     images: Images
     rows: NDArray[np.integer]
     resident: torch.Tensor | None = None
+    piece_size: int | None = None
 
     @classmethod
-    def of(cls, images: Images, rows: Sequence[int]) -> "ImageSet":
+    def of(cls, images: Images, rows: Sequence[int], piece_size: int | None = None) -> "ImageSet":
         """Some rows of `images`, ascending; OnTheFly replaces unreadable images by others of these."""
         chosen = np.array(rows, dtype=int)
-        return cls(images.subset(chosen) if isinstance(images, OnTheFly) else images, chosen)
+        return cls(images.subset(chosen) if isinstance(images, OnTheFly) else images, chosen, piece_size=piece_size)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -57,8 +63,14 @@ class ImageSet:
         return self.images.skipped if isinstance(self.images, OnTheFly) else {}
 
     def evenly_spaced(self, count: int) -> Pixels:
-        """At most `count` of the images, uint8 (n, 3, S, S), evenly spaced."""
-        return self.images[self.rows[evenly_spaced(len(self), count)]]
+        """At most `count` of the images, uint8 (n, 3, S, S), evenly spaced; of whole pictures the middle (`crop`)."""
+        rows = self.rows[evenly_spaced(len(self), count)]
+        if self.piece_size is None:
+            assert not isinstance(self.images, WholeImages)  # for the type checker
+            return self.images[rows]
+        size = self.piece_size
+        middles = [fit(self.images[row].transpose(1, 2, 0), size, "crop").transpose(2, 0, 1) for row in rows]
+        return np.stack(middles) if middles else np.empty((0, 3, size, size), np.uint8)
 
     @property
     def conversions(self) -> ConversionCounts:
@@ -66,9 +78,22 @@ class ImageSet:
         return self.images.conversions if isinstance(self.images, OnTheFly) else ConversionCounts()
 
     @property
-    def nearest(self) -> Images | torch.Tensor:
-        """The images on the device, if they are there."""
+    def whole(self) -> WholeImages | OnTheFly | None:
+        """The pictures, if they are whole ones."""
+        is_whole = self.piece_size is not None and isinstance(self.images, WholeImages | OnTheFly)
+        return self.images if is_whole else None  # type: ignore[return-value]
+
+    @property
+    def nearest(self) -> NDArray[Any] | OnTheFly | torch.Tensor:
+        """The images on the device, if they are there; they are of one size."""
+        assert not isinstance(self.images, WholeImages)  # for the type checker
         return self.images if self.resident is None else self.resident
+
+    def of_epoch(self, seed: int, epoch: int) -> NDArray[Any] | OnTheFly | Pieces | torch.Tensor:
+        """What an epoch trains on: the images, or a piece of each whole picture, which follows from (seed, epoch)."""
+        if self.piece_size is None or self.whole is None:
+            return self.nearest
+        return Pieces(self.whole, self.piece_size, epoch_places(len(self.whole), seed, epoch))
 
 
 def bring_to_device(train: ImageSet, val: ImageSet, device: torch.device) -> tuple[ImageSet, ImageSet]:
@@ -144,10 +169,11 @@ def gather_images(
     pack = yield from _decode_once(config, data.source, listed, should_stop)
     if data.val_source is None:
         kept = [image for image in listed if image.name not in pack.skipped]
-        train, val = (ImageSet.of(pack.images, rows) for rows in split_indices(kept, data.val_fraction))
+        sides = split_indices(kept, data.val_fraction)
+        train, val = (ImageSet.of(pack.images, rows, _piece_size(config)) for rows in sides)
         val_record, rule = None, {"rule": SPLIT_RULE, "val_fraction": data.val_fraction}
     else:
-        train, rule = ImageSet(pack.images, np.arange(len(pack.names))), {"rule": _NO_SPLIT}
+        train, rule = ImageSet.of(pack.images, range(len(pack.names)), _piece_size(config)), {"rule": _NO_SPLIT}
         val, val_record = yield from _validation_images(config, listings["val_data"], should_stop)
     if len(train) == 0:
         raise DataError(f"--data {data.source}: no image is left to train on\nhint: a smaller --val-fraction")
@@ -161,7 +187,12 @@ def _validation_images(
     listed = listing.images
     assert listed is not None  # only training images are streamed
     pack = yield from _decode_once(config, listing.source, listed, should_stop)
-    return ImageSet(pack.images, np.arange(len(pack.names))), _record(listing.source, listed, pack)
+    found = ImageSet.of(pack.images, range(len(pack.names)), _piece_size(config))
+    return found, _record(listing.source, listed, pack)
+
+
+def _piece_size(config: TrainConfig) -> int | None:
+    return config.data.image_size if config.data.fit == RANDOM_CROP else None
 
 
 def _open_stream(
@@ -193,6 +224,12 @@ def _decode_once(
         yield Notice(f"skipped {len(pack.skipped)} of {len(listed)} images that can't be read: {named}")
     for text in pack.conversions.notices(source, data.background):
         yield Notice(text)
+    for count, what in (
+        (pack.small, f"have a short side below --image-size {data.image_size}, to which their pieces are resized up"),
+        (pack.reduced, f"are reduced to a short side of {whole_limit(data.image_size)} pixels or less: very large"),
+    ):
+        if count:
+            yield Notice(f"{source}: {count:,} of {len(listed):,} images {what}")
     return pack
 
 

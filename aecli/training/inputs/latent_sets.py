@@ -82,7 +82,7 @@ def resolve_model(config: TrainConfig, init: InitialWeights | None) -> tuple[Any
         raise ConfigError(f"--model is missing: a prior is trained on the latents of an autoencoder\n"
                           f"hint: aecli train {config.model.name} --model vae")  # fmt: skip
     loaded = load_model(config.model.autoencoder, config.run.runs, config.run.device)
-    path = loaded.located.checkpoint
+    loaded, path = loaded.of_one_size("latents have"), loaded.located.checkpoint
     if not loaded.has_own_input:
         loaded = loaded.with_input(config.data.image_size, config.data.fit)
     for flag, given, own in (
@@ -162,7 +162,7 @@ def _encode(
     """Yield the latents of some rows of `images`, batch by batch."""
     placement = encoder.loaded.placement
     at_once = encoder.loaded.device_batch_size(_BATCH)
-    with closing(iterate(images.images, rows, at_once, placement.device, placement.channels_last)) as batches:
+    with closing(iterate(images.nearest, rows, at_once, placement.device, placement.channels_last)) as batches:
         for batch in batches:
             if should_stop():
                 raise Stopped

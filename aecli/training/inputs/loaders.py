@@ -66,8 +66,9 @@ class DatasetLoader:
         config, placement = self._config, self._placement
         order = self._set.rows[epoch_order(self.images, config.run.seed, counters.epoch)]
         flip = flips(len(self._set.images), config.run.seed, counters.epoch) if config.data.flip else None
+        images = self._set.of_epoch(config.run.seed, counters.epoch)
         return iterate(
-            self._set.nearest, order, self._batch_size, placement.device, placement.channels_last, flip, counters.batch,
+            images, order, self._batch_size, placement.device, placement.channels_last, flip, counters.batch,
             self._rank_and_size,
         )  # fmt: skip
 
