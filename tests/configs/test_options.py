@@ -41,7 +41,7 @@ from aecli.errors import ConfigError
             "--val-fraction 1.0: expected a number of at least 0 and below 1",
         ),
         (lambda: TrainConfig("vae", epochs="3"), "--epochs '3': expected a whole number of at least 1"),
-        (lambda: TrainConfig("vae", fit="stretch"), "--fit stretch: expected one of squash, crop"),
+        (lambda: TrainConfig("vae", fit="stretch"), "--fit stretch: expected one of squash, crop, random-crop"),
     ],
 )
 def test_the_message_names_flag_value_and_what_is_expected(make, message):

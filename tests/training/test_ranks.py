@@ -57,6 +57,7 @@ class TestTheSameResult:
         [
             (2, 1, ["--batch-size", "4"]),
             (2, 1, ["--batch-size", "5", "--flip", "--ema", "0.9"]),  # two sizes of rank slices
+            (2, 2, ["--batch-size", "5", "--flip", "--image-size", "32", "--fit", "random-crop"]),
             # The last batch is one image, for three processes.
             pytest.param(3, 1, ["--batch-size", "3"], marks=pytest.mark.slow),
             (2, 2, ["--batch-size", "6"]),
