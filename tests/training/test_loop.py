@@ -40,7 +40,7 @@ def run(config, stop_after=None):
         {"model": "ae", "flip": True, "ema": 0.9},
         {"precision": "bf16", "flip": True, "patience": 50},
         {"precision": "fp16"},
-        {"model": "ae", "fit": "random-crop", "flip": True},
+        {"model": "ae", "fit": "random-crop", "flip": True, "val_fraction": 0.0},
     ],
     ids=["vae", "ae-flip-ema", "bf16", "fp16", "random-crop"],
 )
