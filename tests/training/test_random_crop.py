@@ -16,9 +16,11 @@ from aecli.inference.comparison_grid import draw_comparison
 from aecli.inference.reconstruct import reconstruct
 from aecli.models.base import Autoencoder, Encoded
 from aecli.progress import Notice
+from aecli.recipes.layering import layer
 from aecli.runs.checkpoints import read_document
 from aecli.sampling.walks import draw_walk
 from aecli.training.dry_run import estimate
+from aecli.training.inputs.latent_sets import resolve_model
 from tests.support.images import encoded, picture, read_rgb
 from tests.support.trained import rows
 from tests.training.test_loop import run
@@ -74,6 +76,11 @@ def _use(mine, config, tmp_path):
     photographs = sorted((tmp_path / "photographs").iterdir())
     draw_walk(InterpolateConfig(*photographs[:2], model=str(mine), out=tmp_path / "walk.png", steps=3))
     assert (tmp_path / "grid.png").exists() and (tmp_path / "walk.png").exists()
+    prior = TrainConfig("prior", config.data.source, autoencoder=str(mine), image_size=32, fit="crop", device="cpu")
+    assert resolve_model(prior, None)[1].loaded.fit == "crop"
+    with pytest.raises(ConfigError, match="one size"):
+        resolve_model(prior.replace(fit="random-crop"), None)
+    assert layer("prior", {"autoencoder": str(mine)}).data.fit == "crop"
     assert estimate(config.replace(out=tmp_path / "new"), lambda _: None).options["fit"] == "random-crop"
 
 

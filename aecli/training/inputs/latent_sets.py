@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from aecli.configs import TrainConfig
+from aecli.configs.checks import RANDOM_CROP
 from aecli.data.batches import evenly_spaced, iterate
 from aecli.data.streams import Stream
 from aecli.errors import ConfigError, DataError, ModelError
@@ -81,6 +82,8 @@ def resolve_model(config: TrainConfig, init: InitialWeights | None) -> tuple[Any
     if config.model.autoencoder is None:
         raise ConfigError(f"--model is missing: a prior is trained on the latents of an autoencoder\n"
                           f"hint: aecli train {config.model.name} --model vae")  # fmt: skip
+    if config.data.fit == RANDOM_CROP:
+        raise ConfigError(f"--fit {RANDOM_CROP}: a prior learns latents of one size\nhint: --fit crop")
     loaded = load_model(config.model.autoencoder, config.run.runs, config.run.device)
     loaded, path = loaded.of_one_size("latents have"), loaded.located.checkpoint
     if not loaded.has_own_input:
