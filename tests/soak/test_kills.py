@@ -24,6 +24,11 @@ KINDS = [
     ["--epochs", "3", "--out", "mine", "--val-fraction", "0", "--checkpoint-every", "5e-3"],
     ["--epochs", "3", "--patience", "1", "--seed", "7"],
 ]
+# Everything that a step can have beside the report's.
+OBJECTIVE = ["--epochs", "3", "--checkpoint-every", "1e-6", "--perceptual-weight", "0.1", "--perceptual-net", "alex",
+             "--ssim-weight", "0.1", "--adversarial-weight", "0.1", "--adversarial-start", "4",
+             "--adversarial-ramp", "2", "--optimizer", "muon", "--schedule", "cosine", "--warmup", "2", "--clip-norm", "1", "--ema", "0.9",
+             "--best-by", "lpips"]  # fmt: skip
 
 
 def kill_and_compare(place: Path, kinds: list[list[str]], kills: int, seed: int) -> dict[str, int]:
@@ -76,6 +81,13 @@ def _begin_in(place: Path, arguments: list[str], folder: Path, wait: float | Non
 def test_killed_runs_go_on_to_what_they_would_have_been(tmp_path):
     counts = kill_and_compare(tmp_path, KINDS[1:2], kills=3, seed=0)
     assert counts["killed"] == 3
+
+
+@pytest.mark.soak
+def test_kills_of_an_adversarial_perceptual_run_with_muon_and_a_cosine(tmp_path):
+    counts = kill_and_compare(tmp_path, [OBJECTIVE], kills=200, seed=9)
+    print(counts)
+    assert counts["killed"] == 200 and counts["in the middle"] > 50
 
 
 @pytest.mark.soak
