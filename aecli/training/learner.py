@@ -43,14 +43,15 @@ class Learner:
 
         Under fp16's loss scaling the norm is None, unless gradients are clipped: single steps overflow and are skipped.
         """
-        norm = None
-        if not self.scaler.is_enabled() or self.clip_norm is not None:
-            for optimizer in self.optimizers if self.scaler.is_enabled() else ():
-                self.scaler.unscale_(optimizer)
-            norm = get_total_norm([each.grad for each in self.parameters if each.grad is not None])
-        if self.clip_norm is not None and norm is not None:
-            clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
         matrix_gradients(self._matrices)
+        optimized, norm = [self._matrices.get(each, each) for each in self.parameters], None
+        if self.clip_norm is not None:
+            for optimizer in self.optimizers:
+                self.scaler.unscale_(optimizer)
+        if self.clip_norm is not None or not self.scaler.is_enabled():
+            norm = get_total_norm([each.grad for each in optimized if each.grad is not None])
+        if self.clip_norm is not None and norm is not None:
+            clip_grads_with_norm_(optimized, self.clip_norm, norm)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = lr

@@ -25,10 +25,11 @@ KINDS = [
     ["--epochs", "3", "--patience", "1", "--seed", "7"],
 ]
 # Everything that a step can have beside the report's.
-OBJECTIVE = ["--epochs", "3", "--checkpoint-every", "1e-6", "--perceptual-weight", "0.1", "--perceptual-net", "alex",
-             "--ssim-weight", "0.1", "--adversarial-weight", "0.1", "--adversarial-start", "4",
-             "--adversarial-ramp", "2", "--optimizer", "muon", "--schedule", "cosine", "--warmup", "2", "--clip-norm", "1", "--ema", "0.9",
-             "--best-by", "lpips"]  # fmt: skip
+OBJECTIVE = (
+    "--epochs 3 --checkpoint-every 1e-6 --perceptual-weight 0.1 --perceptual-net alex --ssim-weight 0.1 "
+    "--adversarial-weight 0.1 --adversarial-start 4 --adversarial-ramp 2 --optimizer muon --schedule cosine --warmup 2 "
+    "--clip-norm 1 --ema 0.9 --best-by lpips"
+).split()
 
 
 def kill_and_compare(place: Path, kinds: list[list[str]], kills: int, seed: int) -> dict[str, int]:

@@ -174,6 +174,14 @@ def test_clipping_bounds_the_norm_that_the_optimizer_sees():
     assert norm > 1 and (after - before).norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_muon_and_clipping_take_scaled_gradients(config, tmp_path):
+    config = config.replace(optimizer="muon", clip_norm=0.1, epochs=1)
+    run(config.replace(precision="fp16", out=tmp_path / "fp16"))
+    run(config.replace(out=tmp_path / "fp32"))
+    one, other = (float(rows(tmp_path / name)[-1]["val_loss"]) for name in ("fp16", "fp32"))
+    assert one == pytest.approx(other, rel=2e-2)
+
+
 def test_only_the_decoder_is_trained_and_the_encoder_keeps_its_batch_statistics(config, tmp_path):
     with pytest.raises(ConfigError, match="--train decoder: .*\n.*--init"):
         run(config.replace(train="decoder"))
