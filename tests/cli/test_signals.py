@@ -35,7 +35,7 @@ def test_a_second_signal_leaves_at_once(workplace):
         "import ctypes\n"
         "from aecli.models.vae import VAE\n\n\n"
         "class Slow(VAE):\n"
-        "    def loss(self, images):\n"
+        "    def predict(self, images, noise=None):\n"
         "        open('stepping', 'w').close()\n"
         "        library, lock = ctypes.CDLL(None), ctypes.create_string_buffer(256)\n"
         "        while True:\n"
