@@ -56,7 +56,7 @@ COMPLETIONS = {
     "aecli train ": {"ae", "vae", "prior"},
     "aecli train v": {"vae"},
     "aecli train vae --val-": {"--val-data", "--val-images", "--val-fraction"},
-    "aecli train vae --fit ": {"squash", "crop"},
+    "aecli train vae --fit ": {"squash", "crop", "random-crop"},
     "aecli train vae --recipe q": {"quick"},
     "aecli train vae --data d": {"demo"},
     "aecli train vae --device c": {"cpu", "cuda"},
