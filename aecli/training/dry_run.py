@@ -13,9 +13,9 @@ from aecli.configs import TrainConfig
 from aecli.data.sources.registry import split_indices
 from aecli.data.sources.shards import Shards
 from aecli.errors import ConfigError, DataError
-from aecli.models.base import Prediction, evaluating, latent_shape
+from aecli.models.base import Autoencoder, Prediction, latent_shape
 from aecli.models.flops import TRAINING_FACTOR, forward_flops
-from aecli.progress import Listener, Progress
+from aecli.progress import Listener, Progress, never
 from aecli.runs.checkpoints import read_document
 from aecli.runs.folder import RunFolder
 from aecli.runtime.distributed import Distributed
@@ -31,6 +31,7 @@ from aecli.training.starting_weights import load_starting_weights
 from aecli.training.state import TrainState
 from aecli.training.step import train_step
 from aecli.training.sync import NonFiniteDetector
+from aecli.training.validation import ValidationMetrics, validate
 
 TIMED_SECONDS = 5.0  # of steps after the first one, which warms up
 MOST_STEPS = 20
@@ -257,15 +258,17 @@ def counting_saved_tensors(kept: dict[int, int], model: nn.Module) -> saved_tens
 
 
 def _time_validation(plan: Plan, state: TrainState, images: int) -> float:
-    """Return the seconds that reconstructing so many images takes, in validation's precision."""
+    """Return the seconds that validating on so many images takes, all of its metrics included."""
     if not images:
         return 0.0
-    placement = plan.validation_placement
-    batch_size = min(images, plan.config.optimization.batch_size)
-    batch = torch.zeros(batch_size, *state.model.example_shape(plan.config.data.image_size), device=placement.device)
-    batch = batch.contiguous(memory_format=placement.memory_format)
-    with evaluating(state.model), torch.inference_mode(), placement.autocast():
-        for _ in range(2):  # the first one warms up
-            began = time.monotonic()
-            float(state.model(batch).sum())  # waits for the device
+    config, placement = plan.config, plan.validation_placement
+    batch_size = min(images, config.optimization.batch_size)
+    shape = (batch_size, *state.model.example_shape(config.data.image_size))
+    has_images = isinstance(state.model, Autoencoder)
+    examples = np.zeros(shape, np.uint8) if has_images else np.zeros(shape, np.float32)
+    batch = ImageSet(examples, np.arange(batch_size))
+    metrics = ValidationMetrics.of(state.model, state.objective, config.data, placement.device)
+    for _ in range(2):  # the first one warms up
+        began = time.monotonic()
+        validate(state.model, batch, metrics, batch_size, placement, never, plan.distributed)
     return (time.monotonic() - began) / batch_size * images

@@ -87,6 +87,9 @@ def _resident_mb(pid: int) -> float:
     return int(found[1]) / 1e3 if found else 0.0
 
 
+_LONGEST_PRODUCT = 0.2  # seconds
+
+
 def interleave(ways: Sequence[Callable[[], float]], repeats: int) -> list[list[float]]:
     """Call each function `repeats` times, interleaved, so that changes of the machine's load affect all alike."""
     found: list[list[float]] = [[] for _ in ways]
@@ -97,18 +100,27 @@ def interleave(ways: Sequence[Callable[[], float]], repeats: int) -> list[list[f
 
 
 def matmul_peak(dtype_name: str, device: str = "cpu", side: int = 4096, repeats: int = 8) -> float:
-    """The best rate of a square matrix product, in FLOP/s: the "peak" of these tables."""
+    """The best rate of a square matrix product, in FLOP/s: the "peak" of these tables.
+
+    Sides grow up to `side`, or until a product takes so long that a larger one would be no faster: without bf16
+    instructions one of 4096 takes a minute.
+    """
     import torch
 
     dtype = {"bf16": torch.bfloat16, "fp32": torch.float32}[dtype_name]
-    matrix = torch.randn(side, side, device=device).to(dtype)
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        product = matrix @ matrix
-        product[0, 0].item()
-        times.append(time.perf_counter() - start)
-    return 2 * side**3 / min(times[1:])
+    best, tried = 0.0, min(side, 512)
+    while True:
+        matrix = torch.randn(tried, tried, device=device).to(dtype)
+        times = []
+        for _ in range(repeats + 1):
+            start = time.perf_counter()
+            product = matrix @ matrix
+            product[0, 0].item()
+            times.append(time.perf_counter() - start)
+        best = max(best, 2 * tried**3 / min(times[1:]))
+        if tried >= side or min(times) > _LONGEST_PRODUCT:
+            return best
+        tried = min(side, 2 * tried)
 
 
 def arguments(description: str, **options: tuple[Any, str]) -> argparse.Namespace:
