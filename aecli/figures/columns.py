@@ -1,6 +1,7 @@
 """Words for the columns of metrics.csv, whatever losses and metrics a run has."""
 
-_WORDS = {"recon": "reconstruction", "kl": "KL divergence", "psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS"}
+_WORDS = {"recon": "reconstruction", "kl": "KL divergence", "psnr": "PSNR", "ssim": "SSIM", "lpips": "LPIPS",
+          "ssim_loss": "1 - SSIM"}  # fmt: skip
 
 
 def metric_name(column: str) -> str:

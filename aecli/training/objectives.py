@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,7 +16,7 @@ from aecli.training.discriminator import Discriminator
 
 CHARBONNIER_EPSILON = 1e-3  # on the scale of [-1, 1]: nearer than this it is like the mean squared error
 RECONSTRUCTION, PERCEPTUAL, SSIM, ADVERSARIAL, DISCRIMINATOR = (
-    "recon", "perceptual", "ssim", "adversarial", "discriminator",
+    "recon", "perceptual", "ssim_loss", "adversarial", "discriminator",
 )  # fmt: skip
 
 
@@ -126,12 +125,3 @@ def frozen(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-
-
-def perceptual_network(config: ObjectiveConfig, net: str, device: torch.device) -> LPIPS | None:
-    """Return LPIPS over `net` on `device` where the objective has a perceptual loss.
-
-    Raises:
-        WeightsError: its weights can't be had.
-    """
-    return LPIPS.from_net(net).to(device) if config.perceptual_weight else None

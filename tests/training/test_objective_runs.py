@@ -48,7 +48,7 @@ def test_with_everything_on_a_run_stopped_anywhere_and_continued_is_the_run_neve
     assert {key.split(".")[1] for key in saved if key.startswith("optimizer.")} >= {"exp_avg", "momentum_buffer"}
     assert float(saved["critic.discriminator.model.real_mean"]) != 0
     epochs = [report.row for report in reports if isinstance(report, EpochReport)]
-    names = ("recon", "kl", "perceptual", "ssim", "adversarial", "discriminator")
+    names = ("recon", "kl", "perceptual", "ssim_loss", "adversarial", "discriminator")
     assert [row["train_adversarial"] is None for row in epochs] == [True, False, False]
     assert all(math.isfinite(epochs[-1][f"train_{name}"]) for name in names)
     written = rows(tmp_path / "whole")[-1]

@@ -100,9 +100,9 @@ def test_all_parts_are_weighted_and_named_in_order():
     model, (images, output) = build("vae", width=4, beta=0.5), pairs()
     config = ObjectiveConfig(perceptual_weight=0.1, ssim_weight=0.2, adversarial_weight=0.3)
     objective = Objective(config, model, LPIPS.from_net("alex"))
-    assert objective.loss_names == ("recon", "kl", "perceptual", "ssim", "adversarial", "discriminator")
+    assert objective.loss_names == ("recon", "kl", "perceptual", "ssim_loss", "adversarial", "discriminator")
     found = objective.validation_loss(Prediction(output, images, {"kl": torch.tensor(2.0)}))
-    weights = {"recon": 1, "kl": 0.5, "perceptual": 0.1, "ssim": 0.2}
+    weights = {"recon": 1, "kl": 0.5, "perceptual": 0.1, "ssim_loss": 0.2}
     assert found.parts.keys() == weights.keys()
     total = sum(weight * found.parts[name].item() for name, weight in weights.items())
     assert found.total.item() == pytest.approx(total, rel=1e-6)
