@@ -103,9 +103,11 @@ class Learner:
             self.scaler.load_state_dict(scaler)
 
     def optimizer_bytes(self) -> int:
-        """Return the bytes of what the optimizers keep so far."""
+        """Return the bytes of what the optimizers keep so far, but for their counts of steps."""
         values = [value for each in self.optimizers for kept in each.state.values() for value in kept.values()]
-        return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
+        return sum(
+            value.numel() * value.element_size() for value in values if isinstance(value, Tensor) and value.dim()
+        )
 
     def _optimized(self) -> list[tuple[str, Optimizer, nn.Parameter]]:
         """Return each trained parameter's name, its optimizer, and what stands for it there."""

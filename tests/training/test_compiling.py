@@ -8,6 +8,7 @@ from skimage import data
 from torch import nn
 
 from aecli.configs import TrainConfig
+from aecli.configs.train import ObjectiveConfig
 from aecli.errors import DeviceError
 from aecli.models import mish as mish_module
 from aecli.models import registry
@@ -18,6 +19,7 @@ from aecli.runtime.device import Placement
 from aecli.training import compiling, loop, step
 from aecli.training.compiling import StepModel
 from aecli.training.events import Finished, Interrupted, Started
+from aecli.training.objectives import Objective
 from aecli.training.step import compiling_pays
 from tests.reference import report
 from tests.support.objectives import optimizer
@@ -130,9 +132,9 @@ def test_bf16_and_compiled_training_keeps_to_the_loss_curve_of_the_reports_fp32_
     reference.load_state_dict(model.state_dict())
     model = model.to(memory_format=torch.channels_last)
     placement = Placement(CPU, "bf16", channels_last=True)
-    loss = StepModel(model)
-    assert loss.compile(placement, 8, 64) is None
-    assert loss.is_compiled
+    step_model, objective = StepModel(model), Objective(ObjectiveConfig(), model)
+    assert step_model.compile(placement, 8, 64) is None
+    assert step_model.is_compiled
     ours, theirs = optimizer(model, 1e-3), torch.optim.Adam(reference.parameters(), lr=1e-3, betas=(0.5, 0.999))
     photograph = torch.from_numpy(data.astronaut().copy()).permute(2, 0, 1).float() / 127.5 - 1
     curves: tuple[list[float], list[float]] = ([], [])
@@ -141,7 +143,8 @@ def test_bf16_and_compiled_training_keeps_to_the_loss_curve_of_the_reports_fp32_
         batch = torch.stack([photograph[:, y : y + 64, x : x + 64] for y, x in corners])
         torch.manual_seed(1000 + number)
         with placement.autocast():
-            losses = loss(batch.contiguous(memory_format=torch.channels_last))
+            prediction = step_model(batch.contiguous(memory_format=torch.channels_last))
+        losses = objective.model_loss(prediction, number)
         losses.total.backward()
         ours.step()
         ours.zero_grad()
