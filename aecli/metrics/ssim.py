@@ -115,10 +115,11 @@ def differentiable_ssim(a: Tensor, b: Tensor) -> Tensor:
 
 def _band(like: Tensor, side: int) -> Tensor:
     """The matrix (side - margin, side) whose product with a column of length `side` is the column filtered."""
-    margin = MIN_SIDE["gaussian"] - 1
+    taps = _taps("gaussian")
+    margin = len(taps) - 1
     offsets = torch.arange(side) - torch.arange(side - margin)[:, None]
-    weights = torch.exp(-((offsets - margin // 2) ** 2) / (2 * _SIGMA**2)) * ((offsets >= 0) & (offsets <= margin))
-    return (weights / weights.sum(dim=1, keepdim=True)).to(like)
+    is_inside = (offsets >= 0) & (offsets <= margin)
+    return (taps[offsets.clamp(0, margin)] * is_inside).to(like)
 
 
 def _converted(tile: Tensor, on_luma: bool, data_range: float) -> Tensor:
