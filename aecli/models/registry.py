@@ -120,6 +120,14 @@ def build(name: str, options: Any) -> "Trainable":
     return load(name)(options)
 
 
+def build_on_meta(name: str, options: Any) -> "Trainable":
+    """Build a model without memory for its weights: for names, shapes and counts."""
+    import torch
+
+    with torch.device("meta"):
+        return build(name, options)
+
+
 def type_name(hint: Any) -> str:
     """Return a type's name for messages, without None."""
     return " or ".join(getattr(kind, "__name__", str(kind)) for kind in alternatives(hint))

@@ -5,8 +5,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from aecli.configs import ModelsConfig
 from aecli.errors import AecliError, CheckpointError
 from aecli.models import registry
@@ -80,8 +78,7 @@ def describe_model(name: str, target: str, image_size: int) -> ModelFacts:
     """Build a registered model on the meta device; count parameters and floating-point operations of a forward pass."""
     try:
         options = registry.resolve_options(name, {})
-        with torch.device("meta"):
-            model = registry.build(name, options)
+        model = registry.build_on_meta(name, options)
     except AecliError as error:
         return ModelFacts(name, target, error=str(error))
     parameters = sum(parameter.numel() for parameter in model.parameters())

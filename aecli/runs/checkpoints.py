@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -200,8 +199,7 @@ def _build(path: Path, document: Mapping[str, Any], named: str | None) -> tuple[
         )
     try:
         options = registry.resolve_options(name, given)
-        with torch.device("meta"):
-            return name, options, registry.build(name, options)
+        return name, options, registry.build_on_meta(name, options)
     except AecliError as error:
         raise CheckpointError(f"{path}: its model {short_repr(name)} can't be built: {message_of(error)}") from error
     except _PLUGIN_FAILURES as error:

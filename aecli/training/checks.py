@@ -4,7 +4,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import nn
 
 from aecli.configs import TrainConfig
@@ -54,8 +53,7 @@ def validate_pieces(config: TrainConfig, model_options: Any) -> None:
     if config.data.fit != RANDOM_CROP:
         return
     name, side = config.model.name, config.data.image_size
-    with torch.device("meta"):
-        model = registry.build(name, model_options)
+    model = registry.build_on_meta(name, model_options)
     if not isinstance(model, Autoencoder):
         raise ConfigError(f"--fit {RANDOM_CROP}: {name} is trained on latents, which are no images")
     if tuple(model.latent_shape(side)) == tuple(model.latent_shape(2 * side)):

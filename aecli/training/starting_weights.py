@@ -10,7 +10,6 @@ from torch import Tensor
 from aecli.configs.checks import MODEL_FLAGS
 from aecli.errors import CheckpointError, count_of, message_of
 from aecli.models import registry
-from aecli.models.base import Trainable
 from aecli.runs import checkpoints
 from aecli.training.plan import Plan
 
@@ -46,7 +45,7 @@ def load_starting_weights(plan: Plan) -> StartingWeights | None:
             f"{flag} {now}: the weights {init.path}, which --init names, have {'none' if theirs is None else theirs}\n"
             f"hint: leave {flag} out to take theirs"
         )
-    built = _on_meta(model.name, plan.model_options)
+    built = registry.build_on_meta(model.name, plan.model_options)
     tensors, left = checkpoints.load_weights(init.path, built)
     parts = [f"beginning from {init.path}: {count_of(len(tensors), 'tensor')} taken"]
     for names, what in ((left, "left"), ([key for key in built.state_dict() if key not in tensors], "new")):
@@ -74,9 +73,4 @@ def _misfit(name: str, options: Any, recorded: Mapping[str, Any]) -> tuple[str, 
 
 
 def _shapes(name: str, options: Any) -> dict[str, torch.Size]:
-    return {key: value.shape for key, value in _on_meta(name, options).state_dict().items()}
-
-
-def _on_meta(name: str, options: Any) -> Trainable:
-    with torch.device("meta"):
-        return registry.build(name, options)
+    return {key: value.shape for key, value in registry.build_on_meta(name, options).state_dict().items()}
