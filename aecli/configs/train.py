@@ -182,6 +182,10 @@ class OptimizationConfig(CheckedOptions):
     sync_batchnorm: str = option("auto", "Batch statistics over all processes; auto: on CUDA, the only device on which "
                                  "PyTorch can.", MACHINE, choices=SYNC_MODES, may_change=FREELY)  # fmt: skip
 
+    def stops_early(self, epochs: int, best_epoch: int) -> bool:
+        """Whether a run of so many finished epochs has had enough of them since its best one."""
+        return self.patience is not None and epochs - best_epoch >= self.patience
+
     def total_steps(self, batches: int) -> int:
         """Return the steps of the whole run, whose epochs have so many batches."""
         return self.epochs * batches if self.steps is None else self.steps

@@ -164,7 +164,7 @@ def foresee_run(plan: Plan, listings: Listings) -> tuple[RunFolder, str, int]:
     epochs, steps = progress(folder)  # 0 where nothing is saved yet
     best = ((read_document(folder.last) if folder.last.exists() else None) or {}).get("best")
     best_epoch = best.get("epoch") if isinstance(best, dict) else None
-    if plan.is_complete(epochs, steps, is_count(best_epoch) and plan.stops_early(epochs, best_epoch)):
+    if plan.is_complete(epochs, steps, is_count(best_epoch) and config.optimization.stops_early(epochs, best_epoch)):
         return folder, "finished", steps
     return folder, "resumes" if steps else "new", steps
 
@@ -267,7 +267,7 @@ def _time_validation(plan: Plan, state: TrainState, images: int) -> float:
     has_images = isinstance(state.model, Autoencoder)
     examples = np.zeros(shape, np.uint8) if has_images else np.zeros(shape, np.float32)
     batch = ImageSet(examples, np.arange(batch_size))
-    metrics = ValidationMetrics.of(state.model, state.objective, config.data, placement.device)
+    metrics = ValidationMetrics.of(state.model, state.objective, config.data, images, placement.device)
     for _ in range(2):  # the first one warms up
         began = time.monotonic()
         validate(state.model, batch, metrics, batch_size, placement, never, plan.distributed)

@@ -165,7 +165,7 @@ def train_epoch(session: Session, monitor: DivergenceMonitor) -> Iterator[StepRe
         for images in session.throughput.measure(islice(batches, session.batches - counters.batch)):
             count = loader.count(counters.batch)
             lr = session.schedule(counters.step, state.rows)
-            train_step(images, count, lr, plan, state, session.model, session.sync.detector)
+            train_step(images, count, lr, plan, state, session.step_model, session.sync.detector)
             counters.seconds = time.monotonic() - began
             session.throughput.images += count
             if session.sync.is_due() or counters.batch == session.batches:
@@ -214,7 +214,7 @@ def finish_epoch(session: Session, checkpointer: Checkpointer) -> EpochReport:
     }
     if state.begins_adversarial_phase:
         checkpointer.keep_best_before_adversarial()
-    state.finish_epoch(row, config.optimization.best_by, config.optimization.patience)
+    state.finish_epoch(row, config.optimization)
     best = state.best.metrics
     best_loss = best["train_loss"] if best["val_loss"] is None else best["val_loss"]
     assert best_loss is not None  # every row has a train loss

@@ -70,14 +70,9 @@ class Plan:
         model = sync_batchnorm(model, config.optimization.sync_batchnorm, placement.device, self.distributed).train()
         if config.optimization.train == "decoder":
             freeze_encoder(model)
-        perceptual = LPIPS.from_net(self.perceptual_net).to(placement.device) if self.perceptual_net else None
+        perceptual = LPIPS.from_net(self.perceptual_net) if self.perceptual_net else None
         objective = Objective(config.objective, model, perceptual).to(placement.device)
         return TrainState(model, objective, placement, config.optimization)
-
-    def stops_early(self, epochs: int, best_epoch: int) -> bool:
-        """Whether a run of so many finished epochs has had enough of them since its best one."""
-        patience = self.config.optimization.patience
-        return patience is not None and epochs - best_epoch >= patience
 
     def is_complete(self, epochs: int, steps: int, stopped_early: bool) -> bool:
         """Whether that many finished epochs and steps are all that the config asks for."""

@@ -35,7 +35,7 @@ class Session:
     folder: RunFolder
     state: TrainState
     inputs: Inputs
-    model: StepModel
+    step_model: StepModel
     schedule: Schedule
     metrics: ValidationMetrics
     sync: LossSync

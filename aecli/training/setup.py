@@ -114,9 +114,9 @@ def prepare(
     if isinstance(inputs.loader, StreamLoader):
         resources.enter_context(closing(inputs.loader))
     _validate_epochs(plan, run, state, inputs.loader)
-    model = yield from compile_step(plan, state, inputs.loader.batches, run.recorded, should_stop)
+    step_model = yield from compile_step(plan, state, inputs.loader.batches, run.recorded, should_stop)
     placement = {
-        **plan.placement.describe(), "compile": model.is_compiled, "processes": distributed.world_size,
+        **plan.placement.describe(), "compile": step_model.is_compiled, "processes": distributed.world_size,
     }  # fmt: skip
     if distributed.is_main_process:
         _write_config(run, plan, data, placement)
@@ -125,9 +125,11 @@ def prepare(
     sync = LossSync(distributed, state, inputs.loader.stream_positions, should_stop)
     optimization = config.optimization
     schedule = build_schedule(optimization, state.model.plateau_epochs, optimization.total_steps(inputs.loader.batches))
-    metrics = ValidationMetrics.of(state.model, state.objective, config.data, plan.validation_placement.device)
-    session = Session(plan, run.folder, state, inputs, model, schedule, metrics, sync, ThroughputMeter(), should_stop,
-                      _conversions(data.record))  # fmt: skip
+    metrics = ValidationMetrics.of(
+        state.model, state.objective, config.data, len(inputs.val), plan.validation_placement.device
+    )
+    session = Session(plan, run.folder, state, inputs, step_model, schedule, metrics, sync, ThroughputMeter(),
+                      should_stop, _conversions(data.record))  # fmt: skip
     yield _started(session, data, placement)
     start, steps = config.objective.adversarial_start, optimization.total_steps(inputs.loader.batches)
     if state.critics and start >= steps:
@@ -152,7 +154,8 @@ def open_run(plan: Plan, listings: Mapping[str, Listing], resources: ExitStack) 
     tensors, document = load_state(choice.folder.last)
     validate_same_state(distributed, choice.folder, document)
     # Anew: --patience may be another one than when it was saved.
-    document = replace(document, stopped_early=plan.stops_early(document.counters.epoch, document.best.epoch))
+    is_over = plan.config.optimization.stops_early(document.counters.epoch, document.best.epoch)
+    document = replace(document, stopped_early=is_over)
     recorded = distributed.broadcast_object(choice.folder.read_config() if is_main else None)
     return OpenedRun(choice.folder, choice.notice, recorded, (tensors, document))
 

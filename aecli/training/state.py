@@ -102,7 +102,7 @@ class TrainState:
         start, counters = self.objective.config.adversarial_start, self.counters
         return bool(self.critics) and counters.step - counters.batch <= start < counters.step
 
-    def finish_epoch(self, row: Row, best_by: str, patience: int | None) -> None:
+    def finish_epoch(self, row: Row, config: OptimizationConfig) -> None:
         """Add the epoch's row, and keep the weights if it is the best so far, by what `best_by` names.
 
         That is the validation loss, PSNR or LPIPS; the train loss where nothing is validated.
@@ -112,13 +112,13 @@ class TrainState:
         counters = self.counters
         counters.epoch, counters.batch, counters.seconds = counters.epoch + 1, 0, 0.0
         self.sums.zero_()
-        loss = criterion(row, best_by)
+        loss = criterion(row, config.best_by)
         if loss < self.best.loss or begins_phase:
             metrics = {key: value for key, value in row.items() if key.startswith(("train_", "val_"))}
             self.best = Best(loss, counters.epoch, metrics)
             weights = self.eval_model.state_dict()
             self.unsaved_best = {key: value.detach().clone() for key, value in weights.items()}
-        self.stopped_early = patience is not None and counters.epoch - self.best.epoch >= patience
+        self.stopped_early = config.stops_early(counters.epoch, self.best.epoch)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return every tensor of the state, under the names that last.safetensors gives them."""

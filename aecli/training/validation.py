@@ -46,15 +46,18 @@ class ValidationMetrics:
 
     @classmethod
     def of(
-        cls, model: Trainable, objective: Objective, config: DataConfig, device: torch.device
+        cls, model: Trainable, objective: Objective, config: DataConfig, images: int, device: torch.device
     ) -> "ValidationMetrics":
-        """Load LPIPS where the images are large enough for it; a prior has no images.
+        """Load LPIPS where there are images, large enough for it; a prior has none. An objective's own is taken.
 
         Raises:
             WeightsError: LPIPS' weights can't be read.
         """
-        has_lpips = isinstance(model, Autoencoder) and config.image_size >= LPIPS_MIN_SIDE["alex"]
-        lpips = LPIPS.from_net("alex").to(device) if has_lpips else None
+        has_images = images > 0 and isinstance(model, Autoencoder)
+        lpips = None
+        if has_images and config.image_size >= LPIPS_MIN_SIDE["alex"]:
+            own = objective.perceptual
+            lpips = own if own is not None and own.net == "alex" else LPIPS.from_net("alex").to(device)
         return cls(objective, lpips, config.val_images)
 
 

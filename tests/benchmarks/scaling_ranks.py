@@ -71,7 +71,7 @@ def measure(session: Session, repeats: int) -> dict[str, Any]:
     if session.distributed.world_size == 1:
         found["step_s"] = min(_epoch(session) for _ in range(repeats))
         return found
-    replica = session.model._replica
+    replica = session.step_model._replica
     assert replica is not None
     buckets = [torch.zeros(size // 4, device=device) for size in _bucket_sizes(replica)]
     found["gradient_bytes"] = sum(each.nbytes for each in buckets)
