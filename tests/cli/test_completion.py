@@ -170,7 +170,7 @@ LISTS = {
     "aecli grid --model runs/vae/": {"runs/vae/last.safetensors", "runs/vae/model.safetensors"},
     "aecli train vae --data d": {"data/", "demo"},
     "aecli train vae --data ph": {"photos/", "photos.zip"},
-    "aecli train vae --val-": {"--val-data", "--val-fraction"},
+    "aecli train vae --val-": {"--val-data", "--val-fraction", "--val-images"},
     "aecli ": {"train", "reconstruct", "sample", "interpolate", "traverse", "eval", "grid", "models"},
 }
 
