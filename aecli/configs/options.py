@@ -195,6 +195,10 @@ def _checked_tuple(each: OptionField, value: Any) -> tuple[Any, ...]:
         raise _unexpected(each, brief_repr(value), "a list")
     choices = each.option.choices
     parts = [plain(part) for part in value]
+    if get_args(each.hint)[0] is int:
+        if not parts or not all(type(part) is int and _is_within(each.option, part) for part in parts):
+            raise _unexpected(each, brief_repr(value), f"whole numbers from {each.option.least} to {each.option.most}")
+        return tuple(parts)
     if each.option.completes == "prediction":
         parts = [part if isinstance(part, str) else named_images(each.flag, each.name, part) for part in parts]
     for part in parts:

@@ -1,9 +1,11 @@
 """The interfaces that models implement, for training, inference and the command line."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -32,6 +34,24 @@ class Prediction:
     stats: Mapping[str, Tensor] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What a latent keeps of an image: `numbers` of the `pixels`' (three each), or bits a pixel if it is discrete."""
+
+    numbers: int
+    pixels: int
+    bits_per_pixel: float | None = None
+
+    def __str__(self) -> str:
+        """`1/12`, or `1.5 bits a pixel`; a share with a large denominator is rounded to 1/N or a percentage."""
+        if self.bits_per_pixel is not None:
+            return f"{self.bits_per_pixel:.3g} bits a pixel"
+        share = Fraction(self.numbers, self.pixels)
+        if share.numerator == 1 or share.denominator <= 64:
+            return str(share)
+        return f"{100 * float(share):.3g} %"
+
+
 class Trainable(nn.Module, ABC):
     """A model that can be trained. A subclass sets `Options`, a frozen dataclass, and takes one as its only argument.
 
@@ -41,9 +61,10 @@ class Trainable(nn.Module, ABC):
     """
 
     Options: ClassVar[type[Any]]
-    size_multiple: ClassVar[int] = 1  # image sides must be multiples of it
+    size_multiple: int = 1  # image sides must be multiples of it; may be set on the instance
     stat_names: ClassVar[tuple[str, ...]] = ()  # the keys of its `stats`
     betas: ClassVar[tuple[float, float]] = (0.5, 0.999)  # Adam's; the report's
+    closed_form: ClassVar[bool] = False  # whether `prepare` is all of its training; it has no parameters then
     plateau_epochs: ClassVar[int] = 10  # patience of ReduceLROnPlateau, on the training loss; the report's
 
     options: Any
@@ -76,7 +97,7 @@ class Trainable(nn.Module, ABC):
 class Autoencoder(Trainable):
     """Maps images float (N, 3, H, W) in [-1, 1], whose sides are multiples of `size_multiple`, to latents and back."""
 
-    size_multiple: ClassVar[int] = 32
+    size_multiple: int = 32
     prior_is_normal: ClassVar[bool] = False  # whether training pulls the latents towards N(0, I)
     decoder_modules: ClassVar[tuple[str, ...]] = ("decoder",)  # what `--train decoder` trains
 
@@ -103,6 +124,25 @@ class Autoencoder(Trainable):
     @abstractmethod
     def latent_shape(self, image_size: int) -> tuple[int, ...]:
         """Return the shape of one image's latent, without the batch dimension."""
+
+    @property
+    def bits_per_latent(self) -> float | None:
+        """Bits that one position of the latent takes where it is discrete, or None."""
+        return None
+
+    def kept(self, image_size: int) -> "Kept":
+        """Return what the latent keeps of an image of that side."""
+        shape = self.latent_shape(image_size)
+        pixels = image_size**2
+        bits = self.bits_per_latent
+        positions = math.prod(shape[1:])
+        return Kept(math.prod(shape), 3 * pixels, None if bits is None else bits * positions / pixels)
+
+    def prepare(self, batches: Iterable[Tensor]) -> None:
+        """Set what is fitted to data before the first step of a new run, such as a codebook; by default nothing.
+
+        `batches` are images (N, 3, S, S) in [-1, 1] as the steps will see them.
+        """
 
     def predict(self, examples: Tensor, noise: Tensor | None = None) -> Prediction:
         """Return reconstructions of images (N, 3, H, W) beside the images."""

@@ -31,6 +31,19 @@ class VAEOptions(AutoencoderOptions):
 
 
 @dataclass(frozen=True)
+class PatchOptions(CheckedOptions):
+    """Those of models whose latent has a position for each patch of the image."""
+
+    downsampling: int = option(8, "Side of the patch that a position of the latent stands for, in pixels.", MODEL,
+                               least=2, most=64)  # fmt: skip
+    latent_dim: int = option(16, "Latent channels.", MODEL, least=1, most=65536)
+
+    def _check_together(self) -> None:
+        numbers = 3 * self.downsampling**2
+        require(self.latent_dim <= numbers, "--latent-dim", self.latent_dim, f"at most the {numbers} of a patch")
+
+
+@dataclass(frozen=True)
 class FlowOptions:
     """Those of the flow: latents are projected to `channels`; the others are the transformer's.
 

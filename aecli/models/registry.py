@@ -21,7 +21,12 @@ if TYPE_CHECKING:
     from aecli.models.base import Trainable
 
 ENTRY_POINT_GROUP = "aecli.models"
-_BUILT_IN = {"ae": "aecli.models.ae:AE", "vae": "aecli.models.vae:VAE", "prior": "aecli.models.flow:Flow"}
+_BUILT_IN = {
+    "ae": "aecli.models.ae:AE",
+    "vae": "aecli.models.vae:VAE",
+    "pca": "aecli.models.pca:PCA",
+    "prior": "aecli.models.flow:Flow",
+}
 PRIORS = ("prior",)  # names of built-ins that are not autoencoders
 
 
@@ -130,11 +135,18 @@ def build_on_meta(name: str, options: Any) -> "Trainable":
 
 def type_name(hint: Any) -> str:
     """Return a type's name for messages, without None."""
+    if typing.get_origin(hint) is tuple:
+        return f"{type_name(typing.get_args(hint)[0])}s with commas between"
     return " or ".join(getattr(kind, "__name__", str(kind)) for kind in alternatives(hint))
 
 
 def _convert(key: str, value: Any, hint: Any) -> Any:
-    """Convert `value` to the option's type: text is parsed, and an int accepted as a float."""
+    """Convert `value` to the option's type: text is parsed, and an int accepted as a float; 8,5,5 is a tuple."""
+    if typing.get_origin(hint) is tuple:
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list | tuple):
+            raise ConfigError(f"--option {key}={value}: expected {type_name(hint)}")
+        return tuple(_convert(key, part, typing.get_args(hint)[0]) for part in parts)
     kinds = alternatives(hint)
     is_optional = kinds != (hint,)
     if value is None and is_optional or isinstance(value, str) and value.lower() == "none" and is_optional:

@@ -13,7 +13,7 @@ from aecli.errors import CheckpointError, ConfigError, DataError, DeviceError
 from aecli.metrics.lpips import MIN_SIDE as LPIPS_MIN_SIDE
 from aecli.metrics.ssim import MIN_SIDE as SSIM_MIN_SIDE
 from aecli.models import registry
-from aecli.models.base import Autoencoder
+from aecli.models.base import Autoencoder, Trainable
 from aecli.runs.folder import RunFolder
 from aecli.runtime.device import Placement
 from aecli.runtime.distributed import Distributed
@@ -24,12 +24,17 @@ from aecli.training.state import TrainState
 from aecli.training.state_schema import StateDocument
 
 
-def validate_options(config: TrainConfig, distributed: Distributed, placement: Placement) -> None:
+def validate_options(config: TrainConfig, model: Trainable, distributed: Distributed, placement: Placement) -> None:
     """Raise ConfigError or DeviceError where options contradict each other, the model or the number of processes."""
-    multiple = registry.load(config.model.name).size_multiple
+    multiple = model.size_multiple
     image_size, batch_size = config.data.image_size, config.optimization.batch_size
     if image_size % multiple:
         raise ConfigError(f"--image-size {image_size}: model {config.model.name!r} needs a multiple of {multiple}")
+    if model.closed_form and (config.optimization.steps is not None or config.optimization.epochs != 1):
+        raise ConfigError(
+            f"--epochs: model {config.model.name!r} is fitted in one pass over the images\n"
+            f"hint: leave --epochs, --steps and --recipe out, or use --epochs 1"
+        )
     if config.optimization.steps is None and is_stream(config.data.source):
         raise ConfigError(f"--steps: {config.data.source} is a stream, which has no end\nhint: set --steps")
     if batch_size < distributed.world_size:
@@ -45,7 +50,7 @@ def validate_options(config: TrainConfig, distributed: Distributed, placement: P
         raise DeviceError("--device mps: can't be shared by several processes\nhint: use --device cpu")
 
 
-def validate_pieces(config: TrainConfig, model_options: Any) -> None:
+def validate_pieces(config: TrainConfig, model: Trainable) -> None:
     """Raise ConfigError where a model that is to be trained on pieces of pictures can't have images of other sizes.
 
     Its latent then doesn't grow with the image.
@@ -53,7 +58,6 @@ def validate_pieces(config: TrainConfig, model_options: Any) -> None:
     if config.data.fit != RANDOM_CROP:
         return
     name, side = config.model.name, config.data.image_size
-    model = registry.build_on_meta(name, model_options)
     if not isinstance(model, Autoencoder):
         raise ConfigError(f"--fit {RANDOM_CROP}: {name} is trained on latents, which are no images")
     if tuple(model.latent_shape(side)) == tuple(model.latent_shape(2 * side)):
@@ -107,7 +111,7 @@ def validate_same_data(distributed: Distributed, record: Mapping[str, Any]) -> N
 
 
 def validate_batch_statistics(
-    model: nn.Module, config: TrainConfig, distributed: Distributed, loader: BatchLoader
+    model: Trainable, config: TrainConfig, distributed: Distributed, loader: BatchLoader
 ) -> None:
     """Raise ConfigError where batch normalisation would take the variance of a single value.
 
@@ -115,7 +119,7 @@ def validate_batch_statistics(
     """
     has_batch_norm = any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
     image_size, batch_size = config.data.image_size, config.optimization.batch_size
-    if not has_batch_norm or image_size != registry.load(config.model.name).size_multiple:
+    if not has_batch_norm or image_size != model.size_multiple:
         return
     if loader.images == 1:
         raise DataError(

@@ -35,14 +35,19 @@ class Learner:
         return [each for each in self.module.parameters() if each.requires_grad]
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate the gradients of a loss."""
+        """Accumulate the gradients of a loss; a network fitted in closed form has none."""
+        if not self.optimizers:
+            return
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def step(self, lr: float) -> Tensor | None:
         """Update the weights from the accumulated gradients, and clear these; return the gradients' norm.
 
-        Under fp16's loss scaling the norm is None, unless gradients are clipped: single steps overflow and are skipped.
+        A network fitted in closed form has nothing to update, and no norm. Under fp16's loss scaling the norm is None,
+        unless gradients are clipped: single steps overflow and are skipped.
         """
+        if not self.optimizers:
+            return None
         matrix_gradients(self._matrices)
         optimized, norm = [self._matrices.get(each, each) for each in self.parameters], None
         if self.clip_norm is not None:

@@ -30,6 +30,8 @@ def build_optimizers(
     from and to pixels; AdamW takes the rest.
     """
     parameters = [each for each in module.parameters() if each.requires_grad]
+    if not parameters:
+        return [], {}
     lr, decay = config.lr, config.weight_decay
     fused = bool(parameters) and parameters[0].device.type in ("cpu", "cuda")
     if config.optimizer == "adam":

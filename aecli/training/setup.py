@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from aecli.configs import TrainConfig
@@ -14,8 +15,8 @@ from aecli.data.image_ref import split_indices
 from aecli.data.inventory import Listing
 from aecli.data.streams import Stream
 from aecli.errors import CheckpointError
-from aecli.models.base import Prior
-from aecli.progress import Notice, StopRequest
+from aecli.models.base import Autoencoder, Prior
+from aecli.progress import Notice, Progress, StopRequest
 from aecli.runs.data_changes import SourceChange, as_recorded, notices_of, source_changes
 from aecli.runs.folder import RunFolder
 from aecli.runtime.device import hardware, versions
@@ -114,6 +115,8 @@ def prepare(
     if isinstance(inputs.loader, StreamLoader):
         resources.enter_context(closing(inputs.loader))
     _validate_epochs(plan, run, state, inputs.loader)
+    if run.saved is None and weights is None:
+        yield from _prepare_model(plan, state, inputs)
     step_model = yield from compile_step(plan, state, inputs.loader.batches, run.recorded, should_stop)
     placement = {
         **plan.placement.describe(), "compile": step_model.is_compiled, "processes": distributed.world_size,
@@ -281,6 +284,16 @@ def _open_inputs(
         return Inputs(StreamLoader(train, config, plan.placement, plan.distributed, state.stream_positions), val)
     train, val = bring_to_device(train, val, device)
     return Inputs(DatasetLoader(train, config, plan.placement, plan.distributed), val)
+
+
+def _prepare_model(plan: Plan, state: TrainState, inputs: Inputs) -> Generator[TrainReport, None, None]:
+    """Fit what a model fits to images before its first step, such as a linear path or a codebook."""
+    model = state.model
+    if not isinstance(model, Autoencoder) or type(model).prepare is Autoencoder.prepare:
+        return
+    yield Progress("fitting to images", 0, 1)
+    torch.manual_seed(plan.config.run.seed)
+    state.prepare(inputs.loader.preparation(), plan.distributed)
 
 
 def _validate_epochs(plan: Plan, run: OpenedRun, state: TrainState, loader: BatchLoader) -> None:

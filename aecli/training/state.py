@@ -1,6 +1,6 @@
 """All that a run is, saved and restored. It holds no random state: randomness follows from the seed and the step."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.amp import GradScaler
 
 from aecli.configs.train import OptimizationConfig
-from aecli.models.base import Trainable
+from aecli.models.base import Autoencoder, Trainable
 from aecli.runtime.device import Placement
+from aecli.runtime.distributed import Distributed
 from aecli.training.learner import Learner
 from aecli.training.objectives import Objective
 from aecli.training.optim import build_critic_optimizer, build_ema, build_optimizers
@@ -69,6 +70,15 @@ class TrainState:
         zero = torch.zeros((), device=self.sums.device)
         values = [zero if total is None else total, *(parts.get(name, zero) for name in self.names)]
         self.sums += weight * torch.stack([value.detach() for value in values])
+
+    def prepare(self, batches: Iterable[Tensor], distributed: Distributed) -> None:
+        """Let the model be fitted to images before the first step, on the main process, and all take its weights."""
+        assert isinstance(self.model, Autoencoder)  # for the type checker: priors are fitted as their latents are read
+        if distributed.is_main_process:
+            self.model.prepare(batches)
+        distributed.broadcast_tensors([*self.model.parameters(), *self.model.buffers()])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(self.model.state_dict())
 
     def update_ema(self) -> None:
         """Move the average towards the weights."""

@@ -88,7 +88,7 @@ def compile_step(
         if failure:
             model.give_up_compiling()
             yield Notice(f"training uncompiled: {failure}")
-    if distributed.world_size > 1:
+    if distributed.world_size > 1 and state.learner.parameters:
         model.replicate(plan.placement, *size)
     return model
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.names import AUTOENCODERS
 from tests.support.trained import write_images
 
 SECONDS = 60.0  # for an answer; a completion starts aecli, on a busy machine
@@ -165,7 +166,7 @@ def test_what_bash_makes_of_a_tab(bash, place, typed):
 
 
 LISTS = {
-    "aecli reconstruct --model ": {"ae", "vae", "runs/ae", "runs/vae", "runs/vae-2"},
+    "aecli reconstruct --model ": {*AUTOENCODERS, "runs/ae", "runs/vae", "runs/vae-2"},
     "aecli reconstruct --model runs/": {"runs/ae", "runs/vae", "runs/vae-2", "runs/notes/"},
     "aecli grid --model runs/vae/": {"runs/vae/last.safetensors", "runs/vae/model.safetensors"},
     "aecli train vae --data d": {"data/", "demo"},
@@ -239,7 +240,7 @@ def test_what_fish_gets(place, line):
 def test_a_folder_of_runs_that_cannot_be_read_offers_nothing(place):
     answer = ask(place, "fish", "aecli grid --runs mine.toml --model runs/v", "get-args").stdout.split()
     assert sorted(answer) == ["runs/vae", "runs/vae-2"]  # as paths that they are
-    assert ask(place, "fish", "aecli grid --runs absent --model ", "get-args").stdout.split() == ["ae", "vae"]
+    assert ask(place, "fish", "aecli grid --runs absent --model ", "get-args").stdout.split() == list(AUTOENCODERS)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ import typer
 from aecli.cli.app import app
 from tests.support import resuming
 from tests.support.commands import reference
+from tests.support.names import AUTOENCODERS
 from tests.support.trained import JOBS, invoke, ok, ok_json
 
 ROOT = Path(__file__).parent.parent.parent
@@ -53,7 +54,7 @@ WRONG = [
 COMPLETIONS = {
     "aecli ": set(COMMANDS),
     "aecli rec": {"reconstruct"},
-    "aecli train ": {"ae", "vae", "prior"},
+    "aecli train ": {*AUTOENCODERS, "prior"},
     "aecli train v": {"vae"},
     "aecli train vae --val-": {"--val-data", "--val-images", "--val-fraction"},
     "aecli train vae --fit ": {"squash", "crop", "random-crop"},
@@ -61,7 +62,7 @@ COMPLETIONS = {
     "aecli train vae --data d": {"demo"},
     "aecli train vae --device c": {"cpu", "cuda"},
     "aecli train vae --precision b": {"bf16"},
-    "aecli reconstruct --model ": {"ae", "vae"},
+    "aecli reconstruct --model ": set(AUTOENCODERS),
     "aecli reconstruct --split t": {"train"},
     "aecli sample --model v": {"vae"},
     "aecli grid --model a": {"ae"},

@@ -34,7 +34,7 @@ def refused(*words, flags=None, config=None, model="vae"):
 
 
 def test_report_is_the_default_and_equals_the_dataclass():
-    assert layering.names() == ["prior", "quick", "report"]
+    assert {"prior", "quick", "report"} <= set(layering.names())
     assert layer("vae", {}) == TrainConfig("vae")
     assert layer("vae", {"recipe": "report"}) == TrainConfig("vae")
 
