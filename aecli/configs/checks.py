@@ -23,6 +23,7 @@ PERCEPTUAL_NETS = ("auto", "alex", "vgg")
 OPTIMIZERS = ("adam", "adamw", "muon")
 SCHEDULES = ("plateau", "constant", "cosine")
 BEST_BY = ("loss", "psnr", "lpips")
+BOTTLENECKS = ("none", "kl")  # of the residual autoencoder
 TRAINED_PARTS = ("all", "decoder")
 SPLITS = ("all", "train", "val")
 DEFAULT_METRICS = ("psnr", "ssim", "lpips")

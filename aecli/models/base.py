@@ -62,7 +62,7 @@ class Trainable(nn.Module, ABC):
 
     Options: ClassVar[type[Any]]
     size_multiple: int = 1  # image sides must be multiples of it; may be set on the instance
-    stat_names: ClassVar[tuple[str, ...]] = ()  # the keys of its `stats`
+    stat_names: tuple[str, ...] = ()  # the keys of its `stats`
     betas: ClassVar[tuple[float, float]] = (0.5, 0.999)  # Adam's; the report's
     closed_form: ClassVar[bool] = False  # whether `prepare` is all of its training; it has no parameters then
     plateau_epochs: ClassVar[int] = 10  # patience of ReduceLROnPlateau, on the training loss; the report's

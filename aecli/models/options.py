@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from aecli.configs.checks import require
+from aecli.configs.checks import BOTTLENECKS, require
 from aecli.configs.options import MODEL, CheckedOptions, option
 
 
@@ -41,6 +41,23 @@ class PatchOptions(CheckedOptions):
     def _check_together(self) -> None:
         numbers = 3 * self.downsampling**2
         require(self.latent_dim <= numbers, "--latent-dim", self.latent_dim, f"at most the {numbers} of a patch")
+
+
+@dataclass(frozen=True)
+class ResNetOptions(PatchOptions):
+    """Those of the residual autoencoder and of its bottlenecks."""
+
+    width: int = option(64, "Channels of the finest stage of the decoder; coarser ones have 2 and 4 times as many.",
+                        MODEL, least=1, most=4096)  # fmt: skip
+    depth: int = option(2, "Residual blocks of each stage of the decoder; the encoder has one.", MODEL, least=0,
+                        most=64)  # fmt: skip
+    bottleneck: str = option("none", "What lies between encoder and decoder.", MODEL, choices=BOTTLENECKS)
+    beta: float = option(1e-6, "Weight of the KL term of bottleneck kl.", MODEL, least=0)
+
+    def _check_together(self) -> None:
+        super()._check_together()
+        sides = (4, 8, 16, 32)
+        require(self.downsampling in sides, "--option downsampling", self.downsampling, "4, 8, 16 or 32")
 
 
 @dataclass(frozen=True)

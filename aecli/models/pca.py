@@ -6,7 +6,7 @@ from torch import Tensor
 
 from aecli.models.base import Autoencoder, Encoded
 from aecli.models.options import PatchOptions
-from aecli.models.patches import PatchMap
+from aecli.models.patches import PatchDecoder, PatchEncoder, fit_patches
 
 
 class PCA(Autoencoder):
@@ -14,26 +14,28 @@ class PCA(Autoencoder):
 
     Options = PatchOptions
     closed_form = True
-    decoder_modules = ()
 
     def __init__(self, options: PatchOptions) -> None:
         """Build it; `prepare` fits it."""
         super().__init__()
         self.options = options
         self.size_multiple = options.downsampling
-        self.patches = PatchMap(options.downsampling, options.latent_dim).requires_grad_(False)
+        self.encoder = PatchEncoder(options.downsampling, options.latent_dim)
+        self.decoder = PatchDecoder(options.downsampling, options.latent_dim)
+        self.requires_grad_(False)
 
     def prepare(self, batches: Iterable[Tensor]) -> None:
         """Fit it to images (N, 3, S, S) in [-1, 1]."""
-        self.patches.fit(batches)
+        fit_patches(self.encoder, self.decoder, batches)
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Encoded:
         """Return latents (N, latent_dim, H/f, W/f) of images (N, 3, H, W) in [-1, 1]."""
-        return Encoded(self.patches.encode(images))
+        return Encoded(self.encoder(images))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images (N, 3, H, W) in [-1, 1]."""
-        return self.patches.decode(latents).clamp(-1, 1)
+        images: Tensor = self.decoder(latents)
+        return images.clamp(-1, 1)
 
     def latent_shape(self, image_size: int) -> tuple[int, ...]:
         """Return (latent_dim, side, side)."""

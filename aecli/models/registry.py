@@ -25,6 +25,7 @@ _BUILT_IN = {
     "ae": "aecli.models.ae:AE",
     "vae": "aecli.models.vae:VAE",
     "pca": "aecli.models.pca:PCA",
+    "resnet": "aecli.models.resnet:ResNet",
     "prior": "aecli.models.flow:Flow",
 }
 PRIORS = ("prior",)  # names of built-ins that are not autoencoders

@@ -8,7 +8,7 @@ import torch
 
 from aecli.errors import ConfigError
 from aecli.models import registry
-from aecli.models.patches import PatchMap
+from aecli.models.patches import PatchDecoder, PatchEncoder, fit_patches
 from tests.support.photographs import photographs
 
 
@@ -22,15 +22,15 @@ def patches_of(images, side):
 @pytest.mark.parametrize("side", [4, 8])
 def test_reconstructions_are_those_of_numpy_s_principal_components(side):
     images = photographs(6, 32)
-    fitted = PatchMap(side, 12)
-    fitted.fit(images.split(2))
+    encoder, decoder = PatchEncoder(side, 12), PatchDecoder(side, 12)
+    fit_patches(encoder, decoder, images.split(2))
     patches = patches_of(images.double().numpy(), side)
     mean = patches.mean(0)
     components = np.linalg.svd(patches - mean, full_matrices=False)[2][:12]
     expected = (patches - mean) @ components.T @ components + mean
-    latents = fitted.encode(images)
+    latents = encoder(images)
     with torch.no_grad():
-        made = patches_of(fitted.decode(latents).double().numpy(), side)
+        made = patches_of(decoder(latents).double().numpy(), side)
     np.testing.assert_allclose(made, expected, atol=2e-5)
     np.testing.assert_allclose(latents.detach().std((0, 2, 3), correction=0), 1, atol=1e-3)
     np.testing.assert_allclose(latents.detach().mean((0, 2, 3)), 0, atol=1e-4)
@@ -38,16 +38,16 @@ def test_reconstructions_are_those_of_numpy_s_principal_components(side):
 
 def test_more_components_than_patches_stay_finite():
     images = photographs(1, 32)
-    fitted = PatchMap(16, 100)
-    fitted.fit([images])
+    encoder, decoder = PatchEncoder(16, 100), PatchDecoder(16, 100)
+    fit_patches(encoder, decoder, [images])
     with torch.no_grad():
-        made = fitted.decode(fitted.encode(images))
+        made = decoder(encoder(images))
     torch.testing.assert_close(made, images, rtol=0, atol=1e-3)
 
 
 def test_it_needs_images():
     with pytest.raises(ValueError, match="no images"):
-        PatchMap(8, 4).fit([])
+        fit_patches(PatchEncoder(8, 4), PatchDecoder(8, 4), [])
 
 
 def test_what_is_kept():
