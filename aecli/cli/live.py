@@ -70,6 +70,8 @@ class _TrainingView:
         self._started, self._began = started, time.monotonic()
         self._display.clear()
         self._display.print(Text(printable(started_line(started))))
+        if started.augmentation:
+            self._display.print(Text(f"augmentation: {started.augmentation}"))
         self._display.update([Bar("epoch", started.epochs_done, started.epochs, "")], "")
         self._val_losses = list(started.val_losses)
         self._show_losses()

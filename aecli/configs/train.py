@@ -18,6 +18,7 @@ from aecli.configs.checks import (
     PERCEPTUAL_NETS,
     PIXEL_LOSSES,
     PRECISIONS,
+    RANDOM_CROP,
     SCHEDULES,
     SYNC_MODES,
     TRAINED_PARTS,
@@ -92,9 +93,30 @@ class DataConfig(CheckedOptions):
                              metavar="N", least=1)  # fmt: skip
     skip_broken: bool = option(False, "Go on without images that can't be read, even if there are many.", DATA)
     flip: bool = option(False, "Mirror images at random.", DATA)
+    turns: bool = option(False, "Turn images by 0, 90, 180 or 270 degrees at random.", DATA)
+    resized_crops: bool = option(
+        False, "Train on square pieces of any scale, from --image-size to a picture's short side (log-uniform), at "
+        "random places and resized to --image-size; validate as --fit says.", DATA,
+    )  # fmt: skip
     shuffle_buffer: int = option(4096, "Size of the shuffle buffer of a stream, in images.", DATA, least=1)
     cache: str = option("auto", "Where decoded images are kept: the user's cache folder, memory only, or a folder.",
                         DATA, metavar="auto|off|DIR", may_change=FREELY)  # fmt: skip
+
+    @property
+    def train_fit(self) -> str:
+        """The `fit` that training images are decoded with: pieces are cut out of whole pictures."""
+        return RANDOM_CROP if self.resized_crops else self.fit
+
+    @property
+    def augmentation(self) -> str:
+        """What is done at random to training images, in words; "" for nothing."""
+        kinds = {
+            "flips": self.flip,
+            "quarter turns": self.turns,
+            "crops of any scale": self.resized_crops,
+            "crops": self.train_fit == RANDOM_CROP and not self.resized_crops,
+        }
+        return ", ".join(kind for kind, is_on in kinds.items() if is_on)
 
 
 @dataclass(frozen=True)

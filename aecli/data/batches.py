@@ -10,15 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from aecli.data.decoding.decode import Pixels
+from aecli.data.orientations import Orientations, oriented, oriented_batch
 from aecli.data.packs.on_the_fly import OnTheFly
 from aecli.data.packs.whole import Pieces, WholeImages
 from aecli.runtime.threads import ordered_map
 
 _BATCHES_AHEAD = 2
-_FLIP_SPAWN_KEY = (1,)  # the order takes the parent seed sequence
 
 Batches = Generator[torch.Tensor, None, None]
-Flip = NDArray[np.bool_] | None
 Rows = NDArray[np.integer]
 
 
@@ -42,19 +41,13 @@ def epoch_order(n: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return np.random.default_rng(np.random.SeedSequence([seed, epoch])).permutation(n)
 
 
-def flips(n: int, seed: int, epoch: int) -> NDArray[np.bool_]:
-    """Which of `n` images an epoch mirrors left to right: (n,) by image, not by position in the order."""
-    generator = np.random.default_rng(np.random.SeedSequence([seed, epoch], spawn_key=_FLIP_SPAWN_KEY))
-    return generator.random(n) < 0.5
-
-
 def iterate(
     images: NDArray[Any] | OnTheFly | Pieces | torch.Tensor,
     order: NDArray[np.integer],
     batch_size: int,
     device: torch.device | str,
     channels_last: bool = False,
-    flip: NDArray[np.bool_] | None = None,
+    orientations: Orientations | None = None,
     start: int = 0,
     rank_and_size: tuple[int, int] = (0, 1),
 ) -> Generator[torch.Tensor, None, None]:
@@ -67,7 +60,7 @@ def iterate(
         batch_size: images in a global batch.
         device: where the batches go; bytes are transferred, and become floats there.
         channels_last: whether the batches are in that memory format.
-        flip: which images are mirrored left to right, (N,) by index into `images`.
+        orientations: how images are mirrored and turned, (N,) by index into `images`; see `orientations`.
         start: the number of the first batch to yield, to resume in the middle of an epoch.
         rank_and_size: (rank, world size); each rank gets its `rank_slice` of each batch.
 
@@ -81,11 +74,11 @@ def iterate(
     indices = list(_batch_indices(order[start * batch_size :], batch_size, rank_and_size))
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     if isinstance(images, torch.Tensor):
-        batches = _select(images, indices, flip)
+        batches = _select(images, indices, orientations)
     elif isinstance(images, OnTheFly | Pieces):
-        batches = _decode(images, indices, flip, on_cuda)
+        batches = _decode(images, indices, orientations, on_cuda)
     else:
-        batches = _gather(images, indices, flip, on_cuda)
+        batches = _gather(images, indices, orientations, on_cuda)
     with closing(batches):
         for batch in batches:
             yield normalise(batch.to(device, non_blocking=on_cuda).contiguous(memory_format=memory_format))
@@ -129,53 +122,55 @@ def _batch_indices(order: Rows, batch_size: int, rank_and_size: tuple[int, int])
         yield batch[first:last]
 
 
-def _gather(images: NDArray[Any], batches: list[Rows], flip: Flip, pinned: bool) -> Batches:
+def _gather(images: NDArray[Any], batches: list[Rows], orientations: Orientations | None, pinned: bool) -> Batches:
     images = np.asarray(images)  # indexing a np.memmap costs more for each row
     dtype = torch.from_numpy(np.empty(0, images.dtype)).dtype
 
     def gather(indices: Rows) -> torch.Tensor:
-        return stack((images[index] for index in indices), indices, images.shape[1:], flip, pinned, dtype)
+        return stack((images[index] for index in indices), indices, images.shape[1:], orientations, pinned, dtype)
 
     return ordered_map(gather, batches, workers=1, ahead=_BATCHES_AHEAD)
 
 
-def _decode(images: OnTheFly | Pieces, batches: list[Rows], flip: Flip, pinned: bool) -> Batches:
+def _decode(images: OnTheFly | Pieces, batches: list[Rows], orientations: Orientations | None, pinned: bool) -> Batches:
     ahead = max(_BATCHES_AHEAD * max(map(len, batches), default=0), 2 * images.workers)
     with closing(images.rows(chain.from_iterable(batches), ahead)) as rows:
         for indices in batches:
-            yield stack(rows, indices, images.shape[1:], flip, pinned)
+            yield stack(rows, indices, images.shape[1:], orientations, pinned)
 
 
 def stack(
     rows: Iterable[Pixels],
     indices: Rows,
     shape: tuple[int, ...],
-    flip: Flip,
+    orientations: Orientations | None,
     pinned: bool,
     dtype: torch.dtype = torch.uint8,
 ) -> torch.Tensor:
     """Return a batch (n, *shape) of the next n of `rows`, which are the images `indices`; shape is (C, H, W).
 
-    Channels are last in memory, as in packed rows; `flip` (N,) is by image index.
+    Channels are last in memory, as in packed rows; `orientations` (N,) are by image index.
     """
     channels, height, width = shape
     batch = torch.empty((len(indices), height, width, channels), dtype=dtype, pin_memory=pinned)
     batch = batch.permute(0, 3, 1, 2)
     # `rows` last: the next batch continues it.
     for pixels, index, row in zip(batch.numpy(), indices, rows, strict=False):
-        if flip is not None and flip[index]:
+        if orientations is not None and orientations[index]:
+            view = oriented(row, int(orientations[index]))
             for channel in range(channels):  # four times as fast as all three at once
-                pixels[channel] = row[channel, :, ::-1]
+                pixels[channel] = view[channel]
         else:
             pixels[:] = row
     return batch
 
 
-def _select(images: torch.Tensor, batches: list[Rows], flip: Flip) -> Batches:
+def _select(images: torch.Tensor, batches: list[Rows], orientations: Orientations | None) -> Batches:
     if not batches:
         return
-    mirrored = None if flip is None else torch.from_numpy(flip).to(images.device)
+    codes = None if orientations is None else torch.from_numpy(orientations.astype(np.uint8)).to(images.device)
+    has_turns = orientations is not None and bool((orientations.astype(np.uint8) > 1).any())
     order = torch.from_numpy(np.concatenate(batches).astype(np.int64)).to(images.device)  # in one transfer
     for indices in torch.split(order, [len(batch) for batch in batches]):
         rows = images[indices]
-        yield rows if mirrored is None else torch.where(mirrored[indices, None, None, None], rows.flip(-1), rows)
+        yield rows if codes is None else oriented_batch(rows, codes[indices], has_turns)

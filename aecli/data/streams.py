@@ -24,6 +24,7 @@ from aecli.data.decoding.colour import Colour
 from aecli.data.decoding.conversions import ConversionCounts
 from aecli.data.decoding.decode import WHITE, DecodeError, Pixels, decode_fitted
 from aecli.data.image_ref import ImageRef
+from aecli.data.orientations import Orientations, oriented
 from aecli.data.packs.on_the_fly import require_few_broken
 from aecli.data.packs.whole import cut_piece
 from aecli.data.sources.shards import Encoded, Shards, is_stream
@@ -38,7 +39,7 @@ _READERS = 8  # threads that read blocks
 _BATCHES_AHEAD = 2
 _MIN_DECODED = 200  # images before the fraction of broken ones is judged
 _CLOSING_SECONDS = 5.0
-_ORDER, _FLIPS, _SHARDS, _PLACES = 0, 1, 2, 3  # spawn keys of the random generators
+_ORDER, _FLIPS, _SHARDS, _PLACES, _TURNS, _SCALES = range(6)  # spawn keys of the random generators
 
 Item = TypeVar("Item")
 # Of a shard group: the number of its current block; the pass, the index of the shard within the pass and the row at
@@ -61,21 +62,24 @@ class StreamBatch:
 
 @dataclass(frozen=True)
 class _Block:
-    """Consecutive images of a shard group, the order in which they are consumed, and which of them are mirrored."""
+    """Consecutive images of a shard group, the order in which they are consumed, and how each is augmented."""
 
     number: int
     start: tuple[int, int, int]
     images: Sequence[Encoded]
     order: np.ndarray[Any, np.dtype[np.int64]]
-    mirrored: np.ndarray[Any, np.dtype[np.bool_]]
-    places: np.ndarray[Any, np.dtype[np.float64]]  # (n, 2): of the pieces, with `random-crop`
+    orientations: Orientations
+    places: np.ndarray[Any, np.dtype[np.float64]]  # (n, 2): of the pieces of whole pictures
+    scales: np.ndarray[Any, np.dtype[np.float64]]  # (n,): likewise, with `resized_crops`
 
 
 @dataclass(eq=False)
 class Stream:
     """A SOURCE in shards as endless batches; raises DataError if it can't be opened.
 
-    A global batch has `batch_size` images, and about `buffer` are shuffled at a time. `skipped` (name -> reason)
+    A global batch has `batch_size` images, and about `buffer` are shuffled at a time. They are mirrored (`flip`),
+    turned by quarter turns (`turns`), and cut out of whole pictures (`how` is `random-crop`, or `resized_crops`, which
+    cut pieces of any scale and resize them). `skipped` (name -> reason)
     collects images that can't be decoded, `conversions` counts what decoding did to the others.
     """
 
@@ -89,6 +93,8 @@ class Stream:
     flip: bool = False
     background: Colour = WHITE
     skip_broken: bool = False
+    turns: bool = False
+    resized_crops: bool = False
     skipped: dict[str, str] = field(default_factory=dict, init=False)
     conversions: ConversionCounts = field(default_factory=ConversionCounts, init=False)
 
@@ -164,6 +170,7 @@ class Stream:
     def _decode(self, image: tuple[_Block, int]) -> Pixels:
         """The pixels (3, S, S) at an index of a block; where it can't be decoded, of the next one that can."""
         block, start = image
+        how = RANDOM_CROP if self.resized_crops else self.how
         for index in (*range(start, len(block.order)), *range(start)):
             encoded = block.images[block.order[index]]
             if encoded.name in self.skipped:
@@ -171,7 +178,7 @@ class Stream:
             self._decoded += 1
             ref = ImageRef(encoded.name, "", str(len(encoded.content)), partial(bytes, encoded.content))
             try:
-                decoded = decode_fitted(ref, self.size, self.how, self.background)
+                decoded = decode_fitted(ref, self.size, how, self.background)
             except DecodeError as error:
                 self.skipped[encoded.name] = error.reason
                 continue
@@ -180,9 +187,10 @@ class Stream:
             with self._lock:
                 self.conversions.add(encoded.name, decoded)
             pixels = decoded.pixels.transpose(2, 0, 1)
-            if self.how == RANDOM_CROP:
-                pixels = cut_piece(pixels, self.size, block.places[start])
-            return pixels[:, :, ::-1] if block.mirrored[start] else pixels
+            if how == RANDOM_CROP:
+                scale = float(block.scales[start]) if self.resized_crops else None
+                pixels = cut_piece(pixels, self.size, block.places[start], scale)
+            return oriented(pixels, int(block.orientations[start]))
         raise DataError(
             f"{self.source}: none of {len(block.images)} neighbouring images can be decoded: {summarize(self.skipped)}"
         )
@@ -207,10 +215,17 @@ class Stream:
             images.append(encoded)
 
     def _shuffled(self, group: int, number: int, start: tuple[int, int, int], images: list[Encoded]) -> _Block:
-        order = self._random(_ORDER, group, number).permutation(len(images))
-        uniform = self._random(_FLIPS, group, number).random(len(images))
-        places = self._random(_PLACES, group, number).random((len(images), 2))
-        return _Block(number, start, images, order, uniform < (0.5 if self.flip else 0.0), places)
+        def random(key: int) -> np.random.Generator:
+            return self._random(key, group, number)
+
+        count = len(images)
+        orientations = np.zeros(count, np.uint8)
+        if self.flip:
+            orientations += random(_FLIPS).random(count) < 0.5
+        if self.turns:
+            orientations += 2 * random(_TURNS).integers(4, size=count, dtype=np.uint8)
+        return _Block(number, start, images, random(_ORDER).permutation(count), orientations,
+                      random(_PLACES).random((count, 2)), random(_SCALES).random(count))  # fmt: skip
 
     def _images(
         self, group: int, pass_number: int, first_shard: int, row: int

@@ -67,6 +67,7 @@ class Started:
     batches: int
     placement: dict[str, Any]
     val_losses: tuple[float, ...] = ()  # of the epochs before
+    augmentation: str = ""  # of training images, in words
 
 
 @dataclass(frozen=True)

@@ -340,4 +340,5 @@ def _started(session: Session, data: Data, placement: dict[str, Any]) -> Started
         batches=session.batches,
         placement=placement,
         val_losses=tuple(row["val_loss"] for row in state.rows if row["val_loss"] is not None),
+        augmentation=session.config.data.augmentation,
     )

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from aecli.data.batches import epoch_order, flips, iterate, normalise, quantise
+from aecli.data.batches import epoch_order, iterate, normalise, quantise
+from aecli.data.orientations import flips
 
 
 @pytest.fixture
@@ -96,16 +97,16 @@ def test_flip_belongs_to_the_image_not_to_its_place(images):
     flip = np.zeros(10, dtype=bool)
     flip[[2, 7]] = True
     order = np.array([7, 0, 2, 1])
-    (batch,) = iterate(images, order, 4, "cpu", flip=flip)
+    (batch,) = iterate(images, order, 4, "cpu", orientations=flip)
     by_hand = [expected(images)[i][:, :, ::-1] if i in (2, 7) else expected(images)[i] for i in order]
     np.testing.assert_array_equal(batch.numpy(), np.stack(by_hand))
 
 
 def test_start_goes_on_where_an_epoch_was_left(images):
     order, flip = epoch_order(10, 0, 0), flips(10, 0, 0)
-    batches = list(iterate(images, order, 3, "cpu", flip=flip))
+    batches = list(iterate(images, order, 3, "cpu", orientations=flip))
     for start in range(5):
-        rest = list(iterate(images, order, 3, "cpu", flip=flip, start=start))
+        rest = list(iterate(images, order, 3, "cpu", orientations=flip, start=start))
         assert len(rest) == 4 - start
         assert all(torch.equal(a, b) for a, b in zip(rest, batches[start:], strict=True))
 
@@ -164,7 +165,7 @@ def test_cuda_batches_equal_those_of_the_cpu(images):
 def test_a_tensor_gives_the_batches_of_the_array_without_threads(images, layout):
     tensor = torch.from_numpy(images).contiguous(memory_format=layout)
     order, flip = epoch_order(10, 0, 0), flips(10, 0, 0)
-    for kept in ({}, {"flip": flip}, {"flip": flip, "channels_last": True, "start": 1}, {"start": 9}):
+    for kept in ({}, {"orientations": flip}, {"orientations": flip, "channels_last": True, "start": 1}, {"start": 9}):
         expected_batches = list(iterate(images, order, 4, "cpu", **kept))
         batches = iterate(tensor, order, 4, "cpu", **kept)
         found = []

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from aecli.data.batches import epoch_order, flips, iterate
+from aecli.data.batches import epoch_order, iterate
 from aecli.data.image_ref import ImageRef
+from aecli.data.orientations import flips
 from aecli.data.packs.on_the_fly import OnTheFly
 from aecli.errors import DataError
 from tests.data.test_pack import broken, run, whole
@@ -45,7 +46,7 @@ def test_batches_are_those_of_a_pack_whatever_the_workers(images, workers):
     packed, rows = run(images)[0].images, OnTheFly(images, 16, "squash", workers)
     order, flip = epoch_order(12, 3, 4), flips(12, 3, 4)
     assert 0 < flip.sum() < 12
-    for kept in ({}, {"flip": flip}, {"flip": flip, "channels_last": True, "start": 1}):
+    for kept in ({}, {"orientations": flip}, {"orientations": flip, "channels_last": True, "start": 1}):
         from_pack = list(iterate(packed, order, 5, "cpu", **kept))
         decoded = list(iterate(rows, order, 5, "cpu", **kept))
         assert [len(batch) for batch in decoded] == [5, 5, 2][kept.get("start", 0) :]

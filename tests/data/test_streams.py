@@ -30,8 +30,11 @@ def tars(tmp_path):
     return str(tmp_path / "*.tar")
 
 
-def open_stream(source, batch_size=6, buffer=9, seed=0, flip=False):
-    return Stream(source, 16, "squash", seed, batch_size, buffer, workers=2, flip=flip)
+def open_stream(source, batch_size=6, buffer=9, seed=0, flip=False, **augmentation):
+    return Stream(source, 16, "squash", seed, batch_size, buffer, workers=2, flip=flip, **augmentation)
+
+
+AUGMENTED = {"flip": True, "turns": True, "resized_crops": True}
 
 
 def take(stream, count, part=(0, 6), positions=None):
@@ -54,9 +57,9 @@ def listed(positions):
 class TestOneSequence:
     @pytest.mark.parametrize("cuts", [(3,), (2, 4), (1,), (5,), (1, 2, 3, 4, 5)])
     def test_whatever_the_number_of_processes(self, tars, cuts):
-        whole, positions = take(open_stream(tars, flip=True), 9)
+        whole, positions = take(open_stream(tars, **AUGMENTED), 9)
         parts = list(zip((0, *cuts), (*cuts, 6), strict=True))
-        found = [take(open_stream(tars, flip=True), 9, part) for part in parts]
+        found = [take(open_stream(tars, **AUGMENTED), 9, part) for part in parts]
         for number, batch in enumerate(whole):
             assert torch.equal(batch, torch.cat([pixels[number] for pixels, _ in found]))
         reached = [item for _, each in found for item in each.items()]
@@ -66,9 +69,9 @@ class TestOneSequence:
     @pytest.mark.parametrize("stop", [1, 2, 3, 5, 8, 12])
     def test_gone_on_with_where_it_stood(self, tars, stop):
         """Across blocks of 5, shards of one to seven images, and passes."""
-        whole, _ = take(open_stream(tars, flip=True), 16)
-        _, positions = take(open_stream(tars, flip=True), stop)
-        again = open_stream(tars, flip=True)
+        whole, _ = take(open_stream(tars, **AUGMENTED), 16)
+        _, positions = take(open_stream(tars, **AUGMENTED), stop)
+        again = open_stream(tars, **AUGMENTED)
         again.require_positions(listed(positions))
         rest, _ = take(again, 16 - stop, positions=listed(positions))
         assert all(torch.equal(one, other) for one, other in zip(whole[stop:], rest, strict=True))

@@ -12,7 +12,7 @@ from aecli.data.decoding.decode import whole_limit, whole_size
 from aecli.data.packs import pack as pack_module
 from aecli.data.packs.on_the_fly import OnTheFly
 from aecli.data.packs.pack import pack_images, pack_key
-from aecli.data.packs.whole import Pieces, cut_piece, epoch_places
+from aecli.data.packs.whole import Pieces, WholeImages, cut_piece, epoch_places, epoch_scales, side_of
 from aecli.data.sources.registry import list_images
 from aecli.data.streams import Stream
 from tests.support.data import finish
@@ -80,7 +80,7 @@ def test_an_epoch_takes_a_piece_of_each_picture_and_another_one_in_the_next(fold
     batches = list(iterate(epochs[0], order, 3, "cpu", start=0))
     expected = [normalise(batch) for batch in map(_tensor, ([epochs[0][i] for i in order[:3]], [epochs[0][1]]))]
     assert all((one == other).all() for one, other in zip(batches, expected, strict=True))
-    second = next(iterate(epochs[0], order, 3, "cpu", start=1, flip=np.array([False, True, False, False])))
+    second = next(iterate(epochs[0], order, 3, "cpu", start=1, orientations=np.array([False, True, False, False])))
     assert (second.flip(-1) == expected[1]).all()
 
 
@@ -101,6 +101,32 @@ def test_pieces_cover_a_picture_evenly():
     assert ((counts - expected) ** 2 / expected).sum() < 40  # chi², 17 degrees of freedom: p = 0.001
 
 
+def test_pieces_of_any_scale_are_uniform_in_the_logarithm_of_their_side():
+    sides = np.array([side_of(scale, 16, 96) for scale in epoch_scales(4000, 3, 5)])
+    assert sides.min() == 16 and sides.max() == 96
+    where = np.sort(np.log(sides / 16) / np.log(6))
+    distance = np.abs(where - np.linspace(0, 1, 4000)).max()  # Kolmogorov-Smirnov, p = 0.001: 1.95 / sqrt(n)
+    assert distance < 1.95 / np.sqrt(4000) + np.log(16.5 / 16) / np.log(6)  # sides are whole numbers
+    assert [side_of(scale, 16, 9) for scale in (0.0, 0.9)] == [9, 9]  # a small picture is taken as it is
+
+
+def test_a_piece_shows_the_square_that_its_scale_and_place_say():
+    rows, columns = np.mgrid[:90, :120]
+    where = np.stack([rows * 2, columns * 2, rows * 0]).astype(np.uint8)
+    pieces = Pieces(WholeImages([where] * 50), 16, epoch_places(50, 0, 1), epoch_scales(50, 0, 1))
+    found = []
+    for index in range(50):
+        side = side_of(pieces.scales[index], 16, 90)
+        top, left = np.floor(pieces.places[index] * (np.array([90, 120]) - side + 1))
+        # The middle of pixel i of a square resized to 16 lies at (i + 1/2) side / 16.
+        at = (np.arange(16) + 0.5) * side / 16 - 0.5
+        inside = slice(2, 14)  # where the filter reaches no border
+        np.testing.assert_allclose(pieces[index][0, :, 8][inside], 2 * (top + at)[inside], atol=1.5)
+        np.testing.assert_allclose(pieces[index][1, 8, :][inside], 2 * (left + at)[inside], atol=1.5)
+        found.append(side)
+    assert min(found) < 25 and max(found) > 60
+
+
 def test_of_a_small_picture_a_square_of_its_short_side_is_resized_up():
     small = picture(9, 30).transpose(2, 0, 1)
     piece = cut_piece(small, 16, np.array([0.9, 0.5])).transpose(1, 2, 0)
@@ -115,7 +141,9 @@ def test_decoded_on_the_fly_they_are_the_same(folder, monkeypatch):
     assert isinstance(found.images, OnTheFly) and found.small == 1
     places = epoch_places(4, 1, 2)
     for index in evenly_spaced(4, 4):
-        np.testing.assert_array_equal(Pieces(found.images, 16, places)[index], Pieces(kept, 16, places)[index])
+        for scales in (None, epoch_scales(4, 1, 2)):
+            one, other = (Pieces(images, 16, places, scales)[index] for images in (found.images, kept))
+            np.testing.assert_array_equal(one, other)
 
 
 def test_a_stream_has_pieces_too_the_same_after_a_break(tmp_path):

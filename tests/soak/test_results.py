@@ -24,8 +24,9 @@ import torch
 from safetensors.torch import save_file
 
 from aecli.configs import EvalConfig, ReconstructConfig
-from aecli.data.batches import epoch_order, flips, iterate
+from aecli.data.batches import epoch_order, iterate
 from aecli.data.decoding import decode as decoding
+from aecli.data.orientations import flips
 from aecli.data.packs.on_the_fly import OnTheFly
 from aecli.data.sources.registry import list_images
 from aecli.evaluation.paired import evaluate
@@ -125,7 +126,7 @@ def batches(place: Path, workers: int) -> str:
     text = hashlib.sha256()
     for epoch in range(2):
         order, flip = epoch_order(len(images), 5, epoch), flips(len(images), 5, epoch)
-        for batch in iterate(images, order, 4, "cpu", flip=flip):
+        for batch in iterate(images, order, 4, "cpu", orientations=flip):
             text.update(batch.numpy().tobytes())
     return text.hexdigest()
 

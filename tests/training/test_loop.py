@@ -38,11 +38,11 @@ def run(config, stop_after=None):
     [
         {},
         {"model": "ae", "flip": True, "ema": 0.9},
-        {"precision": "bf16", "flip": True, "patience": 50},
+        {"precision": "bf16", "flip": True, "turns": True, "resized_crops": True, "patience": 50},
         {"precision": "fp16"},
         {"model": "ae", "fit": "random-crop", "flip": True, "val_fraction": 0.0},
     ],
-    ids=["vae", "ae-flip-ema", "bf16", "fp16", "random-crop"],
+    ids=["vae", "ae-flip-ema", "bf16-augmented", "fp16", "random-crop"],
 )
 def test_a_run_stopped_anywhere_and_continued_is_the_run_never_stopped(config, tmp_path, changes):
     config = config.replace(**changes)

@@ -20,7 +20,7 @@ from aecli.data.image_ref import data_fingerprint
 from aecli.data.inventory import Listing, list_source
 from aecli.data.packs.on_the_fly import OnTheFly
 from aecli.data.packs.pack import Pack, pack_images
-from aecli.data.packs.whole import Images, Pieces, WholeImages, epoch_places
+from aecli.data.packs.whole import Images, Pieces, WholeImages, epoch_places, epoch_scales
 from aecli.data.sources.given import read_given
 from aecli.data.sources.registry import ImageRef, split_indices
 from aecli.data.streams import Stream
@@ -40,19 +40,22 @@ _UPLOAD_BYTES = 2**28
 class ImageSet:
     """The `rows` of images uint8 (N, 3, S, S); `resident` are the same images on the device.
 
-    Of whole pictures, pieces of `piece_size` pixels a side are trained on; it is None for images of one size.
+    Of whole pictures, pieces of `piece_size` pixels a side are trained on, `resized` ones of any scale, and `still` is
+    the fit of the pictures where they are shown; it is None for images of one size.
     """
 
     images: Images
     rows: NDArray[np.integer]
     resident: torch.Tensor | None = None
     piece_size: int | None = None
+    resized: bool = False
+    still: str = "crop"
 
     @classmethod
-    def of(cls, images: Images, rows: Sequence[int], piece_size: int | None = None) -> "ImageSet":
+    def of(cls, images: Images, rows: Sequence[int], **pieces: Any) -> "ImageSet":
         """Some rows of `images`, ascending; OnTheFly replaces unreadable images by others of these."""
         chosen = np.array(rows, dtype=int)
-        return cls(images.subset(chosen) if isinstance(images, OnTheFly) else images, chosen, piece_size=piece_size)
+        return cls(images.subset(chosen) if isinstance(images, OnTheFly) else images, chosen, **pieces)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,14 +66,14 @@ class ImageSet:
         return self.images.skipped if isinstance(self.images, OnTheFly) else {}
 
     def evenly_spaced(self, count: int) -> Pixels:
-        """At most `count` of the images, uint8 (n, 3, S, S), evenly spaced; of whole pictures the middle (`crop`)."""
+        """At most `count` of the images, uint8 (n, 3, S, S), evenly spaced; of whole pictures as `still` says."""
         rows = self.rows[evenly_spaced(len(self), count)]
         if self.piece_size is None:
             assert not isinstance(self.images, WholeImages)  # for the type checker
             return self.images[rows]
         size = self.piece_size
-        middles = [fit(self.images[row].transpose(1, 2, 0), size, "crop").transpose(2, 0, 1) for row in rows]
-        return np.stack(middles) if middles else np.empty((0, 3, size, size), np.uint8)
+        stills = [fit(self.images[row].transpose(1, 2, 0), size, self.still).transpose(2, 0, 1) for row in rows]
+        return np.stack(stills) if stills else np.empty((0, 3, size, size), np.uint8)
 
     @property
     def conversions(self) -> ConversionCounts:
@@ -93,7 +96,9 @@ class ImageSet:
         """What an epoch trains on: the images, or a piece of each whole picture, which follows from (seed, epoch)."""
         if self.piece_size is None or self.whole is None:
             return self.nearest
-        return Pieces(self.whole, self.piece_size, epoch_places(len(self.whole), seed, epoch))
+        count = len(self.whole)
+        scales = epoch_scales(count, seed, epoch) if self.resized else None
+        return Pieces(self.whole, self.piece_size, epoch_places(count, seed, epoch), scales)
 
 
 def bring_to_device(train: ImageSet, val: ImageSet, device: torch.device) -> tuple[ImageSet, ImageSet]:
@@ -166,17 +171,31 @@ def gather_images(
     listed = listings["data"].images
     if listed is None:
         return (yield from _open_stream(config, listings, should_stop))
-    pack = yield from _decode_once(config, data.source, listed, should_stop)
+    pack = yield from _decode_once(config, data.source, listed, data.train_fit, should_stop)
     if data.val_source is None:
         kept = [image for image in listed if image.name not in pack.skipped]
-        sides = split_indices(kept, data.val_fraction)
-        train, val = (ImageSet.of(pack.images, rows, _piece_size(config)) for rows in sides)
+        rows, val_rows = split_indices(kept, data.val_fraction)
+        if data.train_fit == data.fit:
+            val = ImageSet.of(pack.images, val_rows, piece_size=_piece_size(config))
+        else:  # what was converted in them is told already
+            held_out = yield from _decode_once(
+                config, data.source, [kept[row] for row in val_rows], data.fit, should_stop, tells=False
+            )
+            val = ImageSet.of(held_out.images, range(len(held_out.names)))
         val_record, rule = None, {"rule": SPLIT_RULE, "val_fraction": data.val_fraction}
     else:
-        train, rule = ImageSet.of(pack.images, range(len(pack.names)), _piece_size(config)), {"rule": _NO_SPLIT}
+        rows, rule = list(range(len(pack.names))), {"rule": _NO_SPLIT}
         val, val_record = yield from _validation_images(config, listings["val_data"], should_stop)
+    size = data.image_size if data.train_fit == RANDOM_CROP else None
+    still = "crop" if data.fit == RANDOM_CROP else data.fit
+    train = ImageSet.of(pack.images, rows, piece_size=size, resized=data.resized_crops, still=still)
     if len(train) == 0:
         raise DataError(f"--data {data.source}: no image is left to train on\nhint: a smaller --val-fraction")
+    if data.resized_crops and isinstance(pack.images, WholeImages):
+        short_sides = (min(pack.images[row].shape[1:]) for row in rows)
+        if max(short_sides) <= data.image_size:
+            yield Notice(f"--resized-crops: no training image has a short side above --image-size {data.image_size}: "
+                         "crops have one scale")  # fmt: skip
     split = {"train": len(train), "val": len(val), **rule}
     return train, val, {"data": _record(data.source, listed, pack), "val_data": val_record, "split": split}
 
@@ -186,12 +205,13 @@ def _validation_images(
 ) -> Generator[TrainReport, None, tuple[ImageSet, dict[str, Any]]]:
     listed = listing.images
     assert listed is not None  # only training images are streamed
-    pack = yield from _decode_once(config, listing.source, listed, should_stop)
-    found = ImageSet.of(pack.images, range(len(pack.names)), _piece_size(config))
+    pack = yield from _decode_once(config, listing.source, listed, config.data.fit, should_stop)
+    found = ImageSet.of(pack.images, range(len(pack.names)), piece_size=_piece_size(config))
     return found, _record(listing.source, listed, pack)
 
 
 def _piece_size(config: TrainConfig) -> int | None:
+    """Of validation images."""
     return config.data.image_size if config.data.fit == RANDOM_CROP else None
 
 
@@ -200,7 +220,8 @@ def _open_stream(
 ) -> Generator[TrainReport, None, tuple[Stream, ImageSet, dict[str, Any]]]:
     data, side, val_record = config.data, config.data.image_size, None
     stream = Stream(data.source, side, data.fit, config.run.seed, config.optimization.batch_size, data.shuffle_buffer,
-                    config.run.workers, data.flip, parse_colour(data.background), data.skip_broken)  # fmt: skip
+                    config.run.workers, data.flip, parse_colour(data.background), data.skip_broken, data.turns,
+                    data.resized_crops)  # fmt: skip
     if data.val_source is None:
         val = ImageSet(np.empty((0, 3, side, side), dtype=np.uint8), np.arange(0))
         yield Notice(f"{data.source} is a stream, so nothing is held out for validation; name images with --val-data")
@@ -213,15 +234,23 @@ def _open_stream(
 
 
 def _decode_once(
-    config: TrainConfig, source: str, listed: Sequence[ImageRef], should_stop: StopRequest
+    config: TrainConfig,
+    source: str,
+    listed: Sequence[ImageRef],
+    fit: str,
+    should_stop: StopRequest,
+    tells: bool = True,
 ) -> Generator[TrainReport, None, Pack]:
+    """Return the decoded images; what is said of them beside those that can't be read is left out unless `tells`."""
     data = config.data
-    packing = pack_images(listed, data.image_size, data.fit, data.cache, config.run.workers,
+    packing = pack_images(listed, data.image_size, fit, data.cache, config.run.workers,
                           parse_colour(data.background), data.skip_broken)  # fmt: skip
     pack = yield from _stoppable(packing, should_stop)
     if pack.skipped:
         named = summarize(pack.skipped)
         yield Notice(f"skipped {len(pack.skipped)} of {len(listed)} images that can't be read: {named}")
+    if not tells:
+        return pack
     for text in pack.conversions.notices(source, data.background):
         yield Notice(text)
     for count, what in (

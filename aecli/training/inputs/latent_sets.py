@@ -84,6 +84,9 @@ def resolve_model(config: TrainConfig, init: InitialWeights | None) -> tuple[Any
                           f"hint: aecli train {config.model.name} --model vae")  # fmt: skip
     if config.data.fit == RANDOM_CROP:
         raise ConfigError(f"--fit {RANDOM_CROP}: a prior learns latents of one size\nhint: --fit crop")
+    for flag, is_on in (("--turns", config.data.turns), ("--resized-crops", config.data.resized_crops)):
+        if is_on:
+            raise ConfigError(f"{flag}: a prior learns the latents of images as they are\nhint: --flip alone")
     loaded = load_model(config.model.autoencoder, config.run.runs, config.run.device)
     loaded, path = loaded.of_one_size("latents have"), loaded.located.checkpoint
     if not loaded.has_own_input:

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from aecli.configs import TrainConfig
-from aecli.data.batches import epoch_order, flips, iterate, normalise, rank_slice
+from aecli.data.batches import epoch_order, iterate, normalise, rank_slice
 from aecli.data.decoding.conversions import ConversionCounts
 from aecli.data.decoding.decode import Pixels
+from aecli.data.orientations import epoch_orientations
 from aecli.data.streams import Stream
 from aecli.runtime.device import Placement
 from aecli.runtime.distributed import Distributed
@@ -50,6 +51,28 @@ class BatchLoader(Protocol):
         """Images that turned out to be unreadable during training (name → reason)."""
 
 
+def epoch_batches(
+    images: ImageSet,
+    config: TrainConfig,
+    placement: Placement,
+    seed: int,
+    epoch: int,
+    start: int = 0,
+    rank_and_size: tuple[int, int] = (0, 1),
+) -> Batches:
+    """Yield a rank's slices of an epoch's batches from number `start` on, float32 (n, 3, S, S) in [-1, 1].
+
+    Order and augmentation follow from (seed, epoch).
+    """
+    data = config.data
+    order = images.rows[epoch_order(len(images), seed, epoch)]
+    orientations = epoch_orientations(len(images.images), seed, epoch, data.flip, data.turns)
+    return iterate(
+        images.of_epoch(seed, epoch), order, config.optimization.batch_size, placement.device,
+        placement.channels_last, orientations, start, rank_and_size,
+    )  # fmt: skip
+
+
 class DatasetLoader:
     """Loads a set of images; the order depends only on (seed, epoch)."""
 
@@ -67,14 +90,8 @@ class DatasetLoader:
 
     def epoch(self, counters: Counters) -> Batches:
         """Yield this process's slices of the batches left in the epoch."""
-        config, placement = self._config, self._placement
-        order = self._set.rows[epoch_order(self.images, config.run.seed, counters.epoch)]
-        flip = flips(len(self._set.images), config.run.seed, counters.epoch) if config.data.flip else None
-        images = self._set.of_epoch(config.run.seed, counters.epoch)
-        return iterate(
-            images, order, self._batch_size, placement.device, placement.channels_last, flip, counters.batch,
-            self._rank_and_size,
-        )  # fmt: skip
+        seed, start = self._config.run.seed, counters.batch
+        return epoch_batches(self._set, self._config, self._placement, seed, counters.epoch, start, self._rank_and_size)
 
     def preparation(self) -> Batches:
         """Yield the images of the first epoch."""
