@@ -31,9 +31,11 @@ def lines(found: DryRun) -> list[str]:
     memory, placement = found.memory, found.placement
     parts = {"weights": memory.weights, "gradients": memory.gradients, "Adam": memory.optimizer,
              "EMA": memory.average}  # fmt: skip
+    augmentation = [("", f"augmented: {found.augmentation}")] if found.augmentation else []
     rows = [
         ("run", f"{found.run} {_STATES[found.state]}"),
         ("images", f"{images}, {found.val_images or 0:,} to validate on"),
+        *augmentation,
         ("model", f"{found.options['model']}, {found.parameters:,} parameters, "
                   f"latent {'×'.join(map(str, found.latent_shape))}"),
         ("arithmetic", f"{found.forward_gflop:.3g} GFLOP an image forward, {found.step_gflop:,.4g} a step"),

@@ -71,6 +71,7 @@ class DryRun:
     step_gflop: float
     train_images: int | None
     val_images: int | None
+    augmentation: str  # of training images, in words
     batches_per_epoch: int
     steps: int
     steps_done: int
@@ -131,6 +132,7 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
         step_gflop=TRAINING_FACTOR * forward * length.batch_size / 1e9,
         train_images=length.train_images,
         val_images=length.val_images,
+        augmentation=config.data.augmentation,
         batches_per_epoch=length.batches_per_epoch,
         steps=length.steps,
         steps_done=steps_done,
