@@ -16,7 +16,7 @@ from aecli.data.inventory import Listing
 from aecli.data.streams import Stream
 from aecli.errors import CheckpointError
 from aecli.models.base import Autoencoder, Prior
-from aecli.progress import Notice, Progress, StopRequest
+from aecli.progress import Notice, Progress, Stopped, StopRequest
 from aecli.runs.data_changes import SourceChange, as_recorded, notices_of, source_changes
 from aecli.runs.folder import RunFolder
 from aecli.runtime.device import hardware, versions
@@ -40,6 +40,7 @@ from aecli.training.inputs.image_sets import (
 from aecli.training.inputs.latent_sets import encode_sets
 from aecli.training.inputs.loaders import BatchLoader, DatasetLoader, StreamLoader
 from aecli.training.inputs.overlap import Overlap, find_overlap
+from aecli.training.inputs.preparation import preparation_batches, preparation_limit
 from aecli.training.plan import Plan, resolve
 from aecli.training.run_choice import broadcast_choice, choose_run
 from aecli.training.schedules import build_schedule
@@ -116,7 +117,7 @@ def prepare(
         resources.enter_context(closing(inputs.loader))
     _validate_epochs(plan, run, state, inputs.loader)
     if run.saved is None and weights is None:
-        yield from _prepare_model(plan, state, inputs)
+        yield from _prepare_model(plan, state, data, inputs.loader.images, should_stop)
     step_model = yield from compile_step(plan, state, inputs.loader.batches, run.recorded, should_stop)
     placement = {
         **plan.placement.describe(), "compile": step_model.is_compiled, "processes": distributed.world_size,
@@ -286,14 +287,31 @@ def _open_inputs(
     return Inputs(DatasetLoader(train, config, plan.placement, plan.distributed), val)
 
 
-def _prepare_model(plan: Plan, state: TrainState, inputs: Inputs) -> Generator[TrainReport, None, None]:
-    """Fit what a model fits to images before its first step, such as a linear path or a codebook."""
-    model = state.model
+def _prepare_model(
+    plan: Plan, state: TrainState, data: Data, epoch_images: int, should_stop: StopRequest
+) -> Generator[TrainReport, None, None]:
+    """Fit what a model fits to images before its first step, such as a linear path or a codebook.
+
+    Raises:
+        Stopped: `should_stop` returned True.
+    """
+    model, config = state.model, plan.config
     if not isinstance(model, Autoencoder) or type(model).prepare is Autoencoder.prepare:
         return
+    limit = preparation_limit(config.data.image_size)
+    if model.closed_form:  # all of its training
+        limit = max(limit, epoch_images)
+
+    def images() -> Generator[Tensor, None, None]:
+        with closing(preparation_batches(data.train, config, plan.placement, limit)) as batches:
+            for batch in batches:
+                if should_stop():
+                    raise Stopped
+                yield batch
+
     yield Progress("fitting to images", 0, 1)
-    torch.manual_seed(plan.config.run.seed)
-    state.prepare(inputs.loader.preparation(), plan.distributed)
+    torch.manual_seed(config.run.seed)
+    state.prepare(images(), plan.distributed)
 
 
 def _validate_epochs(plan: Plan, run: OpenedRun, state: TrainState, loader: BatchLoader) -> None:

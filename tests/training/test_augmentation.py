@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from aecli.cli.live import started_line
 from aecli.configs import EvalConfig, ReconstructConfig, TrainConfig
@@ -13,11 +14,13 @@ from aecli.data.decoding.decode import fit
 from aecli.errors import CheckpointError, ConfigError
 from aecli.evaluation.paired import evaluate
 from aecli.inference.reconstruct import reconstruct
+from aecli.models import registry
 from aecli.progress import Notice
 from aecli.runs.folder import RunFolder
 from aecli.runtime.device import place
 from aecli.runtime.distributed import Distributed
 from aecli.training.events import Started
+from aecli.training.inputs import preparation
 from aecli.training.inputs.image_sets import gather_images, list_sources
 from aecli.training.inputs.latent_sets import resolve_model
 from aecli.training.inputs.loaders import DatasetLoader
@@ -145,6 +148,17 @@ class TestPreparation:
         assert found.shape == (10, 3, 32, 32) and torch.equal(found, prepared(stream, streamed, 10))
         first = next(islice(stream.batches((0, 3)), 1)).pixels
         assert not torch.equal(first / 127.5 - 1, found[:3])
+
+    def test_a_model_is_fitted_to_them(self, config, tmp_path, monkeypatch):
+        monkeypatch.setattr(preparation, "_PIXELS", 20 * 32**2)
+        config = config.replace(model="pca", options={"latent_dim": 8})
+        run(config)
+        expected = registry.build("pca", registry.resolve_options("pca", {"latent_dim": 8}))
+        found = load_file(tmp_path / "mine" / "model.safetensors")
+        train, _, _ = gathered(config)
+        expected.prepare([prepared(train, config, 20)])
+        for key, tensor in expected.state_dict().items():
+            torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("option", ["turns", "resized_crops"])

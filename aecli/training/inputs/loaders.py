@@ -1,7 +1,6 @@
 """Batch loaders: of a set of images, shuffled per epoch, or of a stream."""
 
 from collections.abc import Generator, Mapping
-from copy import copy
 from typing import Any, Protocol
 
 import numpy as np
@@ -32,9 +31,6 @@ class BatchLoader(Protocol):
 
     def epoch(self, counters: Counters) -> Batches:
         """Yield slices of the batches left in the epoch, float32 (n, 3, S, S) in [-1, 1] on the device."""
-
-    def preparation(self) -> Batches:
-        """Yield images (n, 3, S, S) that a model is fitted to before its first step, whatever the processes."""
 
     def stream_positions(self) -> Mapping[int, Any] | None:
         """Return the position of each shard group after the last batch yielded; None without a stream."""
@@ -93,12 +89,6 @@ class DatasetLoader:
         seed, start = self._config.run.seed, counters.batch
         return epoch_batches(self._set, self._config, self._placement, seed, counters.epoch, start, self._rank_and_size)
 
-    def preparation(self) -> Batches:
-        """Yield the images of the first epoch."""
-        alone = copy(self)
-        alone._rank_and_size = (0, 1)
-        return alone.epoch(Counters())
-
     def stream_positions(self) -> None:
         """Return None: the counters suffice to resume."""
 
@@ -153,10 +143,6 @@ class StreamLoader:
             self._stream_positions, self._latest = batch.positions, batch.pixels.numpy()
             images = batch.pixels.to(placement.device, non_blocking=placement.device.type == "cuda")
             yield normalise(images.contiguous(memory_format=placement.memory_format))
-
-    def preparation(self) -> Batches:
-        """Yield nothing yet."""
-        yield from ()
 
     def close(self) -> None:
         """Stop prefetching."""

@@ -18,6 +18,12 @@ from aecli.training.inputs.loaders import epoch_batches
 
 _SPAWN_KEY = (5,)  # of the seed sequence [seed]; those of the steps hold an epoch or step too
 _MOST_AT_ONCE = 64  # images: a global batch may be meant for many devices
+_PIXELS = 2**23  # 2,048 images of 64², 128 of 256²: seconds
+
+
+def preparation_limit(image_size: int) -> int:
+    """Return how many images of that side suffice to be fitted to."""
+    return max(1, _PIXELS // image_size**2)
 
 
 def preparation_batches(
