@@ -99,6 +99,9 @@ class ResNet(Autoencoder):
         self.stat_names = self.bottleneck.stat_names
         self.encoder = Encoder(encoder_stages(options), options.latent_dim, self.bottleneck.in_channels)
         self.decoder = Decoder(decoder_stages(options), options.latent_dim)
+        # The linear path stays the PCA: trained with the rest it gains nothing, and can lose what it began with.
+        for linear in (self.encoder.linear, self.decoder.linear):
+            linear.requires_grad_(False)
 
     @property
     def term_weights(self) -> Mapping[str, float]:

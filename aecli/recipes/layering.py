@@ -38,8 +38,8 @@ def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> T
 
     `config` is a TOML file, or a run to repeat (its folder or config.json).
 
-    The recipe is that of the flags, else of the file, else the one named like the model, else `report`. A recipe's
-    width, latent_dim and beta are used only if the model has such an option. A prior is by default trained on the
+    The recipe is that of the flags, else of the file, else the one named like the model, else `report`. A recipe may
+    have values of its own for a model. Its width, latent_dim and beta are used only if the model has such an option. A prior is by default trained on the
     images of its autoencoder's run, and a run with `init` at the image size of those weights.
 
     Raises:
@@ -52,8 +52,11 @@ def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> T
     recipe = [*named, model if model in names() else "report"][0]
     if recipe not in names():
         raise ConfigError(f"--recipe {recipe}: expected one of {', '.join(names())}")
-    base = _parse(_read_toml(FOLDER / f"{recipe}.toml"), recipe)
+    base = _parse(_read_recipe(recipe, model), recipe)
     for key, other, message in _EXCLUSIVE:
+        if any(each.values.keys() & {key, other} for each in (from_file, from_flags)):
+            base.values.pop(key, None)
+            base.values.pop(other, None)
         if any(each.values.get(key) is not None and other in each.values for each in (from_file, from_flags)):
             raise ConfigError(message)
         if other in from_flags.values:
@@ -62,6 +65,14 @@ def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> T
     images = _images_of(given) if given.get("autoencoder") is not None else _input_of_weights(model, given)
     return TrainConfig(model=model, options={**from_file.options, **from_flags.options}, model_defaults=base.options,
                        **{**base.values, **images, **given})  # fmt: skip
+
+
+def _read_recipe(recipe: str, model: str) -> dict[str, Any]:
+    """Return a recipe's values; a table named like the model stands in place of them all."""
+    values = _read_toml(FOLDER / f"{recipe}.toml")
+    tables = {key: values.pop(key) for key, value in list(values.items()) if isinstance(value, dict)}
+    own: dict[str, Any] = tables.get(model, values)
+    return own
 
 
 def _images_of(options: Mapping[str, Any]) -> dict[str, Any]:

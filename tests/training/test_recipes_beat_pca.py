@@ -1,0 +1,37 @@
+"""A recipe for `resnet` ends no worse than the PCA of the same share of numbers."""
+
+import pytest
+import torch
+from PIL import Image
+
+from aecli.recipes.layering import layer
+from aecli.training.events import Finished
+from aecli.training.loop import train
+from tests.support.photographs import photographs
+
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Sixteen pieces of a photograph, of which some validate."""
+    place = tmp_path_factory.mktemp("photographs")
+    for number, piece in enumerate(photographs(16, 128)):
+        pixels = piece.add(1).mul(127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        Image.fromarray(pixels).save(place / f"{number}.png")
+    return place
+
+
+def best(model, recipe, folder, out, **options):
+    config = layer(model, {"recipe": recipe, "data": str(folder), "val_fraction": 0.3, "image_size": 64, "device": "cpu",
+                           "precision": "fp32", "out": out, **options})  # fmt: skip
+    *_, last = train(config)
+    assert isinstance(last, Finished)
+    return last.best
+
+
+@pytest.mark.parametrize(("recipe", "metric", "sign"), [("quick", "val_psnr", 1)])
+def test_no_worse_than_pca(folder, tmp_path, recipe, metric, sign):
+    floor = best("pca", "pca", folder, tmp_path / "pca")
+    trained = best("resnet", recipe, folder, tmp_path / "resnet", steps=STEPS, options={"width": 16})
+    assert sign * trained[metric] >= sign * floor[metric], (trained, floor)
