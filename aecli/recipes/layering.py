@@ -39,8 +39,9 @@ def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> T
     `config` is a TOML file, or a run to repeat (its folder or config.json).
 
     The recipe is that of the flags, else of the file, else the one named like the model, else `report`. A recipe may
-    have values of its own for a model. Its width, latent_dim and beta are used only if the model has such an option. A prior is by default trained on the
-    images of its autoencoder's run, and a run with `init` at the image size of those weights.
+    have values of its own for a model. Its width, latent_dim and beta are used only if the model has such an option. A
+    prior is by default trained on the images of its autoencoder's run, and a run with `init` at the image size of
+    those weights.
 
     Raises:
         ConfigError: an unknown recipe, key or value, or a run of another model; the message names it.

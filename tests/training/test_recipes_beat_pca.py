@@ -23,8 +23,8 @@ def folder(tmp_path_factory):
 
 
 def best(model, recipe, folder, out, **options):
-    config = layer(model, {"recipe": recipe, "data": str(folder), "val_fraction": 0.3, "image_size": 64, "device": "cpu",
-                           "precision": "fp32", "out": out, **options})  # fmt: skip
+    place = {"data": str(folder), "val_fraction": 0.3, "image_size": 64, "device": "cpu", "precision": "fp32"}
+    config = layer(model, {"recipe": recipe, "out": out, **place, **options})
     *_, last = train(config)
     assert isinstance(last, Finished)
     return last.best
