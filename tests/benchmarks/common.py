@@ -87,7 +87,7 @@ def _resident_mb(pid: int) -> float:
     return int(found[1]) / 1e3 if found else 0.0
 
 
-_LONGEST_PRODUCT = 0.2  # seconds
+_LONGEST_PRODUCT = 0.1  # seconds
 
 
 def interleave(ways: Sequence[Callable[[], float]], repeats: int) -> list[list[float]]:

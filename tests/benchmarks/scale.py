@@ -32,7 +32,6 @@ SIDE = 256
 FILES_A_FOLDER = 1000
 LINKS_A_FILE = 30_000  # ext4 allows 65,000
 PHOTOGRAPHS = 400
-REPEATS = 5
 
 # Everything that training does with the images before its first step, in a fresh process, not counting imports.
 INDEX = """
@@ -106,7 +105,7 @@ def make_pack(source: Path, cache: Path) -> None:
     (folder / caches.INDEX).write_text(json.dumps(describe(SIDE, "squash", len(images), {})))
 
 
-def measure_index(work: Path, count: int) -> list[Row]:
+def measure_index(work: Path, count: int, repeats: int) -> list[Row]:
     """Time the start of training on `count` files, against listing them with pathlib."""
     source, cache = work / "files", work / "packs"
     make_files(source, count)
@@ -122,7 +121,7 @@ def measure_index(work: Path, count: int) -> list[Row]:
         return memory[-1]["seconds"]
 
     seconds, plain, walk = map(
-        median, interleave([ours, lambda: child(PLAIN_INDEX)["seconds"], lambda: child(WALK)["seconds"]], 3)
+        median, interleave([ours, lambda: child(PLAIN_INDEX)["seconds"], lambda: child(WALK)["seconds"]], repeats)
     )
     peak, before = (median(figures[name] for figures in memory) for name in ("after", "before"))
     return [
@@ -133,9 +132,9 @@ def measure_index(work: Path, count: int) -> list[Row]:
     ]  # fmt: skip
 
 
-def measure_decoding(work: Path) -> list[Row]:
+def measure_decoding(work: Path, photographs: int, repeats: int) -> list[Row]:
     """Images a second: building a pack, batches decoded on the fly, batches from the pack, and a simple loop."""
-    folder = write_photographs(work / "photographs", PHOTOGRAPHS, 500, 375, "jpg")
+    folder = write_photographs(work / "photographs", photographs, 500, 375, "jpg")
     images = list_images(str(folder))
     paths = [folder / image.name for image in images]
     order, cores = epoch_order(len(images), 0, 0), worker_count(None)
@@ -166,7 +165,7 @@ def measure_decoding(work: Path) -> list[Row]:
     ways = (plain, build, lambda: through(decoded), lambda: through(kept))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # of the plain loop's files
-        plainly, built, on_the_fly, read = map(median, interleave([rate(way) for way in ways], REPEATS))
+        plainly, built, on_the_fly, read = map(median, interleave([rate(way) for way in ways], repeats))
     many = f"plain on each of {cores} cores"
     return [
         Row("build a pack at 256²", "images/s", built, plainly, built / plainly, plainly * cores, many),
@@ -178,10 +177,16 @@ def measure_decoding(work: Path) -> list[Row]:
 
 def main() -> None:
     """Measure and show."""
-    options = arguments(__doc__ or "", files=(200_000, "files to index"))
+    options = arguments(
+        __doc__ or "",
+        files=(200_000, "files to index"),
+        photographs=(PHOTOGRAPHS, "JPEGs of 500 x 375 to decode"),
+        repeats=(5, "turns"),
+    )
     with tempfile.TemporaryDirectory(prefix="aecli-scale-") as work:
-        rows = measure_index(Path(work), options.files) + measure_decoding(Path(work))
-    show("Many files", rows, options.json, photographs=f"{PHOTOGRAPHS} JPEGs of 500 x 375")
+        rows = measure_index(Path(work), options.files, options.repeats)
+        rows += measure_decoding(Path(work), options.photographs, options.repeats)
+    show("Many files", rows, options.json, photographs=f"{options.photographs} JPEGs of 500 x 375")
 
 
 if __name__ == "__main__":

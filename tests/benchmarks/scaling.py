@@ -52,7 +52,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="aecli-scaling-") as work:
         measured = [one for setting in settings for one in measure(Path(work), setting, rank_counts(), launches)]
         rows = throughput(measured) + measure_decoding(Path(work), 64 if options.small else 400, EPOCHS)
-        syncs = [_launch(count, {}) for count in SYNC_RANKS[: 2 if options.small else None]]
+        syncs = [_launch(count, {}) for count in SYNC_RANKS[: 1 if options.small else None]]
     notes = {"loss sync, by processes": ", ".join(f"{one['ranks']}: {one['sync_s'] * 1e3:.2f} ms" for one in syncs)}
     if options.json:
         show("Scaling", rows, True, **notes, measured=measured)

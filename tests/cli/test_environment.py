@@ -14,6 +14,7 @@ from aecli.cli.main import set_up_process
 from aecli.configs import EvalConfig, ModelsConfig
 from aecli.evaluation.paired import evaluate
 from aecli.runs.catalogue import list_models
+from tests.support.processes import end
 from tests.support.terminal import begin_in_terminal, output_of
 from tests.support.trained import JOBS, TRAIN, fails, invoke, ok
 
@@ -33,12 +34,14 @@ def shell(line: str, **options) -> subprocess.CompletedProcess:
 # Folders and variables
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "variables",
     [
-        {"HOME": "/proc/absent", "TMPDIR": "/proc/absent"},
-        {"HOME": "/proc/absent", "XDG_CACHE_HOME": "/dev/null", "XDG_CONFIG_HOME": "/dev/null"},
+        pytest.param({"HOME": "/proc/absent", "TMPDIR": "/proc/absent"}, marks=pytest.mark.slow),
+        pytest.param(
+            {"HOME": "/proc/absent", "XDG_CACHE_HOME": "/dev/null", "XDG_CONFIG_HOME": "/dev/null"},
+            marks=pytest.mark.soak,
+        ),
     ],
     ids=["nowhere", "no folders"],
 )
@@ -65,19 +68,12 @@ def test_a_working_folder_that_is_gone_is_an_error(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "variables", [{"PYTHONIOENCODING": "ascii", "TERM": "dumb"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}], ids=str
-)
-def test_whatever_the_locale_a_table_is_printed(variables):
-    done = process("models", "--runs", "absent", env={**os.environ, **variables}, capture_output=True)
-    assert done.returncode == 0 and "39,076,163" in done.stdout and done.stderr == ""
-
-
-@pytest.mark.slow
-def test_python_that_makes_warnings_errors_runs_all_the_same():
-    done = subprocess.run([sys.executable, "-W", "error", "-m", "aecli", "models", "--runs", "absent"],
-                          capture_output=True, text=True, check=False)  # fmt: skip
-    assert (done.returncode, done.stderr) == (0, "")
+def test_in_a_locale_of_ascii_and_with_warnings_made_errors_a_table_is_printed():
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "aecli", "models", "--runs", "absent"], capture_output=True, text=True,
+        check=False, env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "TERM": "dumb"},
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "") and "39,076,163" in done.stdout
 
 
 @pytest.fixture
@@ -146,7 +142,7 @@ def test_no_number_is_cut_in_a_table_of_20_columns(trained, narrow):
 def test_progress_in_20_columns_keeps_its_numbers_whole(trained):
     process, terminal = begin_in_terminal(trained, 20, [*JOBS["sample"], "--n", "500"])
     shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", b"".join(output_of(terminal)).decode())
-    assert process.wait() == 0 and "500/500 sampling" in shown
+    assert end(process) == 0 and "500/500 sampling" in shown
     counts = re.findall(r"[\d…]+/[\d…]+", shown)
     assert counts and all(re.fullmatch(r"\d+/(500|9)", count) for count in counts)
 

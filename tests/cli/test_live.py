@@ -12,6 +12,7 @@ from PIL import Image
 from aecli.cli.sparkline import SPARKS, sparkline
 from aecli.figures.curves import ORANGE, draw_curves
 from aecli.training.observers import previews
+from tests.support.processes import end
 from tests.support.terminal import begin_in_terminal, output_of
 from tests.support.trained import ok, write_images
 
@@ -46,7 +47,7 @@ def screens(place, columns, *arguments, encoding="utf-8", **environment):
     for piece in output_of(terminal):
         stream.feed(piece)
         seen.append([line.rstrip() for line in screen.display])
-    assert process.wait() == 0, seen[-1]
+    assert end(process) == 0, seen[-1]
     return seen, len(screen.history.top)
 
 

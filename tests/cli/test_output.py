@@ -1,13 +1,16 @@
 """What appears where: results on stdout, the rest on stderr, nothing that steers a terminal."""
 
 import json
+import os
 import re
+import signal
 
 import numpy as np
 import pytest
 
 from tests.support.by_hand import shrunk
 from tests.support.images import save_image
+from tests.support.processes import end
 from tests.support.terminal import begin_in_terminal, output_of
 from tests.support.trained import TRAIN, VAL, invoke, ok, ok_json, png
 
@@ -62,7 +65,9 @@ def test_json_alone_is_on_stdout_while_notices_go_to_stderr(trained):
 
 @pytest.mark.slow
 def test_bars_fit_a_terminal_of_80_columns_and_ctrl_c_saves(workplace):
-    command = ["train", "vae", *TRAIN, "--epochs", "123456", "--out", "o\x1b[31mut"]
+    # Epochs longer than the quarter of a second between two reports of steps, whose bar is to be seen.
+    command = ["train", "vae", *TRAIN, "--image-size", "128", "--width", "8", "--batch-size", "1",
+               "--epochs", "123456", "--compile", "off", "--out", "o\x1b[31mut"]  # fmt: skip
     process, terminal = begin_in_terminal(workplace, 80, command, NO_COLOR="1")
     output = b""
     try:
@@ -70,8 +75,8 @@ def test_bars_fit_a_terminal_of_80_columns_and_ctrl_c_saves(workplace):
             shows_all = output.count(b"dB") >= 3 and b"img/s" in output
             output += piece
             if not shows_all and output.count(b"dB") >= 3 and b"img/s" in output:
-                process.send_signal(2)
-        assert process.wait(30) == 130
+                os.kill(process.pid, signal.SIGINT)
+        assert end(process) == 130
     finally:
         process.kill()
     text = output.decode()

@@ -63,8 +63,6 @@ def test_help_that_cannot_be_written_is_an_error_in_a_line(args):
         ("aecli --version >&-", 0), ("aecli --version 2>&-", 0), ("aecli --version <&- >&- 2>&-", 0),
         ("aecli --help > /dev/full 2>&1", 1), ("aecli train vae --lr x 2> /dev/full", 2),
         ("aecli train vae --lr 2>&-", 2), ("set -o pipefail; aecli --help | true", 141), ("aecli grid --n 0 <&-", 2),
-        pytest.param("aecli models | head -1", 0, marks=pytest.mark.slow),
-        pytest.param("aecli models --runs absent --json >&- 2>&-", 0, marks=pytest.mark.slow),
         pytest.param("aecli eval --gt absent --pred x 2> /dev/full >&-", 1, marks=pytest.mark.slow),
     ],
 )  # fmt: skip

@@ -92,11 +92,11 @@ def test_a_lock_file_of_another_user_or_on_a_read_only_disk_stops_nobody(tmp_pat
 
 @pytest.mark.slow
 def test_processes_at_once_end_with_one_pack_built_once(folder, cache_folder):
-    processes = [start(folder, cache_folder, 0.05) for _ in range(3)]
+    processes = [start(folder, cache_folder, 0.05) for _ in range(2)]
     said = [process.communicate(timeout=60)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert [process.returncode for process in processes] == [0, 0]
     if sys.platform != "win32":
-        assert sorted(text.splitlines()[-1] for text in said) == ["0 decoded", "0 decoded", "12 decoded"]
+        assert sorted(text.splitlines()[-1] for text in said) == ["0 decoded", "12 decoded"]
     require_one_whole_pack(folder, cache_folder)
 
 

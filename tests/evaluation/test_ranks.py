@@ -39,15 +39,15 @@ def measure(place, size, *options):
 
 
 class TestTheSameReport:
-    @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
-    @pytest.mark.parametrize("options", [["--json"], ["--metrics", "ssim,psnr", "--batch-size", "64"]])
+    @pytest.mark.parametrize(
+        ("size", "options"), [(2, ["--json"]), (3, ["--metrics", "ssim,psnr", "--batch-size", "64"])]
+    )
     def test_as_of_one_process(self, place, size, options):
         alone = measure(place, 1, *options)
         assert len(alone[2].splitlines()) == 1 + 2 * 11
         assert measure(place, size, *options) == alone
 
-    @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
-    def test_without_what_can_not_be_measured(self, place, size):
+    def test_without_what_can_not_be_measured(self, place):
         """In the order in which one process meets it, whether in names, headers or pixels."""
         for name in ("low/09.jpg", "low/01.jpg", "high/06.jpg", "low/00.jpg", "high/07.jpg", "low/03.jpg"):
             truncate(place / name)
@@ -59,7 +59,7 @@ class TestTheSameReport:
         alone = measure(place, 1, *options)
         found = json.loads(alone[0])
         assert (found["n"], len(found["unpaired"])) == (1, 10) and alone[1].count("Note: ") == 1
-        assert measure(place, size, *options) == alone
+        assert measure(place, 3, *options) == alone
 
     def test_with_predictions_resized(self, place):
         save_image(place / "high" / "02.jpg", picture(20, 33))
@@ -129,15 +129,14 @@ class TestFailures:
             save_image(place / "high" / f"{number:02}.jpg", picture(20, 33))
         assert self.fail(place, 3) == self.fail(place, 1)
 
-    @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
-    def test_in_pixels_are_those_of_one_process(self, place, size):
+    def test_in_pixels_are_those_of_one_process(self, place):
         """Images are measured in batches by size: the first batch with a truncated one is reported, whoever has it."""
         for name in ("low/04.jpg", "high/06.jpg", "low/10.jpg"):
             truncate(place / name)
         said = self.fail(place, 1)
         assert "'04.jpg'" in said
-        shared = run_ranks(place, [*EVAL, "--quiet", "--workers", "1"], size, before=_be_slow_with_the_first)
-        assert shared == ([1] * size, "", said)
+        shared = run_ranks(place, [*EVAL, "--quiet", "--workers", "1"], 2, before=_be_slow_with_the_first)
+        assert shared == ([1, 1], "", said)
 
     def test_when_nothing_is_left(self, place):
         for file in (place / "low").iterdir():

@@ -32,8 +32,10 @@ def run(place, size, *arguments, out):
 
 
 class TestReconstruct:
-    @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
-    @pytest.mark.parametrize("options", [["--native"], ["--batch-size", "2"], ["--json", "--workers", "3"]])
+    @pytest.mark.parametrize(
+        ("size", "options"),
+        [(2, ["--native"]), (3, ["--batch-size", "2"]), (2, ["--json", "--workers", "3"])],
+    )
     def test_the_same_files_as_one_process(self, place, size, options):
         command = ["reconstruct", "--model", "vae", "--data", "mixed", *options]
         alone = run(place, 1, *command, out="alone")
@@ -105,9 +107,10 @@ def _fill_the_disk_of_the_second():
 
 
 class TestSample:
-    @pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
-    @pytest.mark.parametrize("out", [("alone", "shared"), ("alone.png", "shared.png")])
-    @pytest.mark.parametrize("n", ["150", "5"])
+    @pytest.mark.parametrize(
+        ("size", "out", "n"),
+        [(2, ("alone", "shared"), "150"), (2, ("alone.png", "shared.png"), "150"), (3, ("alone", "shared"), "5")],
+    )
     def test_the_same_files_as_one_process(self, place, size, out, n):
         command = ["sample", "--model", "vae", "--prior", "gaussian", "--n", n, "--seed", "4", "--quiet"]
         alone = run(place, 1, *command, out=out[0])

@@ -68,11 +68,6 @@ def interrupt_many(place: Path, count: int, seed: int) -> dict[int, int]:
     return statuses
 
 
-@pytest.mark.slow
-def test_a_signal_at_a_random_moment_ends_a_command_in_a_line_and_leaves_nothing_half_done(trained):
-    assert sum(interrupt_many(trained, 3, seed=1).values()) == 3
-
-
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(4))
 def test_many_signals_at_random_moments(trained, seed, capsys):

@@ -76,11 +76,6 @@ def interrupt_until_finished(place: Path, seed: int, most: int) -> int:
     return count
 
 
-@pytest.mark.slow
-def test_interrupts_at_random_moments_lose_nothing(tmp_path):
-    assert interrupt_until_finished(tmp_path, seed=1, most=3) > 0
-
-
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(20))
 def test_many_interrupts(tmp_path, seed, capsys):

@@ -180,7 +180,7 @@ def check_processes(place: Path, count: int, most_commands: int = 5, threads: in
 
 @pytest.mark.slow
 def test_neither_hashing_nor_time_zone_nor_locale_change_anything(mixed):
-    check_processes(mixed, 2, most_commands=2)
+    check_processes(mixed, 2, most_commands=1)
 
 
 @pytest.mark.soak
@@ -217,7 +217,7 @@ def check_batch_sizes(place: Path, nets: dict[str, Path | None], sizes: tuple[in
 
 @pytest.mark.slow
 def test_batch_size_and_threads_change_no_number_by_a_millionth(mixed):
-    for what, spread in check_batch_sizes(mixed, {"alex": None}, (1, 3, 64), (1, 2)).items():
+    for what, spread in check_batch_sizes(mixed, {"alex": None}, (1, 64), (1, 2)).items():
         assert max(spread) <= 1e-6, what
 
 

@@ -8,18 +8,20 @@ from collections.abc import Callable, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import numpy as np
 import torch
 
 # What commands import, some of it late.
 _PRELOADED = ["aecli.cli.live", "aecli.inference.comparison_grid", "torch._dynamo", "matplotlib.figure",
-              "matplotlib.backends.backend_agg", "tests.support.processes", "tests.soak.test_faults",
-              "tests.cli.test_standard_streams"]  # fmt: skip
+              "matplotlib.backends.backend_agg", "tests.support.processes", "tests.support.terminal",
+              "tests.soak.test_faults", "tests.cli.test_standard_streams"]  # fmt: skip
 
 
 def begin(place: Path, arguments: Sequence[str], before: Callable[[], object] = int) -> BaseProcess:
     """Start `aecli` in the folder `place`, in a process of one thread that calls `before` first.
 
-    What it says is added to the files stdout.txt and stderr.txt there.
+    What it says is added to the files stdout.txt and stderr.txt there. The pictures of training are written, but not
+    drawn, which would take most of a tiny run's time.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOADED)
@@ -30,13 +32,17 @@ def begin(place: Path, arguments: Sequence[str], before: Callable[[], object] = 
 
 def _run(place: Path, arguments: list[str], before: Callable[[], object]) -> None:
     from aecli.cli.main import main
+    from aecli.training.observers import previews
 
+    previews.draw_curves, previews.png_bytes = (lambda rows: b"curves"), (lambda picture: b"preview")
+    previews.draw_rows = lambda rows: np.zeros((1, 1, 3), np.uint8)
     os.chdir(place)
     for number, name in ((1, "stdout.txt"), (2, "stderr.txt")):
         redirect(number, name)
     torch.set_num_threads(1)
     before()
-    sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))
+    encoding = os.environ.get("PYTHONIOENCODING")
+    sys.stdout, sys.stderr = (open(number, "w", closefd=False, encoding=encoding) for number in (1, 2))
     sys.argv = ["aecli", *arguments]
     main()
 

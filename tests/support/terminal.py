@@ -5,28 +5,37 @@ import os
 import pty
 import select
 import struct
-import subprocess
-import sys
 import termios
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+from tests.support.processes import begin
 
 FORCING = ("COLUMNS", "LINES", "FORCE_COLOR", "NO_COLOR", "PY_COLORS", "GITHUB_ACTIONS")
 
 
-def begin_in_terminal(
-    place: Path, columns: int, arguments: list[str], **environment: str
-) -> tuple[subprocess.Popen[bytes], int]:
-    """Start `aecli` in the folder `place`; the process, and our side of its terminal."""
+def begin_in_terminal(place: Path, columns: int, arguments: list[str], **environment: str) -> tuple[BaseProcess, int]:
+    """Start `aecli` in the folder `place`; the process, and our side of its terminal, once something is said there."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    kept = {key: value for key, value in os.environ.items() if key not in FORCING}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "aecli", *arguments], cwd=place, stdin=theirs, stdout=theirs, stderr=theirs,
-        env={**kept, "TERM": "xterm-256color", "OMP_NUM_THREADS": "1", **environment}, start_new_session=True,
-    )  # fmt: skip
+    process = begin(place, arguments, partial(_attach, os.ttyname(theirs), environment))
+    ready, _, _ = select.select([ours], [], [], 60)
+    assert ready, "no output for a minute"
     os.close(theirs)
     return process, ours
+
+
+def _attach(terminal: str, environment: Mapping[str, str]) -> None:
+    os.setsid()
+    theirs = os.open(terminal, os.O_RDWR | os.O_NOCTTY)
+    for number in range(3):
+        os.dup2(theirs, number)
+    os.close(theirs)
+    for name in FORCING:
+        os.environ.pop(name, None)
+    os.environ |= {"TERM": "xterm-256color", **environment}
 
 
 def output_of(terminal: int) -> Iterator[bytes]:
