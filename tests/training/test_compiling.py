@@ -23,6 +23,7 @@ from aecli.training.objectives import Objective
 from aecli.training.step import compiling_pays
 from tests.reference import report
 from tests.support.objectives import optimizer
+from tests.support.stopping import train_until
 from tests.support.trained import assert_same_run
 
 needs_compiler = pytest.mark.skipif(bool(compiling.missing_compiler(torch.device("cpu"))), reason="no C++ compiler")
@@ -182,8 +183,7 @@ def notices(reports):
 def test_a_compiled_run_stopped_in_an_epoch_and_continued_is_the_run_never_stopped(config, tmp_path):
     config = config.replace(compile="on")
     whole = list(loop.train(config.replace(runs=tmp_path / "whole")))
-    calls = iter(range(100))
-    list(loop.train(config, lambda: next(calls) >= 3))
+    train_until(config, 3)
     rest = list(loop.train(config))
     assert placement_of(whole)["compile"] and placement_of(rest)["compile"]
     assert isinstance(rest[-1], Finished)
@@ -220,8 +220,7 @@ def test_auto_compiles_where_it_pays_and_a_resumed_run_keeps_its_choice(
     config, monkeypatch, compiled, first, then, times
 ):
     monkeypatch.setattr(step, "AUTO_COMPILE_STEPS", first)
-    calls = iter(range(100))
-    began = list(loop.train(config, lambda: next(calls) >= 3))
+    began = train_until(config, 3)
     monkeypatch.setattr(step, "AUTO_COMPILE_STEPS", then)
     ended = list(loop.train(config))
     assert isinstance(ended[-1], Finished)

@@ -7,18 +7,17 @@ import pytest
 
 from aecli.errors import CheckpointError, DataError
 from aecli.progress import Notice
-from aecli.training import loop
 from aecli.training.events import Finished, Interrupted
 from tests.support.images import encoded, picture
+from tests.support.stopping import train_until
 from tests.support.trained import assert_same_run, ok_json
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
-def run(config, steps=None):
-    """Train, at most so many steps; the notices that speak of images, and the last report."""
-    calls = iter(range(steps or 10**9))
-    reports = list(loop.train(config, lambda: next(calls, None) is None))
+def run(config, stop_after=None):
+    """Train, maybe until that many steps have been taken; the notices that speak of images, and the last report."""
+    reports = train_until(config, stop_after)
     return [report.text for report in reports if isinstance(report, Notice) and "images" in report.text], reports[-1]
 
 
@@ -55,10 +54,10 @@ def test_a_run_goes_on_with_its_images_at_another_place(config, photographs, tmp
     """Bit for bit, by the names under which it has split them, with one note."""
     config = config.replace(out=out and tmp_path / out)
     run(config.replace(out=tmp_path / "whole"))
-    _, end = run(config, steps=3)
+    _, end = run(config, stop_after=2)
     assert isinstance(end, Interrupted)
     moved = config.replace(data=str(move(photographs, tmp_path)))
-    notes, end = run(moved, steps=2)
+    notes, end = run(moved, stop_after=1)
     assert notes == [f"--data {moved.data.source}: the images that the run had in {photographs}"]
     notes, end = run(moved)
     assert notes == [] and isinstance(end, Finished)
@@ -72,7 +71,7 @@ def test_the_images_of_a_zip_may_be_unpacked(config, photographs, tmp_path):
     archive = shutil.make_archive(tmp_path / "backup", "zip", tmp_path, photographs.name)
     config = config.replace(data=archive)
     run(config.replace(out=tmp_path / "whole"))
-    run(config, steps=4)
+    run(config, stop_after=3)
     (tmp_path / "backup.zip").unlink()
     _, end = run(config.replace(data=str(photographs)))
     assert_same_run(tmp_path / "whole", end.run.path)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from aecli.errors import CheckpointError, ConfigError
 from aecli.progress import Notice
 from aecli.runs.checkpoints import fingerprint
-from aecli.training import loop
+from tests.support.stopping import train_until
 from tests.support.trained import TRAIN, assert_same_run, fails, ok, ok_json, rows
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -28,9 +28,8 @@ def weights(config, tmp_path):
     return tmp_path / "old"
 
 
-def run(config, steps=None):
-    calls = iter(range(steps or 10**9))
-    reports = list(loop.train(config, lambda: next(calls, None) is None))
+def run(config, stop_after=None):
+    reports = train_until(config, stop_after)
     return [report.text for report in reports if isinstance(report, Notice)], reports[-1]
 
 
@@ -54,11 +53,11 @@ def test_it_begins_from_those_weights_and_their_options_and_says_so(config, weig
 def test_the_same_weights_and_seed_give_the_same_run_which_resumes_without_them(config, weights, tmp_path):
     config = config.replace(init=str(weights), epochs=2)
     run(config.replace(out=tmp_path / "whole"))
-    _, end = run(config, steps=3)
+    _, end = run(config, stop_after=3)
     assert end.run.path == config.run.runs / "vae"
     kept = init_of(end.run.path)
     (weights / "model.safetensors").write_bytes((tmp_path / "whole/model.safetensors").read_bytes())
-    notices, _ = run(config, steps=2)
+    notices, _ = run(config, stop_after=1)
     assert any("other weights by now" in text for text in notices)
     shutil.rmtree(weights)
     notices, end = run(config)

@@ -21,15 +21,14 @@ from aecli.training.events import EpochReport, Finished, Interrupted, Started
 from tests.reference.report import ReportAE, ae_loss
 from tests.support.images import encoded, picture
 from tests.support.plain_models import build
+from tests.support.stopping import train_until
 from tests.support.trained import assert_same_run, rows
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def run(config, stop_after=None):
-    """Train; with `stop_after`, ask to stop once that many steps have been taken or validation batches begun."""
-    calls = itertools.count(1)
-    reports = list(loop.train(config, (lambda: next(calls) >= stop_after) if stop_after else lambda: False))
+    reports = train_until(config, stop_after)
     return reports, reports[-1]
 
 
