@@ -105,13 +105,14 @@ class TestCurves:
         monkeypatch.setattr(previews, "write_preview", lambda session: None)
         monkeypatch.setattr(previews, "draw_curves", lambda rows: drawn.append(len(rows)) or b"")
         monkeypatch.chdir(tmp_path)
-        ok(*TRAIN, "--epochs", "30", "--quiet", "--runs", "short")
-        assert drawn == [*range(1, 11), 20, 30]  # in epochs with pictures only
+        monkeypatch.setattr(previews, "CURVES_SECONDS", 3600.0)
+        ok(*TRAIN, "--epochs", "20", "--quiet", "--runs", "short")
+        assert drawn == [*range(1, 11), 20]  # in epochs with pictures only
         drawn.clear()
         monkeypatch.setattr(previews, "CURVES_SECONDS", 0.0)
         monkeypatch.setattr(previews, "CURVES_FRACTION", 1e9)
-        ok(*TRAIN, "--epochs", "15", "--quiet", "--runs", "long")
-        assert drawn == list(range(1, 16))
+        ok(*TRAIN, "--epochs", "12", "--quiet", "--runs", "long")
+        assert drawn == list(range(1, 13))
 
     def test_drawing_slowly_is_drawing_seldom(self, monkeypatch):
         monkeypatch.setattr(previews, "draw_curves", lambda rows: time.sleep(0.02) or b"")
