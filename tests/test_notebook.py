@@ -34,7 +34,7 @@ def notebook(tmp_path, monkeypatch):
 @pytest.mark.filterwarnings("default")  # raised by nbclient and ipykernel
 def test_the_notebook_runs(notebook, tmp_path):
     NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
     ).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert sum("image/png" in output.get("data", {}) for output in outputs) == 4  # curves, rows, interpolation, samples
@@ -67,7 +67,7 @@ def test_the_stop_button_saves_and_the_same_cell_goes_on(notebook, tmp_path):
         if stop_at is not None:
             wait_for(tmp_path / stop_at)
             manager.interrupt_kernel()
-        while (reply := client.get_shell_msg(timeout=120))["parent_header"]["msg_id"] != request:
+        while (reply := client.get_shell_msg(timeout=600))["parent_header"]["msg_id"] != request:
             pass
         return reply["content"].get("ename")
 

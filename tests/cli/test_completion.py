@@ -16,7 +16,7 @@ import pytest
 from tests.support.names import AUTOENCODERS
 from tests.support.trained import write_images
 
-SECONDS = 60.0  # for an answer; a completion starts aecli, on a busy machine
+SECONDS = 300.0  # for an answer; a completion starts aecli, on a busy machine
 
 
 @pytest.fixture(scope="module")

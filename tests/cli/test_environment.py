@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full, fork
 
 
 def process(*args: str, **options) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "aecli", *args], text=True, check=False, timeout=120, **options)
+    return subprocess.run([sys.executable, "-m", "aecli", *args], text=True, check=False, timeout=600, **options)
 
 
 def shell(line: str, **options) -> subprocess.CompletedProcess:

@@ -93,7 +93,7 @@ def test_a_lock_file_of_another_user_or_on_a_read_only_disk_stops_nobody(tmp_pat
 @pytest.mark.slow
 def test_processes_at_once_end_with_one_pack_built_once(folder, cache_folder):
     processes = [start(folder, cache_folder, 0.05) for _ in range(2)]
-    said = [process.communicate(timeout=60)[0] for process in processes]
+    said = [process.communicate(timeout=600)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     if sys.platform != "win32":
         assert sorted(text.splitlines()[-1] for text in said) == ["0 decoded", "12 decoded"]
@@ -139,7 +139,7 @@ def test_a_killed_build_is_cleared_away_and_done_again(folder, cache_folder):
     process = start(folder, cache_folder, 0.2)
     process.stdout.readline()
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert len(list(cache_folder.glob(".building-*"))) == 1
     run(list_images(str(folder)), cache=cache_folder)
     require_one_whole_pack(folder, cache_folder)
@@ -152,7 +152,7 @@ def test_one_that_waits_takes_over_when_the_builder_is_killed(folder, cache_fold
     steps = pack_images(list_images(str(folder)), 16, "squash", str(cache_folder), 1)
     assert isinstance(next(steps), Notice)
     os.kill(builder.pid, signal.SIGKILL)
-    builder.communicate(timeout=60)
+    builder.communicate(timeout=600)
     assert list(steps)[-1] == Progress("decoding", 12, 12)
     require_one_whole_pack(folder, cache_folder)
 

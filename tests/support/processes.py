@@ -56,12 +56,12 @@ def redirect(number: int, path: str) -> None:
 
 def end(process: BaseProcess) -> int:
     """Wait for a process; its exit status."""
-    process.join(timeout=120)
+    process.join(timeout=600)
     assert process.exitcode is not None, "it hangs"
     return process.exitcode
 
 
-def wait_for(path: Path, seconds: float = 60) -> None:
+def wait_for(path: Path, seconds: float = 300) -> None:
     """Wait until that file is there."""
     until = time.monotonic() + seconds
     while not path.exists():

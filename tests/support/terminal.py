@@ -21,8 +21,8 @@ def begin_in_terminal(place: Path, columns: int, arguments: list[str], **environ
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     process = begin(place, arguments, partial(_attach, os.ttyname(theirs), environment))
-    ready, _, _ = select.select([ours], [], [], 60)
-    assert ready, "no output for a minute"
+    ready, _, _ = select.select([ours], [], [], 300)
+    assert ready, "no output for five minutes"
     os.close(theirs)
     return process, ours
 
@@ -42,8 +42,8 @@ def output_of(terminal: int) -> Iterator[bytes]:
     """Yield the output, piece by piece, until the process has ended; then close the terminal."""
     try:
         while True:
-            ready, _, _ = select.select([terminal], [], [], 60)
-            assert ready, "no output for a minute"
+            ready, _, _ = select.select([terminal], [], [], 300)
+            assert ready, "no output for five minutes"
             try:
                 piece = os.read(terminal, 65536)
             except OSError:  # as Linux reports the end

@@ -286,7 +286,7 @@ SCRIPT = """if True:
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "status"), [("end", 0), ("raise", 7)])
 def test_an_iterator_left_at_the_end_of_a_script_is_saved_without_a_word(workplace, how, status):
-    done = subprocess.run([sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, timeout=600, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
     assert position(workplace / "training") > (0, 0)
     require_free(workplace / "training")
