@@ -61,6 +61,68 @@ class ResNetOptions(PatchOptions):
 
 
 @dataclass(frozen=True)
+class LatentDiffusionOptions(CheckedOptions):
+    """Those of the autoencoders of latent diffusion, with the names of diffusers' configs."""
+
+    block_out_channels: tuple[int, ...] = option(
+        (32, 64, 128, 128), "Channels at each resolution, from the finest; all but the last halve the sides.", MODEL,
+        flag="--option block_out_channels", least=1, most=65536,
+    )  # fmt: skip
+    layers_per_block: int = option(1, "Residual blocks at each resolution of the encoder; the decoder has one more.",
+                                   MODEL, flag="--option layers_per_block", least=1, most=64)  # fmt: skip
+    latent_channels: int = option(16, "Latent channels.", MODEL, flag="--option latent_channels", least=1, most=65536)
+    norm_num_groups: int = option(8, "Groups of GroupNorm; 32 in published models.", MODEL,
+                                  flag="--option norm_num_groups", least=1, most=65536)  # fmt: skip
+    mid_block_add_attention: bool = option(True, "Attention at the coarsest resolution.", MODEL,
+                                           flag="--option mid_block_add_attention")  # fmt: skip
+
+    @property
+    def downsampling(self) -> int:
+        """Side of the patch that a position of the latent stands for, in pixels."""
+        return 2 ** (len(self.block_out_channels) - 1)
+
+    def _check_together(self) -> None:
+        shown = ",".join(map(str, self.block_out_channels))
+        require(len(self.block_out_channels) <= 8, "--option block_out_channels", shown, "at most 8 numbers")
+        divisible = all(channels % self.norm_num_groups == 0 for channels in self.block_out_channels)
+        require(divisible, "--option block_out_channels", shown,
+                f"multiples of the {self.norm_num_groups} of --option norm_num_groups")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class KLOptions(LatentDiffusionOptions):
+    """Those of the autoencoder with a Gaussian posterior."""
+
+    use_quant_conv: bool = option(True, "A 1x1 convolution after the encoder.", MODEL,
+                                  flag="--option use_quant_conv")  # fmt: skip
+    use_post_quant_conv: bool = option(True, "A 1x1 convolution before the decoder.", MODEL,
+                                       flag="--option use_post_quant_conv")  # fmt: skip
+    beta: float = option(
+        1e-6, "Weight of the KL term, a mean over the numbers of the latent. Latent diffusion's 1e-6 weighs sums over "
+        "an image: here that is 1e-6 times the share that the latent keeps, 8e-8 for 1/12.", MODEL, least=0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class VQOptions(LatentDiffusionOptions):
+    """Those of the autoencoder with a codebook."""
+
+    latent_channels: int = option(4, "Channels between the codes and the networks.", MODEL,
+                                  flag="--option latent_channels", least=1, most=65536)  # fmt: skip
+    codebook_size: int = option(1024, "Codes in the codebook.", MODEL, flag="--option codebook_size", least=2,
+                                most=2**20)  # fmt: skip
+    vq_embed_dim: int | None = option(None, "Numbers of a code.", MODEL, flag="--option vq_embed_dim",
+                                      shown_default="latent_channels", least=1, most=65536)  # fmt: skip
+    commitment_weight: float = option(0.25, "Weight of the term that keeps vectors close to their codes.", MODEL,
+                                      flag="--option commitment_weight", least=0)  # fmt: skip
+
+    @property
+    def code_dim(self) -> int:
+        """`vq_embed_dim`, or its default."""
+        return self.vq_embed_dim or self.latent_channels
+
+
+@dataclass(frozen=True)
 class FlowOptions:
     """Those of the flow: latents are projected to `channels`; the others are the transformer's.
 

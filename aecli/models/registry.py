@@ -26,6 +26,8 @@ _BUILT_IN = {
     "vae": "aecli.models.vae:VAE",
     "pca": "aecli.models.pca:PCA",
     "resnet": "aecli.models.resnet:ResNet",
+    "kl": "aecli.models.kl:KL",
+    "vq": "aecli.models.vq:VQ",
     "prior": "aecli.models.flow:Flow",
 }
 PRIORS = ("prior",)  # names of built-ins that are not autoencoders

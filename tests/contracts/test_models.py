@@ -21,7 +21,8 @@ def small(name, seed=0):
     fields = {field.name for field in dataclasses.fields(registry.load(name).Options)}
     narrow = {"width": 4, "channels": 4, "latent_channels": 6, "side": 2}
     torch.manual_seed(seed)
-    given = narrow.items() if name in PRIORS else [("width", 4)]
+    latent_diffusion = {"block_out_channels": (8, 16), "norm_num_groups": 4, "codebook_size": 16}
+    given = (narrow if name in PRIORS else {"width": 4, **latent_diffusion}).items()
     return registry.build(name, registry.resolve_options(name, {key: value for key, value in given if key in fields}))
 
 

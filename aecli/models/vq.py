@@ -1,0 +1,84 @@
+"""The autoencoder with a codebook of latent diffusion: diffusers' `VQModel`, by names, shapes and function.
+
+van den Oord et al., "Neural discrete representation learning", NeurIPS 2017; Esser et al., "Taming transformers for
+high-resolution image synthesis", CVPR 2021; Rombach et al., CVPR 2022.
+"""
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from aecli.models.base import Autoencoder, Encoded
+from aecli.models.codebook import STAT_NAMES, codebook_stats, nearest_codes
+from aecli.models.ldm_layers import Decoder, Encoder
+from aecli.models.options import VQOptions
+
+
+class Quantizer(nn.Module):
+    """Replaces vectors by the nearest ones of a codebook that gradients train."""
+
+    def __init__(self, size: int, dim: int) -> None:
+        """Build it with codes uniform within ±1/size."""
+        super().__init__()
+        self.embedding = nn.Embedding(size, dim)
+        nn.init.uniform_(self.embedding.weight, -1 / size, 1 / size)
+
+    def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the codes nearest to vectors (N, dim, h, w), in their place, and their indices (N, h, w)."""
+        vectors = vectors.permute(0, 2, 3, 1)
+        indices = nearest_codes(vectors.detach().flatten(0, 2), self.embedding.weight.detach())
+        indices = indices.view(vectors.shape[:3])
+        codes: Tensor = self.embedding(indices)
+        return codes.permute(0, 3, 1, 2), indices
+
+
+class VQ(Autoencoder):
+    """Residual blocks, attention at the coarsest resolution, and a codebook; gradients pass it straight through."""
+
+    Options = VQOptions
+    stat_names = STAT_NAMES
+    decoder_modules = ("post_quant_conv", "decoder")
+
+    def __init__(self, options: VQOptions) -> None:
+        """Build it with PyTorch's initialisation, from torch's global generator."""
+        super().__init__()
+        self.options = options
+        self.size_multiple = options.downsampling
+        channels = options.latent_channels
+        self.encoder = Encoder(options, channels)
+        self.quant_conv = nn.Conv2d(channels, options.code_dim, 1)
+        self.quantize = Quantizer(options.codebook_size, options.code_dim)
+        self.post_quant_conv = nn.Conv2d(options.code_dim, channels, 1)
+        self.decoder = Decoder(options)
+
+    @property
+    def term_weights(self) -> Mapping[str, float]:
+        """1 of `codebook`, which moves codes to vectors, and `commitment_weight` of `commitment`, the other way."""
+        return {"codebook": 1.0, "commitment": self.options.commitment_weight}
+
+    @property
+    def bits_per_latent(self) -> float:
+        """The bits of an index."""
+        return math.log2(self.options.codebook_size)
+
+    def encode(self, images: Tensor, noise: Tensor | None = None) -> Encoded:
+        """Return latents (N, vq_embed_dim, H/f, W/f), which are codes, both terms, and the use of the codebook."""
+        vectors = self.quant_conv(self.encoder(images)).float()
+        codes, indices = self.quantize(vectors)
+        terms = {
+            "codebook": (codes - vectors.detach()).square().mean(),
+            "commitment": (vectors - codes.detach()).square().mean(),
+        }
+        latents = vectors + (codes - vectors).detach() if self.training else codes
+        return Encoded(latents, terms, codebook_stats(indices, self.options.codebook_size))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images (N, 3, H, W); in `eval()` mode in [-1, 1], beyond which a loss still has a gradient."""
+        images: Tensor = self.decoder(self.post_quant_conv(latents))
+        return images if self.training else images.clamp(-1, 1)
+
+    def latent_shape(self, image_size: int) -> tuple[int, ...]:
+        """Return (vq_embed_dim, side, side)."""
+        side = image_size // self.size_multiple
+        return (self.options.code_dim, side, side)
