@@ -14,7 +14,7 @@ def nearest_codes(vectors: Tensor, codebook: Tensor) -> Tensor:
     full_precision = nullcontext() if vectors.is_meta else torch.autocast(vectors.device.type, enabled=False)
     with full_precision:
         norms, doubled = codebook.square().sum(1), 2 * codebook.T
-        parts = vectors.split(max(1, _MOST_DISTANCES // len(codebook)))
+        parts = torch.split(vectors, max(1, _MOST_DISTANCES // len(codebook)))
         return torch.cat([torch.addmm(norms, part, doubled, alpha=-1).argmin(1) for part in parts])
 
 

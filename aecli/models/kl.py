@@ -47,7 +47,7 @@ class KL(Autoencoder):
         return {"kl": self.options.beta}
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Encoded:
-        """Return latents (N, latent_channels, H/f, W/f) and `kl`: a sample of the posterior, or in `eval()` its mean."""
+        """Return latents (N, latent_channels, H/f, W/f) and `kl`; a sample, or in `eval()` the posterior's mean."""
         posterior = self.posterior(images)
         latents = posterior.sample(noise) if self.training else posterior.mean
         return Encoded(latents, {"kl": posterior.kl_divergence()})

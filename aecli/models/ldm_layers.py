@@ -29,8 +29,8 @@ class ResnetBlock(nn.Module):
         """Map features (N, channels_in, h, w) to (N, channels_out, h, w)."""
         hidden = self.conv1(F.silu(self.norm1(features)))
         hidden = self.conv2(F.silu(self.norm2(hidden)))
-        skipped: Tensor = features if self.conv_shortcut is None else self.conv_shortcut(features)
-        return skipped + hidden
+        made: Tensor = hidden + (features if self.conv_shortcut is None else self.conv_shortcut(features))
+        return made
 
 
 class Attention(nn.Module):

@@ -79,7 +79,7 @@ class LatentDiffusionOptions(CheckedOptions):
     @property
     def downsampling(self) -> int:
         """Side of the patch that a position of the latent stands for, in pixels."""
-        return 2 ** (len(self.block_out_channels) - 1)
+        return 1 << (len(self.block_out_channels) - 1)
 
     def _check_together(self) -> None:
         shown = ",".join(map(str, self.block_out_channels))

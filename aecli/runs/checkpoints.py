@@ -16,7 +16,7 @@ from aecli.models import registry
 from aecli.models.base import Trainable
 from aecli.models.renamed_keys import current_key
 from aecli.progress import Listener, Notice, ignore
-from aecli.runs.plain_weights import is_pickle, key_prefix, pickle_error, report_document
+from aecli.runs.plain_weights import PlainWeights, is_pickle, pickle_error, plain_weights
 from aecli.storage.atomic_files import atomic_path, sha256_of
 from aecli.storage.safetensors_file import TensorFile, open_tensors
 from aecli.storage.strict_json import SCHEMA, NewerSchemaError, parse_json, require_known_schema, short_repr
@@ -82,30 +82,33 @@ def load_model(path: Path, named: str | None = None, listen: Listener = ignore) 
     Names and shapes are checked against the model before the tensors are read.
 
     Args:
-        path: a safetensors file. Without aecli's document it is read as a `state_dict` of the report's architecture;
-            its keys, behind a prefix that they have in common, and shapes determine which model and size.
-        listen: is told of such a prefix.
+        path: a safetensors file. Without aecli's document it is read as a `state_dict` of the report's architecture or
+            latent diffusion's; its keys, behind a prefix that they have in common, and shapes determine which model and
+            size.
+        listen: is told of such a prefix, and of tensors that are left out.
         named: the model as the user named it. A `package.module:Class` in the file alone is never imported.
 
     Raises:
         CheckpointError: a damaged file, another model than `named`, or weights that don't fit the model.
     """
     with _opened(path) as file:
-        document, prefix = _weights_document(path, file)
+        plain = _weights_of(path, file)
+        document, stored = plain.document, plain.names
         name, options, model = _build(path, document, named)
-        stored = {current_key(name, key.removeprefix(prefix)): key for key in file.shapes}
-        _require_shapes(path, name, model, {key: file.shapes[there] for key, there in stored.items()})
+        _require_shapes(path, name, model, plain.shapes)
         _require_input(path, document, model)
         with _damage_as_error(path):
-            tensors = file.read()
+            tensors = file.read(stored.values())
     weights = {key: _checked(path, key, tensors[stored[key]], like) for key, like in model.state_dict().items()}
     saved = model.state_dict().keys()
     if any(buffer.is_meta and key not in saved for key, buffer in model.named_buffers()):
         model = registry.build(name, options)  # computes the non-persistent buffers
     model.load_state_dict(weights, assign=True)
     _require_variances(path, model)
-    if prefix:
-        listen(Notice(f"{path}: the prefix {single_line(prefix)} is left off the names of its weights"))
+    if plain.prefix:
+        listen(Notice(f"{path}: the prefix {single_line(plain.prefix)} is left off the names of its weights"))
+    if plain.left_out:
+        listen(Notice(f"{path}: {count_of(plain.left_out, 'tensor')} of other networks left out"))
     return model.eval(), document
 
 
@@ -116,7 +119,7 @@ def describe_weights(path: Path) -> dict[str, Any]:
         CheckpointError: as `load_model`, but the tensors are neither read nor compared with the model.
     """
     with _opened(path) as file:
-        return _weights_document(path, file)[0]
+        return _weights_of(path, file).document
 
 
 def load_weights(path: Path, model: Trainable) -> tuple[dict[str, Tensor], list[str]]:
@@ -127,29 +130,29 @@ def load_weights(path: Path, model: Trainable) -> tuple[dict[str, Tensor], list[
     """
     expected = model.state_dict()
     with _opened(path) as file:
-        document, prefix = _weights_document(path, file)
-        stored = {current_key(document.get("model"), key.removeprefix(prefix)): key for key in file.shapes}
-        shared = {key: file.shapes[stored[key]] for key in expected if key in stored}
+        plain = _weights_of(path, file)
+        stored = plain.names
+        shared = {key: plain.shapes[key] for key in expected if key in stored}
         wrong = {key: _difference(shape, tuple(expected[key].shape)) for key, shape in shared.items()
                  if shape != tuple(expected[key].shape)}  # fmt: skip
         if wrong or not shared:
             what = f"in {count_of(len(wrong), 'weight')}: {summarize(wrong)}" if wrong else "in any name of a weight"
             raise CheckpointError(f"{path} does not fit the model {what}")
         with _damage_as_error(path):
-            tensors = file.read()
+            tensors = file.read(stored[key] for key in shared)
     weights = {key: _checked(path, key, tensors[stored[key]], expected[key]) for key in shared}
     return weights, sorted(stored.keys() - shared.keys())
 
 
-def _weights_document(path: Path, file: TensorFile) -> tuple[dict[str, Any], str]:
-    """Return the document of weights, or what stands in for it, and the prefix of their names."""
+def _weights_of(path: Path, file: TensorFile) -> PlainWeights:
+    """Return the document of weights, or what stands in for it, and their names."""
     document = _document(path, file)
     if document is None:
-        prefix = key_prefix(file.shapes)
-        return report_document(path, {key.removeprefix(prefix): shape for key, shape in file.shapes.items()}), prefix
+        return plain_weights(path, file.shapes)
     if "clock" in document:
         raise CheckpointError(f"{path} is a training state, not a model\nhint: {path.with_name('model.safetensors')}")
-    return document, ""
+    names = {current_key(document.get("model"), key): key for key in file.shapes}
+    return PlainWeights(document, names, {key: file.shapes[there] for key, there in names.items()}, prefix="")
 
 
 def _opened(path: Path) -> AbstractContextManager[TensorFile]:
@@ -241,7 +244,7 @@ def _checked(path: Path, key: str, value: Tensor, like: Tensor) -> Tensor:
     """Return weights in the model's dtype; raises CheckpointError for another kind of dtype or values not finite."""
     if value.is_floating_point() != like.is_floating_point():
         raise CheckpointError(f"{path}: {key} is {value.dtype} in the file, {like.dtype} in the model")
-    value = value.to(like.dtype)
+    value = value.to(like.dtype).reshape(like.shape)
     if not value.isfinite().all():
         raise CheckpointError(f"{path}: {key} has values that are not finite: the training that wrote it diverged")
     return value

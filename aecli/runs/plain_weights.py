@@ -1,13 +1,16 @@
-"""Weights that aecli didn't write: pickles, which it doesn't open, and a plain `state_dict` of the report's models."""
+"""Weights that aecli didn't write: pickles, which it doesn't open, and a plain `state_dict` of a built-in network."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aecli.errors import CheckpointError, count_of, name_examples
+from aecli.models import ldm_keys
 from aecli.storage.strict_json import SCHEMA, regular_file
 
-_FIRST = "encoder.0.weight"  # in every model that is known by its keys
+_FIRST = "encoder.0.weight"  # in each of the report's models
+_KNOWN = (_FIRST, ldm_keys.FIRST)  # each in every model of its kind
 _HEAD_BYTES = 256
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # how PyTorch's files begin since 1.6, and pickles of protocol 2 and above
 
@@ -37,29 +40,60 @@ def pickle_error(path: Path) -> CheckpointError:
     )
 
 
-def key_prefix(keys: Iterable[str]) -> str:
-    """Return what precedes the names of the report's models in `keys`: `module.`, `model._orig_mod.`, …, or nothing."""
-    listed = list(keys)
-    if _FIRST in listed:
-        return ""
-    return next((key.removesuffix(_FIRST) for key in listed if key.endswith(f".{_FIRST}")), "")
+@dataclass(frozen=True)
+class PlainWeights:
+    """A `state_dict` without aecli's document, for which `document` stands in.
+
+    `names` in the file and `shapes` are by the model's own names; those in the file begin with `prefix`. `left_out`
+    counts tensors of other networks.
+    """
+
+    document: dict[str, Any]
+    names: dict[str, str]
+    shapes: dict[str, tuple[int, ...]]
+    prefix: str
+    left_out: int = 0
 
 
-def report_document(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Return the document for a plain `state_dict` of the report's `ae` or `vae`: model by keys, options by shapes.
+def plain_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> PlainWeights:
+    """Return what the names and shapes of a `state_dict` say: of the report's models, or of latent diffusion's.
 
     Such weights say nothing of their images: those of the report are assumed, and `assumed` is True.
 
     Raises:
         CheckpointError: they are another model's.
     """
-    first, latent = shapes.get(_FIRST), shapes.get("decoder.0.weight")
-    if first is None or len(first) != 4:
+    prefix = key_prefix(shapes)
+    names = {key.removeprefix(prefix): key for key in shapes}
+    is_latent_diffusion = ldm_keys.FIRST in names
+    if is_latent_diffusion:
+        own = [key.removeprefix(prefix) for key in shapes if key.startswith(prefix)]
+        names = {current: prefix + key for key, current in ldm_keys.current_keys(own).items()}
+    known = {key: ldm_keys.current_shape(key, shapes[there]) for key, there in names.items()}
+    found = ldm_keys.options_of(known) if is_latent_diffusion else _report_options(known)
+    if found is None:
         raise CheckpointError(
             f"{path} holds no weights of an aecli model: {count_of(len(shapes), 'tensor')} "
             f"({name_examples(list(shapes), len(shapes)) or 'none'})\n"
-            f"hint: a model that aecli didn't write is known by the report's names, {_FIRST} … decoder.15.bias"
+            f"hint: a model that aecli didn't write is known by its names: the report's, {_FIRST} … decoder.15.bias, "
+            f"or diffusers', {ldm_keys.FIRST} …"
         )
+    document = {"schema": SCHEMA, "model": found[0], "options": found[1], "image_size": 256, "fit": "squash"}
+    return PlainWeights(document | {"assumed": True}, names, known, prefix, len(shapes) - len(names))
+
+
+def key_prefix(keys: Iterable[str]) -> str:
+    """Return what precedes a built-in network's names in `keys`: `module.`, `first_stage_model.`, …, or nothing."""
+    listed = list(keys)
+    if any(first in listed for first in _KNOWN):
+        return ""
+    return next((key.removesuffix(first) for key in listed for first in _KNOWN if key.endswith(f".{first}")), "")
+
+
+def _report_options(shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, dict[str, Any]] | None:
+    """Return `ae` or `vae` and its options for weights of these shapes; None if they are something else."""
+    first, latent = shapes.get(_FIRST, ()), shapes.get("decoder.0.weight", ())
+    if len(first) != 4:
+        return None
     name = "vae" if "encoder.15.weight" in shapes else "ae"
-    options = {"width": first[0]} | ({"latent_dim": latent[0]} if latent is not None and len(latent) == 4 else {})
-    return {"schema": SCHEMA, "model": name, "options": options, "image_size": 256, "fit": "squash", "assumed": True}
+    return name, {"width": first[0]} | ({"latent_dim": latent[0]} if len(latent) == 4 else {})
