@@ -5,14 +5,17 @@ high-resolution image synthesis", CVPR 2021; Rombach et al., CVPR 2022.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor, nn
 
 from aecli.models.base import Autoencoder, Encoded
 from aecli.models.codebook import STAT_NAMES, codebook_stats, nearest_codes
 from aecli.models.ldm_layers import Decoder, Encoder
 from aecli.models.options import VQOptions
+
+_VECTORS_A_CODE = 8  # of which a codebook begins as a random choice
 
 
 class Quantizer(nn.Module):
@@ -51,6 +54,19 @@ class VQ(Autoencoder):
         self.quantize = Quantizer(options.codebook_size, options.code_dim)
         self.post_quant_conv = nn.Conv2d(options.code_dim, channels, 1)
         self.decoder = Decoder(options)
+
+    @torch.no_grad()
+    def prepare(self, batches: Iterable[Tensor]) -> None:
+        """Begin with vectors of images (N, 3, S, S) as codes: the built ones lie near 0, and few are used."""
+        size, found = self.options.codebook_size, []
+        for images in batches:
+            found.append(self.quant_conv(self.encoder(images)).float().movedim(1, -1).flatten(0, 2))
+            if sum(map(len, found)) >= _VECTORS_A_CODE * size:
+                break
+        vectors = torch.cat(found)
+        repeats = -(-size // len(vectors))
+        chosen = torch.cat([torch.randperm(len(vectors)) for _ in range(repeats)])[:size]
+        self.quantize.embedding.weight.copy_(vectors[chosen.to(vectors.device)])
 
     @property
     def term_weights(self) -> Mapping[str, float]:

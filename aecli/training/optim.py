@@ -26,8 +26,8 @@ def build_optimizers(
     """Return the optimizers of the trainable parameters of `module`, and the matrices that stand for kernels in Muon.
 
     `adam` has the model's `betas`. Weight decay is decoupled under `adamw` and `muon`, and spares vectors (biases, the
-    scales of norms). `muon` takes kernels as matrices (out, in·k·k), but the first and the last of them, which map
-    from and to pixels; AdamW takes the rest.
+    scales of norms) and codebooks. `muon` takes kernels as matrices (out, in·k·k), but the first and the last of them,
+    which map from and to pixels; AdamW takes the rest.
     """
     parameters = [each for each in module.parameters() if each.requires_grad]
     if not parameters:
@@ -36,14 +36,16 @@ def build_optimizers(
     fused = bool(parameters) and parameters[0].device.type in ("cpu", "cuda")
     if config.optimizer == "adam":
         return [Adam(parameters, lr=lr, betas=betas, weight_decay=decay, fused=fused)], {}
-    kernels = [each for each in parameters if each.ndim >= 2]
+    codebooks = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Embedding)}
+    kernels = [each for each in parameters if each.ndim >= 2 and id(each) not in codebooks]
+    decayed = {id(kernel) for kernel in kernels}
     chosen = kernels[1:-1] if config.optimizer == "muon" else []
     matrices = {kernel: as_matrix(kernel) for kernel in chosen}
     taken = {id(kernel) for kernel in chosen}
     rest = [each for each in parameters if id(each) not in taken]
     groups = [
-        {"params": [each for each in rest if each.ndim >= 2], "weight_decay": decay},
-        {"params": [each for each in rest if each.ndim < 2], "weight_decay": 0.0},
+        {"params": [each for each in rest if id(each) in decayed], "weight_decay": decay},
+        {"params": [each for each in rest if id(each) not in decayed], "weight_decay": 0.0},
     ]
     optimizers: list[Optimizer] = [AdamW(groups, lr=lr, betas=ADAMW_BETAS, fused=fused)]
     if matrices:
