@@ -38,6 +38,7 @@ def lines(found: DryRun) -> list[str]:
         *augmentation,
         ("model", f"{found.options['model']}, {found.parameters:,} parameters, "
                   f"latent {'×'.join(map(str, found.latent_shape))}"),
+        *([("", f"keeps {found.kept} of an image")] if found.kept else []),
         ("arithmetic", f"{found.forward_gflop:.3g} GFLOP an image forward, {found.step_gflop:,.4g} a step"),
         ("steps", f"{found.batches_per_epoch:,} an epoch, {found.steps:,} in all{done}"),
         ("machine", f"{placement['device']}, {placement['precision']}, {placement['memory_format']}"),

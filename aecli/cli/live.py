@@ -110,10 +110,11 @@ def started_line(started: Started) -> str:
     after = f" after epoch {started.epochs_done}{step}" if resumes else ""
     images = "a stream" if started.train_images is None else started.train_images
     placement = started.placement
+    kept = f", keeps {started.kept}" if started.kept else ""
     compiled = ", compiled" if placement["compile"] else ""
     processes = f", {placement['processes']} processes" if placement["processes"] > 1 else ""
     return (f"{'resuming' if resumes else 'training'} {started.run.path}{after}: {started.model}, "
-            f"{started.parameters:,} parameters, {images} + {started.val_images} images, "
+            f"{started.parameters:,} parameters{kept}, {images} + {started.val_images} images, "
             f"{placement['device']} {placement['precision']}{compiled}{processes}")  # fmt: skip
 
 

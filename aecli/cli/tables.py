@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from aecli.evaluation.report import PairedComparison, Result
     from aecli.evaluation.sets import SetReport
     from aecli.metrics.base import Metric
+    from aecli.models.base import Kept
     from aecli.runs.catalogue import ModelsReport
 
 _MOST_COMPARED = 4  # predictions of which every two are compared on the terminal
@@ -184,21 +185,21 @@ def print_sets(report: "SetReport", format: str = "text") -> None:
 def print_models(report: "ModelsReport") -> None:
     """Print the registry, the runs and the machine."""
     rows = [
-        [model.name, "", "", "", message_of(model.error)] if model.error else
-        [model.name, f"{model.parameters:,}", "×".join(map(str, model.latent_shape or ())), f"{model.gflop:.1f}",
-         model.target]
+        [model.name, "", "", "", "", message_of(model.error)] if model.error else
+        [model.name, f"{model.parameters:,}", "×".join(map(str, model.latent_shape or ())), _kept(model.kept),
+         f"{model.gflop:.1f}", model.target]
         for model in report.models
     ]  # fmt: skip
-    headings = ["model", "parameters", "latent", f"GFLOP at {report.image_size}²", "class"]
-    _print_table(headings, rows, text_columns=[0, 4])
+    headings = ["model", "parameters", "latent", "keeps", f"GFLOP at {report.image_size}²", "class"]
+    _print_table(headings, rows, text_columns=[0, 5])
     console.print_line("")
     if report.runs:
         runs = [
             [run.path, run.model, f"{run.image_size}²", str(run.epochs), _number(run.best_epoch, 0),
-             _number(run.val_psnr, 2), _number(run.val_ssim, 4), _ago(run.touched)]
+             _kept(run.kept), _number(run.val_psnr, 2), _number(run.val_ssim, 4), _ago(run.touched)]
             for run in report.runs
         ]  # fmt: skip
-        headings = ["run", "model", "image", "epochs", "best", "PSNR ↑", "SSIM ↑", "changed"]
+        headings = ["run", "model", "image", "epochs", "best", "keeps", "PSNR ↑", "SSIM ↑", "changed"]
         _print_table(headings, runs, text_columns=[0, 1])
         for run in report.runs:
             for line in (run.error or "").splitlines():
@@ -208,6 +209,13 @@ def print_models(report: "ModelsReport") -> None:
         console.print_line(
             f"{work} runs on {placement['device']} in {placement['precision']}, {placement['memory_format']}"
         )
+
+
+def _kept(kept: "Kept | None") -> str:
+    """What a model keeps, in few columns."""
+    if kept is None:
+        return "–"
+    return str(kept) if kept.bits_per_pixel is None else f"{kept.bits_per_pixel:.3g} bpp"
 
 
 def _ago(moment: str) -> str:

@@ -25,7 +25,10 @@ from aecli.storage.outputs import check_writable_file, forbid_overwriting_inputs
 
 @dataclass(frozen=True)
 class GridResult:
-    """The file, the names of its images, the labels of its rows, and what reading did to the images of the SOURCE."""
+    """The file, the names of its images, the labels of its rows, and what reading did to the images of the SOURCE.
+
+    What a model keeps is drawn beside its label.
+    """
 
     out: Path
     images: list[str]
@@ -54,14 +57,14 @@ def draw_comparison(config: GridConfig, listen: Listener = ignore) -> GridResult
     chosen, truth, counts = _choose(images, loaded[0], config.n, config.seed, listen)
     for text in counts.notices(source, loaded[0].background):
         listen(Notice(text))
-    rows = [("Ground Truth", truth)]
-    for done, (label, each) in enumerate(zip(_labels(loaded), loaded, strict=True)):
+    rows, labels = [("Ground Truth", truth)], _labels(loaded)
+    for done, (label, each) in enumerate(zip(labels, loaded, strict=True)):
         listen(Progress("reconstructing", done, len(loaded)))
         has_same_input = _input_of(each) == _input_of(loaded[0])
         inputs = truth if has_same_input else [each.read_image(image).pixels for image in chosen]
-        rows.append((label, [_reconstruct(each, pixels) for pixels in inputs]))
+        rows.append((f"{label} keeps {each.kept}", [_reconstruct(each, pixels) for pixels in inputs]))
     write_output(config.out, png_bytes(draw_rows(rows)), listen)
-    return GridResult(config.out, [image.name for image in chosen], [label for label, _ in rows],
+    return GridResult(config.out, [image.name for image in chosen], ["Ground Truth", *labels],
                       {source: counts.to_json()})  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from aecli.data.decoding.conversions import Decoded
 from aecli.data.decoding.decode import decode, decode_fitted
 from aecli.data.image_ref import ImageRef
 from aecli.errors import ConfigError, ModelError
-from aecli.models.base import Autoencoder
+from aecli.models.base import Autoencoder, Kept
 from aecli.progress import Listener, Notice, ignore
 from aecli.runs import checkpoints
 from aecli.runs.folder import Located, locate
@@ -52,6 +52,11 @@ class LoadedModel:
     def title(self) -> str:
         """Name of its class, for pictures and tables."""
         return type(self.model).__name__
+
+    @property
+    def kept(self) -> Kept:
+        """What a latent keeps of an image of its size."""
+        return self.model.kept(self.image_size)
 
     @property
     def takes_whole(self) -> bool:

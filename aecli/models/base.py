@@ -49,7 +49,15 @@ class Kept:
         share = Fraction(self.numbers, self.pixels)
         if share.numerator == 1 or share.denominator <= 64:
             return str(share)
+        if abs((nearest := round(1 / share)) * share - 1) < 0.01:
+            return f"1/{nearest}"
         return f"{100 * float(share):.3g} %"
+
+    def to_json(self) -> dict[str, float | None]:
+        """Return the numbers an image, their share of the pixels' numbers, and the bits a pixel (None: continuous)."""
+        return {
+            "numbers": self.numbers, "share": self.numbers / self.pixels, "bits_per_pixel": self.bits_per_pixel,
+        }  # fmt: skip
 
 
 class Trainable(nn.Module, ABC):
@@ -192,6 +200,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, was_training in modes:
             module.training = was_training
+
+
+def kept(model: Trainable, image_size: int) -> Kept | None:
+    """Return what an autoencoder's latent keeps of an image of that side; None for a prior."""
+    return model.kept(image_size) if isinstance(model, Autoencoder) else None
 
 
 def latent_shape(model: Trainable, image_size: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 from aecli.configs import ModelsConfig
 from aecli.errors import AecliError, CheckpointError
 from aecli.models import registry
-from aecli.models.base import latent_shape
+from aecli.models.base import Kept, kept, latent_shape
 from aecli.models.flops import forward_flops
 from aecli.runs import checkpoints
 from aecli.runs.folder import RunFolder, list_runs
@@ -25,6 +25,7 @@ class ModelFacts:
     parameters: int | None = None
     latent_shape: tuple[int, ...] | None = None
     gflop: float | None = None
+    kept: Kept | None = None  # None also for a prior
     error: str | None = None
 
 
@@ -41,6 +42,7 @@ class RunFacts:
     val_psnr: float | None
     val_ssim: float | None
     touched: str  # when it was last trained, ISO 8601 with the zone of this machine
+    kept: Kept | None = None  # None for a prior, or a model that isn't installed
     error: str | None = None
 
 
@@ -56,7 +58,11 @@ class ModelsReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return asdict(self)
+        document = asdict(self)
+        found: list[ModelFacts | RunFacts] = [*self.models, *self.runs]
+        for facts, each in zip([*document["models"], *document["runs"]], found, strict=True):
+            facts["kept"] = each.kept.to_json() if each.kept else None
+        return document
 
 
 def list_models(config: ModelsConfig) -> ModelsReport:
@@ -82,7 +88,8 @@ def describe_model(name: str, target: str, image_size: int) -> ModelFacts:
     except AecliError as error:
         return ModelFacts(name, target, error=str(error))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return ModelFacts(name, target, parameters, latent_shape(model, image_size), forward_flops(model, image_size) / 1e9)
+    return ModelFacts(name, target, parameters, latent_shape(model, image_size), forward_flops(model, image_size) / 1e9,
+                      kept(model, image_size))  # fmt: skip
 
 
 def describe_run(run: RunFolder) -> RunFacts:
@@ -107,5 +114,15 @@ def describe_run(run: RunFolder) -> RunFacts:
         val_psnr=psnr if is_number(psnr := figures.get("val_psnr")) else None,
         val_ssim=ssim if is_number(ssim := figures.get("val_ssim")) else None,
         touched=datetime.fromtimestamp(run.touched()).astimezone().isoformat(timespec="seconds"),
+        kept=_kept_by(config),
         error=error,
     )
+
+
+def _kept_by(config: dict[str, Any]) -> Kept | None:
+    name, options = config["model"]["name"], config["model"]["options"]
+    try:
+        model = registry.build_on_meta(name, registry.resolve_options(name, options))
+    except AecliError:  # a plug-in that isn't installed, or has other options by now
+        return None
+    return kept(model, config["options"]["image_size"])

@@ -13,7 +13,7 @@ from aecli.configs import TrainConfig
 from aecli.data.sources.registry import split_indices
 from aecli.data.sources.shards import Shards
 from aecli.errors import ConfigError, DataError
-from aecli.models.base import Autoencoder, Prediction, latent_shape
+from aecli.models.base import Autoencoder, Kept, Prediction, kept, latent_shape
 from aecli.models.flops import TRAINING_FACTOR, forward_flops
 from aecli.progress import Listener, Progress, never
 from aecli.runs.checkpoints import read_document
@@ -67,6 +67,7 @@ class DryRun:
     placement: dict[str, Any]
     parameters: int
     latent_shape: tuple[int, ...]
+    kept: Kept | None  # None for a prior
     forward_gflop: float  # an image
     step_gflop: float
     train_images: int | None
@@ -83,7 +84,8 @@ class DryRun:
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
-        return {**asdict(self), "memory": {**asdict(self.memory), "total": self.memory.total}}
+        kept = self.kept.to_json() if self.kept else None
+        return {**asdict(self), "kept": kept, "memory": {**asdict(self.memory), "total": self.memory.total}}
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,7 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
         placement=plan.placement.describe(),
         parameters=sum(parameter.numel() for parameter in parameters),
         latent_shape=latent_shape(state.model, config.data.image_size),
+        kept=kept(state.model, config.data.image_size),
         forward_gflop=forward / 1e9,
         step_gflop=TRAINING_FACTOR * forward * length.batch_size / 1e9,
         train_images=length.train_images,

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from aecli.diagnosis import Finding
+from aecli.models.base import Kept
 from aecli.progress import Notice, Progress
 from aecli.runs.folder import RunFolder
 from aecli.runtime.memory import peak_memory
@@ -68,6 +69,7 @@ class Started:
     placement: dict[str, Any]
     val_losses: tuple[float, ...] = ()  # of the epochs before
     augmentation: str = ""  # of training images, in words
+    kept: Kept | None = None  # by the latents of an autoencoder
 
 
 @dataclass(frozen=True)

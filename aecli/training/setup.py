@@ -15,7 +15,7 @@ from aecli.data.image_ref import split_indices
 from aecli.data.inventory import Listing
 from aecli.data.streams import Stream
 from aecli.errors import CheckpointError
-from aecli.models.base import Autoencoder, Prior
+from aecli.models.base import Autoencoder, Prior, kept
 from aecli.progress import Notice, Progress, Stopped, StopRequest
 from aecli.runs.data_changes import SourceChange, as_recorded, notices_of, source_changes
 from aecli.runs.folder import RunFolder
@@ -359,4 +359,5 @@ def _started(session: Session, data: Data, placement: dict[str, Any]) -> Started
         placement=placement,
         val_losses=tuple(row["val_loss"] for row in state.rows if row["val_loss"] is not None),
         augmentation=session.config.data.augmentation,
+        kept=kept(state.model, session.config.data.image_size),
     )

@@ -152,8 +152,8 @@ def test_size_multiple_is_the_models_own(workplace):
 def test_models_shows_the_reports_figures_and_the_runs(trained):
     result = ok("models")
     lines = [line.split() for line in result.stdout.splitlines()]
-    assert ["ae", "39,076,163", "1024×8×8", "23.9", "aecli.models.ae:AE"] in lines
-    assert ["vae", "57,952,579", "1024×8×8", "26.4", "aecli.models.vae:VAE"] in lines
+    assert ["ae", "39,076,163", "1024×8×8", "1/3", "23.9", "aecli.models.ae:AE"] in lines
+    assert ["vae", "57,952,579", "1024×8×8", "1/3", "26.4", "aecli.models.vae:VAE"] in lines
     runs = [line[0] for line in lines if line and line[0].startswith("runs/")]
     assert runs == ["runs/ae", "runs/vae"]  # the newest first
     assert "training" in result.stdout and "cpu" in result.stdout
@@ -163,12 +163,14 @@ def test_models_shows_the_reports_figures_and_the_runs(trained):
 def test_models_json(trained):
     document = ok_json("models", "--runs", "runs")
     figures = {model["name"]: (model["parameters"], model["latent_shape"]) for model in document["models"]}
-    prior = figures.pop("prior")
-    assert figures == {"ae": (39_076_163, [1024, 8, 8]), "vae": (57_952_579, [1024, 8, 8])}
-    assert prior[1] == [64, 8, 8]
+    assert figures["ae"] == (39_076_163, [1024, 8, 8]) and figures["vae"] == (57_952_579, [1024, 8, 8])
+    assert figures["prior"][1] == [64, 8, 8]
+    kept = {model["name"]: model["kept"] for model in document["models"]}
+    assert kept["vae"] == {"numbers": 65536, "share": 1 / 3, "bits_per_pixel": None} and kept["prior"] is None
     run = next(run for run in document["runs"] if run["model"] == "vae")
     best = [json.loads((trained / "runs/vae/config.json").read_text())["model"]["options"], SIZE, EPOCHS]
     assert [run["options"], run["image_size"], run["epochs"]] == best
+    assert run["kept"]["share"] == 1 / 48
     assert set(document["inference"]) == {"device", "precision", "memory_format"}
     assert document["inference"]["precision"] == "fp32"
 

@@ -3,6 +3,7 @@
 import shutil
 
 from aecli.configs import GridConfig
+from aecli.inference import comparison_grid
 from aecli.inference.comparison_grid import draw_comparison
 from tests.support.trained import ok
 
@@ -21,3 +22,11 @@ def test_rows_are_in_the_given_order_with_distinct_labels(trained):
     models = ("vae", "bare.safetensors", "runs/ae")
     result = draw_comparison(GridConfig(n=1, models=models, out=trained / "g.png"))
     assert result.rows == ["Ground Truth", "VAE vae", "VAE bare", "AE"]
+
+
+def test_rows_show_what_models_keep(trained, monkeypatch):
+    drawn = []
+    draw = comparison_grid.draw_rows
+    monkeypatch.setattr(comparison_grid, "draw_rows", lambda rows: drawn.extend(rows) or draw(rows))
+    draw_comparison(GridConfig(n=1, models=("vae",), out=trained / "g.png"))
+    assert [label for label, _ in drawn] == ["Ground Truth", "VAE keeps 1/48"]

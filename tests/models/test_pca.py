@@ -8,6 +8,7 @@ import torch
 
 from aecli.errors import ConfigError
 from aecli.models import registry
+from aecli.models.base import Kept
 from aecli.models.patches import PatchDecoder, PatchEncoder, fit_patches
 from tests.support.photographs import photographs
 
@@ -53,6 +54,8 @@ def test_it_needs_images():
 def test_what_is_kept():
     model = registry.build("pca", registry.resolve_options("pca", {}))
     assert str(model.kept(64)) == "1/12" == str(model.kept(128))
+    assert str(Kept(160, 3 * 64**2)) == "1/77" and str(Kept(7, 64)) == "7/64"
+    assert str(Kept(64, 3 * 64**2, 0.15625)) == "0.156 bits a pixel"
     wide = dataclasses.replace(model.options, latent_dim=13)
     assert str(registry.build("pca", wide).kept(64)) == "6.77 %"
     with pytest.raises(ConfigError, match="--latent-dim 200: expected at most the 192"):

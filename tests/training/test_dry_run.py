@@ -109,7 +109,14 @@ def test_activations_of_one_product_by_hand(monkeypatch):
 def test_its_text(place):
     printed = ok(*SMALL, "--epochs", 3, "--ema", 0.9, "--dry-run").stdout
     assert all(len(line) <= 80 for line in printed.splitlines() if str(place) not in line), printed
-    for words in ("runs/vae would be begun", "parameters, latent 32×1×1", "EMA", "batch-size        4", "beta"):
+    for words in (
+        "runs/vae would be begun",
+        "parameters, latent 32×1×1",
+        "keeps 1/96 of",
+        "EMA",
+        "batch-size        4",
+        "beta",
+    ):
         assert words in printed
 
 

@@ -77,7 +77,7 @@ def test_its_latest_images_are_drawn(config, tmp_path, monkeypatch):
     monkeypatch.setattr("aecli.training.observers.previews.png_bytes", lambda _picture: b"")
     run(config.replace(steps=4))
     assert [(label, len(images)) for label, images in drawn[-1]] == [
-        ("Validation", 5), ("VAE", 5), ("Training", 6), ("VAE", 6)
+        ("Validation", 5), ("VAE keeps 1/48", 5), ("Training", 6), ("VAE keeps 1/48", 6)
     ]  # fmt: skip
 
 

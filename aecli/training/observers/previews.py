@@ -11,7 +11,7 @@ from aecli.data.decoding.decode import Pixels
 from aecli.figures.curves import draw_curves
 from aecli.figures.grid import draw_rows, draw_sheet
 from aecli.figures.png import png_bytes
-from aecli.models.base import Prior, evaluating
+from aecli.models.base import Autoencoder, Prior, evaluating
 from aecli.storage.atomic_files import write_bytes
 from aecli.training.inputs.latent_sets import LatentEncoder
 from aecli.training.session import Session
@@ -64,7 +64,8 @@ def write_preview(session: Session) -> None:
         samples = list(_sample(session, session.plan.encoder))
         write_bytes(folder.preview(state.counters.epoch), png_bytes(draw_sheet(samples)))
         return
-    title = type(state.model).__name__
+    assert isinstance(state.model, Autoencoder)  # for the type checker: a prior has an encoder
+    title = f"{type(state.model).__name__} keeps {state.model.kept(session.config.data.image_size)}"
     rows = []
     sets = {
         "Validation": session.inputs.val.evenly_spaced(PREVIEW_IMAGES),
