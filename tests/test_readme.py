@@ -42,6 +42,8 @@ OTHER_PROGRAMS_OPTIONS = {
 SMALL = {
     "ae": "--width 4 --image-size 32",
     "vae": "--width 4 --image-size 32",
+    "pca": "--image-size 32",
+    "resnet": "--width 4 --image-size 32",
     "examples": "--image-size 16",
     "prior": "--width 32 -o depth=1",
 }

@@ -23,8 +23,10 @@ class _CommandOptions:
                         completes="registered", positional=True)  # fmt: skip
     model_options: tuple[str, ...] = option((), "Any option of the model; repeatable.", MODEL, name="option",
                                             short_flag="-o", metavar="KEY=VALUE")  # fmt: skip
-    recipe: str = option(
-        "report", "Bundled option values: the report's, or minutes on a laptop's CPU. Flags win over them.", RECIPE,
+    recipe: str | None = option(
+        None, "Bundled option values, over which flags win. report: the report's; quick: minutes on a laptop's CPU; "
+        "sharp: with LPIPS in the loss; gan: with a discriminator too; finetune: the decoder alone, from --init; "
+        "others are made for the model of that name.", RECIPE, shown_default="the model's own, or report",
         choices=tuple(recipe_names()),
     )  # fmt: skip
     config: Path | None = option(
@@ -66,7 +68,8 @@ def _train(
 ) -> None:
     """Train MODEL on a folder of images, and write a run folder.
 
-    The same command again resumes its run; other options begin another. The defaults are the report's recipe.
+    The same command again resumes its run; other options begin another. The defaults of ae and vae are the report's
+    recipe.
     """
     from aecli.cli.signposts import refuse_run
     from aecli.recipes.layering import layer

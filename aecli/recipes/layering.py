@@ -69,11 +69,15 @@ def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> T
 
 
 def _read_recipe(recipe: str, model: str) -> dict[str, Any]:
-    """Return a recipe's values; a table named like the model stands in place of them all."""
+    """Return a recipe's values; those in a table named like the model win over the others."""
     values = _read_toml(FOLDER / f"{recipe}.toml")
     tables = {key: values.pop(key) for key, value in list(values.items()) if isinstance(value, dict)}
-    own: dict[str, Any] = tables.get(model, values)
-    return own
+    own: dict[str, Any] = tables.get(model, {})
+    for key, other, _ in _EXCLUSIVE:
+        for given, left_out in ((key, other), (other, key)):
+            if given in own:
+                values.pop(left_out, None)
+    return {**values, **own}
 
 
 def _images_of(options: Mapping[str, Any]) -> dict[str, Any]:

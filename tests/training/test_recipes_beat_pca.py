@@ -30,7 +30,10 @@ def best(model, recipe, folder, out, **options):
     return last.best
 
 
-@pytest.mark.parametrize(("recipe", "metric", "sign"), [("quick", "val_psnr", 1)])
+@pytest.mark.parametrize(
+    ("recipe", "metric", "sign"),
+    [("quick", "val_psnr", 1), ("resnet", "val_psnr", 1), ("sharp", "val_lpips", -1), ("gan", "val_lpips", -1)],
+)
 def test_no_worse_than_pca(folder, tmp_path, recipe, metric, sign):
     floor = best("pca", "pca", folder, tmp_path / "pca")
     trained = best("resnet", recipe, folder, tmp_path / "resnet", steps=STEPS, options={"width": 16})
