@@ -17,6 +17,7 @@ LEAST_EPOCHS = 10  # fewer say nothing of a trend
 DEAD_RATE = 1e-3  # fraction of the first learning rate, below which steps change little
 DIVERGED = 2.0  # fold of its lowest train loss
 WON = 1e-3  # mean loss of a discriminator in an epoch, below which it teaches nothing
+FEW_CODES = 0.5  # used, of a codebook, below which it is larger than the images need, or training goes wrong
 COLLAPSED = 1e-3  # nats a number: the posterior's mean and standard deviation are then within 0.05 of N(0, 1)'s
 FAR = 0.1  # nats a number: above this divergence from it, samples of N(0, I) decode to noise
 _NOISES = 3.0  # a change is one if it is above so many standard deviations of the noise between epochs
@@ -43,7 +44,7 @@ def training_findings(rows: Sequence[Row], best_epoch: int, best_kl: float | Non
     if not any("train_adversarial" in row for row in rows):  # against an adversary, a loss is no measure of progress
         trend.insert(0, diverged(rows, best_epoch) or overfitting(rows, best_epoch))
     trend = trend if any(trend) else [stalled(rows)]
-    return [each for each in (*trend, collapsed(best_kl, options)) if each]
+    return [each for each in (*trend, collapsed(best_kl, options), few_codes(rows)) if each]
 
 
 def overfitting(rows: Sequence[Row], best_epoch: int) -> Finding | None:
@@ -152,6 +153,19 @@ def collapsed(kl: float | None, options: object) -> Finding | None:
         f"KL collapsed ({kl:.1e} nats a number): the latents hold next to nothing of an image, and all reconstructions "
         f"and samples look alike{advice}",
         {"kl": kl},
+    )
+
+
+def few_codes(rows: Sequence[Row]) -> Finding | None:
+    """In the last epoch, fewer than half of the codes of a quantiser were in use."""
+    usage, perplexity = ((rows[-1] if rows else {}).get(f"train_{name}") for name in ("codebook_usage", "perplexity"))
+    if usage is None or perplexity is None or usage >= FEW_CODES:
+        return None
+    return Finding(
+        "codebook",
+        f"{100 * usage:.0f} % of the codes were in use in the last epoch, with a perplexity of {perplexity:.0f}: "
+        "a smaller codebook would do as well",
+        {"codebook_usage": usage, "perplexity": perplexity},
     )
 
 

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -16,22 +16,25 @@ class Encoded:
     """What an encoder makes of a batch of images.
 
     `latent` (N, …) is what `decode` takes. `terms` are losses of the bottleneck, such as `kl`: float32 scalars, means
-    over the batch, not yet weighted. `stats` are scalars that are reported and never minimised.
+    over the batch, not yet weighted. `stats` are scalars that are reported and never minimised. `observed` are tensors
+    (N, …) without gradients, from which the model updates its own averages once a step (`Trainable.step_sums`).
     """
 
     latent: Tensor
     terms: Mapping[str, Tensor] = field(default_factory=dict)
     stats: Mapping[str, Tensor] = field(default_factory=dict)
+    observed: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a training step compares: `output` with `target`, both (N, …); `terms` and `stats` are as in `Encoded`."""
+    """What a training step compares: `output` with `target`, both (N, …); the others are as in `Encoded`."""
 
     output: Tensor
     target: Tensor
     terms: Mapping[str, Tensor] = field(default_factory=dict)
     stats: Mapping[str, Tensor] = field(default_factory=dict)
+    observed: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,18 @@ class Trainable(nn.Module, ABC):
         """
         return None
 
+    def step_sums(self, observed: Mapping[str, Tensor], first: int, count: int) -> list[Tensor]:
+        """Return float32 sums over a process's part of a step's batch, for averages that the model keeps in buffers.
+
+        `observed` are those of `predict`, of the examples from `first` on of the batch's `count`. Torch's global
+        generator is in the same state in every process. Training adds the sums over all processes and hands them to
+        `after_step`, so that they don't depend on how a batch is cut.
+        """
+        return []
+
+    def after_step(self, sums: Sequence[Tensor]) -> None:
+        """Update the model's own averages after an optimizer step, given `step_sums` of its whole batch."""
+
 
 class Autoencoder(Trainable):
     """Maps images float (N, 3, H, W) in [-1, 1], whose sides are multiples of `size_multiple`, to latents and back."""
@@ -155,7 +170,7 @@ class Autoencoder(Trainable):
     def predict(self, examples: Tensor, noise: Tensor | None = None) -> Prediction:
         """Return reconstructions of images (N, 3, H, W) beside the images."""
         encoded = self.encode(examples, noise)
-        return Prediction(self.decode(encoded.latent), examples, encoded.terms, encoded.stats)
+        return Prediction(self.decode(encoded.latent), examples, encoded.terms, encoded.stats, encoded.observed)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return reconstructions (N, 3, H, W) in [-1, 1]; in `eval()` mode without randomness in the latent."""

@@ -1,7 +1,7 @@
 """What lies between encoder and decoder: nothing, or a Gaussian posterior."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +40,18 @@ class Bottleneck(nn.Module, ABC):
         """Return the noise that `forward` takes for latents of that shape, or None."""
         return None
 
-    def prepare(self, hidden: Iterable[Tensor]) -> None:
-        """Fit it to batches of what the encoder makes, before the first step; by default nothing."""
+    def prepare(self, hidden: Iterable[Tensor], importance: Tensor | None = None) -> None:
+        """Fit it to batches of what the encoder makes, before the first step; by default nothing.
+
+        `importance` (latent_dim) is how far the image moves where a channel of the latent moves by 1.
+        """
+
+    def step_sums(self, observed: Mapping[str, Tensor], first: int, count: int) -> list[Tensor]:
+        """Return the sums of `Trainable.step_sums`."""
+        return []
+
+    def after_step(self, sums: Sequence[Tensor]) -> None:
+        """Update averages, as `Trainable.after_step`."""
 
 
 class Identity(Bottleneck):

@@ -1,9 +1,12 @@
 """The options of the built-in models; the defaults are the report's. No torch here: `--help` imports this."""
 
+import math
 from dataclasses import dataclass
 
-from aecli.configs.checks import BOTTLENECKS, require
+from aecli.configs.checks import BOTTLENECKS, DISTANCES, require
 from aecli.configs.options import MODEL, CheckedOptions, option
+
+_MOST_CODES = 65536  # of a codebook
 
 
 @dataclass(frozen=True)
@@ -53,9 +56,26 @@ class ResNetOptions(PatchOptions):
                         most=64)  # fmt: skip
     bottleneck: str = option("none", "What lies between encoder and decoder.", MODEL, choices=BOTTLENECKS)
     beta: float = option(1e-6, "Weight of the KL term of bottleneck kl.", MODEL, least=0)
+    levels: tuple[int, ...] = option((8, 5, 5, 5), "Levels of the channels of a codebook of bottleneck fsq, the most "
+                                     "for the first ones.", MODEL, least=3, most=256)  # fmt: skip
+    codebook_size: int = option(1024, "Codes of a codebook of bottleneck vq.", MODEL, least=2, most=65536)
+    codebooks: int = option(4, "Codebooks of bottleneck vq, which share the latent channels.", MODEL, least=1,
+                            most=65536)  # fmt: skip
+    distance: str = option("euclidean", "What is near for bottleneck vq.", MODEL, choices=DISTANCES)
+    commitment: float = option(0.25, "Weight of the commitment term of bottleneck vq.", MODEL, least=0)
 
     def _check_together(self) -> None:
         super()._check_together()
+        if self.bottleneck == "fsq":
+            levels = ",".join(map(str, self.levels))
+            require(
+                math.prod(self.levels) <= _MOST_CODES, "--option levels", levels, f"a product of at most {_MOST_CODES}"
+            )
+            require(self.latent_dim % len(self.levels) == 0, "--latent-dim", self.latent_dim,
+                    f"a multiple of the {len(self.levels)} levels")  # fmt: skip
+        if self.bottleneck == "vq":
+            require(self.latent_dim % self.codebooks == 0, "--latent-dim", self.latent_dim,
+                    f"a multiple of the {self.codebooks} codebooks")  # fmt: skip
         sides = (4, 8, 16, 32)
         require(self.downsampling in sides, "--option downsampling", self.downsampling, "4, 8, 16 or 32")
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from aecli.models.base import Autoencoder, Encoded
 from aecli.models.bottlenecks import Bottleneck, Gaussian, Identity
+from aecli.models.ema_vq import EMACodebook
+from aecli.models.fsq import FSQ
 from aecli.models.options import ResNetOptions
 from aecli.models.patches import PatchDecoder, PatchEncoder, fit_patches
 
@@ -118,7 +120,17 @@ class ResNet(Autoencoder):
         kept: list[Tensor] = []
         fit_patches(self.encoder.linear, self.decoder.linear, _kept(batches, kept))
         with torch.no_grad():
-            self.bottleneck.prepare(self.encoder(images) for images in kept)
+            importance = self.decoder.linear.expand.weight.flatten(1).norm(dim=0)
+            self.bottleneck.prepare((self.encoder(images) for images in kept), importance)
+
+    def step_sums(self, observed: Mapping[str, Tensor], first: int, count: int) -> list[Tensor]:
+        """Return those of the bottleneck; none while it is frozen."""
+        return self.bottleneck.step_sums(observed, first, count) if self.bottleneck.training else []
+
+    def after_step(self, sums: Sequence[Tensor]) -> None:
+        """Update the bottleneck's averages."""
+        if sums:
+            self.bottleneck.after_step(sums)
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Encoded:
         """Return latents (N, latent_dim, H/f, W/f) of images (N, 3, H, W) in [-1, 1], and what the bottleneck says."""
@@ -149,6 +161,13 @@ def build_bottleneck(options: ResNetOptions) -> Bottleneck:
     """Return the bottleneck that the options name."""
     if options.bottleneck == "kl":
         return Gaussian(options.latent_dim, options.beta)
+    if options.bottleneck == "fsq":
+        return FSQ(options.latent_dim, options.levels)
+    if options.bottleneck == "vq":
+        return EMACodebook(
+            options.latent_dim, options.codebook_size, options.codebooks, options.distance == "cosine",
+            options.commitment,
+        )  # fmt: skip
     return Identity(options.latent_dim)
 
 

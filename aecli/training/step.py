@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aecli.data.batches import rank_slice
 from aecli.errors import DeviceError
 from aecli.models.flops import TRAINING_FACTOR, forward_flops
 from aecli.progress import Notice, Stopped, StopRequest
@@ -14,9 +15,10 @@ from aecli.training.events import TrainReport
 from aecli.training.inputs.micro_batches import MicroBatch, largest_micro_batch, micro_batches
 from aecli.training.learner import Learner
 from aecli.training.plan import Plan
-from aecli.training.state import TrainState
+from aecli.training.state import TrainState, seed_step
 from aecli.training.sync import NonFiniteDetector
 
+_AVERAGES = 2  # spawn key of the seed; 0 and 1 are those of micro_batches
 AUTO_COMPILE_STEPS = 10_000  # compiling takes about as long as 5,000 small steps save
 MAX_CPU_FLOPS = 5e10  # a step; larger steps are slower compiled (tests/benchmarks/RESULTS.md)
 
@@ -30,11 +32,14 @@ def train_step(
     """
     distributed, objective, step = plan.distributed, state.objective, state.counters.step
     made: list[tuple[Tensor, MicroBatch]] = []
+    observed: list[Mapping[str, Tensor]] = []
     for micro in micro_batches(images, count, step, state.model, plan.config, distributed):
         with model.accumulating(not micro.is_last):
             with plan.placement.autocast():
                 prediction = model(micro.images, micro.noise)
             losses = objective.model_loss(prediction, step)
+            if prediction.observed:
+                observed.append(prediction.observed)
             # DDP averages gradients over processes, but the loss is the mean over images.
             state.learner.backward(losses.total * (micro.weight * distributed.world_size))
         state.add(losses.total, {**losses.parts, **prediction.stats}, micro.weight)
@@ -44,6 +49,8 @@ def train_step(
     for name, critic in state.critics.items():  # none in the report's recipe
         norms.append(_critic_step(name, critic, made, lr, plan, state) if objective.is_adversarial(step) else None)
     detector.update(norms)
+    if observed:
+        _update_averages(observed, count, plan, state)
     state.lr = lr
     state.update_ema()
     state.counters.step += 1
@@ -62,6 +69,19 @@ def _critic_step(
     norm = critic.step(lr)
     state.objective.end_step(name, plan.distributed)
     return norm
+
+
+def _update_averages(observed: Sequence[Mapping[str, Tensor]], count: int, plan: Plan, state: TrainState) -> None:
+    """Update the averages that the model keeps itself, from all `count` examples of the step over all processes."""
+    distributed = plan.distributed
+    mine = {name: torch.cat([each[name] for each in observed]) for name in observed[0]}
+    first, _ = rank_slice(count, distributed.rank, distributed.world_size)
+    seed_step(plan.config.run.seed, state.counters.step, _AVERAGES)
+    sums = state.model.step_sums(mine, first, count)
+    distributed.sum_tensors(sums)
+    if count < distributed.world_size:  # every process took all of them
+        sums = [each / distributed.world_size for each in sums]
+    state.model.after_step(sums)
 
 
 def compile_step(
