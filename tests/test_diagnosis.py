@@ -211,3 +211,11 @@ def test_a_batch_of_one_image_names_options_that_go_through(tmp_path, monkeypatc
     assert size.startswith("--batch-size ") and larger == "--image-size 64"
     for way in (size, larger):
         ok(*command, *way.split(), "--out", way.strip("-").replace(" ", "-"))
+
+
+def test_a_codebook_of_which_less_than_half_is_used_is_said():
+    row = {"train_codebook_usage": 0.49, "train_perplexity": 100.0}
+    found = diagnosis.few_codes([row])
+    assert found.figures == {"codebook_usage": 0.49, "perplexity": 100.0} and "49 %" in found.text
+    assert diagnosis.few_codes([row, {**row, "train_codebook_usage": 0.5}]) is None
+    assert diagnosis.few_codes([{}]) is None and diagnosis.few_codes([]) is None

@@ -100,7 +100,8 @@ class FSQ(Bottleneck):
         return torch.tanh(hidden + torch.atanh(offset / half)) * half - offset
 
     def _levels_of(self, bounded: Tensor) -> Tensor:
-        return bounded.round().long() + self._levels(bounded.device) // 2
+        counts = self._levels(bounded.device)
+        return (bounded.round().long() + counts // 2).clamp(min=0).minimum(counts - 1)  # of what is no number too
 
     def _values_of(self, levels: Tensor) -> Tensor:
         return self.values[self._channels(levels.device), levels]

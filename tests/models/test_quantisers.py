@@ -66,6 +66,12 @@ class TestFSQ:
         model.prepare([torch.zeros(1, 4, 2, 2)])
         assert model.values.isfinite().all() and model.slope.isfinite().all()
 
+    def test_what_is_no_number_stays_so(self):
+        values = hidden()
+        values[0, 0, 0, 0] = math.nan
+        latents = FSQ(8, LEVELS)(values).latent
+        assert latents.isnan().sum() == 1
+
 
 @pytest.mark.parametrize("cosine", [False, True])
 class TestEMACodebook:
