@@ -5,6 +5,7 @@ Dead codes are restarted (Dhariwal et al., 2020); cosine similarity as in improv
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -147,6 +148,6 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """Return the codes (codebooks, n) of `codebook` (codebooks, size, d) nearest to vectors (codebooks, n, d)."""
     squares = codebook.square().sum(-1).unsqueeze(1)
     rows = max(1, _DISTANCES // (codebook.shape[0] * codebook.shape[1]))
-    with torch.autocast(vectors.device.type, enabled=False):
+    with nullcontext() if vectors.is_meta else torch.autocast(vectors.device.type, enabled=False):
         found = [(squares - 2 * part @ codebook.mT).argmin(-1) for part in torch.split(vectors, rows, 1)]
     return torch.cat(found, 1)

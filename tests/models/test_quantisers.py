@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from aecli.models import registry
 from aecli.models.codes import CodeFrequencies, join_channels, split_channels
 from aecli.models.ema_vq import DECAY, EMACodebook
+from aecli.models.flops import forward_flops
 from aecli.models.fsq import FSQ
 
 reference = pytest.importorskip("vector_quantize_pytorch")
@@ -174,3 +176,10 @@ def test_channels_are_dealt_out_in_turn():
     values = torch.arange(6.0).view(1, 6, 1, 1)
     assert split_channels(values, 2).tolist() == [[[0, 2, 4]], [[1, 3, 5]]]
     assert torch.equal(join_channels(split_channels(hidden(channels=6), 3), hidden(channels=6)), hidden(channels=6))
+
+
+@pytest.mark.parametrize("bottleneck", ["fsq", "vq"])
+def test_flops_are_counted_without_memory(bottleneck):
+    options = registry.resolve_options("resnet", {"bottleneck": bottleneck, "width": 4})
+    counted = [forward_flops(build("resnet", options), 64) for build in (registry.build, registry.build_on_meta)]
+    assert counted[0] == counted[1] > 0
