@@ -30,12 +30,17 @@ def validate_options(config: TrainConfig, model: Trainable, distributed: Distrib
     image_size, batch_size = config.data.image_size, config.optimization.batch_size
     if image_size % multiple:
         raise ConfigError(f"--image-size {image_size}: model {config.model.name!r} needs a multiple of {multiple}")
-    if model.closed_form and (config.optimization.steps is not None or config.optimization.epochs != 1):
+    is_stream_of_images = is_stream(config.data.source)
+    if (
+        model.closed_form
+        and not is_stream_of_images
+        and (config.optimization.steps is not None or config.optimization.epochs != 1)
+    ):
         raise ConfigError(
             f"--epochs: model {config.model.name!r} is fitted in one pass over the images\n"
             f"hint: leave --epochs, --steps and --recipe out, or use --epochs 1"
         )
-    if config.optimization.steps is None and is_stream(config.data.source):
+    if config.optimization.steps is None and is_stream_of_images:
         raise ConfigError(f"--steps: {config.data.source} is a stream, which has no end\nhint: set --steps")
     if batch_size < distributed.world_size:
         raise ConfigError(

@@ -105,3 +105,11 @@ def test_what_is_reconstructed_of_such_a_run(config, tmp_path):
     assert "without validation images" in fails(
         1, "reconstruct", "--model", tmp_path / "unheld", "--out", tmp_path / "c"
     )
+
+
+def test_a_stream_is_fitted_in_closed_form(config, tmp_path):
+    flat = {key: value for key, value in config.flat().items() if key not in ("model", "options", "steps", "epochs")}
+    pca = TrainConfig(model="pca", **{**flat, "steps": 4, "options": {"latent_dim": 48}})
+    _, end = run(pca)
+    assert isinstance(end, Finished)
+    assert float(rows(tmp_path / "mine")[-1]["val_psnr"]) > 12  # noise of 32 pixels, in a quarter of its numbers
