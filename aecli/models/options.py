@@ -50,7 +50,7 @@ class PatchOptions(CheckedOptions):
 class ResNetOptions(PatchOptions):
     """Those of the residual autoencoder and of its bottlenecks."""
 
-    width: int = option(64, "Channels of the finest stage of the decoder; coarser ones have 2 and 4 times as many.",
+    width: int = option(64, "Channels of the finest stage of the decoder; the others have twice as many.",
                         MODEL, least=1, most=4096)  # fmt: skip
     depth: int = option(2, "Residual blocks of each stage of the decoder; the encoder has one.", MODEL, least=0,
                         most=64)  # fmt: skip

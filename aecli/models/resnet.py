@@ -177,13 +177,16 @@ def encoder_stages(options: ResNetOptions) -> list[Stage]:
 
 
 def decoder_stages(options: ResNetOptions) -> list[Stage]:
-    """Return the stages of the decoder from coarse to fine, twice as wide at half the resolution, up to four times."""
+    """Return the stages of the decoder from coarse to fine; all but the finest are twice as wide.
+
+    Wider ones lost what the PCA had at the rate that suits these.
+    """
     finest = min(_STEM, options.downsampling // 2)
     scales = [finest]
     while scales[-1] < options.downsampling:
         scales.append(2 * scales[-1])
     return [
-        (scale, options.width * min(4, scale // finest), options.depth) for scale in reversed(scales)
+        (scale, options.width * min(2, scale // finest), options.depth) for scale in reversed(scales)
     ]  # fmt: skip
 
 
