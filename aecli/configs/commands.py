@@ -64,6 +64,11 @@ class ReconstructConfig(CheckedOptions):
         False, "Keep each image's own size: pad to a multiple of 32, reconstruct, crop back. A model trained with "
         "--fit random-crop always does, unless --fit or --image-size says otherwise.", DATA,
     )  # fmt: skip
+    tile: str = option(
+        "auto", "Side of the tiles that pictures of their own sizes are computed in, in pixels, to which comes what "
+        "their pixels depend on; auto: 1024 for pictures of more than 2 megapixels; off: whole.", MACHINE,
+        metavar="auto|off|N", pattern=r"auto|off|[1-9]\d{0,4}", expected="auto, off or a number of pixels",
+    )  # fmt: skip
     out: Path | None = option(None, "Folder to write to.", OUTPUT, metavar="DIR",
                               shown_default="reconstructions/MODEL")  # fmt: skip
     latents: Path | None = option(

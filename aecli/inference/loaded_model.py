@@ -15,7 +15,9 @@ from aecli.data.decoding.conversions import Decoded
 from aecli.data.decoding.decode import decode, decode_fitted
 from aecli.data.image_ref import ImageRef
 from aecli.errors import ConfigError, ModelError
+from aecli.inference.tiles import cut
 from aecli.models.base import Autoencoder, Kept
+from aecli.models.receptive_field import ReceptiveField, grows_with_images, receptive_field
 from aecli.progress import Listener, Notice, ignore
 from aecli.runs import checkpoints
 from aecli.runs.folder import Located, locate
@@ -24,6 +26,8 @@ from aecli.runtime.device import Placement, oom_as_device_error, place
 MEMORY_HINT = "--precision bf16, or --device cpu"
 WORKER_PIXELS = 2**18  # per batch on a CPU; fixed for any number of workers, because rounding depends on the batch
 _DECODE_BATCH = 16
+_WHOLE_PIXELS = 2**21  # of a picture that `--tile auto` leaves whole
+_AUTO_TILE = 1024  # pixels a side, without the margin
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class LoadedModel:
 
     `image_size`, `fit` and `background` are those of its training images, or those asked for in their place;
     `has_own_input` is False for weights that don't say which they are. With fit `random-crop` images stay whole.
+    `tile` is `off`, the side of the tiles that a picture is computed in, or `auto`: 1024 above 2 megapixels.
     """
 
     model: Autoencoder
@@ -42,6 +47,12 @@ class LoadedModel:
     name: str
     background: str = "white"
     has_own_input: bool = True
+    tile: str = "off"
+
+    @cached_property
+    def receptive_field(self) -> ReceptiveField:
+        """How far a pixel of a reconstruction looks."""
+        return receptive_field(self.model)
 
     @cached_property
     def sha256(self) -> str:
@@ -68,7 +79,7 @@ class LoadedModel:
         if not self.takes_whole:
             return self
         listen(Notice(f"{what} one size: --fit crop --image-size {self.image_size} instead of whole pictures"))
-        return replace(self, fit="crop")
+        return replace(self, fit="crop", tile="off")
 
     def with_input(self, image_size: int, fit: str) -> "LoadedModel":
         """Return the model for images of another size or fit; ConfigError where it can't have that size."""
@@ -78,11 +89,47 @@ class LoadedModel:
             )
         return replace(self, image_size=image_size, fit=fit)
 
+    def with_tile(self, tile: str) -> "LoadedModel":
+        """Return the model for pictures in tiles of that side, or `auto` or `off`; ConfigError where it can't."""
+        if tile.isdecimal():
+            if int(tile) % self.model.size_multiple:
+                raise ConfigError(f"--tile {tile}: model {self.name!r} needs a multiple of {self.model.size_multiple}")
+            if not grows_with_images(self.model):
+                raise ConfigError(f"--tile {tile}: model {self.name!r} has latents of one shape for images of all sizes"
+                                  "\nhint: --tile off")  # fmt: skip
+        return replace(self, tile=tile)
+
+    def tile_side(self, height: int, width: int) -> int | None:
+        """Return the side of the tiles that a picture is reconstructed in, without their margin; None: it stays whole.
+
+        It depends on the sizes alone.
+        """
+        if self.tile == "off" or (self.tile == "auto" and height * width <= _WHOLE_PIXELS):
+            return None
+        if self.tile == "auto":
+            multiple = self.model.size_multiple
+            side = -(-_AUTO_TILE // multiple) * multiple
+        else:
+            side = int(self.tile)
+        return side if max(height, width) > side and grows_with_images(self.model) else None
+
     def reconstruct(self, images: np.ndarray, hint: str = MEMORY_HINT) -> np.ndarray:
-        """Return reconstructions of uint8 (N, 3, H, W) of any size: sides are padded for the model and cropped back."""
+        """Return reconstructions of uint8 (N, 3, H, W) of any size: sides are padded for the model and cropped back.
+
+        Large ones are computed tile by tile (`tile`), each with as much around it as its pixels depend on: for a model
+        in which nothing looks at the whole picture, that is the whole picture's reconstruction within rounding.
+        """
         height, width = images.shape[-2:]
-        batch = self.batch(pad_sides(images, self.model.size_multiple))
-        return self.forward(batch, hint=hint)[:, :, :height, :width].numpy()
+        padded = pad_sides(images, self.model.size_multiple)
+        side = self.tile_side(height, width)
+        if side is None:
+            return self.forward(self.batch(padded), hint=hint)[:, :, :height, :width].numpy()
+        made = np.empty_like(padded)
+        for tile in cut(padded.shape[-2:], side, self.receptive_field.margin, self.model.size_multiple):
+            for image, target in zip(padded, made, strict=True):
+                whole = self.forward(self.batch(image[None, :, *tile.read].copy()), hint=hint)[0].numpy()
+                target[:, *tile.written] = whole[:, *tile.kept]
+        return made[:, :, :height, :width]
 
     def batch(self, images: np.ndarray) -> torch.Tensor:
         """Return uint8 (N, 3, H, W) as float32 in [-1, 1] on the device, where they are converted, to transfer less."""
@@ -170,7 +217,7 @@ def load_model(
     asked = trained.with_input(image_size or trained.image_size, fit or trained.fit)
     for text in _input_notices(trained, image_size, fit):
         listen(Notice(text))
-    return asked
+    return asked.with_tile("auto") if asked.takes_whole else asked
 
 
 def _input_notices(trained: LoadedModel, image_size: int | None, fit: str | None) -> Iterator[str]:

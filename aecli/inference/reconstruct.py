@@ -15,7 +15,7 @@ from aecli.data.decoding.conversions import ConversionCounts
 from aecli.data.decoding.decode import DecodeError, decode
 from aecli.data.image_ref import file_paths, require_same_images
 from aecli.data.sources.registry import ImageRef
-from aecli.errors import DataError, single_line
+from aecli.errors import ConfigError, DataError, single_line
 from aecli.figures.png import encode_png
 from aecli.inference import loaded_model
 from aecli.inference.latent_file import LatentStore, open_latent_store
@@ -72,6 +72,9 @@ def _reconstruct(config: ReconstructConfig, distributed: Distributed, listen: Li
     if config.latents is not None:
         loaded = loaded.of_one_size("--latents needs", listen)
     is_native = config.native or loaded.takes_whole
+    if not is_native and config.tile != "auto":
+        raise ConfigError(f"--tile {config.tile}: only pictures that keep their own sizes are cut\nhint: --native")
+    loaded = loaded.with_tile(config.tile if is_native else "off")
     out = config.out or _OUTPUTS / loaded.located.label
     images = choose_images(loaded.located, config.data, config.split, listen, [out, _OUTPUTS])
     _require_distinct_names(images)
@@ -86,10 +89,12 @@ def _reconstruct(config: ReconstructConfig, distributed: Distributed, listen: Li
         job = _Job(loaded, out, store, is_native, max_pixels, hint, device_lock(loaded.placement.device))
         workers = min(worker_count(config.workers), max_workers)
         results = map_shared(job.run, batches, "reconstructing", workers, distributed, listen)
-        unreadable = {name: reason for reasons, _ in results for name, reason in reasons.items()}
+        unreadable = {name: reason for reasons, *_ in results for name, reason in reasons.items()}
         counts = ConversionCounts()
-        for _, counted in results:
+        for _, counted, _ in results:
             counts.update(counted)
+        if any(is_tiled for *_, is_tiled in results) and loaded.receptive_field.is_whole:
+            listen(Notice(f"{loaded.name} has a norm over the whole picture: tiles may differ in tone (--tile off)"))
         source = source_of(loaded.located, config.data, config.split)
         for text in counts.notices(source, loaded.background):
             listen(Notice(text))
@@ -114,13 +119,14 @@ class _Job:
     hint: str
     lock: AbstractContextManager[Any]
 
-    def run(self, batch: Sequence[ImageRef]) -> tuple[dict[str, str], ConversionCounts]:
+    def run(self, batch: Sequence[ImageRef]) -> tuple[dict[str, str], ConversionCounts, bool]:
         """Write the reconstructions, and latents, of a batch.
 
         Returns:
-            Unreadable images (name → reason), and what was done to the others.
+            Unreadable images (name → reason), what was done to the others, and whether one of them was cut into tiles.
         """
         readable, unreadable, counts = self._decode(batch)
+        is_tiled = any(self.loaded.tile_side(*pixels.shape[1:]) for _, pixels in readable)
         for keys, images in _equal_sized(readable, self.max_pixels):
             with self.lock:
                 reconstructions = self.loaded.reconstruct(images, self.hint)
@@ -128,12 +134,12 @@ class _Job:
                     self.store.add(keys, *self.loaded.latents(self.loaded.batch(images), self.hint))
             for key, pixels in zip(keys, reconstructions, strict=True):
                 write_bytes(self.out / f"{key}.png", encode_png(pixels))
-        return unreadable, counts
+        return unreadable, counts, is_tiled
 
     def _decode(
         self, batch: Sequence[ImageRef]
     ) -> tuple[list[tuple[str, np.ndarray]], dict[str, str], ConversionCounts]:
-        """Return (key, uint8 (3, H, W)) of the readable images, and what `run` returns."""
+        """Return (key, uint8 (3, H, W)) of the readable images, and the first two that `run` returns."""
         readable, unreadable, counts = [], {}, ConversionCounts()
         background = parse_colour(self.loaded.background)
         for image in batch:

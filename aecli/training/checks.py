@@ -14,6 +14,7 @@ from aecli.metrics.lpips import MIN_SIDE as LPIPS_MIN_SIDE
 from aecli.metrics.ssim import MIN_SIDE as SSIM_MIN_SIDE
 from aecli.models import registry
 from aecli.models.base import Autoencoder, Trainable
+from aecli.models.receptive_field import grows_with_images
 from aecli.runs.folder import RunFolder
 from aecli.runtime.device import Placement
 from aecli.runtime.distributed import Distributed
@@ -62,10 +63,10 @@ def validate_pieces(config: TrainConfig, model: Trainable) -> None:
     """
     if config.data.fit != RANDOM_CROP:
         return
-    name, side = config.model.name, config.data.image_size
+    name = config.model.name
     if not isinstance(model, Autoencoder):
         raise ConfigError(f"--fit {RANDOM_CROP}: {name} is trained on latents, which are no images")
-    if tuple(model.latent_shape(side)) == tuple(model.latent_shape(2 * side)):
+    if not grows_with_images(model):
         raise ConfigError(
             f"--fit {RANDOM_CROP}: model {name!r} has latents of one shape for images of all sizes, so it can't "
             "be used on whole pictures\nhint: --fit crop"
