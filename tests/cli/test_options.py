@@ -30,7 +30,7 @@ NO_FOLDER = ["images/i1.png", "images/i1.png/x", "/dev/null", "/dev/null/x", "/p
 NO_FILE = ["images", "images/i1.png/x.png", "/dev/null/x.png", "/proc/absent/x.png", LONG]
 NAMES_A_PLACE = {"absent", "/dev/null/x", "/dev/null/x.png"}
 FLAGS = {"--overwrite", "--dry-run", "--native", "--restart", "--flip", "--deterministic", "--json", "--quiet",
-         "--skip-broken", "--allow-changed-data"}  # fmt: skip
+         "--skip-broken", "--allow-changed-data", "--turns", "--resized-crops"}  # fmt: skip
 # Invalid values beyond those of the option's type, or in place of these.
 SPECIAL = {
     ("train", "--log"): ["wandb", "1"],
