@@ -105,7 +105,7 @@ def read_run(path: Path, folder: Path) -> None:
     run = RunFolder(folder)
     config = run.read_config()
     facts = catalogue.describe_run(run)
-    json.dumps(facts.__dict__, allow_nan=False)
+    json.dumps({**vars(facts), "kept": facts.kept and facts.kept.to_json()}, allow_nan=False)
     f"{facts.best_epoch or 0:.0f} {facts.val_psnr or 0:.2f} {facts.image_size:d} {facts.epochs:d}"
     assert facts.model.isprintable() and (facts.error is None or hostile.printable_lines(facts.error))
     run_choice.first_difference(config, {"data": "x", "options": {"width": 4}})
