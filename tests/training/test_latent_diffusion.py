@@ -7,7 +7,21 @@ from tests.support.trained import assert_same_run, fails, ok, png, pngs, rows, w
 from tests.training.test_ranks import assert_close_runs
 
 NARROW = ["-o", "block_out_channels=8,16", "-o", "norm_num_groups=4"]
-TRAIN = ["--data", "images", "--image-size", "16", "--batch-size", "4", "--lr", "1e-3", "--compile", "off", *NARROW]
+TRAIN = [
+    "--recipe",
+    "report",
+    "--data",
+    "images",
+    "--image-size",
+    "16",
+    "--batch-size",
+    "4",
+    "--lr",
+    "1e-3",
+    "--compile",
+    "off",
+    *NARROW,
+]
 OWN = {"kl": ["-o", "latent_channels=4"], "vq": ["-o", "codebook_size=16"]}
 
 
