@@ -129,10 +129,10 @@ def bash(place):
 LINES = {
     "aecli rec": ["reconstruct", "|"],
     "aecli reconstruct --spl": ["reconstruct", "--split", "|"],
-    "aecli train v": ["train", "vae", "|"],
+    "aecli train va": ["train", "vae", "|"],
     "aecli train vae --fit cr": ["train", "vae", "--fit", "crop", "|"],
     # Runs and weights; a run folder is whole, another folder goes on.
-    "aecli reconstruct --model v": ["reconstruct", "--model", "vae", "|"],
+    "aecli reconstruct --model va": ["reconstruct", "--model", "vae", "|"],
     "aecli reconstruct --model ru": ["reconstruct", "--model", "runs/|"],
     "aecli reconstruct --model runs/a": ["reconstruct", "--model", "runs/ae", "|"],
     "aecli sample --model runs/vae-": ["sample", "--model", "runs/vae-2", "|"],

@@ -48,6 +48,8 @@ def assert_close_runs(one, other):
     first, second = load_file(one / "last.safetensors"), load_file(other / "last.safetensors")
     assert first.keys() == second.keys()
     for key in first:
+        if "to_k.bias" in key:  # attention doesn't depend on it: its gradient is rounding alone, which Adam magnifies
+            continue
         torch.testing.assert_close(first[key], second[key], rtol=1e-4, atol=1e-6, msg=key)
 
 
