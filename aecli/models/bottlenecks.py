@@ -1,4 +1,4 @@
-"""What lies between encoder and decoder: nothing, or a Gaussian posterior."""
+"""What lies between encoder and decoder of `resnet`; quantisers have files of their own."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from aecli.models.base import Encoded
-from aecli.models.vae import Posterior
+from aecli.models.posterior import Posterior
 
-_LOG_VARIANCE = (-30.0, 20.0)  # as in latent diffusion (Rombach et al., CVPR 2022)
 _FIRST_LOG_VARIANCE = -6.0  # of latents of unit variance: at the beginning noise hides little of them
 
 
@@ -78,13 +77,11 @@ class Gaussian(Bottleneck):
     def posterior(self, hidden: Tensor) -> Posterior:
         """Return the posterior: mean, and log variance within [-30, 20], each float32 (N, latent_dim, h, w)."""
         mean, residual = hidden.float().chunk(2, dim=1)
-        return Posterior(mean, (self.log_variance + residual).clamp(*_LOG_VARIANCE))
+        return Posterior.bounded(mean, self.log_variance + residual)
 
     def forward(self, hidden: Tensor, noise: Tensor | None = None) -> Encoded:
         """Return a sample of the posterior, or in `eval()` its mean, and `kl`."""
-        posterior = self.posterior(hidden)
-        latents = posterior.sample(noise) if self.training else posterior.mean
-        return Encoded(latents, {"kl": posterior.kl_divergence()})
+        return self.posterior(hidden).encoded(noise, self.training)
 
     def distribution(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the posterior's mean and log variance."""

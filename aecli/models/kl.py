@@ -3,20 +3,14 @@
 Rombach et al., "High-resolution image synthesis with latent diffusion models", CVPR 2022.
 """
 
-from collections.abc import Mapping
-
-import torch
 from torch import Tensor, nn
 
-from aecli.models.base import Autoencoder, Encoded
 from aecli.models.ldm_layers import Decoder, Encoder
 from aecli.models.options import KLOptions
-from aecli.models.vae import Posterior
-
-_LOG_VARIANCE = (-30.0, 20.0)
+from aecli.models.posterior import GaussianAutoencoder, Posterior
 
 
-class KL(Autoencoder):
+class KL(GaussianAutoencoder):
     """Residual blocks, attention at the coarsest resolution, and a Gaussian posterior.
 
     Its β is so small that the latents are no sample of N(0, I): it keeps them from growing without bound.
@@ -39,32 +33,12 @@ class KL(Autoencoder):
     def posterior(self, images: Tensor) -> Posterior:
         """Return the posterior of images (N, 3, H, W) in [-1, 1]; its log variances are within [-30, 20]."""
         mean, log_variance = self.quant_conv(self.encoder(images)).float().chunk(2, dim=1)
-        return Posterior(mean, log_variance.clamp(*_LOG_VARIANCE))
-
-    @property
-    def term_weights(self) -> Mapping[str, float]:
-        """β of `kl`."""
-        return {"kl": self.options.beta}
-
-    def encode(self, images: Tensor, noise: Tensor | None = None) -> Encoded:
-        """Return latents (N, latent_channels, H/f, W/f) and `kl`; a sample, or in `eval()` the posterior's mean."""
-        posterior = self.posterior(images)
-        latents = posterior.sample(noise) if self.training else posterior.mean
-        return Encoded(latents, {"kl": posterior.kl_divergence()})
-
-    def encode_distribution(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the posterior's mean and log variance, each (N, latent_channels, H/f, W/f)."""
-        posterior = self.posterior(images)
-        return posterior.mean, posterior.log_variance
+        return Posterior.bounded(mean, log_variance)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images (N, 3, H, W); in `eval()` mode in [-1, 1], beyond which a loss still has a gradient."""
         images: Tensor = self.decoder(self.post_quant_conv(latents))
         return images if self.training else images.clamp(-1, 1)
-
-    def draw_noise(self, count: int, image_size: int) -> Tensor:
-        """Return standard normal noise (count, latent_channels, side, side) from torch's global generator."""
-        return torch.randn(count, *self.latent_shape(image_size), device=next(self.parameters()).device)
 
     def latent_shape(self, image_size: int) -> tuple[int, ...]:
         """Return (latent_channels, side, side)."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aecli.models.vae import Posterior
+from aecli.models.posterior import Posterior
 from tests.support.plain_models import build
 
 
