@@ -1,4 +1,6 @@
-"""What quantisers share: codebooks over interleaved channels, and how often their codes are used."""
+"""What quantisers share: the nearest codes, codebooks over interleaved channels, and how often codes are used."""
+
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -6,6 +8,7 @@ from torch import Tensor, nn
 FREQUENCY_DECAY = 0.99  # a step: frequencies are those of about the last hundred steps
 USED = 0.01  # of the frequency that a code would have if all were used evenly; from there on it counts as used
 STAT_NAMES = ("codebook_usage", "perplexity")
+_MOST_DISTANCES = 2**24  # computed at once
 
 
 class CodeFrequencies(nn.Module):
@@ -33,9 +36,7 @@ class CodeFrequencies(nn.Module):
         exponential of the frequencies' entropy: as many codes used evenly would have it.
         """
         shares = _shares(self.average)
-        entropy = -torch.xlogy(shares, shares).sum(1)
-        usage = (shares >= USED / shares.shape[1]).float().mean()
-        return dict(zip(STAT_NAMES, (usage, entropy.exp().mean()), strict=True))
+        return _stats(shares, shares >= USED / shares.shape[1])
 
 
 def split_channels(values: Tensor, codebooks: int) -> Tensor:
@@ -59,9 +60,35 @@ def join_channels(vectors: Tensor, like: Tensor) -> Tensor:
 def count_codes(codes: Tensor, size: int) -> Tensor:
     """Return how often each of `size` codes is among codes (codebooks, n), float32 (codebooks, size)."""
     offsets = size * torch.arange(len(codes), device=codes.device).unsqueeze(1)
-    counts = torch.bincount((codes + offsets).flatten(), minlength=len(codes) * size)
-    return counts.view(len(codes), size).float()
+    places = (codes + offsets).flatten()
+    ones = torch.ones(places.shape, device=codes.device)
+    return ones.new_zeros(len(codes) * size).index_add_(0, places, ones).view(len(codes), size)
+
+
+def batch_stats(codes: Tensor, size: int) -> dict[str, Tensor]:
+    """Return `codebook_usage` and `perplexity` of the codes of one batch alone: a code counts as used from one on."""
+    shares = _shares(count_codes(codes.reshape(1, -1), size))
+    return _stats(shares, shares > 0)
+
+
+@torch.no_grad()
+def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
+    """Return the codes (codebooks, n) of `codebook` (codebooks, size, d) nearest to vectors (codebooks, n, d).
+
+    Distances are Euclidean, in float32 even under autocast.
+    """
+    squares = codebook.square().sum(-1).unsqueeze(1)
+    rows = max(1, _MOST_DISTANCES // (codebook.shape[0] * codebook.shape[1]))
+    with nullcontext() if vectors.is_meta else torch.autocast(vectors.device.type, enabled=False):
+        found = [(squares - 2 * part @ codebook.mT).argmin(-1) for part in torch.split(vectors, rows, 1)]
+    return torch.cat(found, 1)
 
 
 def _shares(counts: Tensor) -> Tensor:
     return counts / counts.sum(1, keepdim=True).clamp(min=torch.finfo(counts.dtype).tiny)
+
+
+def _stats(shares: Tensor, is_used: Tensor) -> dict[str, Tensor]:
+    """Means over the codebooks of the share of codes in use, and of perplexity exp(-Σ p·log p) of the shares p."""
+    entropy = -torch.xlogy(shares, shares).sum(1)
+    return dict(zip(STAT_NAMES, (is_used.float().mean(), entropy.exp().mean()), strict=True))

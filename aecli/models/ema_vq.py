@@ -5,7 +5,6 @@ Dead codes are restarted (Dhariwal et al., 2020); cosine similarity as in improv
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -13,14 +12,13 @@ from torch import Tensor
 
 from aecli.models.base import Encoded
 from aecli.models.bottlenecks import Bottleneck
-from aecli.models.codes import STAT_NAMES, CodeFrequencies, count_codes, join_channels, split_channels
+from aecli.models.codes import STAT_NAMES, CodeFrequencies, count_codes, join_channels, nearest, split_channels
 
 DECAY = 0.99  # a step
 SMOOTHING = 1e-5  # Laplace's, in vectors
 DEAD = 0.1  # of the mean use of a code: below it a code is restarted
 _ITERATIONS = 10  # of k-means
 _MOST_VECTORS = 2**16  # that k-means sees
-_DISTANCES = 2**24  # computed at once
 
 
 class EMACodebook(Bottleneck):
@@ -141,13 +139,3 @@ class EMACodebook(Bottleneck):
             counts = count_codes(codes, self.size).unsqueeze(-1)
             means = torch.where(counts > 0, self._directed(self._sum(vectors, codes) / counts.clamp(min=1)), means)
         return means, count_codes(nearest(vectors, means), self.size)
-
-
-@torch.no_grad()
-def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
-    """Return the codes (codebooks, n) of `codebook` (codebooks, size, d) nearest to vectors (codebooks, n, d)."""
-    squares = codebook.square().sum(-1).unsqueeze(1)
-    rows = max(1, _DISTANCES // (codebook.shape[0] * codebook.shape[1]))
-    with nullcontext() if vectors.is_meta else torch.autocast(vectors.device.type, enabled=False):
-        found = [(squares - 2 * part @ codebook.mT).argmin(-1) for part in torch.split(vectors, rows, 1)]
-    return torch.cat(found, 1)

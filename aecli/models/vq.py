@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aecli.models.base import Autoencoder, Encoded
-from aecli.models.codebook import STAT_NAMES, codebook_stats, nearest_codes
+from aecli.models.codes import STAT_NAMES, batch_stats, nearest
 from aecli.models.ldm_layers import Decoder, Encoder
 from aecli.models.options import VQOptions
 
@@ -30,8 +30,9 @@ class Quantizer(nn.Module):
     def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Return the codes nearest to vectors (N, dim, h, w), in their place, and their indices (N, h, w)."""
         vectors = vectors.permute(0, 2, 3, 1)
-        indices = nearest_codes(vectors.detach().flatten(0, 2), self.embedding.weight.detach())
-        indices = indices.view(vectors.shape[:3])
+        indices = nearest(vectors.flatten(0, 2).unsqueeze(0), self.embedding.weight.unsqueeze(0)).view(
+            vectors.shape[:3]
+        )
         codes: Tensor = self.embedding(indices)
         return codes.permute(0, 3, 1, 2), indices
 
@@ -87,7 +88,7 @@ class VQ(Autoencoder):
             "commitment": (vectors - codes.detach()).square().mean(),
         }
         latents = vectors + (codes - vectors).detach() if self.training else codes
-        return Encoded(latents, terms, codebook_stats(indices, self.options.codebook_size))
+        return Encoded(latents, terms, batch_stats(indices, self.options.codebook_size))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images (N, 3, H, W); in `eval()` mode in [-1, 1], beyond which a loss still has a gradient."""

@@ -6,7 +6,7 @@ import torch
 from aecli.configs.train import OptimizationConfig
 from aecli.errors import ConfigError
 from aecli.models import registry
-from aecli.models.codebook import codebook_stats, nearest_codes
+from aecli.models.codes import batch_stats, nearest
 from aecli.training.optim import build_optimizers
 from tests.support.photographs import photographs
 from tests.support.plain_models import build
@@ -17,15 +17,15 @@ SMALL = {"block_out_channels": (8, 16), "norm_num_groups": 4, "codebook_size": 3
 def test_nearest_codes_are_those_at_the_least_distance(monkeypatch):
     vectors, codebook = torch.randn(50, 3), torch.randn(7, 3)
     expected = torch.cdist(vectors, codebook).argmin(1)
-    assert torch.equal(nearest_codes(vectors, codebook), expected)
-    monkeypatch.setattr("aecli.models.codebook._MOST_DISTANCES", 100)  # in parts
-    assert torch.equal(nearest_codes(vectors, codebook), expected)
+    assert torch.equal(nearest(vectors[None], codebook[None])[0], expected)
+    monkeypatch.setattr("aecli.models.codes._MOST_DISTANCES", 100)  # in parts
+    assert torch.equal(nearest(vectors[None], codebook[None])[0], expected)
 
 
 def test_usage_and_perplexity():
-    even = codebook_stats(torch.arange(8).view(2, 2, 2), 32)
+    even = batch_stats(torch.arange(8).view(2, 2, 2), 32)
     assert even["codebook_usage"] == 0.25 and float(even["perplexity"]) == pytest.approx(8)
-    uneven = codebook_stats(torch.tensor([0, 0, 0, 5]), 32)  # exp(-¾·log ¾ - ¼·log ¼)
+    uneven = batch_stats(torch.tensor([0, 0, 0, 5]), 32)  # exp(-¾·log ¾ - ¼·log ¼)
     assert float(uneven["perplexity"]) == pytest.approx(1.7548, abs=1e-4)
 
 
