@@ -41,6 +41,11 @@ MOST_DRAWN = 1024  # images on a sheet, or in a row of a grid
 MOST_SAMPLES = 1_000_000  # files with names of six digits
 
 
+def model_flag(name: str) -> str:
+    """Return how a model's option is typed: by a flag of its own, or by `--option`."""
+    return MODEL_FLAGS.get(name, f"--option {name}")
+
+
 def is_template(text: str) -> bool:
     """Whether a text names predictions after the ground truth: see `split_template`; there are no other braces."""
     return all(

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from aecli.configs.checks import model_flag
 from aecli.configs.given_images import GivenImages, given_images, is_path, named_images
 from aecli.errors import ConfigError, message_of
 
@@ -69,6 +70,7 @@ class OptionField:
     field: Field[Any]
     option: Option
     hint: Any
+    is_of_model: bool = False
 
     @property
     def name(self) -> str:
@@ -78,6 +80,8 @@ class OptionField:
     @property
     def flag(self) -> str:
         """The option's name on the command line."""
+        if self.is_of_model:
+            return model_flag(self.name)
         return self.option.flag or "--" + self.name.replace("_", "-")
 
     @property
@@ -106,7 +110,7 @@ def option_fields(config: type) -> tuple[OptionField, ...]:
     """Return the options of a config class, in the order of its help."""
     hints = get_type_hints(config)
     return tuple(
-        OptionField(each, each.metadata["option"], hints[each.name])
+        OptionField(each, each.metadata["option"], hints[each.name], issubclass(config, ModelOptions))
         for each in fields(config)
         if "option" in each.metadata
     )
@@ -130,6 +134,10 @@ class CheckedOptions:
 
     def _check_together(self) -> None:
         """Check options against each other; raises ConfigError."""
+
+
+class ModelOptions(CheckedOptions):
+    """Base of the options of a model, of which only some have a flag of their own."""
 
 
 def check_value(each: OptionField, value: Any) -> Any:

@@ -4,13 +4,13 @@ import math
 from dataclasses import dataclass
 
 from aecli.configs.checks import BOTTLENECKS, DISTANCES, require
-from aecli.configs.options import MODEL, CheckedOptions, option
+from aecli.configs.options import MODEL, ModelOptions, option
 
 _MOST_CODES = 65536  # of a codebook
 
 
 @dataclass(frozen=True)
-class AutoencoderOptions(CheckedOptions):
+class AutoencoderOptions(ModelOptions):
     """Those of AE and VAE."""
 
     width: int = option(64, "Channels of the first block; the others have 2, 4, 8 and 16 times as many.", MODEL,
@@ -34,17 +34,11 @@ class VAEOptions(AutoencoderOptions):
 
 
 @dataclass(frozen=True)
-class PatchOptions(CheckedOptions):
+class PatchOptions(ModelOptions):
     """Those of models whose latent has a position for each patch of the image."""
 
-    downsampling: int = option(
-        8,
-        "Side of the patch that a position of the latent stands for, in pixels.",
-        MODEL,
-        flag="--option downsampling",
-        least=2,
-        most=64,
-    )
+    downsampling: int = option(8, "Side of the patch that a position of the latent stands for, in pixels.", MODEL,
+                               least=2, most=64)  # fmt: skip
     latent_dim: int = option(16, "Latent channels.", MODEL, least=1, most=65536)
 
     def _check_together(self) -> None:
@@ -56,98 +50,48 @@ class PatchOptions(CheckedOptions):
 class ResNetOptions(PatchOptions):
     """Those of the residual autoencoder and of its bottlenecks."""
 
-    width: int = option(
-        64, "Channels of the finest stage of the decoder; the others have twice as many.", MODEL, least=1, most=4096
-    )
-    depth: int = option(
-        2,
-        "Residual blocks of each stage of the decoder; the encoder has one.",
-        MODEL,
-        flag="--option depth",
-        least=0,
-        most=64,
-    )
-    bottleneck: str = option(
-        "none", "What lies between encoder and decoder.", MODEL, flag="--option bottleneck", choices=BOTTLENECKS
-    )
+    width: int = option(64, "Channels of the finest stage of the decoder; the others have twice as many.", MODEL,
+                        least=1, most=4096)  # fmt: skip
+    depth: int = option(2, "Residual blocks of each stage of the decoder; the encoder has one.", MODEL, least=0,
+                        most=64)  # fmt: skip
+    bottleneck: str = option("none", "What lies between encoder and decoder.", MODEL, choices=BOTTLENECKS)
     beta: float = option(1e-6, "Weight of the KL term of bottleneck kl.", MODEL, least=0)
-    levels: tuple[int, ...] = option(
-        (8, 5, 5, 5),
-        "Levels of the channels of a codebook of bottleneck fsq, the most for the first ones.",
-        MODEL,
-        flag="--option levels",
-        least=3,
-        most=256,
-    )
-    codebook_size: int = option(
-        1024, "Codes of a codebook of bottleneck vq.", MODEL, flag="--option codebook_size", least=2, most=65536
-    )
-    codebooks: int = option(
-        4,
-        "Codebooks of bottleneck vq, which share the latent channels.",
-        MODEL,
-        flag="--option codebooks",
-        least=1,
-        most=65536,
-    )
-    distance: str = option(
-        "euclidean", "What is near for bottleneck vq.", MODEL, flag="--option distance", choices=DISTANCES
-    )
-    commitment: float = option(
-        0.25, "Weight of the commitment term of bottleneck vq.", MODEL, flag="--option commitment", least=0
-    )
+    levels: tuple[int, ...] = option((8, 5, 5, 5), "Levels of the channels of a codebook of bottleneck fsq, the most "
+                                     "for the first ones.", MODEL, least=3, most=256)  # fmt: skip
+    codebook_size: int = option(1024, "Codes of a codebook of bottleneck vq.", MODEL, least=2, most=_MOST_CODES)
+    codebooks: int = option(4, "Codebooks of bottleneck vq, which share the latent channels.", MODEL, least=1,
+                            most=65536)  # fmt: skip
+    distance: str = option("euclidean", "What is near for bottleneck vq.", MODEL, choices=DISTANCES)
+    commitment: float = option(0.25, "Weight of the commitment term of bottleneck vq.", MODEL, least=0)
 
     def _check_together(self) -> None:
         super()._check_together()
-        if self.bottleneck == "fsq":
-            levels = ",".join(map(str, self.levels))
-            require(
-                math.prod(self.levels) <= _MOST_CODES, "--option levels", levels, f"a product of at most {_MOST_CODES}"
-            )
-            require(
-                self.latent_dim % len(self.levels) == 0,
-                "--latent-dim",
-                self.latent_dim,
-                f"a multiple of the {len(self.levels)} levels",
-            )
-        if self.bottleneck == "vq":
-            require(
-                self.latent_dim % self.codebooks == 0,
-                "--latent-dim",
-                self.latent_dim,
-                f"a multiple of the {self.codebooks} codebooks",
-            )
         sides = (4, 8, 16, 32)
         require(self.downsampling in sides, "--option downsampling", self.downsampling, "4, 8, 16 or 32")
+        if self.bottleneck == "fsq":
+            levels, product = ",".join(map(str, self.levels)), f"a product of at most {_MOST_CODES}"
+            require(math.prod(self.levels) <= _MOST_CODES, "--option levels", levels, product)
+            self._require_multiple(len(self.levels), "levels")
+        if self.bottleneck == "vq":
+            self._require_multiple(self.codebooks, "codebooks")
+
+    def _require_multiple(self, count: int, what: str) -> None:
+        require(self.latent_dim % count == 0, "--latent-dim", self.latent_dim, f"a multiple of the {count} {what}")
 
 
 @dataclass(frozen=True)
-class LatentDiffusionOptions(CheckedOptions):
+class LatentDiffusionOptions(ModelOptions):
     """Those of the autoencoders of latent diffusion, with the names of diffusers' configs."""
 
     block_out_channels: tuple[int, ...] = option(
-        (32, 64, 128, 128),
-        "Channels at each resolution, from the finest; all but the last halve the sides.",
-        MODEL,
-        flag="--option block_out_channels",
-        least=1,
-        most=65536,
-    )
-    layers_per_block: int = option(
-        1,
-        "Residual blocks at each resolution of the encoder; the decoder has one more.",
-        MODEL,
-        flag="--option layers_per_block",
-        least=1,
-        most=64,
-    )
-    latent_channels: int = option(16, "Latent channels.", MODEL, flag="--option latent_channels", least=1, most=65536)
-    norm_num_groups: int = option(
-        8, "Groups of GroupNorm; 32 in published models.", MODEL, flag="--option norm_num_groups", least=1, most=65536
-    )
-    mid_block_add_attention: bool = option(
-        True, "Attention at the coarsest resolution.", MODEL, flag="--option mid_block_add_attention"
-    )
+        (32, 64, 128, 128), "Channels at each resolution, from the finest; all but the last halve the sides.", MODEL,
+        least=1, most=65536,
+    )  # fmt: skip
+    layers_per_block: int = option(1, "Residual blocks at each resolution of the encoder; the decoder has one more.",
+                                   MODEL, least=1, most=64)  # fmt: skip
+    latent_channels: int = option(16, "Latent channels.", MODEL, least=1, most=65536)
+    norm_num_groups: int = option(8, "Groups of GroupNorm; 32 in published models.", MODEL, least=1, most=65536)
+    mid_block_add_attention: bool = option(True, "Attention at the coarsest resolution.", MODEL)
 
     @property
     def downsampling(self) -> int:
@@ -158,57 +102,32 @@ class LatentDiffusionOptions(CheckedOptions):
         shown = ",".join(map(str, self.block_out_channels))
         require(len(self.block_out_channels) <= 8, "--option block_out_channels", shown, "at most 8 numbers")
         divisible = all(channels % self.norm_num_groups == 0 for channels in self.block_out_channels)
-        require(
-            divisible,
-            "--option block_out_channels",
-            shown,
-            f"multiples of the {self.norm_num_groups} of --option norm_num_groups",
-        )
+        require(divisible, "--option block_out_channels", shown,
+                f"multiples of the {self.norm_num_groups} of --option norm_num_groups")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class KLOptions(LatentDiffusionOptions):
     """Those of the autoencoder with a Gaussian posterior."""
 
-    use_quant_conv: bool = option(True, "A 1x1 convolution after the encoder.", MODEL, flag="--option use_quant_conv")
-    use_post_quant_conv: bool = option(
-        True, "A 1x1 convolution before the decoder.", MODEL, flag="--option use_post_quant_conv"
-    )
+    use_quant_conv: bool = option(True, "A 1x1 convolution after the encoder.", MODEL)
+    use_post_quant_conv: bool = option(True, "A 1x1 convolution before the decoder.", MODEL)
     beta: float = option(
-        1e-6,
-        "Weight of the KL term, a mean over the numbers of the latent. Latent diffusion's 1e-6 weighs sums over "
-        "an image: here that is 1e-6 times the share that the latent keeps, 8e-8 for 1/12.",
-        MODEL,
-        least=0,
-    )
+        1e-6, "Weight of the KL term, a mean over the numbers of the latent. Latent diffusion's 1e-6 weighs sums over "
+        "an image: here that is 1e-6 times the share that the latent keeps, 8e-8 for 1/12.", MODEL, least=0,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class VQOptions(LatentDiffusionOptions):
     """Those of the autoencoder with a codebook."""
 
-    latent_channels: int = option(
-        4, "Channels between the codes and the networks.", MODEL, flag="--option latent_channels", least=1, most=65536
-    )
-    codebook_size: int = option(
-        1024, "Codes in the codebook.", MODEL, flag="--option codebook_size", least=2, most=2**20
-    )
-    vq_embed_dim: int | None = option(
-        None,
-        "Numbers of a code.",
-        MODEL,
-        flag="--option vq_embed_dim",
-        shown_default="latent_channels",
-        least=1,
-        most=65536,
-    )
-    commitment_weight: float = option(
-        0.25,
-        "Weight of the term that keeps vectors close to their codes.",
-        MODEL,
-        flag="--option commitment_weight",
-        least=0,
-    )
+    latent_channels: int = option(4, "Channels between the codes and the networks.", MODEL, least=1, most=65536)
+    codebook_size: int = option(1024, "Codes in the codebook.", MODEL, least=2, most=2**20)
+    vq_embed_dim: int | None = option(None, "Numbers of a code.", MODEL, shown_default="latent_channels", least=1,
+                                      most=65536)  # fmt: skip
+    commitment_weight: float = option(0.25, "Weight of the term that keeps vectors close to their codes.", MODEL,
+                                      least=0)  # fmt: skip
 
     @property
     def code_dim(self) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from aecli.configs import TrainConfig
-from aecli.configs.checks import MODEL_FLAGS
+from aecli.configs.checks import model_flag
 from aecli.configs.given_images import PYTHON
 from aecli.configs.train import DataConfig, train_options
 from aecli.data.inventory import Listing
@@ -282,7 +282,7 @@ def _model_difference(was: Any, now: Mapping[str, Any], model: str | None) -> Di
     before |= was if isinstance(was, dict) else {}
     for option, value in now.items():
         if before.get(option) != value:
-            return MODEL_FLAGS.get(option, f"--option {option}"), before.get(option), value
+            return model_flag(option), before.get(option), value
     return None
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aecli.configs.checks import MODEL_FLAGS
+from aecli.configs.checks import model_flag
 from aecli.errors import CheckpointError, count_of, message_of
 from aecli.models import registry
 from aecli.runs import checkpoints
@@ -40,7 +40,7 @@ def load_starting_weights(plan: Plan) -> StartingWeights | None:
         )
     if wrong := _misfit(model.name, plan.model_options, init.document["options"]):
         option, now, theirs = wrong
-        flag = MODEL_FLAGS.get(option, f"--option {option}")
+        flag = model_flag(option)
         raise CheckpointError(
             f"{flag} {now}: the weights {init.path}, which --init names, have {'none' if theirs is None else theirs}\n"
             f"hint: leave {flag} out to take theirs"
