@@ -53,10 +53,10 @@ class EMACodebook(Bottleneck):
         codes = nearest(vectors.detach(), self.codebook)
         chosen = self._chosen(codes)
         latents = self._to_latents(chosen, hidden) + (hidden - hidden.detach())
-        seen = {
-            "vectors": join_channels(vectors.detach(), hidden),
-            "codes": join_channels(codes.unsqueeze(-1), hidden[:, : self.codebooks]),
-        }
+        seen = {}
+        if self.training:
+            seen["vectors"] = join_channels(vectors.detach(), hidden)
+            seen["codes"] = join_channels(codes.unsqueeze(-1), hidden[:, : self.codebooks])
         return Encoded(latents, {"commitment": F.mse_loss(vectors, chosen)}, self.frequencies.stats(), seen)
 
     def indices(self, latents: Tensor) -> Tensor:

@@ -42,7 +42,8 @@ class FSQ(Bottleneck):
         levels = self._levels_of(bounded.detach())
         line = self.slope * bounded
         latents = self._values_of(levels) + (line - line.detach())
-        return Encoded(latents, {}, self.frequencies.stats(), {"codes": self._indices_of(levels)})
+        seen = {"codes": self._indices_of(levels)} if self.training else {}
+        return Encoded(latents, {}, self.frequencies.stats(), seen)
 
     def indices(self, latents: Tensor) -> Tensor:
         """Return the codes (N, codebooks, h, w), int64, whose latents (N, latent_dim, h, w) are nearest."""

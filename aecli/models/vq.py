@@ -30,9 +30,8 @@ class Quantizer(nn.Module):
     def forward(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Return the codes nearest to vectors (N, dim, h, w), in their place, and their indices (N, h, w)."""
         vectors = vectors.permute(0, 2, 3, 1)
-        indices = nearest(vectors.flatten(0, 2).unsqueeze(0), self.embedding.weight.unsqueeze(0)).view(
-            vectors.shape[:3]
-        )
+        found = nearest(vectors.flatten(0, 2).unsqueeze(0), self.embedding.weight.unsqueeze(0))
+        indices = found.view(vectors.shape[:3])
         codes: Tensor = self.embedding(indices)
         return codes.permute(0, 3, 1, 2), indices
 

@@ -54,10 +54,9 @@ def layer(model: str, flags: Mapping[str, Any], config: Path | None = None) -> T
     if recipe not in names():
         raise ConfigError(f"--recipe {recipe}: expected one of {', '.join(names())}")
     base = _parse(_read_recipe(recipe, model), recipe)
+    for each in (from_file, from_flags):
+        _give_way(base.values, each.values)
     for key, other, message in _EXCLUSIVE:
-        if any(each.values.keys() & {key, other} for each in (from_file, from_flags)):
-            base.values.pop(key, None)
-            base.values.pop(other, None)
         if any(each.values.get(key) is not None and other in each.values for each in (from_file, from_flags)):
             raise ConfigError(message)
         if other in from_flags.values:
@@ -73,11 +72,16 @@ def _read_recipe(recipe: str, model: str) -> dict[str, Any]:
     values = _read_toml(FOLDER / f"{recipe}.toml")
     tables = {key: values.pop(key) for key, value in list(values.items()) if isinstance(value, dict)}
     own: dict[str, Any] = tables.get(model, {})
-    for key, other, _ in _EXCLUSIVE:
-        for given, left_out in ((key, other), (other, key)):
-            if given in own:
-                values.pop(left_out, None)
+    _give_way(values, own)
     return {**values, **own}
+
+
+def _give_way(values: dict[str, Any], over: Mapping[str, Any]) -> None:
+    """Drop from `values` both of two that exclude each other where one of them is given in `over`."""
+    for key, other, _ in _EXCLUSIVE:
+        if over.keys() & {key, other}:
+            values.pop(key, None)
+            values.pop(other, None)
 
 
 def _images_of(options: Mapping[str, Any]) -> dict[str, Any]:
