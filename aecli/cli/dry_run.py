@@ -5,6 +5,7 @@ from aecli.cli.display import duration, open_display
 from aecli.configs import TrainConfig
 from aecli.training.dry_run import DryRun, estimate
 
+_OPTIMIZERS = {"adam": "Adam", "adamw": "AdamW", "muon": "Muon and AdamW"}
 _STATES = {
     "new": "would be begun",
     "resumes": "would be resumed",
@@ -29,8 +30,10 @@ def lines(found: DryRun) -> list[str]:
     images = "a stream" if found.train_images is None else f"{found.train_images:,} to train on"
     done = f", {found.steps_done:,} done" if found.steps_done else ""
     memory, placement = found.memory, found.placement
-    parts = {"weights": memory.weights, "gradients": memory.gradients, "Adam": memory.optimizer,
-             "EMA": memory.average}  # fmt: skip
+    parts = {
+        "weights": memory.weights, "gradients": memory.gradients,
+        _OPTIMIZERS[found.options["optimizer"]]: memory.optimizer, "EMA": memory.average,
+    }  # fmt: skip
     augmentation = [("", f"augmented: {found.augmentation}")] if found.augmentation else []
     rows = [
         ("run", f"{found.run} {_STATES[found.state]}"),

@@ -67,6 +67,11 @@ def hidden_twin(each: OptionField) -> Parameter:
     return keyword(flag.strip("-").replace("-", "_"), Annotated[kind, typer.Option(flag, hidden=True)], None)
 
 
+def off_twin(each: OptionField) -> Parameter:
+    """Return the flag that switches another off; it is named in the other's help."""
+    return keyword(f"no_{each.name}", Annotated[bool, typer.Option(each.off_flag, hidden=True)], False)
+
+
 def signed(function: Command, parameters: Sequence[Parameter]) -> Command:
     """Return `function`, of keyword arguments, with the signature that Typer is to see."""
 

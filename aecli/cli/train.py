@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from aecli.cli.options import flag_parameters, given, hidden_twin, keyword, parameter, signed
+from aecli.cli.options import flag_parameters, given, hidden_twin, keyword, off_twin, parameter, signed
 from aecli.configs.options import MODEL, RECIPE, RUN, option, option_fields
 from aecli.configs.train import DataConfig, train_options
 from aecli.errors import ConfigError
@@ -51,6 +51,7 @@ def _parameters() -> list[inspect.Parameter]:
         *(own[name] for name in ("option", "recipe", "config")),
         *options[data_options:],
         *(hidden_twin(each) for each in train_options() if each.option.hidden_flag),
+        *(off_twin(each) for each in train_options() if each.option.of_recipes),
         own["dry_run"],
         *flag_parameters(),
     ]
@@ -77,6 +78,11 @@ def _train(
     refuse_run(model, Path(_options["runs"]))
     not_of_the_run = ("model", "config", "json", "quiet", "option", "dry_run")
     flags = {key: value for key, value in given(context).items() if key not in not_of_the_run}
+    for each in train_options():
+        if each.option.of_recipes and flags.pop(f"no_{each.name}", False):
+            if flags.get(each.name):
+                raise ConfigError(f"{each.flag} and {each.off_flag} exclude each other")
+            flags[each.name] = False
     train_config = layer(model, {**flags, "options": _parse_options(option or [])}, config)
 
     # These import torch; only once the options are known to be valid.

@@ -56,6 +56,7 @@ class Option:
     pattern: str | None = None
     expected: str | None = None
     may_change: str = ""
+    of_recipes: bool = False
 
 
 def option(default: Any, help: str, panel: str, **details: Any) -> Any:
@@ -83,6 +84,11 @@ class OptionField:
         if self.is_of_model:
             return model_flag(self.name)
         return self.option.flag or "--" + self.name.replace("_", "-")
+
+    @property
+    def off_flag(self) -> str:
+        """The name, on the command line, of what switches it off again."""
+        return "--no-" + self.flag.removeprefix("--")
 
     @property
     def default(self) -> Any:

@@ -92,11 +92,14 @@ class DataConfig(CheckedOptions):
     val_images: int = option(1000, "Take LPIPS of at most so many validation images an epoch, evenly spaced.", DATA,
                              metavar="N", least=1)  # fmt: skip
     skip_broken: bool = option(False, "Go on without images that can't be read, even if there are many.", DATA)
-    flip: bool = option(False, "Mirror images at random.", DATA)
-    turns: bool = option(False, "Turn images by 0, 90, 180 or 270 degrees at random.", DATA)
+    flip: bool = option(False, "Mirror images at random (--no-flip: not, though a recipe does).", DATA, of_recipes=True)
+    turns: bool = option(
+        False, "Turn images by 0, 90, 180 or 270 degrees at random (--no-turns: not).", DATA, of_recipes=True
+    )
     resized_crops: bool = option(
         False, "Train on square pieces of any scale, from --image-size to a picture's short side (log-uniform), at "
-        "random places and resized to --image-size; validate as --fit says.", DATA,
+        "random places and resized to --image-size; validate as --fit says (--no-resized-crops: not).", DATA,
+        of_recipes=True,
     )  # fmt: skip
     shuffle_buffer: int = option(4096, "Size of the shuffle buffer of a stream, in images.", DATA, least=1)
     cache: str = option("auto", "Where decoded images are kept: the user's cache folder, memory only, or a folder.",

@@ -153,6 +153,16 @@ def test_a_flag_takes_no_value(trained, key):
     assert key[1] in refused(*JOBS[key[0]], f"{key[1]}=yes")
 
 
+def test_what_a_recipe_switches_on_can_be_switched_off(trained):
+    augmentations = {"flip", "turns", "resized-crops"}
+    job = ["train", "resnet", "--recipe", "quick", "--data", "demo", "--dry-run"]
+    assert all(ok_json(*job)["options"][each.replace("-", "_")] for each in augmentations)
+    for flag in augmentations:
+        options = ok_json(*job, f"--no-{flag}")["options"]
+        assert {each for each in augmentations if not options[each.replace("-", "_")]} == {flag}
+        assert f"--no-{flag}" in refused("train", "resnet", f"--{flag}", f"--no-{flag}")
+
+
 def test_of_an_option_given_twice_the_last_one_counts(trained):
     """As everywhere: so that a wrapper's options can be overridden."""
     assert len(ok_json("grid", "--n", "3", "--n", "1", "--out", "g.png")["images"]) == 1
