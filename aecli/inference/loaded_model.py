@@ -17,6 +17,7 @@ from aecli.data.image_ref import ImageRef
 from aecli.errors import ConfigError, ModelError
 from aecli.inference.tiles import cut
 from aecli.models.base import Autoencoder, Kept
+from aecli.models.latent_scaling import LatentScaling
 from aecli.models.receptive_field import ReceptiveField, grows_with_images, receptive_field
 from aecli.progress import Listener, Notice, ignore
 from aecli.runs import checkpoints
@@ -37,6 +38,7 @@ class LoadedModel:
     `image_size`, `fit` and `background` are those of its training images, or those asked for in their place;
     `has_own_input` is False for weights that don't say which they are. With fit `random-crop` images stay whole.
     `tile` is `off`, the side of the tiles that a picture is computed in, or `auto`: 1024 above 2 megapixels.
+    Latents are the model's own everywhere here; `latent_scaling` makes those that leave for a diffusion model.
     """
 
     model: Autoencoder
@@ -48,6 +50,7 @@ class LoadedModel:
     background: str = "white"
     has_own_input: bool = True
     tile: str = "off"
+    latent_scaling: LatentScaling = LatentScaling()
 
     @cached_property
     def receptive_field(self) -> ReceptiveField:

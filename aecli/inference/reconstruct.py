@@ -100,7 +100,8 @@ def _reconstruct(config: ReconstructConfig, distributed: Distributed, listen: Li
             listen(Notice(text))
         if store is not None and distributed.is_main_process:
             readable = [image for image in images if image.name not in unreadable]
-            document = {"schema": SCHEMA, "model": loaded.name, "image_size": loaded.image_size, "fit": loaded.fit}
+            document = {"schema": SCHEMA, "model": loaded.name, "image_size": loaded.image_size, "fit": loaded.fit,
+                        "latent_scaling": loaded.latent_scaling.to_json()}  # fmt: skip
             store.write(readable, document, listen)
         distributed.barrier()
     return ReconstructResult(out, len(images) - len(unreadable), unreadable, loaded.image_size, loaded.fit,
@@ -131,10 +132,18 @@ class _Job:
             with self.lock:
                 reconstructions = self.loaded.reconstruct(images, self.hint)
                 if self.store is not None:
-                    self.store.add(keys, *self.loaded.latents(self.loaded.batch(images), self.hint))
+                    self.store.add(keys, *self._scaled_latents(images))
             for key, pixels in zip(keys, reconstructions, strict=True):
                 write_bytes(self.out / f"{key}.png", encode_png(pixels))
         return unreadable, counts, is_tiled
+
+    def _scaled_latents(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return latents and log variances of images as `LoadedModel.latents` does, scaled as the model's are."""
+        latents, log_variances = self.loaded.latents(self.loaded.batch(images), self.hint)
+        scaling = self.loaded.latent_scaling
+        if scaling.is_identity:
+            return latents, log_variances
+        return scaling.apply(latents), None if log_variances is None else scaling.apply_to_log_variance(log_variances)
 
     def _decode(
         self, batch: Sequence[ImageRef]
