@@ -1,8 +1,7 @@
 """Reconstructions of images as PNG files, and their latents."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +11,20 @@ import numpy as np
 from aecli.configs import ReconstructConfig
 from aecli.data.decoding.colour import parse_colour
 from aecli.data.decoding.conversions import ConversionCounts
-from aecli.data.decoding.decode import DecodeError, decode
+from aecli.data.decoding.decode import decode
 from aecli.data.image_ref import file_paths, require_same_images
 from aecli.data.sources.registry import ImageRef
-from aecli.errors import ConfigError, DataError, single_line
+from aecli.errors import ConfigError
 from aecli.figures.png import encode_png
-from aecli.inference import loaded_model
-from aecli.inference.latent_file import LatentStore, open_latent_store
+from aecli.inference.image_batches import (
+    ReadImages,
+    batch_limits,
+    most_workers,
+    read_images,
+    require_distinct_keys,
+    require_distinct_names,
+)
+from aecli.inference.latents.row_store import RowStore, RowType, open_row_store
 from aecli.inference.loaded_model import MEMORY_HINT, LoadedModel, load_model
 from aecli.progress import Listener, Notice, ignore
 from aecli.runs.images import choose_images, source_of
@@ -26,12 +32,16 @@ from aecli.runtime.distributed import Distributed
 from aecli.runtime.threads import device_lock, worker_count
 from aecli.runtime.work_queue import map_shared
 from aecli.storage.atomic_files import write_bytes
-from aecli.storage.outputs import forbid_overwriting_inputs, prepare_output_folder
+from aecli.storage.outputs import (
+    check_writable_file,
+    forbid_overwriting_inputs,
+    notify_if_replaced,
+    prepare_output_folder,
+)
 from aecli.storage.strict_json import SCHEMA
 
 _OUTPUTS = Path("reconstructions")
-_CPU_PIXELS = 2**21  # per batch, of all workers on a CPU together
-_NATIVE_BATCH = 8  # images per batch on a CPU, while their sizes are unknown
+_MEAN, _LOG_VARIANCE = "mean", "log_variance"  # the tensors of the file of latents
 
 
 @dataclass(frozen=True)
@@ -77,17 +87,26 @@ def _reconstruct(config: ReconstructConfig, distributed: Distributed, listen: Li
     loaded = loaded.with_tile(config.tile if is_native else "off")
     out = config.out or _OUTPUTS / loaded.located.label
     images = choose_images(loaded.located, config.data, config.split, listen, [out, _OUTPUTS])
-    _require_distinct_names(images)
+    require_distinct_names(images)
+    require_distinct_keys([image.key for image in images])
     if distributed.is_main_process:
         prepare_output_folder(out, config.overwrite, listen)
         forbid_overwriting_inputs("--out", (out / f"{image.key}.png" for image in images), file_paths(images))
-    with open_latent_store(config.latents, loaded.model.latent_shape(loaded.image_size), images, distributed) as store:
+        if config.latents is not None:
+            check_writable_file(config.latents, "--latents")
+            forbid_overwriting_inputs("--latents", [config.latents], file_paths(images))
+    with ExitStack() as stack:
+        store = None
+        if config.latents is not None:
+            names = [image.name for image in images]
+            store = stack.enter_context(open_row_store(config.latents, names, distributed))
         distributed.barrier()
         require_same_images(images, config.data or f"{loaded.located.label}'s run", distributed)
-        batches, max_workers, max_pixels = _split(images, config.batch_size, is_native, loaded)
+        size, max_pixels = batch_limits(loaded, config.batch_size, is_native)
+        batches = [images[start : start + size] for start in range(0, len(images), size)]
         hint = f"a smaller --batch-size than {config.batch_size}, --workers 1, {MEMORY_HINT}"
         job = _Job(loaded, out, store, is_native, max_pixels, hint, device_lock(loaded.placement.device))
-        workers = min(worker_count(config.workers), max_workers)
+        workers = most_workers(loaded, worker_count(config.workers))
         results = map_shared(job.run, batches, "reconstructing", workers, distributed, listen)
         unreadable = {name: reason for reasons, *_ in results for name, reason in reasons.items()}
         counts = ConversionCounts()
@@ -99,10 +118,12 @@ def _reconstruct(config: ReconstructConfig, distributed: Distributed, listen: Li
         for text in counts.notices(source, loaded.background):
             listen(Notice(text))
         if store is not None and distributed.is_main_process:
-            readable = [image for image in images if image.name not in unreadable]
+            readable = [image.name for image in images if image.name not in unreadable]
+            row = RowType("float32", loaded.model.latent_shape(loaded.image_size))
             document = {"schema": SCHEMA, "model": loaded.name, "image_size": loaded.image_size, "fit": loaded.fit,
                         "latent_scaling": loaded.latent_scaling.to_json()}  # fmt: skip
-            store.write(readable, document, listen)
+            notify_if_replaced(store.path, listen)
+            store.write(readable, {_MEAN: row, _LOG_VARIANCE: row}, document)
         distributed.barrier()
     return ReconstructResult(out, len(images) - len(unreadable), unreadable, loaded.image_size, loaded.fit,
                              config.latents, {source: counts.to_json()})  # fmt: skip
@@ -114,7 +135,7 @@ class _Job:
 
     loaded: LoadedModel
     out: Path
-    store: LatentStore | None
+    store: RowStore | None
     native: bool
     max_pixels: int | None
     hint: str
@@ -126,81 +147,42 @@ class _Job:
         Returns:
             Unreadable images (name → reason), what was done to the others, and whether one of them was cut into tiles.
         """
-        readable, unreadable, counts = self._decode(batch)
-        is_tiled = any(self.loaded.tile_side(*pixels.shape[1:]) for _, pixels in readable)
-        for keys, images in _equal_sized(readable, self.max_pixels):
+        found = self._read(batch)
+        is_tiled = any(self.loaded.tile_side(*pixels.shape[1:]) for _, pixels in found.readable)
+        for images, pixels in _equal_sized(found.readable, self.max_pixels):
             with self.lock:
-                reconstructions = self.loaded.reconstruct(images, self.hint)
+                reconstructions = self.loaded.reconstruct(pixels, self.hint)
                 if self.store is not None:
-                    self.store.add(keys, *self._scaled_latents(images))
-            for key, pixels in zip(keys, reconstructions, strict=True):
-                write_bytes(self.out / f"{key}.png", encode_png(pixels))
-        return unreadable, counts, is_tiled
+                    self.store.add([image.name for image in images], self._scaled_latents(pixels))
+            for image, reconstruction in zip(images, reconstructions, strict=True):
+                write_bytes(self.out / f"{image.key}.png", encode_png(reconstruction))
+        return found.unreadable, found.counts, is_tiled
 
-    def _scaled_latents(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return latents and log variances of images as `LoadedModel.latents` does, scaled as the model's are."""
+    def _scaled_latents(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Return latents float32 (N, …) of images, and log variances if there are any, scaled as the model's are."""
         latents, log_variances = self.loaded.latents(self.loaded.batch(images), self.hint)
         scaling = self.loaded.latent_scaling
-        if scaling.is_identity:
-            return latents, log_variances
-        return scaling.apply(latents), None if log_variances is None else scaling.apply_to_log_variance(log_variances)
+        found = {_MEAN: scaling.apply(latents)}
+        if log_variances is not None:
+            found[_LOG_VARIANCE] = scaling.apply_to_log_variance(log_variances)
+        return found
 
-    def _decode(
-        self, batch: Sequence[ImageRef]
-    ) -> tuple[list[tuple[str, np.ndarray]], dict[str, str], ConversionCounts]:
-        """Return (key, uint8 (3, H, W)) of the readable images, and the first two that `run` returns."""
-        readable, unreadable, counts = [], {}, ConversionCounts()
+    def _read(self, batch: Sequence[ImageRef]) -> ReadImages:
+        if not self.native:
+            return read_images(batch, self.loaded.read_image)
         background = parse_colour(self.loaded.background)
-        for image in batch:
-            try:
-                decoded = decode(image, background) if self.native else self.loaded.read_image(image)
-                counts.add(image.name, decoded)
-                readable.append((image.key, decoded.pixels.transpose(2, 0, 1)))
-            except DecodeError as error:
-                unreadable[image.name] = error.reason
-        return readable, unreadable, counts
-
-
-def _split(
-    images: Sequence[ImageRef], batch_size: int, is_native: bool, loaded: LoadedModel
-) -> tuple[list[Sequence[ImageRef]], int, int | None]:
-    """Return the batches, the maximum of workers, and the maximum of pixels that a worker computes together, or None.
-
-    None of them depends on the number of workers, nor does therefore rounding.
-    """
-    size, max_workers, max_pixels = batch_size, len(images), None
-    if loaded.placement.device.type == "cpu":
-        size = min(size, _NATIVE_BATCH) if is_native else loaded.device_batch_size(size)
-        max_pixels = loaded_model.WORKER_PIXELS
-        max_workers = _CPU_PIXELS // max_pixels
-    return [images[start : start + size] for start in range(0, len(images), size)], max_workers, max_pixels
-
-
-def _require_distinct_names(images: Sequence[ImageRef]) -> None:
-    """Refuse images whose reconstructions would overwrite each other."""
-    names = [name for name, count in Counter(image.name for image in images).items() if count > 1]
-    if names:
-        raise DataError(
-            f"--split all: {len(names)} training images have the name of a validation image ({single_line(names[0])})\n"
-            "hint: reconstruct --split train and --split val into two folders"
-        )
-    keys = [key for key, count in Counter(image.key for image in images).items() if count > 1]
-    if keys:
-        raise DataError(
-            f"images that differ only in the suffix ({single_line(keys[0])}.*) would overwrite each other\n"
-            "hint: rename them"
-        )
+        return read_images(batch, lambda image: decode(image, background))
 
 
 def _equal_sized(
-    items: Sequence[tuple[str, np.ndarray]], max_pixels: int | None
-) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Yield keys and uint8 (N, 3, H, W) of images of one size, of at most `max_pixels` pixels together."""
-    sizes: dict[tuple[int, ...], list[tuple[str, np.ndarray]]] = {}
-    for key, pixels in items:
-        sizes.setdefault(pixels.shape, []).append((key, pixels))
+    items: Sequence[tuple[ImageRef, np.ndarray]], max_pixels: int | None
+) -> Iterator[tuple[list[ImageRef], np.ndarray]]:
+    """Yield images of one size and their pixels uint8 (N, 3, H, W), of at most `max_pixels` pixels together."""
+    sizes: dict[tuple[int, ...], list[tuple[ImageRef, np.ndarray]]] = {}
+    for image, pixels in items:
+        sizes.setdefault(pixels.shape, []).append((image, pixels))
     for (_, height, width), members in sizes.items():
         count = max(1, max_pixels // (height * width)) if max_pixels else len(members)
         for start in range(0, len(members), count):
             chosen = members[start : start + count]
-            yield [key for key, _ in chosen], np.stack([pixels for _, pixels in chosen])
+            yield [image for image, _ in chosen], np.stack([pixels for _, pixels in chosen])

@@ -153,6 +153,15 @@ class Autoencoder(Trainable):
         """Bits that one position of the latent takes where it is discrete, or None."""
         return None
 
+    @property
+    def codebook_size(self) -> int | None:
+        """Codes of each codebook where the latent is discrete, or None."""
+        return None
+
+    def indices(self, latents: Tensor) -> Tensor | None:
+        """Return the codes (N, codebooks, h, w), int64, of latents (N, …), or None where these are not discrete."""
+        return None
+
     def kept(self, image_size: int) -> "Kept":
         """Return what the latent keeps of an image of that side."""
         shape = self.latent_shape(image_size)

@@ -21,6 +21,7 @@ class Bottleneck(nn.Module, ABC):
     term_weights: Mapping[str, float] = {}
     stat_names: tuple[str, ...] = ()
     bits: float | None = None  # of a position of the latent, if it is discrete
+    codebook_size: int | None = None  # codes of each of its codebooks
 
     def __init__(self, in_channels: int, latent_dim: int) -> None:
         """Build it."""
@@ -34,6 +35,10 @@ class Bottleneck(nn.Module, ABC):
     def distribution(self, hidden: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the latents (N, latent_dim, h, w) and, of a Gaussian posterior, its log variances."""
         return self(hidden).latent, None
+
+    def indices(self, latents: Tensor) -> Tensor | None:
+        """Return the codes (N, codebooks, h, w), int64, nearest to latents (N, latent_dim, h, w), if it has codes."""
+        return None
 
     def draw_noise(self, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
         """Return the noise that `forward` takes for latents of that shape, or None."""

@@ -37,7 +37,8 @@ class EMACodebook(Bottleneck):
     def __init__(self, latent_dim: int, size: int, codebooks: int, cosine: bool, commitment: float) -> None:
         """Build it, with random codes; `latent_dim` is a multiple of `codebooks`."""
         super().__init__(latent_dim, latent_dim)
-        self.size, self.codebooks, self.cosine = size, codebooks, cosine
+        self.codebook_size: int = size
+        self.codebooks, self.cosine = codebooks, cosine
         self.bits = math.log2(size) * codebooks
         self.term_weights = {"commitment": commitment}
         self.frequencies = CodeFrequencies(codebooks, size)
@@ -92,11 +93,11 @@ class EMACodebook(Bottleneck):
         vectors = split_channels(observed["vectors"], self.codebooks)
         codes = split_channels(observed["codes"], self.codebooks).squeeze(-1)
         positions = math.prod(observed["codes"].shape[2:])
-        drawn = torch.randint(count * positions, (self.codebooks, self.size)).to(codes.device) - first * positions
+        drawn = torch.randint(count * positions, self.codebook.shape[:2]).to(codes.device) - first * positions
         is_here = (0 <= drawn) & (drawn < vectors.shape[1])
         places = drawn.clamp(0, vectors.shape[1] - 1).unsqueeze(-1).expand_as(self.codebook)
         restarts = vectors.gather(1, places) * is_here.unsqueeze(-1)
-        return [count_codes(codes, self.size), self._sum(vectors, codes), restarts]
+        return [count_codes(codes, self.codebook_size), self._sum(vectors, codes), restarts]
 
     def after_step(self, sums: Sequence[Tensor]) -> None:
         """Move the averages, and with them the codes, by a step; restart dead codes."""
@@ -105,9 +106,9 @@ class EMACodebook(Bottleneck):
         self.sizes.lerp_(counts, 1 - DECAY)
         self.totals.lerp_(totals, 1 - DECAY)
         total = self.sizes.sum(1, keepdim=True)
-        smoothed = (self.sizes + SMOOTHING) / (total + self.size * SMOOTHING) * total
+        smoothed = (self.sizes + SMOOTHING) / (total + self.codebook_size * SMOOTHING) * total
         codebook = self._directed(self.totals / smoothed.unsqueeze(-1))
-        mean = total / self.size
+        mean = total / self.codebook_size
         is_dead = self.sizes < DEAD * mean
         self.sizes.copy_(torch.where(is_dead, mean, self.sizes))
         self.totals.copy_(torch.where(is_dead.unsqueeze(-1), restarts * mean.unsqueeze(-1), self.totals))
@@ -126,16 +127,16 @@ class EMACodebook(Bottleneck):
 
     def _sum(self, vectors: Tensor, codes: Tensor) -> Tensor:
         """Return the sums (codebooks, size, d) of the vectors (codebooks, n, d) of each code."""
-        offsets = self.size * torch.arange(self.codebooks, device=codes.device).unsqueeze(1)
+        offsets = self.codebook_size * torch.arange(self.codebooks, device=codes.device).unsqueeze(1)
         sums = torch.zeros_like(self.codebook).flatten(0, 1)
         return sums.index_add_(0, (codes + offsets).flatten(), vectors.flatten(0, 1)).view_as(self.codebook)
 
     def _k_means(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Return the means of vectors (codebooks, n, d) in random order, and how many each has."""
-        first = torch.arange(self.size, device=vectors.device) % vectors.shape[1]
+        first = torch.arange(self.codebook_size, device=vectors.device) % vectors.shape[1]
         means = vectors[:, first]
         for _ in range(_ITERATIONS):
             codes = nearest(vectors, means)
-            counts = count_codes(codes, self.size).unsqueeze(-1)
+            counts = count_codes(codes, self.codebook_size).unsqueeze(-1)
             means = torch.where(counts > 0, self._directed(self._sum(vectors, codes) / counts.clamp(min=1)), means)
-        return means, count_codes(nearest(vectors, means), self.size)
+        return means, count_codes(nearest(vectors, means), self.codebook_size)

@@ -28,9 +28,9 @@ class FSQ(Bottleneck):
         """Build it; `latent_dim` is a multiple of len(levels)."""
         super().__init__(latent_dim, latent_dim)
         self.levels, self.codebooks = tuple(levels), latent_dim // len(levels)
-        self.codes = math.prod(levels)
-        self.bits = math.log2(self.codes) * self.codebooks
-        self.frequencies = CodeFrequencies(self.codebooks, self.codes)
+        self.codebook_size: int = math.prod(levels)
+        self.bits = math.log2(self.codebook_size) * self.codebooks
+        self.frequencies = CodeFrequencies(self.codebooks, self.codebook_size)
         counts = self._levels()
         middle = counts.flatten(1) // 2
         self.register_buffer("values", (torch.arange(max(levels)) - middle) / middle)  # (latent_dim, levels at most)
@@ -113,7 +113,7 @@ class FSQ(Bottleneck):
         return weighted.view(count, len(self.levels), self.codebooks, height, width).sum(1)
 
     def _count(self, indices: Tensor) -> Tensor:
-        return count_codes(split_channels(indices, self.codebooks).squeeze(-1), self.codes)
+        return count_codes(split_channels(indices, self.codebooks).squeeze(-1), self.codebook_size)
 
     def _levels(self, device: torch.device | None = None) -> Tensor:
         """The number of levels of each channel, (latent_dim, 1, 1)."""

@@ -78,6 +78,16 @@ class VQ(Autoencoder):
         """The bits of an index."""
         return math.log2(self.options.codebook_size)
 
+    @property
+    def codebook_size(self) -> int:
+        """The codes of its one codebook."""
+        return int(self.options.codebook_size)
+
+    def indices(self, latents: Tensor) -> Tensor:
+        """Return the codes (N, 1, h, w), int64, nearest to latents (N, vq_embed_dim, h, w)."""
+        found: Tensor = self.quantize(latents)[1]
+        return found.unsqueeze(1)
+
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Encoded:
         """Return latents (N, vq_embed_dim, H/f, W/f), which are codes, both terms, and the use of the codebook."""
         vectors = self.quant_conv(self.encoder(images)).float()

@@ -1,6 +1,7 @@
 """The contract of every registered model, plug-ins included."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -132,6 +133,17 @@ class TestAutoencoder:
             mean, log_variance = model.encode_distribution(images)
             assert torch.equal(mean, model.encode(images).latent)
         assert log_variance is None or log_variance.shape == mean.shape
+
+    def test_codes_are_those_of_its_bits_or_there_are_none(self, name):
+        model = small(name).eval()
+        with torch.no_grad():
+            latents = model.encode(examples(model)).latent
+            codes = model.indices(latents)
+        assert (codes is None) == (model.codebook_size is None) == (model.bits_per_latent is None)
+        if codes is not None:
+            assert codes.dtype == torch.int64 and 0 <= codes.min() and codes.max() < model.codebook_size
+            assert (codes.shape[0], *codes.shape[2:]) == (len(latents), *latents.shape[2:])
+            assert codes.shape[1] * math.log2(model.codebook_size) == pytest.approx(model.bits_per_latent)
 
     def test_an_image_does_not_depend_on_the_batch_it_is_in(self, name):
         model = small(name).eval()

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import aecli.inference.reconstruct as reconstruct_module
 from aecli.configs import ReconstructConfig
 from aecli.errors import ConfigError, DataError
-from aecli.inference import loaded_model
+from aecli.inference import image_batches, loaded_model
 from aecli.inference.loaded_model import LoadedModel, load_model
 from aecli.inference.reconstruct import reconstruct
 from aecli.progress import Notice, Progress
@@ -69,7 +68,7 @@ def test_on_a_cpu_no_more_is_reconstructed_at_once_however_many_workers_there_ar
 
     monkeypatch.setattr(LoadedModel, "reconstruct", counting)
     monkeypatch.setattr(loaded_model, "WORKER_PIXELS", 2 * SIZE**2)
-    monkeypatch.setattr(reconstruct_module, "_CPU_PIXELS", 6 * SIZE**2)
+    monkeypatch.setattr(image_batches, "_CPU_PIXELS", 6 * SIZE**2)
     reconstruct(ReconstructConfig("ae", data="images", workers=12, out=trained / "out"))
     assert max(most) == 6 * SIZE**2
 
