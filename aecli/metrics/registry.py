@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aecli.configs import EvalConfig
-from aecli.metrics import lpips, psnr, ssim
+from aecli.metrics import lpips, ms_ssim, psnr, ssim
 from aecli.metrics.base import LoadedMetric, Metric, Score
 from aecli.progress import Listener
 
@@ -19,6 +19,7 @@ BUILDERS: dict[str, Callable[[EvalConfig], Metric]] = {
     "psnr": psnr.build,
     "ssim": ssim.build,
     "lpips": lpips.build,
+    "ms-ssim": ms_ssim.build,
     "psnr-y": psnr.build_y,
     "ssim-y": ssim.build_y,
 }

@@ -77,13 +77,23 @@ def ssim(
     check_pairs(a, b, MIN_SIDE[window])
     if a.device.type == "mps":  # has no float64
         a, b = a.cpu(), b.cpu()
+    convert = partial(converted, on_luma=on_luma, data_range=data_range)
+    return mean_of_map(a, b, window, convert, channels=1 if on_luma else 3)
+
+
+def mean_of_map(
+    a: Tensor, b: Tensor, window: str, convert: Callable[[Tensor], Tensor], channels: int, without_means: bool = False
+) -> Tensor:
+    """Mean of the local SSIM of each pair (N, C, H, W), or `without_means` of its contrast-structure factor alone.
+
+    `convert` makes of images values on the scale of 8 bits, of so many `channels`. The result is (N,) float64 on the
+    CPU; the contrast-structure factor (2 cov + C2) / (var + var + C2) compares no means.
+    """
     margin = MIN_SIDE[window] - 1
-    count, channels, height, width = a.shape
-    channels = 1 if on_luma else channels
+    count, _, height, width = a.shape
     tiles = _tiles(count, height, channels * width, margin, a.device)
-    convert = partial(_converted, on_luma=on_luma, data_range=data_range)
     totals = torch.zeros(count, dtype=torch.float64, device=a.device)
-    sums = _map_tiles(partial(_TileWorker, a, b, window, convert), tiles, a.device)
+    sums = _map_tiles(partial(_TileWorker, a, b, window, convert, without_means), tiles, a.device)
     for (images, _), tile_sums in zip(tiles, sums, strict=True):
         totals[images] += tile_sums
     return totals.cpu() / (channels * (height - margin) * (width - margin))
@@ -122,7 +132,7 @@ def _band(like: Tensor, side: int) -> Tensor:
     return (taps[offsets.clamp(0, margin)] * is_inside).to(like)
 
 
-def _converted(tile: Tensor, on_luma: bool, data_range: float) -> Tensor:
+def converted(tile: Tensor, data_range: float, on_luma: bool = False) -> Tensor:
     """A tile of images as it is measured: on the scale of 8 bits, of three channels or of the luma."""
     values = tile if tile.dtype == torch.uint8 else to_scale(tile, data_range)
     return luma.luma(values) if on_luma else values
@@ -173,11 +183,13 @@ class _TileWorker:
 
     With means E and P = 2·E[x]·E[y] + C1, Q = E[x]² + E[y]² + C1, the local SSIM is P·(E[2xy + C] - P) over
     Q·(E[x² + y² + C] - Q), where C = C1 + C2; the sample covariance's factor n/(n - 1) cancels but for C2, which it
-    divides. So four maps are filtered: x, y, 2xy + C and x² + y² + C.
+    divides. So four maps are filtered: x, y, 2xy + C and x² + y² + C. `without_means`, P / Q is left out.
     """
 
-    def __init__(self, a: Tensor, b: Tensor, window: str, convert: Callable[[Tensor], Tensor]) -> None:
-        self.a, self.b, self.convert = a, b, convert
+    def __init__(
+        self, a: Tensor, b: Tensor, window: str, convert: Callable[[Tensor], Tensor], without_means: bool
+    ) -> None:
+        self.a, self.b, self.convert, self.without_means = a, b, convert, without_means
         taps = _taps(window).to(a.device)
         self.margin = len(taps) - 1
         # Row i of the band holds the taps from column i on.
@@ -214,9 +226,12 @@ class _TileWorker:
         p, q = self._buffer(1, 2, *mean_x.shape)
         torch.addcmul(self.c1, mean_x, mean_y, value=2, out=p)
         torch.addcmul(self.c1, mean_x, mean_x, out=q).addcmul_(mean_y, mean_y)
-        p.mul_(products.sub_(p))
-        q.mul_(squares.sub_(q))
-        sums: Tensor = p.div_(q).sum(dim=(0, 2, 3))
+        products.sub_(p)
+        squares.sub_(q)
+        if not self.without_means:
+            products.mul_(p)
+            squares.mul_(q)
+        sums: Tensor = products.div_(squares).sum(dim=(0, 2, 3))
         return sums
 
     def _filter(self, maps: Tensor) -> Tensor:

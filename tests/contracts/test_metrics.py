@@ -10,19 +10,28 @@ from torch import Tensor
 from aecli.configs import EvalConfig
 from aecli.configs.checks import FEATURES, LPIPS_NETS, METRICS, SSIM_WINDOWS
 from aecli.metrics import feature_networks, lpips, ssim
+from aecli.metrics.base import Metric
 from aecli.metrics.network_weights import BACKBONES
 from aecli.metrics.registry import BUILDERS
 from aecli.progress import ignore
 
-IDENTICAL = {"psnr": float("inf"), "ssim": 1.0, "lpips": 0.0, "psnr-y": float("inf"), "ssim-y": 1.0}
-SYMMETRIC = {"psnr", "ssim", "lpips", "psnr-y", "ssim-y"}
+IDENTICAL = {
+    "psnr": float("inf"), "ssim": 1.0, "lpips": 0.0, "ms-ssim": 1.0, "psnr-y": float("inf"), "ssim-y": 1.0,
+}  # fmt: skip
+SYMMETRIC = {"psnr", "ssim", "lpips", "ms-ssim", "psnr-y", "ssim-y"}
 
 
-@pytest.fixture(scope="module")
-def images() -> Tensor:
-    """Five crops of a photograph, uint8 (5, 3, 48, 56)."""
+@pytest.fixture
+def metric(name) -> Metric:
+    return BUILDERS[name](EvalConfig(gt="gt", pred=("pred",)))
+
+
+@pytest.fixture
+def images(metric) -> Tensor:
+    """Five crops of a photograph, uint8 (5, 3, 48, 56) or larger where a metric needs it."""
     photo = torch.from_numpy(astronaut()).permute(2, 0, 1)
-    return torch.stack([photo[:, 40 * i : 40 * i + 48, 60 * i : 60 * i + 56] for i in range(5)])
+    height, width = max(48, metric.min_side), max(56, metric.min_side + 1)
+    return torch.stack([photo[:, 40 * i : 40 * i + height, 60 * i : 60 * i + width] for i in range(5)])
 
 
 def add_noise(images: Tensor, amount: int) -> Tensor:
@@ -30,17 +39,13 @@ def add_noise(images: Tensor, amount: int) -> Tensor:
     return (images.int() + noise).clamp(0, 255).to(torch.uint8)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def noisy(images: Tensor) -> Tensor:
     return add_noise(images, 25)
 
 
 @pytest.mark.parametrize("name", BUILDERS)
 class TestEveryMetric:
-    @pytest.fixture
-    def metric(self, name):
-        return BUILDERS[name](EvalConfig(gt="gt", pred=("pred",)))
-
     @pytest.fixture
     def score(self, metric) -> Callable[[Tensor, Tensor], Tensor]:
         loaded = metric.load(torch.device("cpu"), ignore)
