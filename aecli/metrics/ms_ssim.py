@@ -51,15 +51,15 @@ def ms_ssim(a: Tensor, b: Tensor, data_range: float = EIGHT_BITS) -> Tensor:
     if a.device.type == "mps":  # has no float64
         a, b = a.cpu(), b.cpu()
     count = len(a)
-    scales = [each.flatten(0, 1).unsqueeze(1) for each in (a, b)]  # channels are images of their own
-    product = torch.ones(len(scales[0]), dtype=torch.float64)
+    one, other = (each.flatten(0, 1).unsqueeze(1) for each in (a, b))  # channels are images of their own
+    product = torch.ones(len(one), dtype=torch.float64)
     for scale, weight in enumerate(WEIGHTS):
         is_last = scale == len(WEIGHTS) - 1
         convert = partial(converted, data_range=data_range) if scale == 0 else _unchanged
-        means = mean_of_map(*scales, "gaussian", convert, channels=1, without_means=not is_last)
+        means = mean_of_map(one, other, "gaussian", convert, channels=1, without_means=not is_last)
         product *= means.clamp_(min=0) ** weight
         if not is_last:
-            scales = [_halved(each, convert) for each in scales]
+            one, other = _halved(one, convert), _halved(other, convert)
     return product.view(count, -1).mean(dim=1)
 
 
