@@ -1,15 +1,17 @@
 """Pages and scripts under examples/ agree with the program."""
 
-import ast
 import importlib.util
+import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from tests.support.trained import ok, write_images
+from tests.support.imports import require_imports
+from tests.support.trained import ok, pngs, write_images
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -56,22 +58,31 @@ def test_the_table_and_sheet_of_priors(tmp_path, monkeypatch):
         assert sheet.width > 8 * 128
 
 
-def imports_in(text):
-    """Every module and name that Python code imports: ("aecli.api", "load")."""
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.ImportFrom):
-            yield from ((node.module, alias.name) for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from ((alias.name, None) for alias in node.names)
-
-
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.sh")), ids=lambda path: path.name)
 def test_shell_scripts_parse_and_what_they_import_exists(path):
     subprocess.run(["bash", "-n", path], check=True)
     text = path.read_text(encoding="utf-8")
     for code in re.findall(r"<<'PYTHON'\n(.*?)^PYTHON$", text, re.DOTALL | re.MULTILINE):
-        for module, name in imports_in(code):
-            found = importlib.import_module(module)
-            assert name is None or hasattr(found, name), f"{module}.{name}"
+        require_imports(code)
     for script_name in re.findall(r"\$here/(\w+\.py)", text):
         assert (EXAMPLES / script_name).is_file()
+
+
+def test_the_script_for_several_gpus_trains_reconstructs_measures_and_samples(tmp_path, monkeypatch):
+    """Its commands, each in one process here: what several make of them, the tests of ranks say."""
+    launcher = tmp_path / "bin" / "torchrun"
+    launcher.parent.mkdir()
+    launcher.write_text('#!/bin/sh\nprintf "%s\\n" "$*" >>commands\n')
+    launcher.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    environment = {**os.environ, "PATH": f"{launcher.parent}{os.pathsep}{os.environ['PATH']}", "PROCESSES": "2"}
+    (tmp_path / "multi_gpu").mkdir()  # for the table, which training would have made
+    words = ["bash", EXAMPLES / "multi_gpu.sh", "demo", "32", "1", "--width", "4", "--batch-size", "8"]
+    subprocess.run(words, check=True, env=environment)
+    launches = (tmp_path / "commands").read_text().splitlines()
+    for restarts, line in zip((3, 0, 0, 0), launches, strict=True):
+        launched, command = line.split(" -m aecli ")
+        assert launched == f"--standalone --nproc-per-node 2 --max-restarts {restarts}"
+        ok(*shlex.split(command), *(["--device", "cpu"] if command.startswith("train") else []))
+    assert (tmp_path / "multi_gpu/per_image.csv").is_file() and (tmp_path / "multi_gpu/samples.png").is_file()
+    assert pngs(tmp_path / "multi_gpu/reconstructions")

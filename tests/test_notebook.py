@@ -1,5 +1,8 @@
 """The notebook runs from top to bottom on a tiny setting and shows pictures; its training is stopped and goes on."""
 
+import queue
+import time
+from functools import partial
 from pathlib import Path
 
 import nbformat
@@ -7,7 +10,6 @@ import pytest
 from jupyter_client.manager import start_new_kernel
 from nbclient import NotebookClient
 
-from tests.support.processes import wait_for
 from tests.support.trained import assert_same_run
 
 NOTEBOOK = Path(__file__).parent.parent / "examples" / "notebook.ipynb"
@@ -52,6 +54,19 @@ for report in aecli.train(aecli.TrainConfig("vae", out=Path("looped"), **SETTING
 """
 
 
+def answer(client, request, timeout):
+    """What the kernel replied to a request, or None where it has not within that many seconds."""
+    until = time.monotonic() + timeout
+    while (left := until - time.monotonic()) > 0:
+        try:
+            reply = client.get_shell_msg(timeout=left)
+        except queue.Empty:
+            return None
+        if reply["parent_header"]["msg_id"] == request:
+            return reply["content"]
+    return None
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_the_stop_button_saves_and_the_same_cell_goes_on(notebook, tmp_path):
@@ -63,13 +78,19 @@ def test_the_stop_button_saves_and_the_same_cell_goes_on(notebook, tmp_path):
 
     def run(source, stop_at=None):
         """Run a cell, and press the stop button once a file is there; returns the kind of error, or None."""
-        request = client.execute(source)
+        # By default the kernel, once a cell failed, drops those that reach it before it has replied and cleaned up.
+        request = client.execute(source, stop_on_error=False)
+        reply = partial(answer, client, request)
         if stop_at is not None:
-            wait_for(tmp_path / stop_at)
+            until = time.monotonic() + 300
+            while not (tmp_path / stop_at).exists():
+                ended = reply(timeout=0.05)
+                assert ended is None, f"ended before there was {stop_at}: {ended}"
+                assert time.monotonic() < until, f"no {stop_at}"
             manager.interrupt_kernel()
-        while (reply := client.get_shell_msg(timeout=600))["parent_header"]["msg_id"] != request:
-            pass
-        return reply["content"].get("ename")
+        content = reply(timeout=600)
+        assert content is not None and content["status"] != "aborted", content
+        return content.get("ename")
 
     try:
         assert run(settings.replace('"epochs": 1', '"epochs": 4')) is None
