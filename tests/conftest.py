@@ -66,6 +66,24 @@ def no_curves() -> Iterator[Callable[..., bytes]]:
         yield draw_curves
 
 
+@pytest.fixture(autouse=True, scope="session")
+def flops_once() -> Iterator[None]:
+    """Counting the operations of every registered model, as `aecli models` does, takes a second: once is enough."""
+    from aecli.models.flops import forward_flops
+
+    counted: dict[tuple[type, str, int], float] = {}
+
+    def remember(model: Any, image_size: int) -> float:
+        key = (type(model), repr(model.options), image_size)
+        if key not in counted:
+            counted[key] = forward_flops(model, image_size)
+        return counted[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aecli.runs.catalogue.forward_flops", remember)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def curves_where_needed(
     request: pytest.FixtureRequest, no_curves: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch

@@ -77,6 +77,8 @@ def build_decoder(width: int, channels_in: int) -> nn.Sequential:
 
 def initialise(module: nn.Module) -> None:
     """Convolutions: Kaiming normal with nonlinearity 'linear', zero bias; batch norm: ones and zeros."""
+    if next(module.parameters()).is_meta:
+        return  # PyTorch would take a while to fill what has no memory
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")

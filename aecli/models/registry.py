@@ -10,7 +10,8 @@ import os
 import sys
 import typing
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from functools import cache
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from aecli.configs.checks import MODEL_FLAGS
@@ -31,6 +32,12 @@ _BUILT_IN = {
     "prior": "aecli.models.flow:Flow",
 }
 PRIORS = ("prior",)  # names of built-ins that are not autoencoders
+
+
+@cache  # it reads a file of every installed package
+def entry_points(group: str) -> tuple[metadata.EntryPoint, ...]:
+    """Return the entry points of all installed packages in that group."""
+    return tuple(metadata.entry_points(group=group))
 
 
 def targets() -> dict[str, str]:

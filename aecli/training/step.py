@@ -122,6 +122,8 @@ def _should_compile(plan: Plan, state: TrainState, batches: int, recorded: Mappi
     if recorded and is_same_run and recorded["placement"]["device"] == str(device):
         return bool(recorded["placement"]["compile"])
     steps_left = optimization.total_steps(batches) - state.counters.step
+    if steps_left < AUTO_COMPILE_STEPS:
+        return False  # whatever a step takes, which is counted for longer than a short run lasts
     flops = TRAINING_FACTOR * forward_flops(state.model, plan.config.data.image_size) * optimization.batch_size
     return compiling_pays(device, steps_left, flops / plan.distributed.world_size)
 
