@@ -199,6 +199,8 @@ def _encoder_layers(stages: Sequence[Stage], out_channels: int) -> Iterator[nn.M
         yield nn.Conv2d(channels * factor**2, width, side, padding=side // 2)
         yield from (Block(width) for _ in range(blocks))
         scale, channels = coarser, width
+    # Without a norm of its own the end falls silent at high rates or strong losses, and what is left is the PCA.
+    yield RMSNorm(channels)
     yield nn.SiLU()
     yield _zeroed(nn.Conv2d(channels, out_channels, 3, padding=1))
 
@@ -213,6 +215,7 @@ def _decoder_layers(stages: Sequence[Stage], latent_dim: int) -> Iterator[nn.Mod
             yield nn.PixelShuffle(factor)
         yield from (Block(width) for _ in range(blocks))
         scale, channels = finer, width
+    yield RMSNorm(last)
     yield nn.SiLU()
     yield _zeroed(nn.Conv2d(last, 3 * finest**2, 3, padding=1))
     yield nn.PixelShuffle(finest)
