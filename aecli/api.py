@@ -21,6 +21,7 @@ from aecli.errors import ConfigError, DataError
 from aecli.evaluation.paired import EvalReport
 from aecli.evaluation.paired import evaluate as run_evaluation
 from aecli.inference.loaded_model import LoadedModel, load_model
+from aecli.models.latent_scaling import LatentScaling
 from aecli.progress import Notice, Progress, ignore
 from aecli.sampling.prior_choice import choose_prior
 from aecli.sampling.sample import SAMPLE_BATCH, decode_samples, sample_batches
@@ -69,6 +70,11 @@ class Model:
         return self._loaded.image_size
 
     @property
+    def latent_scaling(self) -> LatentScaling:
+        """What its config says a diffusion model's latents are of the ones here: `apply` and `undo`."""
+        return self._loaded.latent_scaling
+
+    @property
     def options(self) -> Any:
         """Its options, an instance of its class's `Options` dataclass."""
         return self._loaded.model.options
@@ -82,7 +88,7 @@ class Model:
         return f"<aecli {self.name} of {self.image_size}² from {self._loaded.located.checkpoint}>"
 
     def encode(self, images: Images) -> Tensor:
-        """Return latents float32 (N, …), for a VAE the posterior means.
+        """Return latents float32 (N, …), for a VAE the posterior means, not scaled (see `latent_scaling`).
 
         Raises:
             DataError: images of another kind, shape or range.
@@ -204,7 +210,7 @@ def load(
     image_size: int | None = None,
     fit: str | None = None,
 ) -> Model:
-    """Load a model: a registry name (its newest run under `runs`), a run folder, or a `.safetensors` file.
+    """Load a model: a registry name (its newest run under `runs`), a run or diffusers folder, a `.safetensors` file.
 
     `image_size` (pixels) and `fit` ("squash" or "crop") replace those of its training; what is assumed of a file that
     says neither is told by a UserWarning.

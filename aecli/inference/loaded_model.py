@@ -77,6 +77,11 @@ class LoadedModel:
         """Whether images keep their own sizes, because it was trained on pieces of whole pictures."""
         return self.fit == RANDOM_CROP
 
+    def tell_scaling(self, listen: Listener) -> None:
+        """Say how latents that leave are scaled, if they are."""
+        if not self.latent_scaling.is_identity:
+            listen(Notice(f"latents z are written as {self.latent_scaling}, as {self.located.label} says"))
+
     def of_one_size(self, what: str, listen: Listener = ignore) -> "LoadedModel":
         """Return the model for images of `image_size`: of whole ones the middle, because of `what`, which is told."""
         if not self.takes_whole:
@@ -214,7 +219,8 @@ def load_model(
     has_own_input = not document.get("assumed")
     on_device = loaded.to(placement.device).to(memory_format=placement.memory_format)
     trained = LoadedModel(on_device, located, placement, int(document["image_size"]), str(document["fit"]),
-                          str(document["model"]), str(document.get("background", "white")), has_own_input)  # fmt: skip
+                          str(document["model"]), str(document.get("background", "white")), has_own_input,
+                          latent_scaling=checkpoints.latent_scaling(located.checkpoint, document))  # fmt: skip
     if fit is None and image_size is not None and trained.takes_whole:
         fit = "crop"
     asked = trained.with_input(image_size or trained.image_size, fit or trained.fit)

@@ -81,6 +81,7 @@ def _reconstruct(config: ReconstructConfig, distributed: Distributed, listen: Li
         loaded = replace(loaded, background=config.background)
     if config.latents is not None:
         loaded = loaded.of_one_size("--latents needs", listen)
+        loaded.tell_scaling(listen)
     is_native = config.native or loaded.takes_whole
     if not is_native and config.tile != "auto":
         raise ConfigError(f"--tile {config.tile}: only pictures that keep their own sizes are cut\nhint: --native")

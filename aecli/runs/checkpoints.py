@@ -1,7 +1,8 @@
 """Checkpoints: tensors and one JSON document in a safetensors file. Writing is atomic, reading executes no code."""
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,17 @@ from torch import Tensor, nn
 
 from aecli.configs.checks import COLOURS, LARGEST_SIDE, TRAINING_FITS, is_colour
 from aecli.errors import AecliError, CheckpointError, count_of, entering, message_of, single_line, summarize
-from aecli.models import registry
+from aecli.models import external, registry
 from aecli.models.base import Trainable
+from aecli.models.diffusers_config import DiffusersConfig
+from aecli.models.latent_scaling import LatentScaling
 from aecli.models.renamed_keys import current_key
 from aecli.progress import Listener, Notice, ignore
+from aecli.runs import diffusers_folder
+from aecli.runs.diffusers_weights import config_beside, weights_of
 from aecli.runs.plain_weights import PlainWeights, is_pickle, pickle_error, plain_weights
 from aecli.storage.atomic_files import atomic_path, sha256_of
-from aecli.storage.safetensors_file import TensorFile, open_tensors
+from aecli.storage.safetensors_file import TensorFile, open_shards, open_tensors
 from aecli.storage.strict_json import SCHEMA, NewerSchemaError, parse_json, require_known_schema, short_repr
 
 # What a plug-in's constructors may raise for bad options. Those of the built-in models are checked by their `Options`.
@@ -54,8 +59,15 @@ def read_document(path: Path) -> dict[str, Any] | None:
 
 
 def fingerprint(path: Path) -> str:
-    """Return the SHA-256 of a checkpoint file in hexadecimal; raises CheckpointError where it can't be read."""
+    """Return the SHA-256 of a checkpoint file in hexadecimal; of several, that of theirs, one a line.
+
+    Raises:
+        CheckpointError: it can't be read.
+    """
     try:
+        if diffusers_folder.is_index(path):
+            lines = "".join(f"{sha256_of(shard)}\n" for shard in diffusers_folder.shards(path))
+            return hashlib.sha256(lines.encode()).hexdigest()
         return sha256_of(path)
     except OSError as error:
         raise CheckpointError(f"{path} can't be read: {error.strerror or error}") from error
@@ -82,9 +94,9 @@ def load_model(path: Path, named: str | None = None, listen: Listener = ignore) 
     Names and shapes are checked against the model before the tensors are read.
 
     Args:
-        path: a safetensors file. Without aecli's document it is read as a `state_dict` of the report's architecture or
-            latent diffusion's; its keys, behind a prefix that they have in common, and shapes determine which model and
-            size.
+        path: a safetensors file, or the index of several. Without aecli's document it is what diffusers' config beside
+            it says, or else a `state_dict` of the report's architecture or latent diffusion's; its keys, behind a
+            prefix that they have in common, and shapes determine which model and size.
         listen: is told of such a prefix, and of tensors that are left out.
         named: the model as the user named it. A `package.module:Class` in the file alone is never imported.
 
@@ -94,7 +106,7 @@ def load_model(path: Path, named: str | None = None, listen: Listener = ignore) 
     with _opened(path) as file:
         plain = _weights_of(path, file)
         document, stored = plain.document, plain.names
-        name, options, model = _build(path, document, named)
+        name, model, build = _build(path, plain, named)
         _require_shapes(path, name, model, plain.shapes)
         _require_input(path, document, model)
         with _damage_as_error(path):
@@ -102,7 +114,7 @@ def load_model(path: Path, named: str | None = None, listen: Listener = ignore) 
     weights = {key: _checked(path, key, tensors[stored[key]], like) for key, like in model.state_dict().items()}
     saved = model.state_dict().keys()
     if any(buffer.is_meta and key not in saved for key, buffer in model.named_buffers()):
-        model = registry.build(name, options)  # computes the non-persistent buffers
+        model = build()  # computes the non-persistent buffers
     model.load_state_dict(weights, assign=True)
     _require_variances(path, model)
     if plain.prefix:
@@ -148,7 +160,8 @@ def _weights_of(path: Path, file: TensorFile) -> PlainWeights:
     """Return the document of weights, or what stands in for it, and their names."""
     document = _document(path, file)
     if document is None:
-        return plain_weights(path, file.shapes)
+        config = config_beside(path)
+        return plain_weights(path, file.shapes) if config is None else weights_of(path, file.shapes, config)
     if "clock" in document:
         raise CheckpointError(f"{path} is a training state, not a model\nhint: {path.with_name('model.safetensors')}")
     names = {current_key(document.get("model"), key): key for key in file.shapes}
@@ -156,7 +169,8 @@ def _weights_of(path: Path, file: TensorFile) -> PlainWeights:
 
 
 def _opened(path: Path) -> AbstractContextManager[TensorFile]:
-    return entering(open_tensors(path), _damage_as_error(path))
+    opening = open_shards(diffusers_folder.shards(path)) if diffusers_folder.is_index(path) else open_tensors(path)
+    return entering(opening, _damage_as_error(path))
 
 
 @contextmanager
@@ -165,7 +179,7 @@ def _damage_as_error(path: Path) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: no such file") from error
+        raise CheckpointError(f"{error.filename or path}: no such file") from error
     except MemoryError as error:
         raise CheckpointError(f"{path}: too little memory to read it") from error
     except (OSError, ValueError) as error:
@@ -187,9 +201,9 @@ def _document(path: Path, file: TensorFile) -> dict[str, Any] | None:
         raise CheckpointError(f"{path}: damaged metadata: {message_of(error)}") from error
 
 
-def _build(path: Path, document: Mapping[str, Any], named: str | None) -> tuple[str, Any, Trainable]:
-    """Return the model's name, its options, and the model on the meta device."""
-    name, given = document.get("model"), document.get("options")
+def _build(path: Path, plain: PlainWeights, named: str | None) -> tuple[str, Trainable, Callable[[], Trainable]]:
+    """Return the model's name, the model on the meta device, and what builds it with memory."""
+    name, given = plain.document.get("model"), plain.document.get("options")
     if not isinstance(name, str) or not isinstance(given, dict):
         raise CheckpointError(f"{path}: damaged metadata: invalid fields: model, options")
     if named is not None and named != name:
@@ -200,15 +214,28 @@ def _build(path: Path, document: Mapping[str, Any], named: str | None) -> tuple[
             f"{path} needs the class {quoted}, which is not imported because a file names it\n"
             f"hint: if you trust that code: --model {quoted}={path}"
         )
+    if plain.external is not None:
+        built = _build_external(path, plain.external)
+        return name, built, lambda: type(built)(built.options)
     try:
         options = registry.resolve_options(name, given)
-        return name, options, registry.build_on_meta(name, options)
+        return name, registry.build_on_meta(name, options), lambda: registry.build(name, options)
     except AecliError as error:
         raise CheckpointError(f"{path}: its model {short_repr(name)} can't be built: {message_of(error)}") from error
     except _PLUGIN_FAILURES as error:
         if registry.targets().get(name, name).startswith("aecli."):
             raise  # a bug of ours
         raise CheckpointError(f"{path}: its model {short_repr(name)} can't be built: {message_of(error)}") from error
+
+
+def _build_external(path: Path, config: DiffusersConfig) -> Trainable:
+    """Return diffusers' network on the meta device; raises ModelError without diffusers."""
+    try:
+        return external.build_on_meta(config)
+    except _PLUGIN_FAILURES as error:
+        raise CheckpointError(
+            f"{path}: its {config.class_name} can't be built from its config: {message_of(error)}"
+        ) from error
 
 
 def _require_shapes(path: Path, name: str, model: Trainable, found: Mapping[str, tuple[int, ...]]) -> None:
@@ -227,6 +254,16 @@ def _difference(found: tuple[int, ...] | None, expected: tuple[int, ...] | None)
     if found is None:
         return "missing"
     return f"{_shape(found)} in the file, {_shape(expected)} in the model" if expected is not None else "left over"
+
+
+def latent_scaling(path: Path, document: Mapping[str, Any]) -> LatentScaling:
+    """Return how a document says that latents are scaled, by default not at all; raises CheckpointError."""
+    if "latent_scaling" not in document:
+        return LatentScaling()
+    try:
+        return LatentScaling.from_json(document["latent_scaling"])
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def _require_input(path: Path, document: Mapping[str, Any], model: Trainable) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from aecli.errors import CheckpointError, message_of
 from aecli.models import registry
+from aecli.runs.diffusers_folder import PARTS, find_weights
 from aecli.runs.run_config import complete_config
 from aecli.storage import atomic_files
 from aecli.storage.fingerprints import fingerprint_of
@@ -162,7 +163,9 @@ class Located:
 
 
 def locate(model: str, runs: Path, flag: str = "--model") -> Located:
-    """Find what a MODEL argument names: a model's newest run under `runs`, a run folder, or a `.safetensors` file.
+    """Find what a MODEL argument names: a model's newest run under `runs`, a folder, or a `.safetensors` file.
+
+    A folder is a run's, or one of diffusers': a config beside `diffusion_pytorch_model.safetensors`, or a pipeline.
 
     A run folder is also named by its name under `runs`, and by any file in it that holds no weights.
     `package.module:Class=PATH` names the class too: one that only a file names is never imported. `flag` is the option
@@ -184,6 +187,8 @@ def locate(model: str, runs: Path, flag: str = "--model") -> Located:
     named, path = (left, Path(right)) if ":" in left and right and registry.is_model_name(left) else (None, Path(model))
     if path.is_dir():
         run = RunFolder(path)
+        if not run.is_ours() and (weights := find_weights(path)):
+            return Located(weights, None, _label_of_weights(path), named)
         run.read_config()
         return _located(run, named)
     if path.suffix != ".safetensors" and (run := find_run(str(path), runs)):
@@ -192,7 +197,8 @@ def locate(model: str, runs: Path, flag: str = "--model") -> Located:
         beside = RunFolder(path.parent)
         return Located(path, beside if path == beside.model and beside.is_ours() else None, _label(path.stem), named)
     raise CheckpointError(
-        f"{flag} {model}: not a model, a run folder or a .safetensors file\nhint: {registry.suggestion(model)}"
+        f"{flag} {model}: not a model, a run folder, a diffusers folder or a .safetensors file\n"
+        f"hint: {registry.suggestion(model)}"
     )
 
 
@@ -200,6 +206,12 @@ def _located(run: RunFolder, named: str | None) -> Located:
     if not run.model.exists():
         raise CheckpointError(f"{run.path} has no {run.model.name} yet: its first epoch is not finished")
     return Located(run.model, run, _label(run.path.resolve().name), named)
+
+
+def _label_of_weights(folder: Path) -> str:
+    """Return the folder's name; after the pipeline's for one that is called as its kind of part is."""
+    resolved = folder.resolve()
+    return _label(f"{resolved.parent.name}-{resolved.name}" if resolved.name in PARTS else resolved.name)
 
 
 def _label(name: str) -> str:

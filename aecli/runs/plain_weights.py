@@ -3,15 +3,19 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aecli.errors import CheckpointError, count_of, name_examples
 from aecli.models import ldm_keys
 from aecli.storage.strict_json import SCHEMA, regular_file
 
+if TYPE_CHECKING:
+    from aecli.models.diffusers_config import DiffusersConfig  # imports torch
+
 _FIRST = "encoder.0.weight"  # in each of the report's models
 _KNOWN = (_FIRST, ldm_keys.FIRST)  # each in every model of its kind
 _HEAD_BYTES = 256
+ASSUMED_SIZE = 256  # of images, the report's, where weights don't say it
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"  # how PyTorch's files begin since 1.6, and pickles of protocol 2 and above
 
 
@@ -45,7 +49,7 @@ class PlainWeights:
     """A `state_dict` without aecli's document, for which `document` stands in.
 
     `names` in the file and `shapes` are by the model's own names; those in the file begin with `prefix`. `left_out`
-    counts tensors of other networks.
+    counts tensors of other networks. `external` is the config of a network that is none of aecli's.
     """
 
     document: dict[str, Any]
@@ -53,6 +57,7 @@ class PlainWeights:
     shapes: dict[str, tuple[int, ...]]
     prefix: str
     left_out: int = 0
+    external: "DiffusersConfig | None" = None
 
 
 def plain_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> PlainWeights:
@@ -78,7 +83,7 @@ def plain_weights(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> PlainWei
             f"hint: a model that aecli didn't write is known by its names: the report's, {_FIRST} … decoder.15.bias, "
             f"or diffusers', {ldm_keys.FIRST} …"
         )
-    document = {"schema": SCHEMA, "model": found[0], "options": found[1], "image_size": 256, "fit": "squash"}
+    document = {"schema": SCHEMA, "model": found[0], "options": found[1], "image_size": ASSUMED_SIZE, "fit": "squash"}
     return PlainWeights(document | {"assumed": True}, names, known, prefix, len(shapes) - len(names))
 
 

@@ -8,7 +8,7 @@ and 0.48 s, where this takes 199 MB and 0.10 s (an AMD EPYC).
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,13 +29,13 @@ _MAX_DIMS = 16
 
 @dataclass(frozen=True)
 class TensorFile:
-    """An open safetensors file: the shapes of its tensors by name, and its metadata."""
+    """An open safetensors file, or all of several: the shapes of the tensors by name, and the metadata of one file."""
 
     shapes: Mapping[str, tuple[int, ...]]
     metadata: Mapping[str, str]
     _dtypes: Mapping[str, torch.dtype]
     _starts: Mapping[str, int]  # in the file, in bytes
-    _file: BinaryIO
+    _files: Mapping[str, BinaryIO]
 
     def read(self, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Return the tensors of these names, or all, by name, on the CPU.
@@ -52,8 +52,9 @@ class TensorFile:
             content = torch.empty(math.prod(shape) * dtype.itemsize, dtype=torch.uint8)
         except RuntimeError as error:  # PyTorch's allocator
             raise MemoryError(str(error)) from error
-        self._file.seek(self._starts[name])
-        if self._file.readinto(content.numpy()) != len(content):  # type: ignore[attr-defined]
+        file = self._files[name]
+        file.seek(self._starts[name])
+        if file.readinto(content.numpy()) != len(content):  # type: ignore[attr-defined]
             raise ValueError("it changed while it was read")
         if dtype is torch.bool and bool((content > 1).any()):
             raise ValueError(f"{short_repr(name)}: a boolean other than 0 and 1")
@@ -89,7 +90,33 @@ def open_tensors(path: Path) -> Iterator[TensorFile]:
         start = _LENGTH_BYTES + length
         if size != start + sum(sizes.values()):
             raise ValueError(f"{size} bytes, where its header asks for {start + sum(sizes.values())}")
-        yield TensorFile(shapes, metadata, dtypes, _starts(header, sizes, start), file)
+        yield TensorFile(shapes, metadata, dtypes, _starts(header, sizes, start), dict.fromkeys(header, file))
+
+
+@contextmanager
+def open_shards(paths: Iterable[Path]) -> Iterator[TensorFile]:
+    """Open the safetensors files that tensors are spread over as one, without metadata.
+
+    Raises:
+        OSError, ValueError: as `open_tensors`, with the file's name, or two files have a tensor of one name.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    dtypes: dict[str, torch.dtype] = {}
+    starts: dict[str, int] = {}
+    files: dict[str, BinaryIO] = {}
+    with ExitStack() as stack:
+        for path in paths:
+            try:
+                shard = stack.enter_context(open_tensors(path))
+            except ValueError as error:
+                raise ValueError(f"{path.name}: {error}") from error
+            if twice := shapes.keys() & shard.shapes.keys():
+                raise ValueError(f"{path.name}: {short_repr(min(twice))} is in another file too")
+            shapes |= shard.shapes
+            dtypes |= shard._dtypes
+            starts |= shard._starts
+            files |= shard._files
+        yield TensorFile(shapes, {}, dtypes, starts, files)
 
 
 def _starts(header: Mapping[str, Any], sizes: Mapping[str, int], start: int) -> dict[str, int]:
