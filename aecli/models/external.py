@@ -105,7 +105,17 @@ class VQModel(External):
     @property
     def bits_per_latent(self) -> float:
         """The bits of an index."""
-        return math.log2(self.options.config.values.get("num_vq_embeddings", 256))
+        return math.log2(self.codebook_size)
+
+    @property
+    def codebook_size(self) -> int:
+        """The codes of its one codebook."""
+        return int(self.options.config.values.get("num_vq_embeddings", 256))
+
+    def indices(self, latents: Tensor) -> Tensor:
+        """Return the codes (N, 1, h, w), int64, nearest to latents (N, vq_embed_dim, h, w)."""
+        found: Tensor = self.quantize(latents)[2][2]
+        return found.view(len(latents), 1, *latents.shape[2:])
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Encoded:
         """Return latents (N, vq_embed_dim, H/f, W/f), which are codes."""

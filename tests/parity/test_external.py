@@ -48,6 +48,10 @@ def test_latents_and_reconstructions_are_diffusers(name, tmp_path):
     if log_variance is not None:
         assert_equal(log_variance, expected_log_variance)
     assert_equal(loaded.latent_scaling.apply(latents), scaled(reference, expected))
+    codes = loaded.model.indices(torch.from_numpy(latents))
+    if codes is not None:
+        assert torch.equal(codes.flatten(), reference.quantize(expected)[2][2])
+        assert loaded.model.codebook_size == 2**loaded.model.bits_per_latent == 32
     decoded = reference.decode(expected).sample.clamp(-1, 1)
     assert decoded.std() > 0.01
     assert_equal(loaded.decode(torch.from_numpy(latents), exact=True), decoded)
