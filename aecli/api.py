@@ -19,8 +19,8 @@ from aecli.data.decoding.decode import fit
 from aecli.data.image_ref import ImageRef
 from aecli.errors import ConfigError, DataError
 from aecli.evaluation.paired import EvalReport
-from aecli.evaluation.paired import evaluate as run_evaluation
 from aecli.inference.loaded_model import LoadedModel, load_model
+from aecli.inference.model_predictions import evaluate_models as run_evaluation
 from aecli.models.latent_scaling import LatentScaling
 from aecli.progress import Notice, Progress, ignore
 from aecli.sampling.prior_choice import choose_prior

@@ -23,6 +23,7 @@ _COMMANDS = {  # name → module and function, imported when the command is run 
     "interpolate": ("aecli.cli.walks", "interpolate"),
     "traverse": ("aecli.cli.walks", "traverse"),
     "eval": ("aecli.cli.evaluate", "evaluate"),
+    "compare": ("aecli.cli.compare", "compare"),
     "grid": ("aecli.cli.grid", "grid"),
     "models": ("aecli.cli.models", "models"),
 }

@@ -9,7 +9,7 @@ from aecli.progress import Listener
 
 @takes(EvalConfig)
 def evaluate(config: EvalConfig, listen: Listener) -> Output:
-    """Compare folders of images with a ground-truth folder: PSNR, SSIM and LPIPS, or new images with it as sets."""
+    """Compare folders, or what models make of it, with a ground truth: PSNR, SSIM and LPIPS; or new images as sets."""
     from aecli.cli import tables
 
     if config.samples:
@@ -18,7 +18,10 @@ def evaluate(config: EvalConfig, listen: Listener) -> Output:
         sets = evaluate_sets(config, listen)
         return Output(sets.to_json(), partial(tables.print_sets, sets, config.format))
 
-    from aecli.evaluation.paired import evaluate as run
+    if config.models:
+        from aecli.inference.model_predictions import evaluate_models as run
+    else:
+        from aecli.evaluation.paired import evaluate as run
 
     report = run(config, listen)
     return Output(report.to_json(), partial(tables.print_evaluation, report, config.format))

@@ -73,6 +73,8 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
         elif key == "ci95":
             low, high = value or (None, None)
             yield from ((f"{name}_low", low), (f"{name}_high", high))
+        elif isinstance(value, list):
+            yield name, ", ".join(map(str, value))
         elif value is not None or prefix:  # else a metric that was not asked for
             yield name, value
 

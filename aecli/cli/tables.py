@@ -12,9 +12,10 @@ from rich.text import Text
 from aecli.cli import console
 from aecli.cli.formats import Cell, Rows, as_csv, as_latex, as_markdown
 from aecli.cli.stand_ins import stand_ins
-from aecli.errors import message_of, printable
+from aecli.errors import count_of, message_of, printable
 
 if TYPE_CHECKING:
+    from aecli.evaluation.comparing import CompareReport
     from aecli.evaluation.paired import EvalReport
     from aecli.evaluation.report import PairedComparison, Result
     from aecli.evaluation.sets import SetReport
@@ -80,23 +81,28 @@ def _definition_lines(definitions: Mapping[str, str]) -> list[str]:
 
 
 def _print_definitions(definitions: Mapping[str, str]) -> None:
-    stdout = console.stdout()
-    stdout.print()
+    console.stdout().print()
     for line in _definition_lines(definitions):
-        stdout.print(Text(line, style="dim"), soft_wrap=not stdout.is_terminal)
+        _print_dim(line)
+
+
+def _print_dim(line: str) -> None:
+    stdout = console.stdout()
+    stdout.print(Text(line, style="dim"), soft_wrap=not stdout.is_terminal)
 
 
 def print_evaluation(report: "EvalReport", format: str = "text") -> None:
     """Print the metrics of each prediction, comparisons of predictions (of text alone), and the definitions."""
     best = {metric.name: report.best(metric) for metric in report.metrics}
-    headings = ["", *(metric.title for metric in report.metrics)]
+    headings = ["", *_figure_headings(report, format), *(metric.title for metric in report.metrics)]
     rows = [
-        [Cell(printable(result.name)), *(_score_cell(report, result, metric, best) for metric in report.metrics)]
+        [Cell(printable(result.name)), *_figure_cells(report, result, format),
+         *(_score_cell(report, result, metric, best) for metric in report.metrics)]
         for result in report.results
-    ]
+    ]  # fmt: skip
     if format != "text":
         definitions = {name: text for name, text in report.definitions.items() if name != "comparisons"}
-        notes = [*_notes(report, best, "best in bold"), *_definition_lines(definitions)]
+        notes = [*_notes(report, best, "best in bold"), *_definition_lines(definitions), str(report.protocol)]
         _print_formatted(format, headings, rows, notes, report.to_json()["results"])
         return
     _print_cells(headings, rows)
@@ -104,6 +110,40 @@ def print_evaluation(report: "EvalReport", format: str = "text") -> None:
         console.print_line(line)
     _print_comparisons(report)
     _print_definitions(report.definitions)
+    _print_dim(str(report.protocol))
+
+
+def _figure_headings(report: "EvalReport", format: str) -> list[str]:
+    if not report.models:
+        return []
+    return ["keeps"] if format == "text" else ["keeps", "parameters", "images/s"]
+
+
+def _figure_cells(report: "EvalReport", result: "Result", format: str) -> list[Cell]:
+    """What a model keeps, its parameters and images a second: in a column each, or in the text of a terminal in one."""
+    if not report.models:
+        return []
+    figures = report.models.get(result.name)
+    if format == "text":
+        if figures is None:
+            return [Cell("")]
+        under = (f"{_short_count(figures.parameters)} params", f"{_rate(figures.images_per_s)} img/s")
+        return [Cell(_kept(figures.kept), under)]
+    if figures is None:
+        return [Cell("")] * 3
+    return [Cell(_kept(figures.kept)), Cell(f"{figures.parameters:,}"), Cell(_rate(figures.images_per_s))]
+
+
+def _rate(images_per_s: float) -> str:
+    return f"{images_per_s:,.0f}" if images_per_s >= 10 else f"{images_per_s:.2g}"
+
+
+def _short_count(count: int) -> str:
+    """Return a number in three digits, with k, M or G for thousands, millions and more."""
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= unit:
+            return f"{count / unit:.3g}{letter}"
+    return str(count)
 
 
 def _score_cell(report: "EvalReport", result: "Result", metric: "Metric", best: Mapping[str, Sequence[str]]) -> Cell:
@@ -118,6 +158,9 @@ def _notes(report: "EvalReport", best: Mapping[str, Sequence[str]], mark: str) -
     """Yield what is below the table: how many images, which are left out of a mean, what is marked as best."""
     images = f"{report.n} image{'s' if report.n != 1 else ''}"
     yield f"{images}; means with 95 % intervals{f'; {mark}' if len(report.results) > 1 else ''}"
+    for name, figures in report.models.items():
+        if figures.floor_of:
+            yield f"{name}: the floor of {', '.join(figures.floor_of)}"
     for result in report.results:
         identical = {name.upper(): score.identical for name, score in result.scores.items() if score.identical}
         if identical:
@@ -142,6 +185,29 @@ def _print_comparisons(report: "EvalReport") -> None:
         console.print_line(f"{who} with every other one (all {len(report.comparisons)} pairs: --json, --report):")
     for pair in pairs:
         _print_comparison(pair, report.metrics, report.n)
+
+
+def print_comparisons(report: "CompareReport", format: str = "text") -> None:
+    """Print the differences of predictions of two evaluations, image by image."""
+    protocol = f"protocol {printable(str(report.protocol.get('sha256')))}"
+    note = f"{count_of(report.n, 'image')}; mean differences with 95 % intervals; {protocol}"
+    if format == "text":
+        for pair in report.comparisons:
+            _print_comparison(pair, report.metrics, report.n)
+        console.print_line("")
+        console.print_line(note)
+        return
+    rows = []
+    for pair in report.comparisons:
+        cells = [Cell(printable(f"{pair.a} - {pair.b}"))]
+        for metric in report.metrics:
+            found = pair.comparisons[metric.name]
+            wins = f"better on {found.wins_a}, worse on {found.wins_b}"
+            under = filter(None, (metric.format_interval(found.ci95), wins))
+            cells.append(Cell(metric.format_difference(found.mean_difference), tuple(under)))
+        rows.append(cells)
+    headings = ["", *(metric.title for metric in report.metrics)]
+    _print_formatted(format, headings, rows, [note], report.to_json()["comparisons"])
 
 
 def _print_comparison(pair: "PairedComparison", metrics: Sequence["Metric"], images: int) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aecli.configs.commands import (
+        CompareConfig,
         EvalConfig,
         GridConfig,
         InterpolateConfig,
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from aecli.configs.train import TrainConfig
 
 __all__ = [
-    "EvalConfig", "GridConfig", "InterpolateConfig", "ModelsConfig", "ReconstructConfig", "SampleConfig",
-    "TrainConfig", "TraverseConfig",
+    "CompareConfig", "EvalConfig", "GridConfig", "InterpolateConfig", "ModelsConfig", "ReconstructConfig",
+    "SampleConfig", "TrainConfig", "TraverseConfig",
 ]  # fmt: skip
 
 

@@ -39,6 +39,10 @@ overwrite_option = partial(
     option, False, "Write into a folder that already holds files, replacing those of the same name; never an input.",
     OUTPUT,
 )  # fmt: skip
+table_format_option = partial(
+    option, "text", "The printed table's: markdown and latex are to paste, csv has all numbers.", OUTPUT,
+    choices=checks.TABLE_FORMATS,
+)  # fmt: skip
 walk_prior_option = partial(
     option, "auto", "The prior in whose whitened space the path lies; auto: the best one fitted.", RUN,
     choices=tuple(prior for prior in checks.PRIORS if prior != "flow"),
@@ -151,9 +155,10 @@ class TraverseConfig(CheckedOptions):
 
 @dataclass(frozen=True)
 class EvalConfig(CheckedOptions):
-    """`aecli eval`. Each of `pred`, or of `samples`, is `[NAME=]SOURCE`.
+    """`aecli eval`. Each of `pred`, or of `samples`, is `[NAME=]SOURCE`, each of `models` `[NAME=]MODEL`.
 
-    `pred` are compared image by image; `samples` as sets, by `features`, and with `train` to detect copies.
+    `pred` and the reconstructions of `models` are compared image by image; `samples` as sets, by `features`, and with
+    `train` to detect copies.
     """
 
     gt: str = option(..., f"Ground truth. {SOURCE_HELP}", DATA, metavar="SOURCE", completes="source")
@@ -161,6 +166,12 @@ class EvalConfig(CheckedOptions):
         (), "Images to compare with it, paired by relative path without suffix; repeatable.", DATA,
         metavar="[NAME=]SOURCE", completes="prediction",
     )  # fmt: skip
+    models: tuple[str, ...] = option(
+        (), "A model, whose reconstructions are measured without being written: a registry name, a run folder, or a "
+        ".safetensors file; repeatable.", MODEL, name="model", metavar="[NAME=]MODEL", completes="model",
+    )  # fmt: skip
+    floor: bool = option(False, "Below each model, the PCA that keeps the same share, fitted to the training images of "
+                         "its run.", MODEL)  # fmt: skip
     samples: tuple[str, ...] = option(
         (), "New images, compared with the ground truth as sets, whatever their names; repeatable.", DATA,
         metavar="[NAME=]SOURCE", completes="prediction",
@@ -176,11 +187,16 @@ class EvalConfig(CheckedOptions):
         "error", "Images without a partner or of another size: fail, or leave them out; resize the prediction, or crop "
         "both to their common size from the top left.", DATA, choices=checks.MISMATCH_ACTIONS,
     )  # fmt: skip
-    image_size: int | None = option(None, "Bring the ground truth to squares of this side first, as for training.",
-                                    DATA, least=1, most=LARGEST_SIDE, shown_default="as it is")  # fmt: skip
-    fit: str = option("squash", "How --image-size does it: resize both sides at once, or resize the short side and "
-                      "crop the middle.", DATA, choices=checks.FITS)  # fmt: skip
-    background: str = background_option("white")
+    image_size: int | None = option(
+        None, "Bring the ground truth to squares of this side first, as for training.", DATA, least=1,
+        most=LARGEST_SIDE, shown_default="the first --model's, or as it is",
+    )  # fmt: skip
+    fit: str | None = option(
+        None, "How --image-size does it: resize both sides at once, or resize the short side and crop the middle.",
+        DATA, choices=checks.FITS, shown_default="the first --model's, or squash",
+    )  # fmt: skip
+    native: bool = option(False, "With --model: measure whole images, padded for the model and cropped back.", DATA)
+    background: str | None = background_option(None, shown_default="the first --model's, or white")
     metrics: tuple[str, ...] = option(
         DEFAULT_METRICS, "Which, separated by commas; -y: of the luma (BT.601), as in tables of super-resolution.",
         METRICS_PANEL, metavar=",".join(METRICS), choices=METRICS, separated=True,
@@ -198,26 +214,45 @@ class EvalConfig(CheckedOptions):
                               choices=checks.SSIM_WINDOWS)  # fmt: skip
     features: str = option("auto", "With --samples: the feature network; auto: inception (extra: fid) if its weights "
                            "are available, else alex.", METRICS_PANEL, choices=checks.FEATURES)  # fmt: skip
-    format: str = option("text", "The printed table's: markdown and latex are to paste, csv has all numbers.", OUTPUT,
-                         choices=checks.TABLE_FORMATS)  # fmt: skip
+    format: str = table_format_option()
     per_image: Path | None = option(None, "Write every image's values to this file; an existing one is replaced.",
                                     OUTPUT, metavar="FILE.csv|FILE.json")  # fmt: skip
     report: Path | None = option(
         None, "Write an HTML page of tables, charts and every image, worst first (with a folder of pictures beside it "
         "if there are many); an existing one is replaced.", OUTPUT, metavar="FILE.html",
     )  # fmt: skip
+    runs: Path = runs_option()
     batch_size: int = batch_size_option()
     workers: int | None = workers_option()
     device: str = device_option()
+    precision: str = precision_option()
+
+    @property
+    def truth_fit(self) -> str:
+        """How the ground truth is brought to `image_size`."""
+        return self.fit or "squash"
+
+    @property
+    def truth_background(self) -> str:
+        """What transparency is laid over."""
+        return self.background or "white"
 
     def _check_together(self) -> None:
         require(self.report is None or self.report.suffix.lower() in (".html", ".htm"), "--report", self.report,
                 "the name of a .html file")  # fmt: skip
         require(self.per_image is None or self.per_image.suffix.lower() in (".csv", ".json"), "--per-image",
                 self.per_image, "the name of a .csv or .json file\nhint: for a paper: --format latex")  # fmt: skip
-        require(bool(self.pred or self.samples), "--pred", "", "at least one [NAME=]SOURCE, or one of --samples")
+        require(bool(self.pred or self.models or self.samples), "--pred", "",
+                "at least one [NAME=]SOURCE, or one of --model or --samples")  # fmt: skip
         require(len(self.metrics) > 0, "--metrics", "", f"some of {','.join(METRICS)}")
-        require(self.fit == "squash" or self.image_size is not None, "--fit", self.fit, "--image-size, which it is for")
+        if self.models:
+            for flag, value in (("--image-size", self.image_size), ("--fit", self.fit)):
+                require(value is None or not self.native, flag, value, "no --native, which measures whole images")
+        else:
+            require(self.fit is None or self.image_size is not None, "--fit", self.fit, "--image-size, which it is for")
+            for flag, given, value in (("--floor", self.floor, ""), ("--native", self.native, ""),
+                                       ("--precision", self.precision != "auto", f" {self.precision}")):  # fmt: skip
+                require(not given, flag, value.strip(), "a --model, which it is for")
         for template in self.pred_name:
             require(checks.is_template(template), "--pred-name", repr(template), checks.TEMPLATES)
         require(self.lpips_weights is None or "lpips" in self.metrics, "--lpips-weights", self.lpips_weights,
@@ -229,7 +264,8 @@ class EvalConfig(CheckedOptions):
             require(self.features == "auto", "--features", self.features, "--samples, which alone use features")
 
     def _require_sets(self) -> None:
-        require(not self.pred, "--samples", self.samples[0], "no --pred: sets are not compared image by image")
+        for flag, given in (("--pred", self.pred), ("--model", self.models)):
+            require(not given, "--samples", self.samples[0], f"no {flag}: sets are not compared image by image")
         for flag in ("per_image", "report", "lpips_weights", "image_size", "data_range", "pred_name"):
             value = getattr(self, flag)
             require(not value, f"--{flag.replace('_', '-')}", value, "--pred: sets have no values per image")
@@ -239,6 +275,15 @@ class EvalConfig(CheckedOptions):
         require(
             self.on_mismatch in ("error", "skip"), "--on-mismatch", self.on_mismatch, "error or skip with --samples"
         )
+
+
+@dataclass(frozen=True)
+class CompareConfig(CheckedOptions):
+    """`aecli compare A B`: two files that `aecli eval --json` wrote."""
+
+    first: Path = option(..., "The JSON of an evaluation.", "", metavar="A.json", positional=True)
+    second: Path = option(..., "The JSON of another one, of the same images.", "", metavar="B.json", positional=True)
+    format: str = table_format_option()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,10 @@ from aecli.evaluation.decoding import DecodedPair
 
 @dataclass
 class PairCounts:
-    """Counts of the pairs measured; lists are of the ground truth and each prediction, or of each prediction alone."""
+    """Counts of the pairs measured.
+
+    `sources` are of the ground truth and each prediction that is read, the other lists of every prediction.
+    """
 
     sources: list[ConversionCounts]
     deep: int = 0  # pairs measured at more than 8 bits
@@ -22,14 +25,14 @@ class PairCounts:
     transparent: list[int] = field(default_factory=list)  # wholly transparent, as the ground truth is
 
     @classmethod
-    def of(cls, predictions: int) -> Self:
-        """Return counts of nothing."""
+    def of(cls, predictions: int, read: int) -> Self:
+        """Return counts of nothing; the first `read` of the predictions are read, the others made of the truth."""
         zeros = [0] * predictions
-        return cls([ConversionCounts() for _ in range(1 + predictions)], 0, zeros, zeros.copy(), zeros.copy())
+        return cls([ConversionCounts() for _ in range(1 + read)], 0, zeros, zeros.copy(), zeros.copy())
 
     def add(self, names: Sequence[str], pair: DecodedPair) -> None:
-        """Count a pair whose images have these names."""
-        for name, decoded, counts in zip(names, pair.decoded, self.sources, strict=True):
+        """Count a pair whose images, as far as they are read, have these names."""
+        for name, decoded, counts in zip(names, pair.decoded, self.sources, strict=False):
             counts.add(name, decoded)
         truth, *predictions = pair.decoded
         self.deep += pair.is_deep

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from aecli.configs import EvalConfig
 from aecli.data.decoding.colour import Colour, parse_colour
-from aecli.data.decoding.conversions import Decoded
+from aecli.data.decoding.conversions import Conversion, Decoded
 from aecli.data.decoding.decode import DecodeError, Pixels, decode, decode_fitted, resize
 from aecli.data.decoding.limits import bands
+from aecli.evaluation.made import MadePredictions
 from aecli.evaluation.pairing import Pair
 from aecli.evaluation.unpaired import Unpaired
 from aecli.metrics.base import deep_range, to_scale
@@ -59,30 +60,51 @@ class DecodedPair:
 
 @dataclass(frozen=True)
 class PairDecoder:
-    """Decodes pairs as an evaluation asks for: `peak` is the highest value of images of more than 8 bits."""
+    """Decodes pairs as an evaluation asks for: `peak` is the highest value of images of more than 8 bits.
+
+    Predictions that are `made` come after those of a pair.
+    """
 
     background: Colour
     peak: float
     image_size: int | None
     fit: str
+    made: MadePredictions | None = None
 
     @classmethod
-    def of(cls, config: EvalConfig) -> "PairDecoder":
+    def of(cls, config: EvalConfig, made: MadePredictions | None = None) -> "PairDecoder":
         """Return the decoder for a command's options."""
-        return cls(parse_colour(config.background), deep_range(config), config.image_size, config.fit)
+        return cls(parse_colour(config.truth_background), deep_range(config), config.image_size, config.truth_fit, made)
 
     def decode(self, pair: Pair, names: Sequence[str]) -> DecodedPair | Unpaired:
-        """Decode a pair; or return the image that can't be decoded. `names` are those of the predictions."""
+        """Decode a pair; or return the image that can't be decoded.
+
+        `names` are those of the predictions, first of those that are read.
+        """
         images: list[Decoded] = []
-        for column, (name, image) in enumerate(zip((None, *names), pair.images, strict=True)):
+        others: list[Decoded] = []
+        for column, (name, image) in enumerate(zip((None, *names), pair.images, strict=False)):
             try:
-                decoded = self._decode(pair, column)
+                if column == 0 and self.made is not None:
+                    decoded, others = self._read_made(pair, self.made)
+                else:
+                    decoded = self._decode(pair, column)
             except DecodeError as error:
                 return Unpaired(image.name, name, "unreadable", error.reason)
             if decoded.pixels.shape[:2] != pair.size:
                 return Unpaired(image.name, name, "unreadable", "its size is not the one that its header states")
             images.append(decoded)
+        images += others
         return DecodedPair(images, [_rounded(each.pixels, self.peak) for each in images], self.peak)
+
+    def _read_made(self, pair: Pair, made: MadePredictions) -> tuple[Decoded, list[Decoded]]:
+        """Return the ground truth, read again only for the bits that models don't take, and what is made of it."""
+        truth, predictions = made.read(pair.truth)
+        if Conversion.DEPTH in truth.conversions and not pair.resized[0]:
+            truth = self._decode(pair, 0)
+        else:
+            truth = _cut(truth, pair)
+        return truth, [_cut(each, pair) for each in predictions]
 
     def _decode(self, pair: Pair, column: int) -> Decoded:
         image, resizes = pair.images[column], pair.resized[column]
@@ -93,10 +115,15 @@ class PairDecoder:
             decoded = decode(image, self.background, full_depth=not resizes)
             if resizes:
                 decoded = replace(decoded, pixels=resize(decoded.pixels, *pair.size, method="bicubic"))
-        if pair.cropped:
-            height, width = pair.size
-            decoded = replace(decoded, pixels=np.ascontiguousarray(decoded.pixels[:height, :width]))
+        return _cut(decoded, pair)
+
+
+def _cut(decoded: Decoded, pair: Pair) -> Decoded:
+    """Cut an image to the size of a pair that is cropped."""
+    if not pair.cropped:
         return decoded
+    height, width = pair.size
+    return replace(decoded, pixels=np.ascontiguousarray(decoded.pixels[:height, :width]))
 
 
 def _rounded(pixels: NDArray[Any], peak: float) -> Pixels:

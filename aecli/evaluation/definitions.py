@@ -21,7 +21,8 @@ def definitions(
             "For predictions a and b on the same images: the mean of a - b with its interval by the same bootstrap, "
             "and on how many images each is the better one."
         )
-    return found | {"reading": reading(config.background)} | _depth(measured, config) | _sizes(names, measured, config)
+    found["reading"] = reading(config.truth_background)
+    return found | _models(config) | _depth(measured, config) | _sizes(names, measured, config)
 
 
 def reading(background: str) -> str:
@@ -30,6 +31,21 @@ def reading(background: str) -> str:
         f"Transparency is laid over {background}; images are turned as EXIF says; of several frames the first is read; "
         "colour profiles are not applied; grey is repeated in all three channels."
     )
+
+
+def _models(config: EvalConfig) -> dict[str, str]:
+    found = {}
+    if config.models:
+        found["models"] = (
+            "Reconstructions are rounded to 8 bits, as in files. Images a second: the median batch's on all workers "
+            "together, without reading and measuring."
+        )
+    if config.floor:
+        found["floor"] = (
+            "pca 1/N is the PCA of patches that keeps as many numbers of an image as the models above it, fitted to "
+            "the training images of their run."
+        )
+    return found
 
 
 def _depth(measured: Measured, config: EvalConfig) -> dict[str, str]:
@@ -46,12 +62,13 @@ def _depth(measured: Measured, config: EvalConfig) -> dict[str, str]:
 
 def _sizes(names: Sequence[str], measured: Measured, config: EvalConfig) -> dict[str, str]:
     pairs, found = measured.pairs.values(), {}
+    read = len(next(iter(pairs)).predictions)  # the others are made, of the ground truth's size
     if fitted := sum(pair.resized[0] for pair in pairs):
         found["image_size"] = (
-            f"The ground truth was brought to {config.image_size}x{config.image_size} by --fit {config.fit} (bilinear, "
-            f"antialiased, 8 bits): {fitted} of {len(pairs)}."
+            f"The ground truth was brought to {config.image_size}x{config.image_size} by --fit {config.truth_fit} "
+            f"(bilinear, antialiased, 8 bits): {fitted} of {len(pairs)}."
         )
-    resized = {name: sum(pair.resized[1 + column] for pair in pairs) for column, name in enumerate(names)}
+    resized = {name: sum(pair.resized[1 + column] for pair in pairs) for column, name in enumerate(names[:read])}
     if any(resized.values()):
         counts = ", ".join(f"{count} of {len(pairs)} of {name}" for name, count in resized.items() if count)
         found["resize"] = (

@@ -53,6 +53,10 @@ class PairMeasurer:
     skip_unreadable: bool
     page: Page | None
 
+    def no_counts(self) -> PairCounts:
+        """Return counts of nothing."""
+        return PairCounts.of(len(self.names), len(self.pairs[0].predictions))
+
     @property
     def columns(self) -> int:
         """Of the rows that it returns."""
@@ -74,7 +78,7 @@ class PairMeasurer:
         if unreadable and not self.skip_unreadable:
             raise mismatch_error(unreadable, ["--on-mismatch skip measures only the images that can be read"])
         readable = {index: pair for index, pair in decoded.items() if not isinstance(pair, Unpaired)}
-        counts = PairCounts.of(len(self.names))
+        counts = self.no_counts()
         for index, pair in readable.items():
             counts.add([image.name for image in self.pairs[index].images], pair)
             if self.page is not None:
@@ -120,7 +124,7 @@ def measure_pairs(measurer: PairMeasurer, config: EvalConfig, distributed: Distr
     rows = np.concatenate([rows for rows, _, _ in results])
     rows = rows[np.argsort(rows[:, 0])]
     width = len(measurer.names)
-    counts = PairCounts.of(width)
+    counts = measurer.no_counts()
     for _, _, counted in results:
         counts.update(counted)
     return Measured(

@@ -1,6 +1,6 @@
 """`aecli eval`: pair, check, then measure everything in one pass."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -13,13 +13,15 @@ from aecli.evaluation.decoding import PairDecoder
 from aecli.evaluation.definitions import definitions
 from aecli.evaluation.hints import ways_out
 from aecli.evaluation.html_report.page import Page, open_page
+from aecli.evaluation.made import Load, MadePredictions
 from aecli.evaluation.measuring import Measured, PairMeasurer, measure_pairs
 from aecli.evaluation.pairing import Pairing, Prediction, pair_sources, parse_predictions, source_name
 from aecli.evaluation.per_image import per_image_file
+from aecli.evaluation.protocol import protocol_of
 from aecli.evaluation.report import EvalReport, summarize_metrics
 from aecli.evaluation.sizes import check_sizes
 from aecli.evaluation.unpaired import describe, mismatch_error, nothing_left_error
-from aecli.metrics.base import LoadedMetric, Metric
+from aecli.metrics.base import Metric
 from aecli.metrics.registry import build_metrics
 from aecli.progress import Listener, Notice, ignore
 from aecli.runtime.device import resolve_device
@@ -31,8 +33,11 @@ from aecli.storage.outputs import check_writable_file, forbid_overwriting_inputs
 __all__ = ["EvalReport", "evaluate"]
 
 
-def evaluate(config: EvalConfig, listen: Listener = ignore) -> EvalReport:
+def evaluate(config: EvalConfig, listen: Listener = ignore, load: Load | None = None) -> EvalReport:
     """Compare predictions with their ground truth, image by image.
+
+    `load` loads what makes those of the models that the config names (`aecli.inference.model_predictions`); they come
+    after those that are read.
 
     What can fail cheaply fails first: the path of the CSV, names, weights, sizes in headers; then images are decoded.
     All predictions are measured on the same images.
@@ -51,17 +56,22 @@ def evaluate(config: EvalConfig, listen: Listener = ignore) -> EvalReport:
         listen = listen if distributed.is_main_process else ignore
         predictions = parse_predictions(config.pred)
         with open_page(config.report, _sources(config, predictions), distributed) as page:
-            return _evaluate(config, predictions, page, distributed, listen)
+            made = None
+            if load is not None:
+                config, made = load(config, distributed, listen)
+            return _evaluate(config, predictions, made, page, distributed, listen)
 
 
 def _evaluate(
     config: EvalConfig,
     predictions: Sequence[Prediction],
+    made: MadePredictions | None,
     page: Page | None,
     distributed: Distributed,
     listen: Listener,
 ) -> EvalReport:
-    names = [prediction.name for prediction in predictions]
+    read = [prediction.name for prediction in predictions]
+    names = [*read, *(made.names if made is not None else ())]
     metrics = build_metrics(config)
     device = resolve_device(config.device)
     if config.per_image is not None and distributed.is_main_process:
@@ -73,11 +83,13 @@ def _evaluate(
     require_same_images([image for pair in pairing.pairs for image in pair.images], "--gt and --pred", distributed)
     _require_paired(config, pairing, metrics)
     loaded = distributed.main_process_first(lambda: {metric.name: metric.load(device, listen) for metric in metrics})
-    pairing = check_sizes(pairing, names, max(metrics, key=lambda each: each.min_side), config, distributed, listen)
+    pairing = check_sizes(pairing, read, max(metrics, key=lambda each: each.min_side), config, distributed, listen)
     _require_paired(config, pairing, metrics)
     if not pairing.pairs:
         raise nothing_left_error(pairing.unpaired, ways_out(pairing, metrics, config))
-    measurer = PairMeasurer(pairing.pairs, names, PairDecoder.of(config), loaded, device, device_lock(device),
+    if made is not None:
+        made.begin(pairing.truths)
+    measurer = PairMeasurer(pairing.pairs, names, PairDecoder.of(config, made), loaded, device, device_lock(device),
                             config.on_mismatch == "skip", page)  # fmt: skip
     measured = measure_pairs(measurer, config, distributed, listen)
     unpaired = tuple(pairing.unpaired + measured.unreadable)
@@ -87,10 +99,11 @@ def _evaluate(
     if unpaired:
         listen(Notice(f"left out because of --on-mismatch skip: {describe(unpaired)}"))
     sources = _sources(config, predictions)
-    notices = tuple(measured.counts.notices(sources, names, config.background, config.data_range))
+    notices = tuple(measured.counts.notices(sources, names, config.truth_background, config.data_range))
     for text in notices:
         listen(Notice(text))
     results, comparisons = summarize_metrics(metrics, names, measured.values)
+    weights = {name: sha256 for metric in loaded.values() for name, sha256 in metric.versions.items()}
     report = EvalReport(
         n=len(measured.pairs),
         metrics=metrics,
@@ -98,7 +111,11 @@ def _evaluate(
         comparisons=comparisons,
         definitions=definitions(metrics, names, measured, config),
         unpaired=unpaired,
-        versions=_versions(loaded),
+        versions=_base_versions() | weights,
+        models=dict(zip(made.names, made.figures(distributed), strict=True)) if made is not None else {},
+        protocol=protocol_of(metrics, weights, measured.pairs.values(), measured.counts.deep > 0, config),
+        images=tuple(pair.name for pair in measured.pairs.values()),
+        values=measured.values,
         conversions=measured.counts.to_json(sources),
         notices=notices,
     )
@@ -138,8 +155,5 @@ def _write_outputs(
         page.write(source_name(config.gt), report, measured.pairs, measured.values, listen)
 
 
-def _versions(loaded: Mapping[str, LoadedMetric]) -> dict[str, str]:
-    versions = runtime_versions() | {"numpy": np.__version__, "pillow": PIL.__version__}
-    for metric in loaded.values():
-        versions |= metric.versions
-    return versions
+def _base_versions() -> dict[str, str]:
+    return runtime_versions() | {"numpy": np.__version__, "pillow": PIL.__version__}

@@ -47,10 +47,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Pairing:
-    """The pairs to measure, sorted by name, the images that are left over, and the option by which they would pair."""
+    """The pairs to measure, sorted by name, the images that are left over, and the option by which they would pair.
+
+    `truths` are all images of the ground truth, in their order.
+    """
 
     pairs: list[Pair]
     unpaired: list[Unpaired]
+    truths: list[ImageRef]
     renaming: str = ""
 
 
@@ -65,11 +69,9 @@ def parse_predictions(specs: Sequence[str], flag: str = "--pred") -> list[Predic
     """
     predictions: list[Prediction] = []
     for spec in specs:
-        name, equals, source = spec.partition("=")
-        if isinstance(spec, GivenImages):
-            name, source = spec.name, spec
-        elif not equals or "/" in name or ":" in name:
-            name, source = source_name(spec), spec
+        name, source = split_name(spec)
+        if spec == source and not name:
+            name = source_name(spec)
         if not name or not source:
             raise ConfigError(f"{flag} {spec!r}: expected [NAME=]SOURCE")
         if name in (other.name for other in predictions):
@@ -78,6 +80,14 @@ def parse_predictions(specs: Sequence[str], flag: str = "--pred") -> list[Predic
             )
         predictions.append(Prediction(name, source))
     return predictions
+
+
+def split_name(spec: str) -> tuple[str, str]:
+    """Split `[NAME=]SOURCE` into name and source; the name is empty where the whole is the source."""
+    if isinstance(spec, GivenImages):
+        return spec.name, spec
+    name, equals, source = spec.partition("=")
+    return ("", spec) if not equals or "/" in name or ":" in name else (name, source)
 
 
 def source_name(source: str) -> str:
@@ -135,7 +145,7 @@ def pair_sources(
         for key, truth in truths.first.items()
         if key not in truths.others and all(key in images for images in unique)
     ]
-    return Pairing(pairs, unpaired, renaming)
+    return Pairing(pairs, unpaired, list(truths.first.values()), renaming)
 
 
 def _duplicates(images: Listed, prediction: str | None) -> list[Unpaired]:

@@ -30,15 +30,15 @@ def per_image_file(path: Path, images: Sequence[str], predictions: Sequence[str]
 def _json(images: Sequence[str], predictions: Sequence[str], values: MetricValues) -> bytes:
     """Objects of name, prediction and each metric asked for; null for the infinite PSNR of identical images."""
     rows = [
-        {"name": image, "prediction": prediction}
-        | {name: _finite(float(table[i, j])) for name, table in values.items()}
+        {"name": image, "prediction": prediction} | {name: finite(float(table[i, j])) for name, table in values.items()}
         for i, image in enumerate(images)
         for j, prediction in enumerate(predictions)
     ]
     return (json.dumps(rows, indent=1, allow_nan=False) + "\n").encode()
 
 
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """Return a value as JSON has it: None for infinity."""
     return value if math.isfinite(value) else None
 
 

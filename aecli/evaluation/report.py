@@ -9,7 +9,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from aecli.evaluation.per_image import MetricValues, with_defaults
+from aecli.evaluation.made import ModelFigures
+from aecli.evaluation.per_image import MetricValues, finite, with_defaults
+from aecli.evaluation.protocol import Protocol
 from aecli.evaluation.unpaired import Unpaired
 from aecli.metrics.base import Metric
 from aecli.metrics.statistics import Comparison, Interval, bootstrap_means, compare
@@ -63,6 +65,8 @@ class PairedComparison:
 class EvalReport:
     """The result of `aecli eval` on `n` images; `metrics` are in the order asked for.
 
+    `images` are the names of those measured, `values` the metrics' values of each, and of each of `results`.
+    `models` has the figures of those whose predictions were made, by name.
     `conversions` says of each SOURCE what reading did to its images, as `ConversionCounts.to_json` does; `notices` in
     words.
     """
@@ -74,6 +78,10 @@ class EvalReport:
     definitions: Mapping[str, str]
     unpaired: tuple[Unpaired, ...]
     versions: Mapping[str, str]
+    protocol: Protocol
+    images: tuple[str, ...]
+    values: MetricValues = field(compare=False, repr=False)
+    models: Mapping[str, ModelFigures] = field(default_factory=dict)
     conversions: Mapping[str, Any] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
 
@@ -121,6 +129,7 @@ class EvalReport:
             "best": {metric.name: list(self.best(metric)) for metric in self.metrics},
             "results": [
                 {"name": result.name}
+                | ({"model": self.models[result.name].to_json()} if result.name in self.models else {})
                 | {name: result.scores[name].to_json() if name in result.scores else None for name in self.metric_names}
                 for result in self.results
             ],
@@ -133,12 +142,21 @@ class EvalReport:
                 for pair in self.comparisons
             ],
             "definitions": dict(self.definitions),
+            "protocol": self.protocol.to_json(),
             "unpaired": [
                 {"name": each.name, "prediction": each.prediction, "reason": each.reason} for each in self.unpaired
             ],
             "conversions": dict(self.conversions),
             "notices": list(self.notices),
             "versions": dict(self.versions),
+            "per_image": {"names": list(self.images), "values": self._values_by_name()},
+        }
+
+    def _values_by_name(self) -> dict[str, dict[str, list[float | None]]]:
+        """Return the values of each prediction, by metric, in the order of `images`; None for infinity."""
+        return {
+            result.name: {name: [*map(finite, table[:, column].tolist())] for name, table in self.values.items()}
+            for column, result in enumerate(self.results)
         }
 
 

@@ -131,11 +131,11 @@ def _evaluate(config: EvalConfig, distributed: Distributed, listen: Listener) ->
     if len(sizes) > 1:
         listen(Notice(f"--samples: images of {len(sizes)} sizes, so all are resized to {network.side}x{network.side}, "
                       f"the size of {network.name}'s input"))  # fmt: skip
-    extractor = FeatureExtractor([*real, *generated], size, network, device, parse_colour(config.background),
+    extractor = FeatureExtractor([*real, *generated], size, network, device, parse_colour(config.truth_background),
                                  config.on_mismatch == "skip")  # fmt: skip
     features, unreadable, conversions = extract_features(extractor, config, distributed, listen)
     for source, counted in conversions.items():
-        for text in counted.notices(source, config.background):
+        for text in counted.notices(source, config.truth_background):
             listen(Notice(text))
     if unreadable:
         listen(Notice(f"left out because of --on-mismatch skip: {summarize(unreadable)}"))
@@ -174,7 +174,7 @@ def _definitions(network: SetFeatures, size: tuple[int, int], is_mixed: bool, co
         "features": network.definition,
         "size": f"{'All images' if is_mixed else 'Real images of another size'} are resized to {width}x{height} first, "
         "both sides at once (bilinear, antialiased), as training does.",
-        "reading": reading(config.background),
+        "reading": reading(config.truth_background),
         network.kernel_name: "Unbiased squared MMD under (x·y/D + 1)³ over the whole sets, as KID's formula has it, "
         "with a normal 95 % interval of jackknife variance.",
         network.frechet_name: "|μ₁-μ₂|² + tr(Σ₁ + Σ₂ - 2(Σ₁Σ₂)^½), sample covariances; biased upwards for small sets, "

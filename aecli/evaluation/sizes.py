@@ -35,7 +35,8 @@ def check_sizes(
 ) -> Pairing:
     """Read the headers of all pairs and move those that can't be measured to `unpaired`, the same in every process.
 
-    `names` are those of the predictions, in the order of each pair's; `metric` is the one that needs the longest sides.
+    `names` are those of the predictions that are read, in the order of each pair's; `metric` is the one that needs the
+    longest sides.
     """
     known: dict[_Sizes, _Sizes] = {}  # equal sizes are one object: there are as many as images
 
@@ -69,7 +70,7 @@ def _check_pair(pair: Pair, names: Sequence[str], metric: Metric, config: EvalCo
     original, *others = sizes
     truth = original if config.image_size is None else (config.image_size, config.image_size)
     how = config.on_mismatch
-    common = (min(truth[0], *(size[0] for size in others)), min(truth[1], *(size[1] for size in others)))
+    common = (min(size[0] for size in (truth, *others)), min(size[1] for size in (truth, *others)))
     size = common if how == "crop" else truth
     if min(size) < metric.min_side:
         reason = f"{_format(size)}, and {metric.name} needs {metric.min_side} pixels a side"

@@ -1,8 +1,9 @@
 """Batches of images that workers read and a model computes, cut so that results don't depend on who works on them."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from aecli.data.image_ref import ImageRef
 from aecli.errors import DataError, single_line
 from aecli.inference import loaded_model
 from aecli.inference.loaded_model import LoadedModel
+
+Item = TypeVar("Item")
 
 _CPU_PIXELS = 2**21  # per batch, of all workers on a CPU together
 _NATIVE_BATCH = 8  # images per batch on a CPU, while their sizes are unknown
@@ -53,6 +56,23 @@ def batch_limits(loaded: LoadedModel, batch_size: int, is_native: bool = False) 
         return batch_size, None
     size = min(batch_size, _NATIVE_BATCH) if is_native else loaded.device_batch_size(batch_size)
     return size, loaded_model.WORKER_PIXELS
+
+
+def equal_sized(
+    items: Sequence[tuple[Item, NDArray[np.uint8]]], max_pixels: int | None
+) -> Iterator[tuple[list[Item], NDArray[np.uint8]]]:
+    """Yield images of one size, with pixels uint8 (N, 3, H, W): at most `max_pixels` together, or one image.
+
+    Each of `items` is an image, or what stands for it, with its pixels (3, H, W).
+    """
+    sizes: dict[tuple[int, ...], list[tuple[Item, NDArray[np.uint8]]]] = {}
+    for item in items:
+        sizes.setdefault(item[1].shape, []).append(item)
+    for (_, height, width), members in sizes.items():
+        count = max(1, max_pixels // (height * width)) if max_pixels else len(members)
+        for start in range(0, len(members), count):
+            chosen = members[start : start + count]
+            yield [image for image, _ in chosen], np.stack([pixels for _, pixels in chosen])
 
 
 def most_workers(loaded: LoadedModel, wanted: int) -> int:

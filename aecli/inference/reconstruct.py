@@ -1,6 +1,6 @@
 """Reconstructions of images as PNG files, and their latents."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from aecli.figures.png import encode_png
 from aecli.inference.image_batches import (
     ReadImages,
     batch_limits,
+    equal_sized,
     most_workers,
     read_images,
     require_distinct_keys,
@@ -150,7 +151,7 @@ class _Job:
         """
         found = self._read(batch)
         is_tiled = any(self.loaded.tile_side(*pixels.shape[1:]) for _, pixels in found.readable)
-        for images, pixels in _equal_sized(found.readable, self.max_pixels):
+        for images, pixels in equal_sized(found.readable, self.max_pixels):
             with self.lock:
                 reconstructions = self.loaded.reconstruct(pixels, self.hint)
                 if self.store is not None:
@@ -173,17 +174,3 @@ class _Job:
             return read_images(batch, self.loaded.read_image)
         background = parse_colour(self.loaded.background)
         return read_images(batch, lambda image: decode(image, background))
-
-
-def _equal_sized(
-    items: Sequence[tuple[ImageRef, np.ndarray]], max_pixels: int | None
-) -> Iterator[tuple[list[ImageRef], np.ndarray]]:
-    """Yield images of one size and their pixels uint8 (N, 3, H, W), of at most `max_pixels` pixels together."""
-    sizes: dict[tuple[int, ...], list[tuple[ImageRef, np.ndarray]]] = {}
-    for image, pixels in items:
-        sizes.setdefault(pixels.shape, []).append((image, pixels))
-    for (_, height, width), members in sizes.items():
-        count = max(1, max_pixels // (height * width)) if max_pixels else len(members)
-        for start in range(0, len(members), count):
-            chosen = members[start : start + count]
-            yield [image for image, _ in chosen], np.stack([pixels for _, pixels in chosen])

@@ -13,7 +13,7 @@ BARE = """
 import typer
 
 app = typer.Typer()
-for name in ("train", "reconstruct", "sample", "interpolate", "traverse", "eval", "grid", "models"):
+for name in ("train", "reconstruct", "sample", "interpolate", "traverse", "eval", "compare", "grid", "models"):
 
     @app.command(name)
     def command() -> None:

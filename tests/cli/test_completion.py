@@ -172,7 +172,7 @@ LISTS = {
     "aecli train vae --data d": {"data/", "demo"},
     "aecli train vae --data ph": {"photos/", "photos.zip"},
     "aecli train vae --val-": {"--val-data", "--val-fraction", "--val-images"},
-    "aecli ": {"train", "reconstruct", "sample", "interpolate", "traverse", "eval", "grid", "models"},
+    "aecli ": {"train", "reconstruct", "sample", "interpolate", "traverse", "eval", "compare", "grid", "models"},
 }
 
 

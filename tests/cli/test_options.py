@@ -29,13 +29,13 @@ NO_IMAGES = ["absent", "absent/../images/i1.png", "/dev/null", "a\x1b[31mb", "\u
 NO_FOLDER = ["images/i1.png", "images/i1.png/x", "/dev/null", "/dev/null/x", "/proc/absent", LONG]
 NO_FILE = ["images", "images/i1.png/x.png", "/dev/null/x.png", "/proc/absent/x.png", LONG]
 NAMES_A_PLACE = {"absent", "/dev/null/x", "/dev/null/x.png"}
-FLAGS = {"--overwrite", "--dry-run", "--native", "--restart", "--flip", "--deterministic", "--json", "--quiet",
-         "--skip-broken", "--allow-changed-data", "--turns", "--resized-crops"}  # fmt: skip
+FLAGS = {"--overwrite", "--dry-run", "--native", "--floor", "--restart", "--flip", "--deterministic", "--json",
+         "--quiet", "--skip-broken", "--allow-changed-data", "--turns", "--resized-crops"}  # fmt: skip
 # Invalid values beyond those of the option's type, or in place of these.
 SPECIAL = {
     ("train", "--log"): ["wandb", "1"],
     ("train", "--model"): NO_IMAGES, ("train", "--init"): NO_IMAGES, ("eval", "--train"): NO_IMAGES,
-    ("eval", "--samples"): [*NO_IMAGES, "=x", "a="],
+    ("eval", "--samples"): [*NO_IMAGES, "=x", "a="], ("eval", "--model"): [*NO_IMAGES, "=x", "a="],
     ("sample", "--steps"): [*NO_COUNT, "0", "2000"],
     ("interpolate", "--steps"): [*NO_COUNT, "0", "1", "2000"], ("traverse", "--steps"): [*NO_COUNT, "0", "1", "2000"],
     ("traverse", "--n"): [*NO_COUNT, "0", "1025"],
@@ -63,7 +63,9 @@ SPECIAL = {
     **{("train", flag): NO_COUNT for flag in ("--adversarial-start", "--adversarial-ramp", "--warmup")},
 }  # fmt: skip
 # Where runs are read from, any folder will do: without runs in it, that is the error.
-ANY_FOLDER = [(name, "--runs") for name in ("interpolate", "traverse", "reconstruct", "sample", "grid", "models")]
+ANY_FOLDER = [
+    (name, "--runs") for name in ("interpolate", "traverse", "reconstruct", "sample", "eval", "grid", "models")
+]
 
 
 def options() -> dict[tuple[str, str], tuple[Any, OptionInfo]]:

@@ -66,6 +66,7 @@ COMPLETIONS = {
     "aecli reconstruct --split t": {"train"},
     "aecli sample --model v": {"vae", "vq"},
     "aecli grid --model a": {"ae"},
+    "aecli eval --gt demo --model a": {"ae"},
     "aecli grid --data t": {"torchvision:", "torchvision:CIFAR10", "torchvision:STL10"},
     "aecli eval --on-mismatch s": {"skip"},
     "aecli eval --lpips-net ": {"alex", "vgg", "squeeze"},
@@ -129,6 +130,7 @@ def test_completion_without_torch(answers, words):
         ("reconstruct", ["Data", "Model", "Run", "Machine", "Output"]),
         ("sample", ["Model", "Run", "Machine", "Output"]),
         ("eval", ["Data", "Metrics", "Machine", "Output"]),
+        ("compare", ["Output"]),
         ("grid", ["Data", "Model", "Run", "Machine", "Output"]),
         ("models", ["Run", "Machine", "Output"]),
     ],
@@ -141,7 +143,8 @@ def test_options_stand_in_named_panels(answers, command, panels):
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_takes_json_quiet_and_device(answers, command):
     out = answer_to(answers, [command, "--help"])["out"]
-    assert [flag for flag in ("--json", "--quiet", "--device") if flag not in out] == []
+    flags = ("--json", "--quiet") if command == "compare" else ("--json", "--quiet", "--device")
+    assert [flag for flag in flags if flag not in out] == []
 
 
 def test_the_version_is_the_packages(answers):
@@ -161,6 +164,13 @@ def test_every_command_is_here():
 
 @pytest.mark.parametrize("command", COMMANDS)
 class TestEveryCommand:
+    @pytest.fixture(autouse=True)
+    def evaluations(self, trained, command):
+        """What `compare` compares."""
+        if command == "compare":
+            for name in JOBS[command][1:]:
+                (trained / name).write_text(ok(*JOBS["eval"], "--json").stdout)
+
     def test_json_is_one_document_and_nothing_else_on_stdout(self, trained, command):
         assert isinstance(ok_json(*JOBS[command]), dict)
 

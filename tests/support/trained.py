@@ -32,6 +32,7 @@ JOBS = {
     "traverse": ["traverse", "--model", "vae", "--n", "2"],
     "grid": ["grid"],
     "eval": ["eval", "--gt", "images", "--pred", "images", "--metrics", "psnr"],
+    "compare": ["compare", "a.json", "b.json"],
     "models": ["models"],
 }
 
