@@ -36,6 +36,7 @@ class RunFolder:
         self.metrics = path / "metrics.csv"  # one row per epoch
         self.curves = path / "curves.png"  # the plot of metrics.csv
         self.prior = path / "prior.safetensors"  # priors fitted to the latents of the best weights, once needed
+        self.prior_scores = path / "prior-scores.json"  # how near their samples are to the validation images
         self.lock = path / f"{atomic_files.OWN_PREFIX}run.lock"  # held by the process that trains here
         self.previews = path / "previews"
         self.tensorboard = path / "tensorboard"  # event files, of a run with `--log tensorboard`
@@ -122,7 +123,7 @@ class RunFolder:
         previews = sorted(self.previews.glob("epoch-*.png"))
         events = sorted(self.tensorboard.glob("events.out.tfevents.*"))
         weights = (self.last, self.model, self.before_adversarial, self.prior)
-        for file in (*weights, self.images, self.metrics, self.curves, *previews, *events):
+        for file in (*weights, self.prior_scores, self.images, self.metrics, self.curves, *previews, *events):
             file.unlink(missing_ok=True)
 
     def touched(self) -> float:

@@ -1,12 +1,8 @@
 """Choosing the prior of latents: N(0, I), one fitted to the latents, or a flow trained on them."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from aecli.configs import InterpolateConfig, SampleConfig, TraverseConfig
 from aecli.diagnosis import collapsed, far_from_normal
@@ -17,48 +13,10 @@ from aecli.progress import Listener, Notice
 from aecli.runs import checkpoints
 from aecli.runs.folder import RunFolder, list_runs
 from aecli.runtime.distributed import Distributed
-from aecli.sampling.fitted_prior import FittedPrior
+from aecli.sampling.latent_prior import FLOW_STEPS, LatentPrior
 from aecli.sampling.prior_fitting import fitted_prior
+from aecli.sampling.prior_scores import PriorScores, held_out_images, measured_priors
 from aecli.storage.strict_json import is_number
-
-FLOW_STEPS = 50
-
-
-@dataclass(frozen=True)
-class LatentPrior:
-    """A distribution over latents of `shape` (without the batch): `name` is normal, gaussian, mixture or flow.
-
-    `fitted` is set for gaussian and mixture, `flow` for a flow, which samples in `flow_steps` steps. `temperature`
-    multiplies the standard deviations, for a flow those of its noise.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    temperature: float
-    seed: int
-    fitted: FittedPrior | None = None
-    flow: Prior | None = None
-    flow_steps: int = FLOW_STEPS
-
-    def sample(self, indices: Sequence[int]) -> Tensor:
-        """Return latents float32 (N, …); each depends only on (seed, index), up to rounding, which depends on N."""
-        if self.fitted is not None:
-            scores = [self.fitted.sample(self.name, self.temperature, self.seed, index) for index in indices]
-            return torch.from_numpy(self.fitted.unwhiten(np.stack(scores))).reshape(-1, *self.shape)
-        flow = self.flow
-        shape = self.shape if flow is None else flow.example_shape(0)
-        noise = torch.stack([self.temperature * sample_noise(shape, self.seed, index) for index in indices])
-        if flow is None:
-            return noise
-        with torch.inference_mode():
-            examples = flow.sample(noise.to(next(flow.parameters()).device), self.flow_steps)
-            return flow.unwhiten(examples).float().cpu().reshape(-1, *self.shape)
-
-
-def sample_noise(shape: Sequence[int], seed: int, index: int) -> Tensor:
-    """Return standard normal noise, float32, that depends only on (seed, index), not on the device."""
-    entropy = np.random.SeedSequence([seed, index])
-    return torch.from_numpy(np.random.Generator(np.random.PCG64(entropy)).standard_normal(shape, dtype=np.float32))
 
 
 def require_prior(loaded: LoadedModel, prior: str) -> None:
@@ -99,7 +57,9 @@ def _recorded_kl(checkpoint: Path) -> float | None:
 
 
 def choose_prior(loaded: LoadedModel, config: SampleConfig, listen: Listener) -> LatentPrior:
-    """Return the prior that `config` names; for `auto` the best available, with a notice which.
+    """Return the prior that `config` names; for `auto` the best by measurement, with a notice of the figures.
+
+    Where that can't be, because the run has too few validation images, `auto` is a flow if there is one, or a mixture.
 
     A flow's run is found under `config.runs` or beside the model's run.
 
@@ -109,21 +69,53 @@ def choose_prior(loaded: LoadedModel, config: SampleConfig, listen: Listener) ->
         CheckpointError: `flow`, but none was trained on these weights.
         DataError: gaussian or mixture, but the images to fit them to aren't available.
     """
-    if config.prior in ("auto", "flow"):
-        run = find_flow(loaded, config.runs)
-        if run is not None:
-            if config.prior == "auto":
-                listen(Notice(f"sampling from the flow in {run.path}"))
-            shape, flow = loaded.model.latent_shape(loaded.image_size), _load_flow(run, loaded)
-            steps = config.steps or FLOW_STEPS
-            return LatentPrior("flow", shape, config.temperature, config.seed, flow=flow, flow_steps=steps)
+    run = find_flow(loaded, config.runs) if config.prior in ("auto", "flow") else None
+    if run is None:
         hint = f"train one with: aecli train prior --model {_model_argument(loaded)}"
         if config.prior == "flow":
             raise CheckpointError(f"--prior flow: none was trained on {loaded.located.checkpoint}\nhint: {hint}")
-        if config.steps is not None:
+        if config.steps is not None and config.prior == "auto":
             raise ConfigError(f"--steps {config.steps}: only a flow has steps, but none was trained on these weights\n"
                               f"hint: {hint}")  # fmt: skip
+    if config.prior == "auto" and config.steps is None and (measured := _best_prior(loaded, run, listen)) is not None:
+        return replace(measured, temperature=config.temperature, seed=config.seed)
+    if run is not None:
+        if config.prior == "auto":
+            listen(Notice(f"sampling from the flow in {run.path}"))
+        flow = _flow_prior(run, loaded)
+        return replace(flow, temperature=config.temperature, seed=config.seed, flow_steps=config.steps or FLOW_STEPS)
     return choose_fitted_prior(loaded, config.prior, listen, config.temperature, config.seed)
+
+
+def _best_prior(loaded: LoadedModel, flow_run: RunFolder | None, listen: Listener) -> LatentPrior | None:
+    """Return the prior whose samples are nearest to the run's validation images, with a notice of the figures.
+
+    None where there are too few of these, or nothing can be fitted.
+    """
+    images = held_out_images(loaded)
+    if images is None:
+        return None
+    try:
+        fitted = fitted_prior(loaded, listen)
+    except DataError:
+        return None
+    shape = loaded.model.latent_shape(loaded.image_size)
+    candidates = [LatentPrior(name, shape, 1.0, 0, fitted=fitted) for name in ("gaussian", "mixture")]
+    if loaded.model.prior_is_normal:
+        candidates.append(LatentPrior("normal", shape, 1.0, 0))
+    if flow_run is not None:
+        candidates.append(_flow_prior(flow_run, loaded))
+    scores = measured_priors(loaded, images, candidates, listen)
+    if scores is None:
+        return None
+    listen(Notice(_told(scores)))
+    return next(each for each in candidates if each.name == scores.best)
+
+
+def _told(scores: PriorScores) -> str:
+    ordered = sorted(scores.distances.items(), key=lambda each: each[1])
+    figures = ", ".join(f"{name} {distance:.4f}" for name, distance in ordered)
+    return f"sampling from {scores.best}, nearest to {scores.images:,} validation images by kd-alex: {figures}"
 
 
 def choose_fitted_prior(
@@ -185,8 +177,10 @@ def _autoencoder_sha256(run: RunFolder) -> str | None:
     return autoencoder.get("sha256") if isinstance(autoencoder, dict) else None
 
 
-def _load_flow(run: RunFolder, loaded: LoadedModel) -> Prior:
+def _flow_prior(run: RunFolder, loaded: LoadedModel) -> LatentPrior:
     model, _ = checkpoints.load_model(run.model)
     if not isinstance(model, Prior):
         raise CheckpointError(f"{run.model} holds {type(model).__name__}, not the prior that {run.config} describes")
-    return model.to(loaded.placement.device)
+    shape = loaded.model.latent_shape(loaded.image_size)
+    on_device = model.to(loaded.placement.device)
+    return LatentPrior("flow", shape, 1.0, 0, flow=on_device, fingerprint=checkpoints.fingerprint(run.model))

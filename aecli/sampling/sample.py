@@ -18,7 +18,8 @@ from aecli.inference.loaded_model import LoadedModel
 from aecli.progress import Listener, ignore
 from aecli.runtime.distributed import Distributed
 from aecli.runtime.work_queue import map_shared
-from aecli.sampling.prior_choice import LatentPrior, choose_prior, open_prior
+from aecli.sampling.latent_prior import LatentPrior
+from aecli.sampling.prior_choice import choose_prior, open_prior
 from aecli.storage.atomic_files import write_bytes
 from aecli.storage.outputs import check_writable_file, prepare_output_folder, write_output
 

@@ -20,7 +20,8 @@ from aecli.figures.png import png_bytes
 from aecli.inference.loaded_model import LoadedModel
 from aecli.progress import Listener, Notice, ignore
 from aecli.runtime.distributed import Distributed
-from aecli.sampling.prior_choice import LatentPrior, choose_fitted_prior, open_prior
+from aecli.sampling.latent_prior import LatentPrior
+from aecli.sampling.prior_choice import choose_fitted_prior, open_prior
 from aecli.storage.outputs import check_writable_file, write_output
 
 WALK_SUFFIXES = (".png", ".gif", ".webp")

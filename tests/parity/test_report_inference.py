@@ -6,7 +6,7 @@ import torch
 
 from aecli.configs import GridConfig, SampleConfig
 from aecli.inference.comparison_grid import draw_comparison
-from aecli.sampling.prior_choice import sample_noise
+from aecli.sampling.latent_prior import sample_noise
 from aecli.sampling.sample import sample
 from tests.support.by_hand import LATENT, assert_same_pixels, by_hand, reference, shrunk
 from tests.support.trained import VAL, ok, png, pngs, write_images

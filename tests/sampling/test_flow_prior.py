@@ -9,7 +9,8 @@ from aecli.errors import CheckpointError
 from aecli.inference.loaded_model import load_model as load_autoencoder
 from aecli.progress import Notice, ignore
 from aecli.runs.checkpoints import load_model
-from aecli.sampling.prior_choice import choose_prior, sample_noise
+from aecli.sampling.latent_prior import sample_noise
+from aecli.sampling.prior_choice import choose_prior
 from tests.support.flows import TRAIN_PRIOR
 from tests.support.trained import fails, ok, png, pngs
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from aecli.configs import SampleConfig
-from aecli.sampling.prior_choice import sample_noise
+from aecli.sampling.latent_prior import sample_noise
 from aecli.sampling.sample import sample
 from tests.support.images import enlarged, find
 from tests.support.trained import png
