@@ -67,6 +67,14 @@ def no_curves() -> Iterator[Callable[..., bytes]]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def no_flushing() -> Iterator[None]:
+    """A run waits two dozen times for the disk, which matters in a power cut alone; what tests that watches itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def flops_once() -> Iterator[None]:
     """Counting the operations of every registered model, as `aecli models` does, takes a second: once is enough."""
     from aecli.models.flops import forward_flops

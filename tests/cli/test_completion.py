@@ -158,8 +158,16 @@ LINES = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("typed", LINES)
+# One of each kind: a word, a run, a file, a folder that goes on, a name to be quoted, the home, a value behind `=`.
+IN_CI = {
+    "aecli rec", "aecli reconstruct --model runs/a", "aecli grid --model o", "aecli train vae --out ru",
+    "aecli grid --model runs/it", "aecli grid --model ~/runs/a", "aecli eval --gt photos. --pred ours=el",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "typed", [pytest.param(typed, marks=pytest.mark.slow if typed in IN_CI else pytest.mark.soak) for typed in LINES]
+)
 def test_what_bash_makes_of_a_tab(bash, place, typed):
     words, _ = bash.complete(typed)
     assert words == ["aecli", *(word.format(home=place) if "~" in typed else word for word in LINES[typed])]
@@ -176,8 +184,13 @@ LISTS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("typed", LISTS)
+LISTS_IN_CI = {"aecli reconstruct --model ", "aecli grid --model runs/vae/"}
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [pytest.param(typed, marks=pytest.mark.slow if typed in LISTS_IN_CI else pytest.mark.soak) for typed in LISTS],
+)
 def test_what_bash_lists_after_two_more(bash, typed):
     _, shown = bash.complete(typed, tabs=3)
     assert set(re.findall(r"\S+", shown.split(bash.PROMPT)[0])[len(typed.split()) :]) == LISTS[typed]

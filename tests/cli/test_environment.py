@@ -140,11 +140,11 @@ def test_no_number_is_cut_in_a_table_of_20_columns(trained, narrow):
 
 @pytest.mark.slow
 def test_progress_in_20_columns_keeps_its_numbers_whole(trained):
-    process, terminal = begin_in_terminal(trained, 20, [*JOBS["sample"], "--n", "500"])
+    process, terminal = begin_in_terminal(trained, 20, [*JOBS["sample"], "--n", "60"])
     shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", b"".join(output_of(terminal)).decode())
-    assert end(process) == 0 and "500/500 sampling" in shown
+    assert end(process) == 0 and "60/60 sampling" in shown
     counts = re.findall(r"[\d…]+/[\d…]+", shown)
-    assert counts and all(re.fullmatch(r"\d+/(500|9)", count) for count in counts)
+    assert counts and all(re.fullmatch(r"\d+/(60|9)", count) for count in counts)
 
 
 # Memory and threads

@@ -57,7 +57,7 @@ TRAIN = ["train", "vae", "--data", "images", "--image-size", "32", "--width", "2
 
 @pytest.mark.slow
 def test_bars_and_losses_stay_where_they_are(tmp_path, images):
-    seen, scrolled = screens(tmp_path, 80, *TRAIN, "--epochs", "30")
+    seen, scrolled = screens(tmp_path, 80, *TRAIN, "--epochs", "10")
     lively = [screen for screen in seen if any(line.startswith("val loss ") for line in screen)]
     assert lively and scrolled == 0
     for screen in lively:
@@ -66,10 +66,10 @@ def test_bars_and_losses_stay_where_they_are(tmp_path, images):
         assert set(line.split()[2]) <= set("▁▂▃▄▅▆▇█") and len(line.split()[2]) <= SPARKS
         assert len(lines) <= 5  # the run, two bars, the losses; for a moment the cursor's line
     assert all(not line.startswith("val loss") for line in seen[-1])  # at the end, the summary alone stays
-    assert "finished: 30 epochs" in "\n".join(seen[-1])
+    assert "finished: 10 epochs" in "\n".join(seen[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_resumed_run_shows_its_earlier_losses(tmp_path, images):
     screens(tmp_path, 80, *TRAIN, "--epochs", "6")
     seen, _ = screens(tmp_path, 80, *TRAIN, "--epochs", "8")
@@ -77,13 +77,13 @@ def test_a_resumed_run_shows_its_earlier_losses(tmp_path, images):
     assert lengths and min(lengths) >= 6
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_where_it_has_no_room_it_is_left_out(tmp_path, images):
     seen, _ = screens(tmp_path, 50, *TRAIN, "--epochs", "6")
     assert not [line for screen in seen for line in screen if "val loss" in line]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_without_block_characters_losses_are_ascii(tmp_path, images, encoding):
     seen, scrolled = screens(tmp_path, 80, *TRAIN, "--epochs", "6", encoding=encoding)
@@ -106,12 +106,13 @@ class TestCurves:
         monkeypatch.setattr(previews, "draw_curves", lambda rows: drawn.append(len(rows)) or b"")
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(previews, "CURVES_SECONDS", 3600.0)
-        ok(*TRAIN, "--epochs", "20", "--quiet", "--runs", "short")
+        train = [*TRAIN, "--batch-size", "8", "--quiet"]
+        ok(*train, "--epochs", "20", "--runs", "short")
         assert drawn == [*range(1, 11), 20]  # in epochs with pictures only
         drawn.clear()
         monkeypatch.setattr(previews, "CURVES_SECONDS", 0.0)
         monkeypatch.setattr(previews, "CURVES_FRACTION", 1e9)
-        ok(*TRAIN, "--epochs", "12", "--quiet", "--runs", "long")
+        ok(*train, "--epochs", "12", "--runs", "long")
         assert drawn == list(range(1, 13))
 
     def test_drawing_slowly_is_drawing_seldom(self, monkeypatch):

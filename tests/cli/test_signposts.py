@@ -110,6 +110,8 @@ def test_a_run_that_is_to_be_trained_is_gone_on_with(own, typed):
 
 # The next command
 
+PRIOR = ["train", "prior", "--model", "vae", "--width", "32", "-o", "depth=1"]
+
 
 def next_of(result):
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("Next: ")]
@@ -138,6 +140,6 @@ def test_what_is_typed_next_after_reconstructing_measures_it(trained):
 
 
 def test_after_a_prior_comes_sampling_from_it(own):
-    command = next_of(ok("train", "prior", "--model", "vae", "--steps", "2", "--batch-size", "4"))
+    command = next_of(ok(*PRIOR, "--steps", "2", "--batch-size", "4"))
     assert shlex.join(command) == "aecli sample --model vae --prior flow"
     ok(*command[1:], "--n", "1", "--steps", "1")

@@ -86,7 +86,7 @@ def answers(tmp_path_factory):
     environment = {key: value for key, value in os.environ.items() if key not in forcing}
     run = subprocess.run(
         [sys.executable, "-W", "error:::aecli", "-c", SCRIPT], input=json.dumps(cases), capture_output=True, text=True,
-        env={**environment, "COLUMNS": "80", "PYTHONPATH": str(ROOT)}, timeout=60,
+        env={**environment, "COLUMNS": "80", "PYTHONPATH": str(ROOT)}, timeout=600,
         cwd=tmp_path_factory.mktemp("empty"),
     )  # fmt: skip
     assert run.returncode == 0, run.stderr

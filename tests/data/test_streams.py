@@ -55,7 +55,7 @@ def listed(positions):
 
 
 class TestOneSequence:
-    @pytest.mark.parametrize("cuts", [(3,), (2, 4), (1,), (5,), (1, 2, 3, 4, 5)])
+    @pytest.mark.parametrize("cuts", [(3,), (1, 5), (1, 2, 3, 4, 5)])
     def test_whatever_the_number_of_processes(self, tars, cuts):
         whole, positions = take(open_stream(tars, **AUGMENTED), 9)
         parts = list(zip((0, *cuts), (*cuts, 6), strict=True))
@@ -66,7 +66,7 @@ class TestOneSequence:
         assert sorted(reached) == sorted(positions.items())  # each group once
         assert sorted(positions) == list(range(len(positions)))
 
-    @pytest.mark.parametrize("stop", [1, 2, 3, 5, 8, 12])
+    @pytest.mark.parametrize("stop", [1, 5, 12])
     def test_gone_on_with_where_it_stood(self, tars, stop):
         """Across blocks of 5, shards of one to seven images, and passes."""
         whole, _ = take(open_stream(tars, **AUGMENTED), 16)

@@ -2,19 +2,17 @@
 
 import re
 
-import matplotlib
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 
 from tests.evaluation.conftest import NAMES
 from tests.support.images import save_image
 from tests.support.trained import ok
 
 
+@pytest.mark.slow
 class TestTheList:
-    @pytest.mark.parametrize("prediction", ["ae", "vae"])
-    @pytest.mark.parametrize("metric", ["psnr", "ssim", "lpips"])
+    @pytest.mark.parametrize(("metric", "prediction"), [("psnr", "vae"), ("ssim", "ae"), ("lpips", "vae")])
     def test_worst_first_by_any_metric(self, measured, visit, metric, prediction):
         page, rows, _ = measured
         view = visit(page)
@@ -71,6 +69,8 @@ class TestOneImage:
 
     def test_slider_and_heat_map_show_known_answers(self, tmp_path, visit):
         """A plain grey against one 30 levels brighter: at gain 4 that is 120 of 255 on matplotlib's colour map."""
+        import matplotlib
+
         for name, level in (("truth", 100), ("pred", 130)):
             save_image(tmp_path / name / "plain.png", np.full((32, 32, 3), level, np.uint8))
         page = tmp_path / "page.html"
@@ -128,6 +128,8 @@ class TestOneImage:
 class TestAccessibility:
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_axe_finds_no_violation_of_wcag(self, measured, visit, scheme):
+        from axe_playwright_python.sync_playwright import Axe
+
         view = visit(measured[0], color_scheme=scheme)
         for opened in (False, True):
             if opened:

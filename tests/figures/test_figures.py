@@ -183,14 +183,18 @@ def history(epochs, *columns):
 
 
 def decoded(rows):
-    return Image.open(BytesIO(draw_curves(rows))).convert("RGB")
+    return read(draw_curves(rows))
+
+
+def read(drawn):
+    return Image.open(BytesIO(drawn)).convert("RGB")
 
 
 def count(picture, colour):
     return int((pixels(picture) == colour).all(-1).sum())
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 1000])
+@pytest.mark.parametrize("epochs", [1, 1000])
 def test_curves_of_a_vae(epochs):
     picture = decoded(history(epochs, *COLUMNS))
     assert picture.size == (1200, 1010)  # three lines of panels
@@ -203,16 +207,16 @@ def test_curves_of_a_vae(epochs):
     [
         (("lr", "train_loss", "val_loss", "val_psnr", "val_ssim"), 690),
         (("lr", "train_loss", "train_kl"), 690),
-        (("lr", "train_loss"), 370),
         (("train_loss",), 370),
     ],
 )
 def test_panels_without_numbers_are_left_out(columns, height):
-    picture = decoded(history(12, *columns))
+    drawn = draw_curves(history(12, *columns))
+    picture = read(drawn)
     assert picture.size == (1200, height)
     assert (count(picture, ORANGE) > 0) == ("val_loss" in columns)
     bare = [{name: value for name, value in row.items() if value is not None} for row in history(12, *columns)]
-    assert draw_curves(bare) == draw_curves(history(12, *columns))  # an absent column is one of None
+    assert draw_curves(bare) == drawn  # an absent column is one of None
 
 
 def dashed_line(picture):

@@ -12,8 +12,12 @@ from aecli.models.ema_vq import DECAY, EMACodebook
 from aecli.models.flops import forward_flops
 from aecli.models.fsq import FSQ
 
-reference = pytest.importorskip("vector_quantize_pytorch")
 LEVELS = [8, 5, 5, 5]
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return pytest.importorskip("vector_quantize_pytorch")  # seconds, which collecting the tests need not take
 
 
 def hidden(count: int = 4, channels: int = 8, side: int = 6, seed: int = 0) -> Tensor:
@@ -28,14 +32,14 @@ def step(model, values, first=0, seed=0):
 
 class TestFSQ:
     @pytest.mark.parametrize("levels", [LEVELS, [7, 4], [3]])
-    def test_codes_and_indices_are_the_reference_s(self, levels):
+    def test_codes_and_indices_are_the_reference_s(self, reference, levels):
         values = 2 * hidden(channels=len(levels))
         theirs, indices = reference.FSQ(levels)(values)
         model = FSQ(len(levels), levels)
         torch.testing.assert_close(model(values).latent, theirs)
         assert torch.equal(model.indices(theirs)[:, 0], indices.long())
 
-    def test_gradients_are_the_reference_s(self):
+    def test_gradients_are_the_reference_s(self, reference):
         values = hidden(channels=4).requires_grad_()
         reference.FSQ(LEVELS)(values)[0].square().sum().backward()
         expected, values.grad = values.grad, None
@@ -77,7 +81,7 @@ class TestFSQ:
 
 @pytest.mark.parametrize("cosine", [False, True])
 class TestEMACodebook:
-    def pair(self, cosine):
+    def pair(self, reference, cosine):
         """Ours and the reference, with the same codes."""
         torch.manual_seed(0)
         ours = EMACodebook(8, 16, 1, cosine, 0.25)
@@ -92,8 +96,8 @@ class TestEMACodebook:
         codes.embed_avg.data.copy_(ours.totals)
         return ours, theirs.train(), codes
 
-    def test_codes_after_some_steps_and_the_commitment_loss_are_the_reference_s(self, cosine):
-        ours, theirs, codes = self.pair(cosine)
+    def test_codes_after_some_steps_and_the_commitment_loss_are_the_reference_s(self, reference, cosine):
+        ours, theirs, codes = self.pair(reference, cosine)
         for number in range(5):
             values = hidden(8, seed=number)
             encoded = ours(values)

@@ -26,7 +26,7 @@ def test_agrees_with_the_lpips_package(lpips_references, net):
     assert found.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
 
 
-@pytest.mark.parametrize("size", [(31, 47), (97, 131), (256, 256), (200, 333)])
+@pytest.mark.parametrize("size", [(31, 47), (97, 131), (128, 211)])
 def test_hard_images_of_many_sizes(lpips_references, size):
     height, width = size
     rng = np.random.default_rng(0)

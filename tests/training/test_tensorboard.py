@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from aecli.configs import TrainConfig
 from aecli.training.events import EpochReport, Interrupted
@@ -28,6 +27,8 @@ def options(tmp_path):
 
 
 def read(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     events = EventAccumulator(str(run / "tensorboard"))
     events.Reload()
     return events

@@ -15,7 +15,7 @@ from tests.support.trained import assert_same_run, write_images
 
 ROOT = Path(__file__).parent.parent.parent
 OPTIONS = ["train", "tests.support.plain_models:PlainVAE", "--data", "images", "--image-size", "64",
-           "--batch-size", "4", "--epochs", "60", "--precision", "fp32", "--compile", "off",
+           "--batch-size", "4", "--epochs", "20", "--precision", "fp32", "--compile", "off",
            "--checkpoint-every", "0.0001"]  # fmt: skip
 
 
@@ -36,7 +36,7 @@ def test_a_killed_process_is_begun_again_and_the_run_ends_as_if_nothing_had_been
     os.kill(max(_children(process.pid)), signal.SIGKILL)
     stdout, stderr = process.communicate(timeout=600)
     assert process.returncode == 0, stderr
-    assert stdout.splitlines()[0].startswith("killed finished: 60 epochs")
+    assert stdout.splitlines()[0].startswith("killed finished: 20 epochs")
     # Told by the survivor, which may hear torchrun's SIGTERM before it misses the other one.
     assert len(re.findall("^Error: .*another of the processes that share this work ended", stderr, re.MULTILINE)) == 1
     assert len(re.findall(r"^(?:training|resuming) killed.* 2 processes$", stderr, re.MULTILINE)) == 2
