@@ -175,7 +175,7 @@ class TestRuns:
         stopped = train(*command, "--out", "short", "--patience", patience)
         assert stopped["stopped_early"] and stopped["best"] == document["best"]
 
-    @pytest.mark.slow
+    @pytest.mark.soak
     def test_a_rate_that_died_away_is_said_and_fewer_epochs_come_as_far(self, workplace, monkeypatch):
         monkeypatch.setattr("aecli.models.base.Trainable.plateau_epochs", 1)
         command = ["ae", "--data", "images", "--width", "2", "--lr", "0.01"]

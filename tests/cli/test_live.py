@@ -93,7 +93,7 @@ def test_without_block_characters_losses_are_ascii(tmp_path, images, encoding):
     assert all(line.isascii() for screen in seen for line in screen)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_dumb_terminal_has_lines_instead_of_bars(tmp_path, images):
     seen, _ = screens(tmp_path, 80, *TRAIN, "--epochs", "2", TERM="dumb")
     assert any(line.startswith("epoch 2/2") for line in seen[-1])

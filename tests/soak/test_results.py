@@ -215,12 +215,6 @@ def check_batch_sizes(place: Path, nets: dict[str, Path | None], sizes: tuple[in
     return largest
 
 
-@pytest.mark.slow
-def test_batch_size_and_threads_change_no_number_by_a_millionth(mixed):
-    for what, spread in check_batch_sizes(mixed, {"alex": None}, (1, 64), (1, 2)).items():
-        assert max(spread) <= 1e-6, what
-
-
 @pytest.mark.soak
 def test_batch_size_and_threads_change_no_number_of_any_network(mixed, capsys):
     nets = {net: random_weights(net) if net != "alex" else None for net in _NETWORKS}

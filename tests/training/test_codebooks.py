@@ -44,7 +44,11 @@ def test_a_run_stopped_in_mid_epoch_is_the_run_never_stopped(config, tmp_path, b
     assert 0 < float(row["train_codebook_usage"]) <= 1 < float(row["train_perplexity"])
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize(
+    "bottleneck",
+    [pytest.param("vq", marks=pytest.mark.slow), pytest.param("fsq", marks=pytest.mark.soak)],
+    indirect=True,
+)
 def test_neither_processes_nor_micro_batches_change_the_run(tmp_path, bottleneck):
     write_images(tmp_path / "images", [f"i{number}" for number in range(11)])
     options = [word for key, value in bottleneck.items() for word in

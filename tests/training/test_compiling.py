@@ -123,7 +123,7 @@ def test_autocast_reaches_a_transposed_convolution_as_it_does_pytorchs():
     torch.testing.assert_close(ours.weight.grad, theirs.weight.grad, rtol=0.02, atol=0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @needs_compiler
 def test_bf16_and_compiled_training_keeps_to_the_loss_curve_of_the_reports_fp32_loop():
     """200 steps of the VAE on crops of a photograph; means over 20 steps agree within 2 %, as the noise is the same."""

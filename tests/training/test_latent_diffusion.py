@@ -53,8 +53,9 @@ def test_a_dry_run_and_options_of_other_models(place):
     assert "multiple of 2" in fails(2, "train", "kl", *TRAIN, "--image-size", "17")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize(
+    "name", [pytest.param("kl", marks=pytest.mark.slow), pytest.param("vq", marks=pytest.mark.soak)]
+)
 def test_two_processes_make_the_run_of_one(place, name):
     made = []
     for size in (1, 2):

@@ -177,7 +177,7 @@ def test_mirror_images_are_encoded_and_latents_never_mirrored(own):
     assert sorted(distances.argmin(dim=1).tolist()) == sorted(2 * list(range(len(expected))))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_loss_falls(own):
     ok(*TRAIN_PRIOR, "--epochs", "200", "--lr", "0.003")
     table = rows(own / "runs/prior")

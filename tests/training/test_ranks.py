@@ -64,7 +64,7 @@ class TestTheSameResult:
             # The last batch is one image, for three processes.
             pytest.param(3, 1, ["--batch-size", "3"], marks=pytest.mark.slow),
             (2, 2, ["--batch-size", "6"]),
-            pytest.param(1, 4, ["--batch-size", "6"], marks=pytest.mark.slow),
+            pytest.param(1, 4, ["--batch-size", "6"], marks=pytest.mark.soak),
         ],
     )
     def test_as_one_process_takes_the_same_batches(self, place, size, grad_accum, options):
@@ -160,7 +160,7 @@ class TestResuming:
         assert said.count("Error: interrupted after epoch") == 1
         assert said.count("\n") == 2
 
-    @pytest.mark.slow
+    @pytest.mark.soak  # in CI torchrun's own restart, in test_torchrun.py
     def test_after_one_of_them_is_killed(self, place):
         options = ["--epochs", "4000", "--batch-size", "4", "--checkpoint-every", "0.0001"]
         processes = begin_ranks(place, ["train", PLAIN, *OPTIONS, "--out", "mine", *options], 2)

@@ -283,8 +283,10 @@ SCRIPT = """if True:
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("how", "status"), [("end", 0), ("raise", 7)])
+@pytest.mark.parametrize(
+    ("how", "status"),
+    [pytest.param("end", 0, marks=pytest.mark.soak), pytest.param("raise", 7, marks=pytest.mark.slow)],
+)
 def test_an_iterator_left_at_the_end_of_a_script_is_saved_without_a_word(workplace, how, status):
     done = subprocess.run([sys.executable, "-c", SCRIPT, how], capture_output=True, text=True, timeout=600, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
