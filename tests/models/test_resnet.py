@@ -15,7 +15,8 @@ def prepared(name, images, **options):
 
 
 @pytest.mark.parametrize("bottleneck", ["none", "kl"])
-@pytest.mark.parametrize("downsampling", [4, 8, 16, 32])
+# Of 32² pixels a patch has 3,072 numbers, whose eigenvectors take ten seconds: a campaign.
+@pytest.mark.parametrize("downsampling", [4, 8, 16, pytest.param(32, marks=pytest.mark.soak)])
 def test_before_the_first_step_it_is_the_pca(downsampling, bottleneck):
     images = photographs(8, 64)
     shape = {"downsampling": downsampling, "latent_dim": 12}
