@@ -57,13 +57,11 @@ class TestTheSameResult:
     @pytest.mark.parametrize(
         ("size", "grad_accum", "options"),
         [
-            (2, 1, ["--batch-size", "4"]),
             (2, 1, ["--batch-size", "5", "--flip", "--ema", "0.9"]),  # two sizes of rank slices
             (2, 2, ["--batch-size", "5", "--flip", "--image-size", "32", "--fit", "random-crop"]),
             (2, 1, ["--batch-size", "5", "--flip", "--turns", "--resized-crops", "--image-size", "32"]),
             # The last batch is one image, for three processes.
             pytest.param(3, 1, ["--batch-size", "3"], marks=pytest.mark.slow),
-            (2, 2, ["--batch-size", "6"]),
             pytest.param(1, 4, ["--batch-size", "6"], marks=pytest.mark.soak),
         ],
     )
