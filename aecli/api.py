@@ -13,16 +13,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from aecli.configs import EvalConfig, ReconstructConfig, SampleConfig, TrainConfig
+from aecli.configs import DecodeConfig, EncodeConfig, EvalConfig, ReconstructConfig, SampleConfig, TrainConfig
 from aecli.configs.given_images import named_images
 from aecli.data.decoding.decode import fit
 from aecli.data.image_ref import ImageRef
 from aecli.errors import ConfigError, DataError
 from aecli.evaluation.paired import EvalReport
+from aecli.inference.latents.decode import DecodeResult
+from aecli.inference.latents.decode import decode as run_decoding
+from aecli.inference.latents.encode import EncodeResult
+from aecli.inference.latents.encode import encode as run_encoding
 from aecli.inference.loaded_model import LoadedModel, load_model
 from aecli.inference.model_predictions import evaluate_models as run_evaluation
 from aecli.models.latent_scaling import LatentScaling
-from aecli.progress import Notice, Progress, ignore
+from aecli.progress import Listener, Notice, Progress, ignore
 from aecli.sampling.prior_choice import choose_prior
 from aecli.sampling.sample import SAMPLE_BATCH, decode_samples, sample_batches
 from aecli.training.events import TrainReport
@@ -256,6 +260,44 @@ def evaluate(gt: object, pred: object = (), **options: Any) -> EvalReport:
         pred = [named_images("--pred", name, source) for name, source in pred.items()]
     specs = pred if isinstance(pred, list | tuple) else (pred,)
     return run_evaluation(EvalConfig(gt=gt, pred=tuple(specs), **options))  # type: ignore[arg-type] # it is checked
+
+
+def encode_folder(
+    model: str | Path, data: object = None, out: str | Path | None = None, *, listen: Listener = ignore, **options: Any
+) -> EncodeResult:
+    """Write the latents of a SOURCE to a folder, as `aecli encode` does; the same call goes on where it was stopped.
+
+    `Model.encode` returns those of images in memory.
+
+    Args:
+        model: a registry name, a run folder, or a `.safetensors` file.
+        data: a SOURCE, or images as `TrainConfig` takes them; None for those of the run.
+        out: the folder; None for `latents/MODEL`.
+        listen: is told of progress, and of what a user should know.
+        options: the other fields of EncodeConfig.
+
+    Raises:
+        AecliError: a model, images or the folder can't be used.
+    """
+    return run_encoding(EncodeConfig(model, data, out=out, **options), listen)  # type: ignore[arg-type] # it is checked
+
+
+def decode_folder(
+    model: str | Path, latents: str | Path, out: str | Path | None = None, *, listen: Listener = ignore, **options: Any
+) -> DecodeResult:
+    """Write pictures of the latents in a folder or file, as `aecli decode` does; `Model.decode` returns them.
+
+    Args:
+        model: a registry name, a run folder, or a `.safetensors` file.
+        latents: a folder in any of the layouts that `encode_folder` writes, or a `.safetensors` or `.npy` file.
+        out: the folder; None for `decoded/MODEL`.
+        listen: is told of progress, and of what a user should know.
+        options: the other fields of DecodeConfig.
+
+    Raises:
+        AecliError: a model, latents or the folder can't be used.
+    """
+    return run_decoding(DecodeConfig(model, latents, out=out, **options), listen)  # type: ignore[arg-type]
 
 
 def train(config: TrainConfig) -> Generator[TrainReport, None, None]:

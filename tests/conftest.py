@@ -125,7 +125,7 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `images` and the finished runs `runs/vae` and `runs/ae`, for reading only."""
+    """A folder with `images`, the finished runs `runs/vae` and `runs/ae`, and latents of the VAE, for reading only."""
     from tests.support.trained import TRAIN, ok, write_images
 
     root = tmp_path_factory.mktemp("trained")
@@ -134,6 +134,7 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.chdir(root)
         for model in ("vae", "ae"):  # in this order: `ae` is the newer
             ok("train", model, *TRAIN, "--quiet")
+        ok("reconstruct", "--model", "vae", "--out", "reconstructed", "--latents", "runs/latents.safetensors")
     return root
 
 

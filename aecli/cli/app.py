@@ -19,6 +19,8 @@ from aecli.errors import AecliError, ConfigError
 _COMMANDS = {  # name → module and function, imported when the command is run or its help shown
     "train": ("aecli.cli.train", "train"),
     "reconstruct": ("aecli.cli.reconstruct", "reconstruct"),
+    "encode": ("aecli.cli.latents", "encode"),
+    "decode": ("aecli.cli.latents", "decode"),
     "sample": ("aecli.cli.sample", "sample"),
     "interpolate": ("aecli.cli.walks", "interpolate"),
     "traverse": ("aecli.cli.walks", "traverse"),

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from aecli.cli import completion
+from aecli.configs.checks import TABLE_FORMATS
 from aecli.configs.options import OUTPUT, OptionField, option, option_fields
 from aecli.errors import AecliError, ConfigError
 from aecli.progress import Listener
@@ -121,7 +122,7 @@ def takes(config: type, one_process: bool = False) -> Callable[[Callable[[Any, L
             made = config_of(config, values)
             if one_process and launch().rank:
                 return
-            if json and getattr(made, "format", "text") != "text":
+            if json and getattr(made, "format", "") in TABLE_FORMATS[1:]:
                 raise ConfigError(f"--format {made.format}: --json prints no table")
             with open_display(quiet) as display:
                 output = function(made, display)

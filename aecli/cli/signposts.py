@@ -67,7 +67,7 @@ _OPTIONS = {
 }  # fmt: skip
 _COMMANDS = {
     "test evaluate validate val metrics score": "aecli eval --gt SOURCE --pred SOURCE",
-    "infer inference predict encode decode apply run": "aecli reconstruct --model MODEL --data SOURCE",
+    "infer inference predict apply run": "aecli reconstruct --model MODEL --data SOURCE",
     "generate gen draw": "aecli sample --model MODEL",
     "fit learn": "aecli train MODEL",
     "finetune fine-tune": "aecli train MODEL --init RUN",

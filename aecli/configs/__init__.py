@@ -14,11 +14,12 @@ if TYPE_CHECKING:
         SampleConfig,
         TraverseConfig,
     )
+    from aecli.configs.latents import DecodeConfig, EncodeConfig
     from aecli.configs.train import TrainConfig
 
 __all__ = [
-    "CompareConfig", "EvalConfig", "GridConfig", "InterpolateConfig", "ModelsConfig", "ReconstructConfig",
-    "SampleConfig", "TrainConfig", "TraverseConfig",
+    "CompareConfig", "DecodeConfig", "EncodeConfig", "EvalConfig", "GridConfig", "InterpolateConfig", "ModelsConfig",
+    "ReconstructConfig", "SampleConfig", "TrainConfig", "TraverseConfig",
 ]  # fmt: skip
 
 
@@ -26,4 +27,5 @@ def __getattr__(name: str) -> Any:
     """Import a config on first use, because a command's `--help` needs only its own."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{'train' if name == 'TrainConfig' else 'commands'}"), name)
+    module = {"TrainConfig": "train", "EncodeConfig": "latents", "DecodeConfig": "latents"}.get(name, "commands")
+    return getattr(import_module(f"{__name__}.{module}"), name)

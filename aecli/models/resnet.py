@@ -115,6 +115,15 @@ class ResNet(Autoencoder):
         """Those of the bottleneck."""
         return self.bottleneck.bits
 
+    @property
+    def codebook_size(self) -> int | None:
+        """That of the bottleneck."""
+        return self.bottleneck.codebook_size
+
+    def indices(self, latents: Tensor) -> Tensor | None:
+        """Return the codes (N, codebooks, h, w), int64, of latents (N, latent_dim, h, w), if the bottleneck has any."""
+        return self.bottleneck.indices(latents)
+
     def prepare(self, batches: Iterable[Tensor]) -> None:
         """Set the linear path to the PCA of images (N, 3, S, S) in [-1, 1], and fit the bottleneck."""
         kept: list[Tensor] = []

@@ -88,6 +88,12 @@ def write_bytes(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder with all that is in it, if there is one; raises OSError."""
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
 def copy_file(source: Path, path: Path) -> None:
     """Copy a file's content to `path` atomically; raises OutputError like `atomic_write`."""
     with atomic_write(path) as file, open(source, "rb") as content:

@@ -46,14 +46,22 @@ class TensorFile:
         """
         return {name: self._read(name) for name in (self.shapes if names is None else names)}
 
-    def _read(self, name: str) -> Tensor:
+    def read_rows(self, name: str, start: int, stop: int) -> Tensor:
+        """Return the rows from `start` to before `stop` of a tensor of at least one axis; raises as `read`."""
+        return self._read(name, start, stop)
+
+    def _read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         dtype, shape = self._dtypes[name], self.shapes[name]
+        offset = 0
+        if stop is not None:
+            offset = start * math.prod(shape[1:]) * dtype.itemsize
+            shape = (stop - start, *shape[1:])
         try:
             content = torch.empty(math.prod(shape) * dtype.itemsize, dtype=torch.uint8)
         except RuntimeError as error:  # PyTorch's allocator
             raise MemoryError(str(error)) from error
         file = self._files[name]
-        file.seek(self._starts[name])
+        file.seek(self._starts[name] + offset)
         if file.readinto(content.numpy()) != len(content):  # type: ignore[attr-defined]
             raise ValueError("it changed while it was read")
         if dtype is torch.bool and bool((content > 1).any()):

@@ -180,8 +180,9 @@ LISTS = {
     "aecli train vae --data d": {"data/", "demo"},
     "aecli train vae --data ph": {"photos/", "photos.zip"},
     "aecli train vae --val-": {"--val-data", "--val-fraction", "--val-images"},
-    "aecli ": {"train", "reconstruct", "sample", "interpolate", "traverse", "eval", "compare", "grid", "models"},
-}
+    "aecli ": {"train", "reconstruct", "encode", "decode", "sample", "interpolate", "traverse", "eval", "compare",
+               "grid", "models"},
+}  # fmt: skip
 
 
 LISTS_IN_CI = {"aecli reconstruct --model ", "aecli grid --model runs/vae/"}

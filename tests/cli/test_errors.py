@@ -43,7 +43,7 @@ def test_an_option_that_the_model_lacks_is_named_as_it_was_typed(workplace, flag
 
 
 @pytest.mark.parametrize("source", ["absent", "empty", "notes", "notes/a.txt", "nowhere:x/y", "torchvision:Nope"])
-@pytest.mark.parametrize("command", ["train", "reconstruct", "grid", "eval"])
+@pytest.mark.parametrize("command", ["train", "reconstruct", "encode", "grid", "eval"])
 def test_a_source_without_images_is_named(trained, command, source):
     (trained / "empty").mkdir()
     (trained / "notes").mkdir()
@@ -51,7 +51,7 @@ def test_a_source_without_images_is_named(trained, command, source):
     flag = "--gt" if command == "eval" else "--data"
     message = fails(1, *JOBS[command], flag, source)
     assert source in message
-    assert not (trained / "reconstructions").exists() and not (trained / "new").exists()
+    assert not {"reconstructions", "latents", "new"} & {path.name for path in trained.iterdir()}
 
 
 def test_nothing_is_said_to_begin_when_the_data_is_missing(trained):
@@ -92,7 +92,7 @@ def test_a_grid_passes_over_what_it_cannot_read_and_says_so(trained):
 # Runs
 
 
-@pytest.mark.parametrize("command", ["reconstruct", "sample", "grid"])
+@pytest.mark.parametrize("command", ["reconstruct", "encode", "decode", "sample", "grid"])
 def test_without_a_run_the_command_that_makes_one_is_named(workplace, command):
     message = fails(1, *JOBS[command])
     assert "under runs" in message and "aecli train vae" in message
@@ -171,7 +171,7 @@ def test_a_full_disk_is_an_error_and_leaves_no_half_of_a_file(trained, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    for command in ("grid", "reconstruct", "sample", "train"):
+    for command in ("grid", "reconstruct", "encode", "decode", "sample", "train"):
         assert "No space left on device" in fails(1, *JOBS[command])
     assert (trained / "grid.png").read_text() == "old"
     assert list(trained.rglob("*.tmp")) == []

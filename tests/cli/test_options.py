@@ -19,6 +19,7 @@ EVAL = JOBS["eval"]
 SETS = ["eval", "--gt", "images", "--samples", "images"]
 JOB_OF = {  # options that go with others
     ("train", "--model"): ["train", "prior", "--out", "new"],
+    ("encode", "--scaling-factor"): [*JOBS["encode"], "--format", "npy"],
     ("eval", "--samples"): SETS[:3], ("eval", "--train"): SETS, ("eval", "--features"): SETS,
 }  # fmt: skip
 LONG = "x" * 5000
@@ -43,6 +44,12 @@ SPECIAL = {
     ("interpolate", "--model"): NO_IMAGES, ("traverse", "--model"): NO_IMAGES,
     ("interpolate", "--out"): [*NO_FILE, "a.jpg"], ("traverse", "--out"): [*NO_FILE, "a.jpg"],
     ("reconstruct", "--latents"): ["codes.pt", "latents"],
+    ("encode", "--data"): NO_IMAGES, ("encode", "--model"): NO_IMAGES, ("encode", "--out"): [*NO_FOLDER, "images", "."],
+    ("encode", "--image-size"): [*NO_COUNT, "0", "33", "100000"], ("encode", "--scaling-factor"): [*NO_NUMBER, "0"],
+    ("encode", "--shard-size"): [*NO_COUNT, "0", "100001"],
+    ("decode", "--latents"): NO_IMAGES, ("decode", "--model"): NO_IMAGES,
+    ("decode", "--out"): [*NO_FOLDER, "images", "."], ("decode", "--scaling-factor"): [*NO_NUMBER, "0"],
+    ("decode", "--shift"): ["many", "0x10", "nan", "inf", "-inf", "1e400", "-1e10"],
     ("eval", "--report"): ["page.txt", "page"],
     ("train", "--data"): NO_IMAGES, ("train", "--val-data"): NO_IMAGES, ("reconstruct", "--data"): NO_IMAGES,
     ("grid", "--data"): NO_IMAGES, ("eval", "--gt"): NO_IMAGES, ("eval", "--pred"): [*NO_IMAGES, "=x", "a=", "images"],
@@ -65,7 +72,8 @@ SPECIAL = {
 }  # fmt: skip
 # Where runs are read from, any folder will do: without runs in it, that is the error.
 ANY_FOLDER = [
-    (name, "--runs") for name in ("interpolate", "traverse", "reconstruct", "sample", "eval", "grid", "models")
+    (name, "--runs")
+    for name in ("interpolate", "traverse", "reconstruct", "encode", "decode", "sample", "eval", "grid", "models")
 ]
 
 

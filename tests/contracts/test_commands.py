@@ -64,6 +64,8 @@ COMPLETIONS = {
     "aecli train vae --precision b": {"bf16"},
     "aecli reconstruct --model ": set(AUTOENCODERS),
     "aecli reconstruct --split t": {"train"},
+    "aecli encode --format l": {"lightningdit"},
+    "aecli decode --model a": {"ae"},
     "aecli sample --model v": {"vae", "vq"},
     "aecli grid --model a": {"ae"},
     "aecli eval --gt demo --model a": {"ae"},
@@ -128,6 +130,8 @@ def test_completion_without_torch(answers, words):
     [
         ("train", ["Data", "Model", "Recipe", "Run", "Machine", "Output"]),
         ("reconstruct", ["Data", "Model", "Run", "Machine", "Output"]),
+        ("encode", ["Data", "Model", "Run", "Machine", "Output"]),
+        ("decode", ["Data", "Model", "Run", "Machine", "Output"]),
         ("sample", ["Model", "Run", "Machine", "Output"]),
         ("eval", ["Data", "Metrics", "Machine", "Output"]),
         ("compare", ["Output"]),
@@ -176,7 +180,7 @@ class TestEveryCommand:
 
     def test_quiet_leaves_the_result_alone(self, trained, command):
         """The second time it is a run that is finished, or files that are replaced, which gives a notice."""
-        overwrite = ["--overwrite"] if command == "reconstruct" else []
+        overwrite = ["--overwrite"] if command in ("reconstruct", "decode") else []
         for _ in range(2):
             result = ok(*JOBS[command], *overwrite, "--quiet")
             assert result.stderr == "" and result.stdout.strip()

@@ -15,7 +15,7 @@ def forget(runs, source):
         file.write_text(json.dumps(config))
 
 
-@pytest.mark.parametrize("command", ["reconstruct", "grid", "sample", "interpolate"])
+@pytest.mark.parametrize("command", ["reconstruct", "encode", "grid", "sample", "interpolate"])
 def test_a_runs_images_that_are_gone_are_said_to_be_gone(own, command):
     forget(own / "runs", "/nowhere/photos")
     is_fitted = command in ("sample", "interpolate")

@@ -27,6 +27,8 @@ VAL = ["i10", "i7", "sub/i6"]
 JOBS = {
     "train": ["train", "vae", *TRAIN, "--epochs", "1", "--cache", "off", "--out", "new"],
     "reconstruct": ["reconstruct", "--model", "vae"],
+    "encode": ["encode", "--model", "vae", "--labels", "none"],
+    "decode": ["decode", "--model", "vae", "--latents", "runs/latents.safetensors"],
     "sample": ["sample", "--model", "vae", "--n", "2"],
     "interpolate": ["interpolate", "images/i1.png", "images/i2.png", "--model", "vae"],
     "traverse": ["traverse", "--model", "vae", "--n", "2"],
