@@ -124,14 +124,19 @@ def _figure_cells(report: "EvalReport", result: "Result", format: str) -> list[C
     if not report.models:
         return []
     figures = report.models.get(result.name)
+    reduced = [figures.precision] if figures and figures.precision != "fp32" else []
     if format == "text":
         if figures is None:
             return [Cell("")]
-        under = (f"{_short_count(figures.parameters)} params", f"{_rate(figures.images_per_s)} img/s")
-        return [Cell(_kept(figures.kept), under)]
+        lines = [f"{_short_count(figures.parameters)} params", f"{_rate(figures.images_per_s)} img/s", *reduced]
+        return [Cell(_kept(figures.kept), tuple(lines))]
     if figures is None:
         return [Cell("")] * 3
-    return [Cell(_kept(figures.kept)), Cell(f"{figures.parameters:,}"), Cell(_rate(figures.images_per_s))]
+    return [
+        Cell(_kept(figures.kept)),
+        Cell(f"{figures.parameters:,}"),
+        Cell(_rate(figures.images_per_s), tuple(reduced)),
+    ]
 
 
 def _rate(images_per_s: float) -> str:
