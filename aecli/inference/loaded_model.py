@@ -209,7 +209,7 @@ def load_model(
         DeviceError: the device is not available.
     """
     placement = place(device, precision)
-    located = locate(model, runs)
+    located = locate(model, runs, listen=listen)
     loaded, document = checkpoints.load_model(located.checkpoint, located.named, listen)
     if not isinstance(loaded, Autoencoder):
         raise ModelError(

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 
 from aecli.errors import CheckpointError, message_of
 from aecli.models import registry
+from aecli.progress import Listener, ignore
 from aecli.runs.diffusers_folder import PARTS, find_weights
+from aecli.runs.hub import PREFIX as HUB
+from aecli.runs.hub import HubModel
 from aecli.runs.run_config import complete_config
 from aecli.storage import atomic_files
 from aecli.storage.fingerprints import fingerprint_of
@@ -163,10 +167,11 @@ class Located:
     named: str | None  # the model as the user named it
 
 
-def locate(model: str, runs: Path, flag: str = "--model") -> Located:
+def locate(model: str, runs: Path, flag: str = "--model", listen: Listener = ignore) -> Located:
     """Find what a MODEL argument names: a model's newest run under `runs`, a folder, or a `.safetensors` file.
 
     A folder is a run's, or one of diffusers': a config beside `diffusion_pytorch_model.safetensors`, or a pipeline.
+    `hf:ORG/NAME` names such a folder on the Hugging Face Hub, which is fetched, and `listen` told so.
 
     A run folder is also named by its name under `runs`, and by any file in it that holds no weights.
     `package.module:Class=PATH` names the class too: one that only a file names is never imported. `flag` is the option
@@ -174,7 +179,11 @@ def locate(model: str, runs: Path, flag: str = "--model") -> Located:
 
     Raises:
         CheckpointError: there is no such run, folder or file.
+        ModelError: huggingface_hub is missing.
     """
+    if model.startswith(HUB):
+        on_hub = HubModel.parse(model, flag)
+        return Located(on_hub.fetch(flag, listen), None, _label(on_hub.name), None)
     if registry.is_model_name(model):
         run = newest_run(model, runs)
         if run is None and (so_named := RunFolder(runs / model)).is_ours() and so_named.model.exists():
@@ -218,3 +227,8 @@ def _label_of_weights(folder: Path) -> str:
 def _label(name: str) -> str:
     """Return the name of a file or folder as one for an output folder: `..` would lead elsewhere."""
     return name.strip(".") or "model"
+
+
+def resolved(checkpoint: Path) -> str:
+    """Return a file's path in its real folder: a link to a file stays, since what lies beside it may belong to it."""
+    return os.path.join(os.path.realpath(checkpoint.parent), checkpoint.name)

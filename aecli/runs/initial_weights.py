@@ -10,7 +10,8 @@ from typing import Any
 from aecli.errors import CheckpointError, message_of
 from aecli.models import registry
 from aecli.runs import checkpoints
-from aecli.runs.folder import RunFolder, list_runs, locate
+from aecli.runs.folder import RunFolder, list_runs, locate, resolved
+from aecli.runs.hub import PREFIX as HUB
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class InitialWeights:
 
     def record(self) -> dict[str, str | None]:
         """Return its record in config.json."""
-        path = None if self.path is None else os.path.realpath(self.path)
+        path = None if self.path is None else resolved(self.path)
         return {"given": self.given, "path": path, "sha256": self.sha256}
 
     def has_changed_since(self, record: Mapping[str, Any]) -> bool:
@@ -63,7 +64,7 @@ def find_initial_weights(given: str, model: str, runs: Path, out: Path | None) -
 
 def absolute(given: str) -> str:
     """Return what `--init` names, with its path made absolute."""
-    if registry.is_model_name(given):
+    if registry.is_model_name(given) or given.startswith(HUB):
         return given
     named, equals, path = given.partition("=")
     return f"{named}={os.path.realpath(path)}" if equals and ":" in named else os.path.realpath(given)

@@ -1,6 +1,5 @@
 """Training data of a prior: the latents of a run's images, and the autoencoder that encodes them."""
 
-import os
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from aecli.models import registry
 from aecli.models.base import Prior
 from aecli.models.options import FlowOptions
 from aecli.progress import Progress, Stopped, StopRequest
+from aecli.runs.folder import resolved
 from aecli.runs.initial_weights import InitialWeights
 from aecli.runtime.distributed import Distributed
 from aecli.training.events import TrainReport
@@ -48,7 +48,7 @@ class LatentEncoder:
 
     def record(self) -> dict[str, str]:
         """Return its record in config.json: path and SHA-256 of its weights."""
-        return {"path": os.path.realpath(self.loaded.located.checkpoint), "sha256": self.loaded.sha256}
+        return {"path": resolved(self.loaded.located.checkpoint), "sha256": self.loaded.sha256}
 
 
 def spatial_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
