@@ -30,8 +30,8 @@ from aecli.configs.train import (
 )  # fmt: skip
 
 model_option = partial(
-    option, ..., "A registry name (its newest run under --runs), a run's folder or its name there, or a .safetensors "
-    "file.", MODEL,
+    option, ..., "A registry name (its newest run under --runs), a run's folder or its name there, a .safetensors "
+    "file, a diffusers folder, or hf:ORG/NAME.", MODEL,
     metavar="MODEL", completes="model",
 )  # fmt: skip
 batch_size_option = partial(option, 16, "Images at a time.", MACHINE, least=1)
@@ -294,7 +294,7 @@ class GridConfig(CheckedOptions):
     data: str | None = option(None, f"Images to choose from. {SOURCE_HELP}", DATA, metavar="SOURCE",
                               completes="source", shown_default="the first run's validation images")  # fmt: skip
     models: tuple[str, ...] = option(
-        (), "A row for this model: a registry name, a run folder, or a .safetensors file; repeatable.", MODEL,
+        (), "A row for this model: any MODEL that reconstruct takes; repeatable.", MODEL,
         name="model", metavar="MODEL", completes="model", shown_default="every registry model that has a run",
     )  # fmt: skip
     out: Path = option(Path("grid.png"), "The picture to write; an existing file is replaced.", OUTPUT,

@@ -135,7 +135,8 @@ class ModelConfig(CheckedOptions):
         MODEL, flag="--model", metavar="MODEL", completes="model",
     )  # fmt: skip
     init: str | None = option(
-        None, "Begin from trained weights: a registry name, a run folder or a .safetensors file.", MODEL,
+        None, "Begin from trained weights: a registry name, a run folder, a .safetensors file, a diffusers folder or "
+        "hf:ORG/NAME.", MODEL,
         metavar="MODEL", completes="model",
     )  # fmt: skip
     options: Mapping[str, Any] = field(default_factory=dict)

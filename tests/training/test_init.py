@@ -121,3 +121,31 @@ def test_the_command_takes_model_options_and_image_size_from_the_weights(own):
     assert "--init gone.safetensors: not a model" in fails(1, "train", "vae", *kept, "--init", "gone.safetensors")
     again = ok_json("train", "vae", "--config", "fine", "--out", "again")
     assert again["run"] == "again" and rows(own / "again") == rows(own / "fine")
+
+
+@pytest.mark.parametrize("name", ["SDXL", "VQ-f8"])
+def test_a_diffusers_folder_gives_weights_and_options(name, config, tmp_path):
+    from tests.support.diffusers_models import save
+
+    reference = save(name, tmp_path / "theirs")
+    model = "vq" if name.startswith("VQ") else "kl"
+    config = config.replace(model=model, init=str(tmp_path / "theirs"), options={}, lr=1e-12)
+    notices, end = run(config.replace(out=tmp_path / "new"))
+    assert any(f"{len(reference.state_dict())} tensors taken" in text for text in notices)
+    after = load_file(end.run.model)
+    for key, value in reference.state_dict().items():
+        assert torch.allclose(value, after[key], atol=1e-9), key
+    options = json.loads((tmp_path / "new/config.json").read_text())["model"]["options"]
+    assert options["block_out_channels"] == [8, 16, 16, 16] and options["norm_num_groups"] == 4
+    with pytest.raises(CheckpointError, match="--option layers_per_block.* 1: .*--init names, have 2"):
+        run(config.replace(options={"layers_per_block": 1}, out=tmp_path / "other"))
+    with pytest.raises(CheckpointError, match=f"holds a model {model}, not vae"):
+        run(config.replace(model="vae"))
+
+
+def test_networks_that_only_diffusers_has_are_not_trained(config, tmp_path):
+    from tests.support.diffusers_models import save
+
+    save("TAESD", tmp_path / "theirs")
+    with pytest.raises(CheckpointError, match="holds a model AutoencoderTiny, not kl"):
+        run(config.replace(model="kl", init=str(tmp_path / "theirs"), options={}))
