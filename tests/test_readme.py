@@ -41,6 +41,8 @@ OTHER_PROGRAMS_OPTIONS = {
 }
 SMALL = {
     "ae": "--width 4 --image-size 32",
+    "kl": "--image-size 32",
+    "vq": "--image-size 32",
     "vae": "--width 4 --image-size 32",
     "pca": "--image-size 32",
     "resnet": "--width 4 --image-size 32",
@@ -105,10 +107,23 @@ def desk(tmp_path, monkeypatch):
     return tmp_path
 
 
+def add_weights_of_others(folder, monkeypatch):
+    """The folders of diffusers that a page assumes, some of them in place of the Hub."""
+    from tests.support.diffusers_models import save
+
+    models = {"sd-vae-ft-mse": "SD", "vq-f8": "VQ-f8", "hub/stabilityai/sd-vae-ft-mse": "SD",
+              "hub/madebyollin/taesd": "TAESD"}  # fmt: skip
+    for place, model in models.items():
+        save(model, folder / place)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns: folder / "hub" / name)
+
+
 @pytest.mark.parametrize(
     "page", [page if page == "README.md" else pytest.param(page, marks=pytest.mark.slow) for page in RUN_PAGES]
 )
-def test_the_commands_of_a_page_run_in_order(page, desk):
+def test_the_commands_of_a_page_run_in_order(page, desk, monkeypatch):
+    if page == "examples/OTHER_MODELS.md":
+        add_weights_of_others(desk, monkeypatch)
     for line in (line for where, line in LINES if where == page and line.startswith(RUN_HERE)):
         words = shlex.split(line)
         words = words[words.index("aecli") + 1 :]
