@@ -34,14 +34,12 @@ def shell(line: str, **options) -> subprocess.CompletedProcess:
 # Folders and variables
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "variables",
     [
-        pytest.param({"HOME": "/proc/absent", "TMPDIR": "/proc/absent"}, marks=pytest.mark.slow),
-        pytest.param(
-            {"HOME": "/proc/absent", "XDG_CACHE_HOME": "/dev/null", "XDG_CONFIG_HOME": "/dev/null"},
-            marks=pytest.mark.soak,
-        ),
+        {"HOME": "/proc/absent", "TMPDIR": "/proc/absent"},
+        {"HOME": "/proc/absent", "XDG_CACHE_HOME": "/dev/null", "XDG_CONFIG_HOME": "/dev/null"},
     ],
     ids=["nowhere", "no folders"],
 )
@@ -138,7 +136,7 @@ def test_no_number_is_cut_in_a_table_of_20_columns(trained, narrow):
     assert "a-rather-lon" in shown.split() and "g-name" in shown.split(), "names are folded"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_progress_in_20_columns_keeps_its_numbers_whole(trained):
     process, terminal = begin_in_terminal(trained, 20, [*JOBS["sample"], "--n", "60"])
     shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", b"".join(output_of(terminal)).decode())

@@ -176,7 +176,7 @@ def test_a_flag_takes_no_value(trained, key):
 
 def test_what_a_recipe_switches_on_can_be_switched_off(trained):
     augmentations = {"flip", "turns", "resized-crops"}
-    job = ["train", "resnet", "--recipe", "quick", "--data", "demo", "--dry-run"]
+    job = ["train", "resnet", "--recipe", "quick", "--data", "demo", "--width", "4", "--image-size", "32", "--dry-run"]
     assert all(ok_json(*job)["options"][each.replace("-", "_")] for each in augmentations)
     for flag in augmentations:
         options = ok_json(*job, f"--no-{flag}")["options"]

@@ -68,7 +68,7 @@ def test_a_cuda_number_beyond_the_last_is_refused(hardware):
         resolve_device("cuda:2")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's memory is kept")
 def test_freed_memory_is_kept_for_the_next_tensors():
     """Writing into memory that the process already has faults no pages in."""

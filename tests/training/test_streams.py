@@ -39,7 +39,7 @@ def test_it_has_a_row_every_so_many_steps_and_ends_after_its_steps(config, tmp_p
     assert len([report for report in reports if isinstance(report, EpochReport)]) == 3
 
 
-@pytest.mark.parametrize("stop_after", [1, 3, 5, 7, 9])
+@pytest.mark.parametrize("stop_after", [1, 5, 9])
 def test_stopped_anywhere_and_continued_it_is_the_run_never_stopped(config, tmp_path, stop_after):
     run(config.replace(out=tmp_path / "whole"))
     _, end = run(config, stop_after)
