@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from aecli.configs import DecodeConfig, EncodeConfig
+from aecli.inference.latents.decode import decode
+from aecli.inference.latents.encode import encode
 from aecli.inference.loaded_model import load_model
 from aecli.models import registry
 from tests.support.diffusers_models import MODELS, save
@@ -56,6 +60,23 @@ def test_latents_and_reconstructions_are_diffusers(name, tmp_path):
     assert decoded.std() > 0.01
     assert_equal(loaded.decode(torch.from_numpy(latents), exact=True), decoded)
     assert_equal(loaded.forward(images, exact=True), decoded)
+
+
+@pytest.mark.parametrize("name", ["latents by channel", "DC-AE f32"])
+@torch.no_grad()
+def test_arrays_of_encode_are_what_diffusers_hands_on(name, tmp_path):
+    reference, model = save(name, tmp_path / "theirs"), str(tmp_path / "theirs")
+    images = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), np.uint8)
+    encode(EncodeConfig(model, images, image_size=64, format="npy", out=tmp_path / "out", device="cpu"))
+    expected, _ = latents_of(reference, torch.from_numpy(images).movedim(-1, 1) / 127.5 - 1)
+    found = np.stack([np.load(file) for file in sorted((tmp_path / "out").glob("*.npy"))])
+    assert_equal(found, scaled(reference, expected))
+    np.save(tmp_path / "samples.npy", found)  # as of a diffusion model: nothing says how they are scaled
+    for latents, out in (("out", "back"), ("samples.npy", "drawn")):
+        decode(DecodeConfig(model, tmp_path / latents, out=tmp_path / out, device="cpu"))
+        pictures = np.stack([np.asarray(Image.open(file)) for file in sorted((tmp_path / out).glob("*.png"))])
+        decoded = reference.decode(expected).sample.clamp(-1, 1).add(1).mul(127.5).movedim(1, -1).numpy()
+        assert np.abs(pictures - decoded).max() < 0.51
 
 
 @torch.no_grad()
