@@ -149,8 +149,8 @@ class _Work:
     def encode(self, encoding: Encoding) -> None:
         """Encode the parts that are not done yet, one after the other."""
         folder, size = encoding.folder, encoding.index.shard_size
-        records = folder.read_records() if self.distributed.is_main_process else {}
-        done: set[int] = self.distributed.broadcast_object(set(records))
+        known = {number for number, _ in folder.read_records()} if self.distributed.is_main_process else None
+        done: set[int] = self.distributed.broadcast_object(known)
         parts = [range(start, min(start + size, len(self.images))) for start in range(0, len(self.images), size)]
         finished = sum(len(parts[number]) for number in done)
         for number, positions in enumerate(parts):
@@ -196,21 +196,22 @@ def _overall(listen: Listener, before: int, total: int) -> Listener:
 def _finish(encoding: Encoding, layout: Layout, loaded: LoadedModel) -> Index:
     """Write the statistics, what readers want beside the latents, and the index of the whole folder."""
     folder, index = encoding.folder, encoding.index
-    records = [record for _, record in sorted(folder.read_records().items())]
-    unreadable = {name: reason for each in records for name, reason in each.unreadable.items()}
-    readable = [position for position, image in enumerate(encoding.images) if image.name not in unreadable]
+    unreadable: dict[str, str] = {}
     conversions = ConversionCounts()
-    for each in records:
-        conversions.update(each.conversions)
-    moments = add_moments(each.moments for each in records)
+    moments, counts = None, None
+    for _, record in folder.read_records():
+        unreadable.update(record.unreadable)
+        conversions.update(record.conversions)
+        moments = add_moments([moments, record.moments])
+        counts = record.counts if counts is None else counts + (0 if record.counts is None else record.counts)
+    readable = [position for position, image in enumerate(encoding.images) if image.name not in unreadable]
     if moments is None:
         raise DataError(f"none of the {count_of(len(encoding.images), 'image')} can be read")
-    counted = [each.counts for each in records if each.counts is not None]
     own = None if loaded.latent_scaling.is_identity else loaded.latent_scaling
     statistics = LatentSetStatistics(
         len(readable), moments.mean.tolist(), moments.std.tolist(), float(moments.mean.mean()), moments.overall_std,
         index.latent_scaling or own or moments.scaling,
-        CodeStatistics.of(sum(counted[1:], counted[0])) if counted else None,
+        None if counts is None else CodeStatistics.of(counts),
     )  # fmt: skip
     layout.finish(encoding, readable, statistics)
     folder.write_json(STATISTICS, {"schema": SCHEMA, **statistics.to_json()})

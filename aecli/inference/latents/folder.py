@@ -159,7 +159,8 @@ class LatentFolder:
                                   "hint: name another folder, or remove that one")  # fmt: skip
         if found.complete:
             listen(Notice(f"{self.path} is complete"))
-            remove_folder(self._state)  # of a process that ended just before it did
+            with as_output_error(self._state):
+                remove_folder(self._state)  # of a process that ended just before it did
         elif done := len(list(self._state.glob("*.safetensors"))):
             listen(Notice(f"{self.path}: going on after {done} of {-(-found.images // found.shard_size)} parts"))
         return found
@@ -172,15 +173,14 @@ class LatentFolder:
         """Write a JSON file of that name; raises OutputError."""
         write_bytes(self.path / name, (json.dumps(document, indent=indent, allow_nan=False) + "\n").encode())
 
-    def read_records(self) -> dict[int, PartRecord]:
-        """Return the records of the parts that are done, by their number; a damaged one counts as not done."""
-        found = {}
+    def read_records(self) -> Iterator[tuple[int, PartRecord]]:
+        """Yield the numbers and records of the parts that are done; a damaged one counts as not done."""
         for path in sorted(self._state.glob("*.safetensors")):
             try:
-                found[int(path.stem)] = _read_record(path)
+                found = int(path.stem), _read_record(path)
             except (AecliError, ValueError, KeyError, TypeError):
                 continue
-        return found
+            yield found
 
     def write_record(self, number: int, record: PartRecord) -> None:
         """Say that a part is done, whose files are there; raises OutputError."""

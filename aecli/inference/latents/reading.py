@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from aecli.data.sources.archives import check_path
 from aecli.errors import DataError, message_of, single_line
 from aecli.inference.latents.folder import INDEX, Index, read_index
-from aecli.inference.latents.layouts import EDM2_PREFIX, FLIPPED_SUFFIX, LATENTS
+from aecli.inference.latents.layouts import EDM2_PREFIX, FLIPPED_SUFFIX, LATENTS, LAYOUTS, ShardLayout
 from aecli.models.latent_scaling import LatentScaling
 from aecli.storage.npy_file import read_npy
 from aecli.storage.safetensors_file import TensorFile, open_tensors
@@ -90,9 +90,9 @@ def find_latents(path: Path) -> LatentSet:
     index = read_index(path) if (path / INDEX).exists() else None
     if index is not None and not index.complete:
         raise DataError(f"--latents {path} is not complete\nhint: the same aecli encode goes on with it")
-    if shards := sorted(path.glob(f"*{_SHARD}")):
-        return _find(shards, path, index)
-    return _find(_arrays(path, index), path, index)
+    may_be_shards = index is None or isinstance(LAYOUTS.get(index.format), ShardLayout)
+    shards = sorted(path.glob(f"*{_SHARD}")) if may_be_shards else []
+    return _find(shards or _arrays(path, index), path, index)
 
 
 def _arrays(folder: Path, index: Index | None) -> list[Path]:
