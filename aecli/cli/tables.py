@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from aecli.evaluation.report import PairedComparison, Result
     from aecli.evaluation.sets import SetReport
     from aecli.metrics.base import Metric
+    from aecli.metrics.set_metrics import SetMetric
     from aecli.models.base import Kept
     from aecli.runs.catalogue import ModelsReport
 
@@ -94,10 +95,12 @@ def _print_dim(line: str) -> None:
 def print_evaluation(report: "EvalReport", format: str = "text") -> None:
     """Print the metrics of each prediction, comparisons of predictions (of text alone), and the definitions."""
     best = {metric.name: report.best(metric) for metric in report.metrics}
-    headings = ["", *_figure_headings(report, format), *(metric.title for metric in report.metrics)]
+    headings = ["", *_figure_headings(report, format)]
+    headings += [metric.title for metric in (*report.metrics, *report.set_metrics)]
     rows = [
         [Cell(printable(result.name)), *_figure_cells(report, result, format),
-         *(_score_cell(report, result, metric, best) for metric in report.metrics)]
+         *(_score_cell(report, result, metric, best) for metric in report.metrics),
+         *(_distance_cell(report, result, metric) for metric in report.set_metrics)]
         for result in report.results
     ]  # fmt: skip
     if format != "text":
@@ -159,6 +162,12 @@ def _score_cell(report: "EvalReport", result: "Result", metric: "Metric", best: 
     return Cell(mean, tuple(filter(None, under)), result.name in best[metric.name])
 
 
+def _distance_cell(report: "EvalReport", result: "Result", metric: "SetMetric") -> Cell:
+    found = result.distances[metric.name]
+    under = tuple(filter(None, [metric.format_interval(found.ci95)]))
+    return Cell(metric.format(found.value), under, result.name in report.nearest(metric))
+
+
 def _notes(report: "EvalReport", best: Mapping[str, Sequence[str]], mark: str) -> Iterator[str]:
     """Yield what is below the table: how many images, which are left out of a mean, what is marked as best."""
     images = f"{report.n} image{'s' if report.n != 1 else ''}"
@@ -179,7 +188,7 @@ def _notes(report: "EvalReport", best: Mapping[str, Sequence[str]], mark: str) -
 def _print_comparisons(report: "EvalReport") -> None:
     """Print every two predictions compared; of more than `_MOST_COMPARED`, the best one with each other."""
     pairs = report.comparisons
-    if len(report.results) > _MOST_COMPARED:
+    if pairs and len(report.results) > _MOST_COMPARED:
         found = next(((metric, names[0]) for metric in report.metrics if (names := report.best(metric))), None)
         metric, name = found or (None, report.results[0].name)
         who = f"{name}, best by {metric.name.upper()}," if metric else name

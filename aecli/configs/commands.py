@@ -198,8 +198,9 @@ class EvalConfig(CheckedOptions):
     native: bool = option(False, "With --model: measure whole images, padded for the model and cropped back.", DATA)
     background: str | None = background_option(None, shown_default="the first --model's, or white")
     metrics: tuple[str, ...] = option(
-        DEFAULT_METRICS, "Which, separated by commas; -y: of the luma (BT.601), as in tables of super-resolution.",
-        METRICS_PANEL, metavar=",".join(METRICS), choices=METRICS, separated=True,
+        DEFAULT_METRICS, "Which, separated by commas; -y: of the luma (BT.601), as in tables of super-resolution; fid, "
+        "kid (extra: fid), and over AlexNet fd-alex, kd-alex: of all images as two sets.", METRICS_PANEL,
+        metavar=",".join(METRICS), choices=METRICS, separated=True,
     )  # fmt: skip
     crop_border: int = option(0, "Pixels to cut off on each side of both images before measuring.", METRICS_PANEL,
                               least=0, most=LARGEST_SIDE)  # fmt: skip
@@ -245,6 +246,10 @@ class EvalConfig(CheckedOptions):
         require(bool(self.pred or self.models or self.samples), "--pred", "",
                 "at least one [NAME=]SOURCE, or one of --model or --samples")  # fmt: skip
         require(len(self.metrics) > 0, "--metrics", "", f"some of {','.join(METRICS)}")
+        for flag in ("per_image", "report"):
+            require(not getattr(self, flag) or not set(self.metrics) <= set(checks.SET_METRICS),
+                    f"--{flag.replace('_', '-')}", getattr(self, flag),
+                    f"a metric with values per image, not --metrics {','.join(self.metrics)}")  # fmt: skip
         if self.models:
             for flag, value in (("--image-size", self.image_size), ("--fit", self.fit)):
                 require(value is None or not self.native, flag, value, "no --native, which measures whole images")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aecli.configs import CompareConfig, EvalConfig
-from aecli.configs.checks import METRICS
+from aecli.configs.checks import IMAGE_METRICS
 from aecli.errors import DataError, message_of, name_examples
 from aecli.evaluation.protocol import differing_fields
 from aecli.evaluation.report import PairedComparison, summarize_metrics
@@ -141,8 +141,8 @@ def _both(field: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> str:
 def _metrics(path: Path, evaluation: _Evaluation) -> tuple[Metric, ...]:
     """The metrics that an evaluation has values of."""
     names = next(iter(evaluation.per_image.values.values()), {})
-    if not names or not set(names) <= set(METRICS):
-        unknown = message_of(", ".join(sorted(set(names) - set(METRICS)))) or "none"
+    if not names or not set(names) <= set(IMAGE_METRICS):
+        unknown = message_of(", ".join(sorted(set(names) - set(IMAGE_METRICS)))) or "none"
         raise DataError(f"{path}: values of unknown metrics: {unknown}\nhint: {_HINT}")
     return build_metrics(EvalConfig(gt="-", pred=("-",), metrics=tuple(names)))
 

@@ -1,6 +1,6 @@
 """What the values of an evaluation mean: one exact sentence for everything that they depend on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from aecli.configs import EvalConfig
 from aecli.evaluation.measuring import Measured
@@ -9,10 +9,17 @@ from aecli.metrics.statistics import CONFIDENCE, RESAMPLES
 
 
 def definitions(
-    metrics: Sequence[Metric], names: Sequence[str], measured: Measured, config: EvalConfig
+    metrics: Sequence[Metric],
+    of_sets: Mapping[str, str],
+    names: Sequence[str],
+    measured: Measured,
+    config: EvalConfig,
 ) -> dict[str, str]:
-    """Return the definitions of the metrics, of how their values are summarized, and of how images were read."""
-    found = {metric.name: metric.definition for metric in metrics}
+    """Return the definitions of the metrics, of how their values are summarized, and of how images were read.
+
+    `of_sets` are those of metrics of sets.
+    """
+    found = {metric.name: metric.definition for metric in metrics} | dict(of_sets)
     found["ci95"] = (
         f"{CONFIDENCE:.0%} percentile bootstrap interval of the mean over images, {RESAMPLES:,} resamples, fixed seed."
     )

@@ -6,10 +6,10 @@ from aecli.configs import EvalConfig
 from aecli.diagnosis import is_cropped, is_turned
 from aecli.evaluation.pairing import Pairing, Size
 from aecli.metrics import lpips, ssim
-from aecli.metrics.base import Metric
+from aecli.metrics.base import Described
 
 
-def ways_out(pairing: Pairing, metrics: Sequence[Metric], config: EvalConfig) -> list[str]:
+def ways_out(pairing: Pairing, metrics: Sequence[Described], config: EvalConfig) -> list[str]:
     """Return what to change so that these images can be measured, best first: options, then what they do."""
     kinds = {each.kind for each in pairing.unpaired}
     ways = [pairing.renaming] if pairing.renaming else []
@@ -23,7 +23,7 @@ def ways_out(pairing: Pairing, metrics: Sequence[Metric], config: EvalConfig) ->
     return ways
 
 
-def _for_sizes(pairing: Pairing, metrics: Sequence[Metric], config: EvalConfig) -> list[str]:
+def _for_sizes(pairing: Pairing, metrics: Sequence[Described], config: EvalConfig) -> list[str]:
     wrong = [(each.size, each.truth_size) for each in pairing.unpaired if each.kind == "size"]
     truths = [truth for _, truth in wrong] + [pair.size for pair in pairing.pairs]
     truths += [each.size for each in pairing.unpaired if each.kind == "small"]
@@ -51,7 +51,7 @@ def _common_square(sizes: set[Size]) -> int | None:
     return height if len(sizes) == 1 and height == width else None
 
 
-def _for_side(side: int, metrics: Sequence[Metric], config: EvalConfig) -> list[str]:
+def _for_side(side: int, metrics: Sequence[Described], config: EvalConfig) -> list[str]:
     """Options with which images of so short a side can be measured, if they can't as it is."""
     fitting = [metric.name for metric in metrics if metric.min_side <= side]
     failing = {metric.name for metric in metrics} - set(fitting)

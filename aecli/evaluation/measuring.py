@@ -17,6 +17,7 @@ from aecli.evaluation.pairing import Pair
 from aecli.evaluation.per_image import MetricValues
 from aecli.evaluation.unpaired import Unpaired, mismatch_error
 from aecli.metrics.base import LoadedMetric
+from aecli.metrics.feature_networks import SetFeatures
 from aecli.progress import Listener
 from aecli.runtime.device import oom_as_device_error
 from aecli.runtime.distributed import Distributed
@@ -28,14 +29,20 @@ CPU_BATCH_PIXELS = 2**19
 GPU_BATCH_PIXELS = 2**21
 
 Rows = NDArray[np.float64]
+# A network's name -> features float32 (pairs, images of a pair, dim): of the ground truth, then of each prediction.
+Embedded = Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The pairs measured, by index; the metrics' values in that order; unreadable images, and what was converted."""
+    """The pairs measured, by index; the metrics' values in that order; unreadable images, and what was converted.
+
+    And the features of their images, in that order, of each network.
+    """
 
     pairs: dict[int, Pair]
     values: MetricValues
+    features: Embedded
     unreadable: list[Unpaired]
     counts: PairCounts
 
@@ -48,6 +55,7 @@ class PairMeasurer:
     names: Sequence[str]
     decoder: PairDecoder
     metrics: Mapping[str, LoadedMetric]
+    networks: Mapping[str, SetFeatures]
     device: torch.device
     device_lock: AbstractContextManager[Any]
     skip_unreadable: bool
@@ -62,12 +70,12 @@ class PairMeasurer:
         """Of the rows that it returns."""
         return 1 + len(self.names) * len(self.metrics)
 
-    def __call__(self, indices: NDArray[np.intp]) -> tuple[Rows, list[Unpaired], PairCounts]:
+    def __call__(self, indices: NDArray[np.intp]) -> tuple[Rows, Embedded, list[Unpaired], PairCounts]:
         """Measure pairs of one size.
 
         Returns:
-            A row a pair: its index, then each metric's value of each prediction; the images that can't be decoded;
-            and what was done to the others.
+            A row a pair: its index, then each metric's value of each prediction; the features of its images; the
+            images that can't be decoded; and what was done to the others.
 
         Raises:
             DataError: an image can't be decoded, unless these are skipped.
@@ -84,13 +92,21 @@ class PairMeasurer:
             if self.page is not None:
                 self.page.add(index, pair.pixels)
         blocks = [np.empty((0, self.columns))]
+        embedded = {name: [self._no_features(name)] for name in self.networks}
         for depths in dict.fromkeys(pair.depths for pair in readable.values()):
             chosen = {index: pair for index, pair in readable.items() if pair.depths == depths}
-            blocks.append(np.column_stack([list(chosen), *self._measure(list(chosen.values()))]))
-        return np.concatenate(blocks), unreadable, counts
+            values, features = self._measure(list(chosen.values()))
+            blocks.append(np.column_stack([list(chosen), *values]))
+            for name, found in features.items():
+                embedded[name].append(found)
+        features = {name: np.concatenate(found) for name, found in embedded.items()}
+        return np.concatenate(blocks), features, unreadable, counts
 
-    def _measure(self, pairs: list[DecodedPair]) -> list[Rows]:
-        """Each metric's values (N, predictions) of N pairs of the same size and depths."""
+    def _no_features(self, network: str) -> NDArray[np.float32]:
+        return np.empty((0, 1 + len(self.names), self.networks[network].dim), dtype=np.float32)
+
+    def _measure(self, pairs: list[DecodedPair]) -> tuple[list[Rows], Embedded]:
+        """Each metric's values (N, predictions) of N pairs of the same size and depths, and the images' features."""
         height, width = pairs[0].pixels[0].shape[:2]
         held = f"{len(pairs)} images of {width}x{height} at once"
         hint = f"a smaller --batch-size, --lpips-net alex or --metrics psnr,ssim ({held})"
@@ -104,7 +120,11 @@ class PairMeasurer:
                 truths, *predictions = tensors if metric.takes_deep else rounded_tensors
                 score = metric.against(truths)
                 values.append(np.stack([score(prediction).numpy() for prediction in predictions], axis=1))
-            return values
+            embedded = {
+                name: np.stack([network.compute(images).cpu().numpy() for images in rounded_tensors], axis=1)
+                for name, network in self.networks.items()
+            }
+            return values, embedded
 
     def _tensors(self, stacks: Sequence[NDArray[Any]]) -> list[torch.Tensor]:
         """Return arrays (N, H, W, 3) as tensors (N, 3, H, W) on the device, or, deep ones on MPS, on the CPU."""
@@ -121,11 +141,12 @@ def measure_pairs(measurer: PairMeasurer, config: EvalConfig, distributed: Distr
     max_pixels = CPU_BATCH_PIXELS if measurer.device.type == "cpu" else GPU_BATCH_PIXELS
     batches = list(_batches(measurer.pairs, config.batch_size, max_pixels))
     results = map_shared(measurer, batches, "measuring", config.workers, distributed, listen)
-    rows = np.concatenate([rows for rows, _, _ in results])
-    rows = rows[np.argsort(rows[:, 0])]
+    rows = np.concatenate([rows for rows, *_ in results])
+    order = np.argsort(rows[:, 0])
+    rows = rows[order]
     width = len(measurer.names)
     counts = measurer.no_counts()
-    for _, _, counted in results:
+    for *_, counted in results:
         counts.update(counted)
     return Measured(
         pairs={int(index): measurer.pairs[int(index)] for index in rows[:, 0]},
@@ -133,7 +154,10 @@ def measure_pairs(measurer: PairMeasurer, config: EvalConfig, distributed: Distr
             name: np.ascontiguousarray(rows[:, start : start + width])
             for start, name in zip(range(1, measurer.columns, width), measurer.metrics, strict=True)
         },
-        unreadable=[each for _, unreadable, _ in results for each in unreadable],
+        features={
+            name: np.concatenate([embedded[name] for _, embedded, _, _ in results])[order] for name in measurer.networks
+        },
+        unreadable=[each for _, _, unreadable, _ in results for each in unreadable],
         counts=counts,
     )
 

@@ -1,6 +1,7 @@
 """`aecli eval`: pair, check, then measure everything in one pass."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import PIL
 
 from aecli.configs import EvalConfig
 from aecli.data.image_ref import file_paths, require_same_images
+from aecli.errors import DataError
 from aecli.evaluation.decoding import PairDecoder
 from aecli.evaluation.definitions import definitions
 from aecli.evaluation.hints import ways_out
@@ -18,11 +20,13 @@ from aecli.evaluation.measuring import Measured, PairMeasurer, measure_pairs
 from aecli.evaluation.pairing import Pairing, Prediction, pair_sources, parse_predictions, source_name
 from aecli.evaluation.per_image import per_image_file
 from aecli.evaluation.protocol import protocol_of
-from aecli.evaluation.report import EvalReport, summarize_metrics
+from aecli.evaluation.report import EvalReport, measure_sets, summarize_metrics
 from aecli.evaluation.sizes import check_sizes
+from aecli.evaluation.small_sets import frechet_notices
 from aecli.evaluation.unpaired import describe, mismatch_error, nothing_left_error
-from aecli.metrics.base import Metric
+from aecli.metrics.base import Described
 from aecli.metrics.registry import build_metrics
+from aecli.metrics.set_metrics import MIN_IMAGES, SetMetric, build_set_metrics, load_networks
 from aecli.progress import Listener, Notice, ignore
 from aecli.runtime.device import resolve_device
 from aecli.runtime.device import versions as runtime_versions
@@ -49,7 +53,7 @@ def evaluate(config: EvalConfig, listen: Listener = ignore, load: Load | None = 
         ConfigError: predictions have the same name, or the device is not available.
         DataError: images don't pair (see `--on-mismatch`), or none is left to measure.
         OutputError: the CSV or the page can't be written.
-        WeightsError: LPIPS' weights are missing or damaged.
+        WeightsError: weights of LPIPS or of a metric of sets are missing or damaged.
         PeerError: another process failed.
     """
     with Distributed() as distributed:
@@ -72,7 +76,7 @@ def _evaluate(
 ) -> EvalReport:
     read = [prediction.name for prediction in predictions]
     names = [*read, *(made.names if made is not None else ())]
-    metrics = build_metrics(config)
+    metrics, set_metrics = build_metrics(config), build_set_metrics(config)
     device = resolve_device(config.device)
     if config.per_image is not None and distributed.is_main_process:
         check_writable_file(config.per_image, "--per-image")
@@ -81,43 +85,61 @@ def _evaluate(
         _forbid_overwriting(config, pairing, _sources(config, predictions))
     distributed.barrier()
     require_same_images([image for pair in pairing.pairs for image in pair.images], "--gt and --pred", distributed)
-    _require_paired(config, pairing, metrics)
+    every: tuple[Described, ...] = (*metrics, *set_metrics)
+    _require_paired(config, pairing, every)
     loaded = distributed.main_process_first(lambda: {metric.name: metric.load(device, listen) for metric in metrics})
-    pairing = check_sizes(pairing, read, max(metrics, key=lambda each: each.min_side), config, distributed, listen)
-    _require_paired(config, pairing, metrics)
+    networks = distributed.main_process_first(lambda: load_networks(set_metrics, config, device, listen))
+    pairing = check_sizes(pairing, read, max(every, key=lambda each: each.min_side), config, distributed, listen)
+    _require_paired(config, pairing, every)
     if not pairing.pairs:
-        raise nothing_left_error(pairing.unpaired, ways_out(pairing, metrics, config))
+        raise nothing_left_error(pairing.unpaired, ways_out(pairing, every, config))
+    _require_sets(set_metrics, len(pairing.pairs))
     if made is not None:
         made.begin(pairing.truths)
-    measurer = PairMeasurer(pairing.pairs, names, PairDecoder.of(config, made), loaded, device, device_lock(device),
-                            config.on_mismatch == "skip", page)  # fmt: skip
+    measurer = PairMeasurer(pairing.pairs, names, PairDecoder.of(config, made), loaded, networks, device,
+                            device_lock(device), config.on_mismatch == "skip", page)  # fmt: skip
     measured = measure_pairs(measurer, config, distributed, listen)
     unpaired = tuple(pairing.unpaired + measured.unreadable)
     if not measured.pairs:
         raise nothing_left_error(unpaired)
+    _require_sets(set_metrics, len(measured.pairs))
     measured.counts.require_content(names, len(measured.pairs))
     if unpaired:
         listen(Notice(f"left out because of --on-mismatch skip: {describe(unpaired)}"))
     sources = _sources(config, predictions)
     notices = tuple(measured.counts.notices(sources, names, config.truth_background, config.data_range))
+    for metric in set_metrics:
+        network = networks[metric.features]
+        if metric.name == network.frechet_name:
+            notices += tuple(frechet_notices({"pairs": len(measured.pairs)}, network))
     for text in notices:
         listen(Notice(text))
     results, comparisons = summarize_metrics(metrics, names, measured.values)
+    results = tuple(
+        replace(result, distances=measure_sets(set_metrics, column, measured.features))
+        for column, result in enumerate(results)
+    )
+    of_sets = {
+        each.name: each.definition(networks[each.features], len(measured.pairs), config.crop_border)
+        for each in set_metrics
+    }
     weights = {name: sha256 for metric in loaded.values() for name, sha256 in metric.versions.items()}
+    weights |= {f"{name}_features_sha256": network.weights_sha256 for name, network in networks.items()}
     report = EvalReport(
         n=len(measured.pairs),
         metrics=metrics,
         results=results,
         comparisons=comparisons,
-        definitions=definitions(metrics, names, measured, config),
+        definitions=definitions(metrics, of_sets, names, measured, config),
         unpaired=unpaired,
         versions=_base_versions() | weights,
         models=dict(zip(made.names, made.figures(distributed), strict=True)) if made is not None else {},
-        protocol=protocol_of(metrics, weights, measured.pairs.values(), measured.counts.deep > 0, config),
+        protocol=protocol_of(metrics, of_sets, weights, measured.pairs.values(), measured.counts.deep > 0, config),
         images=tuple(pair.name for pair in measured.pairs.values()),
         values=measured.values,
         conversions=measured.counts.to_json(sources),
         notices=notices,
+        set_metrics=set_metrics,
     )
     if distributed.is_main_process:
         _write_outputs(config, page, report, measured, listen)
@@ -138,7 +160,12 @@ def _forbid_overwriting(config: EvalConfig, pairing: Pairing, sources: Sequence[
             forbid_overwriting_inputs(flag, [output], chain(archives, file_paths(images)))
 
 
-def _require_paired(config: EvalConfig, pairing: Pairing, metrics: Sequence[Metric]) -> None:
+def _require_sets(metrics: Sequence[SetMetric], pairs: int) -> None:
+    if metrics and pairs < MIN_IMAGES:
+        raise DataError(f"--metrics {metrics[0].name}: compares sets of at least {MIN_IMAGES} images, not of {pairs}")
+
+
+def _require_paired(config: EvalConfig, pairing: Pairing, metrics: Sequence[Described]) -> None:
     if config.on_mismatch != "skip" and pairing.unpaired:
         raise mismatch_error(pairing.unpaired, ways_out(pairing, metrics, config))
 

@@ -54,11 +54,17 @@ class Protocol:
 
 
 def protocol_of(
-    metrics: Sequence[Metric], weights: Mapping[str, str], pairs: Collection[Pair], is_deep: bool, config: EvalConfig
+    metrics: Sequence[Metric],
+    of_sets: Mapping[str, str],
+    weights: Mapping[str, str],
+    pairs: Collection[Pair],
+    is_deep: bool,
+    config: EvalConfig,
 ) -> Protocol:
     """Return the protocol by which pairs were measured.
 
-    `weights` identify the networks of the metrics; `is_deep` says whether an image had more than 8 bits.
+    `of_sets` are the definitions of metrics of sets; `weights` identify the networks of all metrics; `is_deep` says
+    whether an image had more than 8 bits.
     """
     is_fitted = any(pair.resized[0] for pair in pairs)
     is_resized = any(any(pair.resized[1:]) for pair in pairs)
@@ -71,7 +77,7 @@ def protocol_of(
         predictions="resized" if is_resized else "cropped" if is_cropped else "as they are",
         data_range=deep_range(config) if is_deep else EIGHT_BITS,
         crop_border=config.crop_border,
-        metrics={metric.name: metric.definition for metric in metrics},
+        metrics={metric.name: metric.definition for metric in metrics} | dict(of_sets),
         weights=dict(weights),
     )
 

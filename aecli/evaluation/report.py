@@ -1,7 +1,7 @@
 """The result of `aecli eval`: values per image, their summary, comparisons of predictions, and the report."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from typing import Any, Self
@@ -14,6 +14,7 @@ from aecli.evaluation.per_image import MetricValues, finite, with_defaults
 from aecli.evaluation.protocol import Protocol
 from aecli.evaluation.unpaired import Unpaired
 from aecli.metrics.base import Metric
+from aecli.metrics.set_metrics import SetDistance, SetMetric
 from aecli.metrics.statistics import Comparison, Interval, bootstrap_means, compare
 
 
@@ -42,10 +43,20 @@ class Score:
 
 @dataclass(frozen=True)
 class Result:
-    """One prediction's scores, by metric."""
+    """One prediction's scores, by metric, and its distances to the ground truth as sets, by metric of sets."""
 
     name: str
     scores: Mapping[str, Score]
+    distances: Mapping[str, SetDistance] = field(default_factory=dict)
+
+    def to_json(self, metrics: Iterable[str]) -> dict[str, Any]:
+        """Strict JSON: scores of `metrics`, None for those not asked for, and the distances as `eval --samples` has."""
+        scores = {name: self.scores[name].to_json() if name in self.scores else None for name in metrics}
+        distances = {
+            name: each.value if each.ci95 is None else {"value": each.value, "ci95": list(each.ci95)}
+            for name, each in self.distances.items()
+        }
+        return scores | distances
 
 
 @dataclass(frozen=True)
@@ -63,7 +74,7 @@ class PairedComparison:
 
 @dataclass(frozen=True)
 class EvalReport:
-    """The result of `aecli eval` on `n` images; `metrics` are in the order asked for.
+    """The result of `aecli eval` on `n` images; `metrics`, and `set_metrics`, are in the order asked for.
 
     `images` are the names of those measured, `values` the metrics' values of each, and of each of `results`.
     `models` has the figures of those whose predictions were made, by name.
@@ -84,6 +95,7 @@ class EvalReport:
     models: Mapping[str, ModelFigures] = field(default_factory=dict)
     conversions: Mapping[str, Any] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    set_metrics: tuple[SetMetric, ...] = ()
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -122,15 +134,23 @@ class EvalReport:
                     beaten.add(pair.b)
         return tuple(name for name in names if name not in beaten)
 
+    def nearest(self, metric: SetMetric) -> tuple[str, ...]:
+        """Names of the predictions, of several, at the least distance to the ground truth."""
+        if len(self.results) < 2:
+            return ()
+        least = min(result.distances[metric.name].value for result in self.results)
+        return tuple(result.name for result in self.results if result.distances[metric.name].value == least)
+
     def to_json(self) -> dict[str, Any]:
         """Strict JSON: no NaN, no infinity; default metrics not asked for are None."""
         return {
             "n": self.n,
-            "best": {metric.name: list(self.best(metric)) for metric in self.metrics},
+            "best": {metric.name: list(self.best(metric)) for metric in self.metrics}
+            | {metric.name: list(self.nearest(metric)) for metric in self.set_metrics},
             "results": [
                 {"name": result.name}
                 | ({"model": self.models[result.name].to_json()} if result.name in self.models else {})
-                | {name: result.scores[name].to_json() if name in result.scores else None for name in self.metric_names}
+                | result.to_json(self.metric_names)
                 for result in self.results
             ],
             "comparisons": [
@@ -160,6 +180,20 @@ class EvalReport:
         }
 
 
+def measure_sets(
+    metrics: Sequence[SetMetric], column: int, features: Mapping[str, NDArray[np.float32]]
+) -> dict[str, SetDistance]:
+    """The distances of a prediction to the ground truth as sets, by metric.
+
+    `features` are of each network (images, 1 + predictions, dim), the ground truth's first; it is the one of `column`.
+    """
+    distances = {}
+    for metric in metrics:
+        truth, prediction = (features[metric.features][:, index].astype(np.float64) for index in (0, 1 + column))
+        distances[metric.name] = metric.measure(truth, prediction)
+    return distances
+
+
 def summarize_metrics(
     metrics: Sequence[Metric], names: Sequence[str], values: MetricValues
 ) -> tuple[tuple[Result, ...], tuple[PairedComparison, ...]]:
@@ -167,6 +201,8 @@ def summarize_metrics(
 
     All bootstrap intervals come from the same resamples of the images.
     """
+    if not metrics:
+        return tuple(Result(name, {}) for name in names), ()
     pairs = list(combinations(range(len(names)), 2))
     with np.errstate(invalid="ignore"):  # infinity less infinity: two identical images, left out
         differences = {m.name: [values[m.name][:, a] - values[m.name][:, b] for a, b in pairs] for m in metrics}

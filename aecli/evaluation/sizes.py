@@ -8,7 +8,7 @@ from aecli.configs import EvalConfig
 from aecli.data.decoding.decode import DecodeError, image_size
 from aecli.evaluation.pairing import Pair, Pairing, Size
 from aecli.evaluation.unpaired import Unpaired
-from aecli.metrics.base import Metric
+from aecli.metrics.base import Described
 from aecli.progress import Listener
 from aecli.runtime.distributed import Distributed
 from aecli.runtime.work_queue import map_shared
@@ -28,7 +28,7 @@ class _Sizes:
 def check_sizes(
     pairing: Pairing,
     names: Sequence[str],
-    metric: Metric,
+    metric: Described,
     config: EvalConfig,
     distributed: Distributed,
     listen: Listener,
@@ -56,7 +56,7 @@ def check_sizes(
     return replace(pairing, pairs=pairs, unpaired=unpaired)
 
 
-def _check_pair(pair: Pair, names: Sequence[str], metric: Metric, config: EvalConfig) -> _Sizes | list[Unpaired]:
+def _check_pair(pair: Pair, names: Sequence[str], metric: Described, config: EvalConfig) -> _Sizes | list[Unpaired]:
     """Return how the images of a pair come to one size, or what is wrong."""
     sizes: list[Size] = []
     problems: list[Unpaired] = []

@@ -12,17 +12,22 @@ LEAST_FOR_MANIFOLD = 20 * NEIGHBOURS
 
 def small_set_notices(images: Mapping[str, int], network: SetFeatures) -> Iterator[str]:
     """Yield a notice for each kind of distance that the numbers of `images`, by set, are too small for."""
-    few = {name: n for name, n in images.items() if n <= network.dim}
-    if few:
-        yield (
-            f"{network.frechet_name} of no more images than its {network.dim:,} features ({_counts(few)}) is mostly"
-            f" bias: compare it between sets of equally many images, or take {network.kernel_name}, which has none"
-        )
+    yield from frechet_notices(images, network)
     few = {name: n for name, n in images.items() if n < LEAST_FOR_MANIFOLD}
     if few:
         yield (
             f"precision, recall, density and coverage of fewer than {LEAST_FOR_MANIFOLD} images ({_counts(few)}) mean "
             "little: each ball holds a large part of its set"
+        )
+
+
+def frechet_notices(images: Mapping[str, int], network: SetFeatures) -> Iterator[str]:
+    """Yield a notice where the numbers of `images`, by set, are too small for the Fréchet distance."""
+    few = {name: n for name, n in images.items() if n <= network.dim}
+    if few:
+        yield (
+            f"{network.frechet_name} of no more images than its {network.dim:,} features ({_counts(few)}) is mostly"
+            f" bias: compare it between sets of equally many images, or take {network.kernel_name}, which has none"
         )
 
 

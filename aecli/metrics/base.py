@@ -33,8 +33,34 @@ class LoadedMetric:
     takes_deep: bool = False
 
 
+class Described:
+    """The name of a metric, the shortest side of an image that it takes, and how its values are headed and shown."""
+
+    name: str
+    higher_is_better: bool
+    min_side: int
+    digits: int
+
+    @property
+    def title(self) -> str:
+        """The heading of its column, with an arrow to the better side."""
+        return f"{self.name.upper()} {'↑' if self.higher_is_better else '↓'}"
+
+    def format(self, value: float) -> str:
+        """Format a value."""
+        return "∞" if math.isinf(value) else f"{value:.{self.digits}f}"
+
+    def format_difference(self, value: float | None) -> str:
+        """Format a difference of two values, with its sign; a dash for None."""
+        return "–" if value is None else f"{value:+.{self.digits}f}"
+
+    def format_interval(self, interval: tuple[float, float] | None) -> str:
+        """Format an interval; empty for None."""
+        return "" if interval is None else f"[{interval[0]:.{self.digits}f}, {interval[1]:.{self.digits}f}]"
+
+
 @dataclass(frozen=True)
-class Metric:
+class Metric(Described):
     """Name, exact definition and formatting of a metric, and how to load it.
 
     Attributes:
@@ -53,23 +79,6 @@ class Metric:
     load: Callable[[torch.device, Listener], LoadedMetric]
     pool: Callable[[NDArray[np.float64]], float | None] | None = None
     digits: int = 4
-
-    @property
-    def title(self) -> str:
-        """The heading of its column, with an arrow to the better side."""
-        return f"{self.name.upper()} {'↑' if self.higher_is_better else '↓'}"
-
-    def format(self, value: float) -> str:
-        """Format a value."""
-        return "∞" if math.isinf(value) else f"{value:.{self.digits}f}"
-
-    def format_difference(self, value: float | None) -> str:
-        """Format a difference of two values, with its sign; a dash for None."""
-        return "–" if value is None else f"{value:+.{self.digits}f}"
-
-    def format_interval(self, interval: tuple[float, float] | None) -> str:
-        """Format an interval; empty for None."""
-        return "" if interval is None else f"[{interval[0]:.{self.digits}f}, {interval[1]:.{self.digits}f}]"
 
 
 def load_pairwise(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[torch.device, Listener], LoadedMetric]:

@@ -27,17 +27,20 @@ class Manifold:
     coverage: float
 
 
-def kernel_distance(real: Vectors, fake: Vectors) -> tuple[float, tuple[float, float]]:
+def kernel_distance(real: Vectors, fake: Vectors, are_pairs: bool = False) -> tuple[float, tuple[float, float]]:
     """The squared maximum mean discrepancy under the kernel (x·y / D + 1)³, and its 95 % interval.
 
     The unbiased estimate over all pairs, which may be negative for similar sets (Bińkowski, Sutherland, Arbel and
     Gretton, "Demystifying MMD GANs", ICLR 2018; Gretton et al., "A kernel two-sample test", JMLR 2012). The interval is
-    normal, with the jackknife variance of each set (leaving out one vector at a time).
+    normal, with the jackknife variance of each set (leaving out one vector at a time), or where the sets `are_pairs`,
+    of the pairs (leaving out both vectors): the estimate is the same.
 
     Raises:
-        ValueError: fewer than 3 vectors in a set.
+        ValueError: fewer than 3 vectors in a set, or pairs of which one is missing.
     """
     _check_sizes(real, fake, 3)
+    if are_pairs and len(real) != len(fake):
+        raise ValueError(f"expected pairs, got {len(real)} and {len(fake)} vectors")
     n, m = len(real), len(fake)
     (within_real, _), (within_fake, _) = _kernel_sums(real, real), _kernel_sums(fake, fake)
     within_real -= _kernel(np.einsum("nd,nd->n", real, real), real.shape[1])
@@ -49,6 +52,10 @@ def kernel_distance(real: Vectors, fake: Vectors) -> tuple[float, tuple[float, f
     without_real = _discrepancy(a - 2 * within_real, b, c - across_real, n - 1, m)
     without_fake = _discrepancy(a, b - 2 * within_fake, c - across_fake, n, m - 1)
     variance = (n - 1) * without_real.var() + (m - 1) * without_fake.var()
+    if are_pairs:
+        own = _kernel(np.einsum("nd,nd->n", real, fake), real.shape[1])
+        across = c - across_real - across_fake + own
+        variance = (n - 1) * _discrepancy(a - 2 * within_real, b - 2 * within_fake, across, n - 1, n - 1).var()
     half_width = _Z95 * float(np.sqrt(variance))
     return value, (value - half_width, value + half_width)
 

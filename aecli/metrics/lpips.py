@@ -5,7 +5,7 @@ Zhang, Isola, Efros, Shechtman and Wang, "The unreasonable effectiveness of deep
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
 
@@ -113,9 +113,7 @@ class LPIPS(nn.Module):
 
     def _activations(self, values: Tensor) -> Iterator[Tensor]:
         """Yield the output float32 (N, C, h, w) of each tapped layer for standardised images."""
-        # TensorFloat-32 would round the convolutions to 10 bits of mantissa.
-        exact = torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if values.is_cuda else nullcontext()
-        with exact:
+        with exact_convolutions(values):
             is_inference = torch.is_inference_mode_enabled()
             replacements = self._winograd_layers if values.device.type == "cpu" and is_inference else {}
             for index, layer in enumerate(self.backbone):
@@ -153,6 +151,11 @@ class LPIPS(nn.Module):
         """LPIPS of each pair: uint8 (N, 3, H, W) twice -> (N,) float64 on the CPU; raises like `features`."""
         check_pairs(a, b, MIN_SIDE[self.net])
         return self.distance(self.features(a), self.features(b))
+
+
+def exact_convolutions(values: Tensor) -> AbstractContextManager[None]:
+    """Compute convolutions of `values` in float32: TensorFloat-32 would round them to 10 bits of mantissa."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if values.is_cuda else nullcontext()
 
 
 class _Fire(nn.Module):

@@ -174,16 +174,20 @@ def _chunks(response: HTTPResponse) -> Iterator[bytes]:
 def _read(path: Path, net: str, hint: str) -> dict[str, Tensor]:
     """Return the tensors that LPIPS uses of a file: float32, all finite."""
     try:
-        tensors = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+        if path.suffix == ".safetensors":
+            tensors = {name: value for name, value in read_safetensors(path).items() if name.startswith(_PREFIXES)}
+        else:
+            tensors = _read_pickle(path)
         return {name: _checked_float(name, value) for name, value in tensors.items()}
     except UnreadableWeights as error:
         raise WeightsError(f"{path} can't be read as weights of LPIPS {net}: {error}\nhint: {hint}") from error
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+def read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Read all tensors of a file; raises UnreadableWeights."""
     try:
         with open_tensors(path) as file:
-            return {name: value for name, value in file.read().items() if name.startswith(_PREFIXES)}
+            return dict(file.read())
     except (OSError, ValueError, MemoryError) as error:
         raise UnreadableWeights(message_of(error)) from error
 

@@ -1,7 +1,7 @@
 """The metrics of `aecli eval`. A new metric is a file with a `build` function, and one line in `BUILDERS`.
 
 Its name goes into `METRICS` of `aecli.configs.checks` as well, which `--help` and completion read without importing
-torch; a test compares the two.
+torch; a test compares the two. Metrics of sets of images, such as FID, are in `set_metrics`.
 """
 
 from collections.abc import Callable
@@ -26,8 +26,8 @@ BUILDERS: dict[str, Callable[[EvalConfig], Metric]] = {
 
 
 def build_metrics(config: EvalConfig) -> tuple[Metric, ...]:
-    """Describe the metrics that `config` asks for, each once, without the border that it leaves out."""
-    metrics = (BUILDERS[name](config) for name in dict.fromkeys(config.metrics))
+    """Describe the metrics of images that `config` asks for, each once, without the border that it leaves out."""
+    metrics = (BUILDERS[name](config) for name in dict.fromkeys(config.metrics) if name in BUILDERS)
     return tuple(_cropped(metric, config.crop_border) if config.crop_border else metric for metric in metrics)
 
 

@@ -8,8 +8,8 @@ from skimage.data import astronaut
 from torch import Tensor
 
 from aecli.configs import EvalConfig
-from aecli.configs.checks import FEATURES, LPIPS_NETS, METRICS, SSIM_WINDOWS
-from aecli.metrics import feature_networks, lpips, ssim
+from aecli.configs.checks import FEATURES, IMAGE_METRICS, LPIPS_NETS, SET_METRICS, SSIM_WINDOWS
+from aecli.metrics import feature_networks, lpips, set_metrics, ssim
 from aecli.metrics.base import Metric
 from aecli.metrics.network_weights import BACKBONES
 from aecli.metrics.registry import BUILDERS
@@ -126,7 +126,9 @@ class TestEveryMetric:
 
 class TestChoicesOfTheCommandLine:
     def test_metrics(self):
-        assert tuple(BUILDERS) == METRICS
+        assert tuple(BUILDERS) == IMAGE_METRICS and tuple(set_metrics.SET_METRICS) == SET_METRICS
+        for name, metric in set_metrics.SET_METRICS.items():
+            assert metric.name == name and metric.features in FEATURES and metric.title == f"{name.upper()} ↓"
 
     def test_lpips_networks(self):
         assert set(LPIPS_NETS) == set(lpips.MIN_SIDE) == set(BACKBONES)

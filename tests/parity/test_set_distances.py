@@ -15,6 +15,16 @@ def test_kernel_distance_is_its_definitions(real, fake):
     assert (value - low, high - value) == pytest.approx((1.959964 * deviation,) * 2, rel=1e-6)
 
 
+def test_the_interval_of_pairs_leaves_out_both(real, fake):
+    real = real[:24]
+    value, (low, high) = kernel_distance(real, fake, are_pairs=True)
+    assert value == kernel_distance(real, fake)[0]
+    deviation = np.sqrt(reference.jackknife_variance_of_pairs(real, fake))
+    assert (value - low, high - value) == pytest.approx((1.959964 * deviation,) * 2, rel=1e-6)
+    with pytest.raises(ValueError, match="expected pairs"):
+        kernel_distance(real, fake[1:], are_pairs=True)
+
+
 def test_kernel_distance_is_torch_fidelitys(real, fake):
     fidelity = pytest.importorskip("torch_fidelity.metric_kid")
     of_one_size = fidelity.polynomial_mmd(real[:24], fake, 3, None, 1)

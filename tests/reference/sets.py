@@ -28,6 +28,13 @@ def jackknife_variance(real, fake):
     return variance
 
 
+def jackknife_variance_of_pairs(real, fake):
+    """The same where vectors of both sets belong together, and are left out together."""
+    n = len(real)
+    values = [kernel_distance(np.delete(real, i, axis=0), np.delete(fake, i, axis=0)) for i in range(n)]
+    return (n - 1) / n * sum((value - np.mean(values)) ** 2 for value in values)
+
+
 def frechet_distance(real, fake):
     """Heusel et al. 2017, equation 6, by the matrix root itself."""
     one, other = np.cov(real.T), np.cov(fake.T)
