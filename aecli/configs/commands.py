@@ -260,7 +260,8 @@ class EvalConfig(CheckedOptions):
                 require(not given, flag, value.strip(), "a --model, which it is for")
         for template in self.pred_name:
             require(checks.is_template(template), "--pred-name", repr(template), checks.TEMPLATES)
-        require(self.lpips_weights is None or "lpips" in self.metrics, "--lpips-weights", self.lpips_weights,
+        is_used = "lpips" in self.metrics or ("dists" in self.metrics and self.lpips_net == "vgg")
+        require(self.lpips_weights is None or is_used, "--lpips-weights", self.lpips_weights,
                 f"lpips among the metrics, not --metrics {','.join(self.metrics)}")  # fmt: skip
         if self.samples:
             self._require_sets()

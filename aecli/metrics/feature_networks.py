@@ -50,7 +50,7 @@ class SetFeatures:
     side: int
 
 
-def alex_features(device: torch.device, listen: Listener, _asked_by: str) -> SetFeatures:
+def alex_features(device: torch.device, listen: Listener, _asked_by: str = "") -> SetFeatures:
     """Load AlexNet, whose weights ship with aecli; raises WeightsError if they are damaged."""
     network = LPIPS.from_net("alex", listen=listen).to(device)
 

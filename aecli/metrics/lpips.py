@@ -85,6 +85,11 @@ class LPIPS(nn.Module):
         return self._unit_activations(self._standardized(images))
 
     @torch.inference_mode()
+    def activations(self, images: Tensor) -> Features:
+        """Return the tapped layers' float32 (N, C, h, w), not normalised, for images (N, 3, H, W) from 0 to 255."""
+        return tuple(self._activations(self._standardized(images)))
+
+    @torch.inference_mode()
     def last_activations(self, images: Tensor) -> Tensor:
         """Return the last tapped layer's float32 (N, C, h, w) for images (N, 3, H, W) from 0 to 255."""
         *_, last = self._activations(self._standardized(images))

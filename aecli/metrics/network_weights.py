@@ -29,6 +29,7 @@ DOWNLOADS = "https://download.pytorch.org/models"
 # torchvision's files, each of a whole network. The convolutions alone may be in, say, vgg16_features.safetensors.
 BACKBONES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
 SHIPPED = {"alex": Path(__file__).parent / "weights" / "alexnet_features.safetensors"}
+DISTS_HEADS = Path(__file__).parent / "weights" / "dists_heads.safetensors"
 
 _TIMEOUT = 30  # seconds without a byte
 _CHUNK = 2**20  # bytes

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aecli.configs import EvalConfig
-from aecli.metrics import lpips, ms_ssim, psnr, ssim
+from aecli.metrics import dists, lpips, ms_ssim, psnr, ssim
 from aecli.metrics.base import LoadedMetric, Metric, Score
 from aecli.progress import Listener
 
@@ -20,6 +20,7 @@ BUILDERS: dict[str, Callable[[EvalConfig], Metric]] = {
     "ssim": ssim.build,
     "lpips": lpips.build,
     "ms-ssim": ms_ssim.build,
+    "dists": dists.build,
     "psnr-y": psnr.build_y,
     "ssim-y": ssim.build_y,
 }

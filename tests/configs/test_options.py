@@ -28,7 +28,8 @@ from aecli.errors import ConfigError
         (lambda: EvalConfig("truth", pred="a"), "--pred 'a': expected a list"),
         (
             lambda: EvalConfig("truth", pred=("a",), metrics=("mse",)),
-            "--metrics mse: expected some of psnr, ssim, lpips, ms-ssim, psnr-y, ssim-y, fid, kid, fd-alex, kd-alex",
+            "--metrics mse: expected some of psnr, ssim, lpips, ms-ssim, dists, psnr-y, ssim-y, fid, kid, fd-alex, "
+            "kd-alex",
         ),
         (lambda: SampleConfig("vae", n=0), "--n 0: expected a whole number from 1 to 1000000"),
         (

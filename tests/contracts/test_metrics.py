@@ -1,6 +1,7 @@
 """What every registered metric promises, whatever it measures, and the choices that the command line offers."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,14 +17,19 @@ from aecli.metrics.registry import BUILDERS
 from aecli.progress import ignore
 
 IDENTICAL = {
-    "psnr": float("inf"), "ssim": 1.0, "lpips": 0.0, "ms-ssim": 1.0, "psnr-y": float("inf"), "ssim-y": 1.0,
+    "psnr": float("inf"), "ssim": 1.0, "lpips": 0.0, "ms-ssim": 1.0, "dists": 0.0,
+    "psnr-y": float("inf"), "ssim-y": 1.0,
 }  # fmt: skip
-SYMMETRIC = {"psnr", "ssim", "lpips", "ms-ssim", "psnr-y", "ssim-y"}
+SYMMETRIC = {"psnr", "ssim", "lpips", "ms-ssim", "dists", "psnr-y", "ssim-y"}
 
 
 @pytest.fixture
-def metric(name) -> Metric:
-    return BUILDERS[name](EvalConfig(gt="gt", pred=("pred",)))
+def metric(name, request) -> Metric:
+    config = EvalConfig(gt="gt", pred=("pred",))
+    if name == "dists":  # whose network doesn't ship: with random weights
+        files = request.getfixturevalue("lpips_references")[1]
+        config = replace(config, metrics=("dists",), lpips_net="vgg", lpips_weights=files["vgg"])
+    return BUILDERS[name](config)
 
 
 @pytest.fixture
@@ -115,8 +121,8 @@ class TestEveryMetric:
             score(tensor, tensor)
 
     def test_pairs_of_different_shapes_are_refused(self, name, score, images):
-        if name == "lpips":
-            pytest.skip("LPIPS scores features, which have no shape of an image any more")
+        if name in ("lpips", "dists"):
+            pytest.skip("it scores features, which have no shape of an image any more")
         with pytest.raises(ValueError, match="expected pairs of one shape"):
             score(images, images[..., 1:])
 
