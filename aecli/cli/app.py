@@ -26,6 +26,7 @@ _COMMANDS = {  # name → module and function, imported when the command is run 
     "traverse": ("aecli.cli.walks", "traverse"),
     "eval": ("aecli.cli.evaluate", "evaluate"),
     "compare": ("aecli.cli.compare", "compare"),
+    "score": ("aecli.cli.score", "score"),
     "grid": ("aecli.cli.grid", "grid"),
     "models": ("aecli.cli.models", "models"),
 }

@@ -66,7 +66,7 @@ _OPTIONS = {
     "nproc-per-node nproc devices num-gpus distributed ddp": ["torchrun --nproc-per-node N -m aecli …"],
 }  # fmt: skip
 _COMMANDS = {
-    "test evaluate validate val metrics score": "aecli eval --gt SOURCE --pred SOURCE",
+    "test evaluate validate val metrics": "aecli eval --gt SOURCE --pred SOURCE",
     "infer inference predict apply run": "aecli reconstruct --model MODEL --data SOURCE",
     "generate gen draw": "aecli sample --model MODEL",
     "fit learn": "aecli train MODEL",

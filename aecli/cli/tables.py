@@ -1,5 +1,6 @@
 """Results of `eval` and `models` as tables on stdout."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import zip_longest
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
     from aecli.evaluation.paired import EvalReport
     from aecli.evaluation.report import PairedComparison, Result
     from aecli.evaluation.sets import SetReport
+    from aecli.inference.anomaly_scores import ScoreReport
     from aecli.metrics.base import Metric
     from aecli.metrics.set_metrics import SetMetric
     from aecli.models.base import Kept
     from aecli.runs.catalogue import ModelsReport
 
 _MOST_COMPARED = 4  # predictions of which every two are compared on the terminal
+_MOST_SCORED = 10  # images of a ranking that are shown
 _GAP = 2  # blanks after a column
 _LEAST_TEXT = 10  # columns of a terminal in which text can be read
 
@@ -259,6 +262,26 @@ def print_sets(report: "SetReport", format: str = "text") -> None:
         return
     _print_cells(headings, rows)
     console.print_line(note)
+    _print_definitions(report.definitions)
+
+
+def print_scores(report: "ScoreReport") -> None:
+    """Print the worst images of a ranking, and how well the scores tell normal ones from others."""
+    shown = report.images[:_MOST_SCORED]
+    has_labels = any(each.label for each in report.images)
+    headings = ["", *(["label"] if has_labels else []), "MSE ↓", "PSNR ↑", "LPIPS ↓"]
+    rows = [
+        [each.name, *([each.label] if has_labels else []), f"{each.mse:.2f}",
+         f"{each.psnr:.2f}" if math.isfinite(each.psnr) else "∞", f"{each.lpips:.4f}"]
+        for each in shown
+    ]  # fmt: skip
+    _print_table(headings, rows, text_columns=[0, 1] if has_labels else [0])
+    console.print_line(f"the {len(shown)} worst of {count_of(len(report.images), 'image')} by {report.by.upper()}")
+    for name, found in report.auroc.items():
+        console.print_line(
+            f"AUROC by {name.upper()} {found.value:.4f} [{found.ci95[0]:.4f}, {found.ci95[1]:.4f}]: "
+            f"{found.anomalous:,} others among {found.normal:,} normal"
+        )
     _print_definitions(report.definitions)
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
         ModelsConfig,
         ReconstructConfig,
         SampleConfig,
+        ScoreConfig,
         TraverseConfig,
     )
     from aecli.configs.latents import DecodeConfig, EncodeConfig
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CompareConfig", "DecodeConfig", "EncodeConfig", "EvalConfig", "GridConfig", "InterpolateConfig", "ModelsConfig",
-    "ReconstructConfig", "SampleConfig", "TrainConfig", "TraverseConfig",
+    "ReconstructConfig", "SampleConfig", "ScoreConfig", "TrainConfig", "TraverseConfig",
 ]  # fmt: skip
 
 

@@ -293,6 +293,45 @@ class CompareConfig(CheckedOptions):
 
 
 @dataclass(frozen=True)
+class ScoreConfig(CheckedOptions):
+    """`aecli score`: images ranked by how badly a model reconstructs them."""
+
+    model: str = model_option()
+    data: str = option(..., f"Images to rank. {SOURCE_HELP}", DATA, metavar="SOURCE", completes="source")
+    labels: str | None = option(None, "folders: the first folder of an image's path says which kind it is of.", DATA,
+                                choices=("folders",), shown_default="none")  # fmt: skip
+    normal: str | None = option(None, "With --labels: the kind that is normal; how well the scores find the others is "
+                                "told as AUROC.", DATA, metavar="NAME")  # fmt: skip
+    on_mismatch: str = option("error", "Images that can't be read, or are too small: fail, or leave them out.", DATA,
+                              choices=("error", "skip"))  # fmt: skip
+    image_size: int | None = option(None, "Side of the square images, in pixels, where not as in training.", DATA,
+                                    least=1, most=LARGEST_SIDE, shown_default="as trained")  # fmt: skip
+    fit: str | None = option(None, "squash: resize both sides at once; crop: resize the short side, crop the middle.",
+                             DATA, choices=checks.FITS, shown_default="as trained")  # fmt: skip
+    background: str | None = background_option(None, shown_default="as trained")
+    by: str = option("mse", "The score to rank by: mean squared error, or LPIPS over AlexNet.", METRICS_PANEL,
+                     choices=("mse", "lpips"))  # fmt: skip
+    out: Path | None = option(None, "Write every image's scores to this file; an existing one is replaced.", OUTPUT,
+                              metavar="FILE.csv|FILE.json")  # fmt: skip
+    picture: Path | None = option(None, "Draw the ten worst images above their reconstructions; an existing file is "
+                                  "replaced.", OUTPUT, metavar="FILE.png")  # fmt: skip
+    runs: Path = runs_option()
+    batch_size: int = batch_size_option()
+    workers: int | None = workers_option()
+    device: str = device_option()
+    precision: str = precision_option()
+
+    def _check_together(self) -> None:
+        require((self.labels is None) == (self.normal is None), "--labels", self.labels or "",
+                "--labels folders and --normal NAME together")  # fmt: skip
+        require(self.out is None or self.out.suffix.lower() in (".csv", ".json"), "--out", self.out,
+                "the name of a .csv or .json file")  # fmt: skip
+        require(self.picture is None or self.picture.suffix.lower() == ".png", "--picture", self.picture,
+                "the name of a .png file")  # fmt: skip
+        require(self.fit is None or self.image_size is not None, "--fit", self.fit, "--image-size, which it is for")
+
+
+@dataclass(frozen=True)
 class GridConfig(CheckedOptions):
     """`aecli grid`. By default, every registry model that has a run, on the first run's validation images."""
 

@@ -94,7 +94,10 @@ def inception_features(device: torch.device, _listen: Listener, asked_by: str) -
     return SetFeatures("inception", "kid", "fid", definition, 2048, sha256, compute, INCEPTION_SIDE)
 
 
-BUILDERS = {"alex": alex_features, "inception": inception_features}
+BUILDERS: dict[str, Callable[[torch.device, Listener, str], SetFeatures]] = {
+    "alex": alex_features,
+    "inception": inception_features,
+}
 
 
 def load_features(

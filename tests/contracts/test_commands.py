@@ -135,6 +135,7 @@ def test_completion_without_torch(answers, words):
         ("sample", ["Model", "Run", "Machine", "Output"]),
         ("eval", ["Data", "Metrics", "Machine", "Output"]),
         ("compare", ["Output"]),
+        ("score", ["Data", "Model", "Metrics", "Run", "Machine", "Output"]),
         ("grid", ["Data", "Model", "Run", "Machine", "Output"]),
         ("models", ["Run", "Machine", "Output"]),
     ],

@@ -35,6 +35,7 @@ JOBS = {
     "grid": ["grid"],
     "eval": ["eval", "--gt", "images", "--pred", "images", "--metrics", "psnr"],
     "compare": ["compare", "a.json", "b.json"],
+    "score": ["score", "--model", "vae", "--data", "images"],
     "models": ["models"],
 }
 
