@@ -8,6 +8,7 @@ from aecli.progress import Notice
 from aecli.runs.checkpoints import read_document
 from aecli.runs.folder import RunFolder
 from aecli.training.events import EpochReport, Finished, Interrupted, Started
+from aecli.training.inputs import preparation
 from tests.support.shards import write_parquet, write_tars
 from tests.support.trained import assert_same_run, fails, ok_json, rewrite, rows
 from tests.training.test_loop import run
@@ -107,7 +108,8 @@ def test_what_is_reconstructed_of_such_a_run(config, tmp_path):
     )
 
 
-def test_a_stream_is_fitted_in_closed_form(config, tmp_path):
+def test_a_stream_is_fitted_in_closed_form(config, tmp_path, monkeypatch):
+    monkeypatch.setattr(preparation, "_PIXELS", 64 * 32**2)  # 8,192 images by themselves: seconds
     flat = {key: value for key, value in config.flat().items() if key not in ("model", "options", "steps", "epochs")}
     pca = TrainConfig(model="pca", **{**flat, "steps": 4, "options": {"latent_dim": 48}})
     _, end = run(pca)
