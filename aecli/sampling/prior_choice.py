@@ -182,5 +182,7 @@ def _flow_prior(run: RunFolder, loaded: LoadedModel) -> LatentPrior:
     if not isinstance(model, Prior):
         raise CheckpointError(f"{run.model} holds {type(model).__name__}, not the prior that {run.config} describes")
     shape = loaded.model.latent_shape(loaded.image_size)
+    if not loaded.has_own_input:  # the size that the flow was trained at
+        shape = (model.options.latent_channels, *[model.options.side] * (len(shape) - 1))
     on_device = model.to(loaded.placement.device)
     return LatentPrior("flow", shape, 1.0, 0, flow=on_device, fingerprint=checkpoints.fingerprint(run.model))

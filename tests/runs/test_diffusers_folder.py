@@ -214,3 +214,13 @@ def test_the_commands_take_it(name, place):
     assert png(place / "native/a.png").shape == (40, 48, 3)
     assert "is in no run folder" in fails(1, "sample", "--model", "m", "--prior", "gaussian", "--n", "1")
     assert "unknown model" in fails(1, "train", "AutoencoderTiny", "--data", "images")
+
+
+@pytest.mark.slow
+def test_a_flow_is_trained_on_its_latents_and_sampled_at_that_size(place):
+    save("SD", "m")  # whose sample_size is another
+    write_images(place / "images", ["a", "b", "c", "d"])
+    ok("train", "prior", "--model", "m", "--data", "images", "--image-size", "16", "--width", "32", "-o", "depth=1",
+       "--epochs", "1", "--batch-size", "2", "--device", "cpu")  # fmt: skip
+    ok("sample", "--model", "m", "--prior", "flow", "--steps", "2", "--n", "2", "--out", "drawn")
+    assert png(place / "drawn/000000.png").shape == (16, 16, 3)

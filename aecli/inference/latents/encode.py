@@ -130,6 +130,7 @@ class _Work:
         if asked is not None:
             return LatentScaling((asked,), own.shift)
         if not own.is_identity:
+            self.loaded.tell_scaling(self.listen)
             return own
         positions = evenly_spaced(len(self.images), _MEASURED).tolist()
         done = self._map(positions, None, "measuring", self.listen)
