@@ -125,8 +125,8 @@ def image_folder(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `images`, the finished runs `runs/vae` and `runs/ae`, and latents of the VAE, for reading only."""
-    from tests.support.trained import TRAIN, ok, write_images
+    """A folder with `images`, runs `runs/vae` and `runs/ae`, the VAE's latents and a KL's weights, for reading only."""
+    from tests.support.trained import NARROW, TRAIN, ok, write_images, write_model
 
     root = tmp_path_factory.mktemp("trained")
     write_images(root / "images")
@@ -135,6 +135,7 @@ def trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for model in ("vae", "ae"):  # in this order: `ae` is the newer
             ok("train", model, *TRAIN, "--quiet")
         ok("reconstruct", "--model", "vae", "--out", "reconstructed", "--latents", "runs/latents.safetensors")
+    write_model(root / "runs/kl.safetensors", "kl", **NARROW)
     return root
 
 

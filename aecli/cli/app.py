@@ -28,6 +28,7 @@ _COMMANDS = {  # name → module and function, imported when the command is run 
     "compare": ("aecli.cli.compare", "compare"),
     "score": ("aecli.cli.score", "score"),
     "grid": ("aecli.cli.grid", "grid"),
+    "export": ("aecli.cli.export", "export"),
     "models": ("aecli.cli.models", "models"),
 }
 _NO_THREAD = "can't start new thread"  # the whole message of Python's RuntimeError

@@ -74,6 +74,7 @@ _COMMANDS = {
     "list ls runs show status info": "aecli models",
     "plot visualize visualise figure": "aecli grid",
     "morph": "aecli interpolate A B --model MODEL",
+    "convert onnx save push upload publish": "aecli export --model MODEL --out DIR --format onnx",
     "version": "aecli --version",
     "help": "aecli --help",
 }

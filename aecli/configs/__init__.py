@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from aecli.configs.commands import (
         CompareConfig,
         EvalConfig,
+        ExportConfig,
         GridConfig,
         InterpolateConfig,
         ModelsConfig,
@@ -19,8 +20,8 @@ if TYPE_CHECKING:
     from aecli.configs.train import TrainConfig
 
 __all__ = [
-    "CompareConfig", "DecodeConfig", "EncodeConfig", "EvalConfig", "GridConfig", "InterpolateConfig", "ModelsConfig",
-    "ReconstructConfig", "SampleConfig", "ScoreConfig", "TrainConfig", "TraverseConfig",
+    "CompareConfig", "DecodeConfig", "EncodeConfig", "EvalConfig", "ExportConfig", "GridConfig", "InterpolateConfig",
+    "ModelsConfig", "ReconstructConfig", "SampleConfig", "ScoreConfig", "TrainConfig", "TraverseConfig",
 ]  # fmt: skip
 
 

@@ -32,6 +32,7 @@ IMAGE_METRICS = (*DEFAULT_METRICS, "ms-ssim", "dists", "psnr-y", "ssim-y")
 SET_METRICS = ("fid", "kid", "fd-alex", "kd-alex")  # of all images together
 METRICS = (*IMAGE_METRICS, *SET_METRICS)
 TABLE_FORMATS = ("text", "markdown", "latex", "csv")
+EXPORT_FORMATS = ("diffusers", "onnx", "torch")
 LPIPS_NETS = ("alex", "vgg", "squeeze")
 FEATURES = ("auto", "inception", "alex")
 SSIM_WINDOWS = ("gaussian", "uniform")

@@ -351,6 +351,34 @@ class GridConfig(CheckedOptions):
 
 
 @dataclass(frozen=True)
+class ExportConfig(CheckedOptions):
+    """`aecli export`. `data` are the images that the latents' statistics are taken of."""
+
+    model: str = model_option()
+    out: Path = option(..., "Folder to write to.", OUTPUT, metavar="DIR")
+    format: str = option(
+        ..., "diffusers: of kl and vq, what AutoencoderKL and VQModel load; onnx (extra: onnx): encoder.onnx and "
+        "decoder.onnx; torch: encoder.pt2 and decoder.pt2, of torch.export.", OUTPUT, choices=checks.EXPORT_FORMATS,
+    )  # fmt: skip
+    data: str | None = option(
+        None, f"Images for the latents' mean and standard deviation, at most 1,000. {SOURCE_HELP}", DATA,
+        metavar="SOURCE", completes="source", shown_default="the run's training images",
+    )  # fmt: skip
+    license: str | None = option(
+        None, "The licence that the model card states, as Hugging Face names it, such as mit.", OUTPUT, metavar="ID",
+        pattern=r"[a-z0-9][a-z0-9.+-]{0,63}", expected="an identifier such as mit or apache-2.0",
+    )  # fmt: skip
+    push: str | None = option(
+        None, "Upload what was written to this repository of the Hugging Face Hub (extra: hub); it is made if it is "
+        "not there.", OUTPUT, metavar="hf:ORG/NAME", pattern=r"hf:[\w-][\w.-]{0,95}/[\w-][\w.-]{0,95}",
+        expected="hf:ORG/NAME",
+    )  # fmt: skip
+    overwrite: bool = overwrite_option()
+    runs: Path = runs_option()
+    device: str = device_option()
+
+
+@dataclass(frozen=True)
 class ModelsConfig(CheckedOptions):
     """`aecli models`: figures are those for images of side `image_size`."""
 

@@ -79,8 +79,10 @@ def nearest(vectors: Tensor, codebook: Tensor) -> Tensor:
     """
     squares = codebook.square().sum(-1).unsqueeze(1)
     rows = max(1, _MOST_DISTANCES // (codebook.shape[0] * codebook.shape[1]))
+    # A program has one number of parts for images of all sizes: what was traced with a small one would drop the others.
+    parts = (vectors,) if torch.compiler.is_exporting() else torch.split(vectors, rows, 1)
     with nullcontext() if vectors.is_meta else torch.autocast(vectors.device.type, enabled=False):
-        found = [(squares - 2 * part @ codebook.mT).argmin(-1) for part in torch.split(vectors, rows, 1)]
+        found = [(squares - 2 * part @ codebook.mT).argmin(-1) for part in parts]
     return torch.cat(found, 1)
 
 

@@ -181,7 +181,7 @@ LISTS = {
     "aecli train vae --data ph": {"photos/", "photos.zip"},
     "aecli train vae --val-": {"--val-data", "--val-fraction", "--val-images"},
     "aecli ": {"train", "reconstruct", "encode", "decode", "sample", "interpolate", "traverse", "eval", "compare",
-               "score", "grid", "models"},
+               "score", "grid", "export", "models"},
 }  # fmt: skip
 
 

@@ -56,6 +56,10 @@ SPECIAL = {
     ("reconstruct", "--model"): NO_IMAGES, ("sample", "--model"): NO_IMAGES, ("grid", "--model"): NO_IMAGES,
     ("train", "--cache"): NO_FOLDER, ("train", "--out"): [*NO_FOLDER, "images"], ("train", "--runs"): NO_FOLDER,
     ("reconstruct", "--out"): [*NO_FOLDER, "images", "."], ("sample", "--out"): [*NO_FOLDER[1:], "images", "a.jpg"],
+    ("export", "--data"): NO_IMAGES, ("export", "--model"): NO_IMAGES,
+    ("export", "--out"): [*NO_FOLDER, "images", "runs/vae"],
+    ("export", "--license"): ["MIT License", "-x", "x" * 65, "\n", LONG],
+    ("export", "--push"): ["me/model", "hf:model", "hf:a/b/c", "hf:/b", "hf:a/..", "hf:a/b c", LONG],
     ("grid", "--out"): [*NO_FILE, "a.jpg", "images/i7.png"], ("eval", "--per-image"): [*NO_FILE, "images/i7.png"],
     ("eval", "--lpips-weights"): NO_FILE,
     ("train", "--config"): ["absent", "images", "images/i1.png", "/dev/zero", "/dev/null/x", LONG],
@@ -73,8 +77,9 @@ SPECIAL = {
 # Where runs are read from, any folder will do: without runs in it, that is the error.
 ANY_FOLDER = [
     (name, "--runs")
-    for name in ("interpolate", "traverse", "reconstruct", "encode", "decode", "sample", "eval", "grid", "models")
-]
+    for name in ("interpolate", "traverse", "reconstruct", "encode", "decode", "sample", "eval", "grid", "export",
+                 "models")
+]  # fmt: skip
 
 
 def options() -> dict[tuple[str, str], tuple[Any, OptionInfo]]:

@@ -49,7 +49,8 @@ WRONG = [
     ["train"], ["nope"], *(["train", "vae", *words.split()] for words in TRAIN_WRONG), ["reconstruct"],
     ["reconstruct", "--model", "vae", "--split", "some"], ["sample", "--model", "vae", "--n", "0"],
     ["sample", "--model", "vae", "--temperature", "-1"], ["eval", "--gt", "x", "--pred", "y", "--metrics", "fid"],
-    ["grid", "--device", "tpu"], ["models", "--precision", "fp8"],
+    ["export", "--model", "vae", "--out", "x", "--format", "gguf"], ["grid", "--device", "tpu"],
+    ["models", "--precision", "fp8"],
 ]  # fmt: skip
 COMPLETIONS = {
     "aecli ": set(COMMANDS),
@@ -67,6 +68,7 @@ COMPLETIONS = {
     "aecli encode --format l": {"lightningdit"},
     "aecli decode --model a": {"ae"},
     "aecli sample --model v": {"vae", "vq"},
+    "aecli export --format t": {"torch"},
     "aecli grid --model a": {"ae"},
     "aecli eval --gt demo --model a": {"ae"},
     "aecli grid --data t": {"torchvision:", "torchvision:CIFAR10", "torchvision:STL10"},
@@ -137,6 +139,7 @@ def test_completion_without_torch(answers, words):
         ("compare", ["Output"]),
         ("score", ["Data", "Model", "Metrics", "Run", "Machine", "Output"]),
         ("grid", ["Data", "Model", "Run", "Machine", "Output"]),
+        ("export", ["Data", "Model", "Run", "Machine", "Output"]),
         ("models", ["Run", "Machine", "Output"]),
     ],
 )
@@ -181,7 +184,7 @@ class TestEveryCommand:
 
     def test_quiet_leaves_the_result_alone(self, trained, command):
         """The second time it is a run that is finished, or files that are replaced, which gives a notice."""
-        overwrite = ["--overwrite"] if command in ("reconstruct", "decode") else []
+        overwrite = ["--overwrite"] if command in ("reconstruct", "decode", "export") else []
         for _ in range(2):
             result = ok(*JOBS[command], *overwrite, "--quiet")
             assert result.stderr == "" and result.stdout.strip()

@@ -1,6 +1,7 @@
 """The command line called in this process, and what tiny runs are made of and compared by."""
 
 import csv
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,9 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from aecli.cli.app import app
-from aecli.runs.checkpoints import read_document
+from aecli.models import registry
+from aecli.models.base import Trainable
+from aecli.runs.checkpoints import read_document, save
 
 SIZE, EPOCHS = 32, 2
 TINY = ["--width", "4", "--image-size", str(SIZE), "--epochs", str(EPOCHS), "--batch-size", "3", "--seed", "1"]
@@ -22,6 +25,8 @@ TRAIN = ["--data", "images", "--val-fraction", "0.3", *TINY]
 NAMES = [f"i{number}" if number % 3 else f"sub/i{number}" for number in range(12)]
 # The rule of the split by hand: sha256 of the name with its suffix, its first 8 bytes over 2^64, below 0.3.
 VAL = ["i10", "i7", "sub/i6"]
+
+NARROW = {"block_out_channels": (8, 16, 16), "norm_num_groups": 4}  # of kl and vq
 
 # Each command with what it cannot do without, in the folder of the fixture `trained`.
 JOBS = {
@@ -37,6 +42,7 @@ JOBS = {
     "compare": ["compare", "a.json", "b.json"],
     "score": ["score", "--model", "vae", "--data", "images"],
     "models": ["models"],
+    "export": ["export", "--model", "runs/kl.safetensors", "--data", "images", "--out", "new", "--format", "diffusers"],
 }
 
 
@@ -85,6 +91,15 @@ def write_images(folder: Path, names: Sequence[str] = NAMES, height: int = 40, w
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels.astype(np.uint8)).save(path)
     return folder
+
+
+def write_model(path: Path, name: str, image_size: int = SIZE, **options: Any) -> Trainable:
+    """Write a model with random weights as aecli's own file, which is in no run; return it in `eval()` mode."""
+    torch.manual_seed(0)
+    model = registry.build(name, registry.resolve_options(name, options)).eval()
+    document = {"model": name, "options": dataclasses.asdict(model.options), "image_size": image_size, "fit": "squash"}
+    save(path, model.state_dict(), document)
+    return model
 
 
 def png(path: Path) -> np.ndarray:
