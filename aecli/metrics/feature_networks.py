@@ -79,7 +79,7 @@ def inception_features(device: torch.device, _listen: Listener, asked_by: str) -
             f"hint: download {INCEPTION_URL} and put it into {weight_folders()[0]}"
         )
     sha256 = checked_sha256(path, "the Inception network's weights", INCEPTION_URL)
-    network = _inception(path).to(device)
+    network = _inception(path).to(device).eval()
 
     @torch.inference_mode()
     def compute(images: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def test_inception_features_are_torch_fidelitys(tmp_path, monkeypatch):
     torch.manual_seed(0)
     monkeypatch.setattr(inception, "load_state_dict_from_url", lambda *args, **options: {})
     monkeypatch.setattr(inception.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
-    theirs = inception.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"])
+    theirs = inception.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"]).eval()
     monkeypatch.undo()
     monkeypatch.setattr(feature_networks, "INCEPTION_FILE", name)
     monkeypatch.setenv("AECLI_WEIGHTS", str(tmp_path))
