@@ -1,5 +1,6 @@
 """Help for a terminal too narrow for Typer's tables, which would cut the names of options."""
 
+import re
 import textwrap
 from typing import Any
 
@@ -10,8 +11,8 @@ def narrow_help(command: Any, context: Any, width: int) -> str:
     """Return a command's help in lines of at most `width` columns, names of options excepted, which are never cut."""
 
     def lines(text: str, indent: str = "") -> list[str]:
-        # Of choices, a|b|c, as many go into a line as fit.
-        words = [each.replace("|", "| ") if len(each) > width - 8 else each for each in text.split()]
+        # Of choices, a|b|c or a,b,c, as many go into a line as fit.
+        words = [re.sub("([|,])", r"\1 ", each) if len(each) > width - 8 else each for each in text.split()]
         return textwrap.wrap(
             " ".join(words), max(width, 20), initial_indent=indent, subsequent_indent=indent,
             break_long_words=False, break_on_hyphens=False,

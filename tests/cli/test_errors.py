@@ -9,7 +9,7 @@ import torch
 from tests.support.trained import JOBS, TRAIN, fails, invoke, ok, pngs, write_images
 
 
-@pytest.mark.parametrize("command", JOBS)
+@pytest.mark.parametrize("command", [name for name in JOBS if name != "compare"])  # it computes with no model
 def test_a_device_that_is_not_here_is_refused(trained, command, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     message = fails(1, *JOBS[command], "--device", "cuda")

@@ -60,6 +60,9 @@ SPECIAL = {
     ("export", "--out"): [*NO_FOLDER, "images", "runs/vae"],
     ("export", "--license"): ["MIT License", "-x", "x" * 65, "\n", LONG],
     ("export", "--push"): ["me/model", "hf:model", "hf:a/b/c", "hf:/b", "hf:a/..", "hf:a/b c", LONG],
+    ("score", "--data"): NO_IMAGES, ("score", "--model"): NO_IMAGES, ("score", "--labels"): [*NO_CHOICE, "folders"],
+    ("score", "--normal"): ["cat"], ("score", "--image-size"): [*NO_COUNT, "0", "33", "100000"],
+    ("score", "--out"): [*NO_FILE, "a.txt"], ("score", "--picture"): [*NO_FILE, "a.jpg"],
     ("grid", "--out"): [*NO_FILE, "a.jpg", "images/i7.png"], ("eval", "--per-image"): [*NO_FILE, "images/i7.png"],
     ("eval", "--lpips-weights"): NO_FILE,
     ("train", "--config"): ["absent", "images", "images/i1.png", "/dev/zero", "/dev/null/x", LONG],
@@ -78,7 +81,7 @@ SPECIAL = {
 ANY_FOLDER = [
     (name, "--runs")
     for name in ("interpolate", "traverse", "reconstruct", "encode", "decode", "sample", "eval", "grid", "export",
-                 "models")
+                 "score", "models")
 ]  # fmt: skip
 
 

@@ -48,7 +48,7 @@ TRAIN_WRONG = ("--nope", "--fit nonsense", "--epochs 0", "--epochs x", "--recipe
 WRONG = [
     ["train"], ["nope"], *(["train", "vae", *words.split()] for words in TRAIN_WRONG), ["reconstruct"],
     ["reconstruct", "--model", "vae", "--split", "some"], ["sample", "--model", "vae", "--n", "0"],
-    ["sample", "--model", "vae", "--temperature", "-1"], ["eval", "--gt", "x", "--pred", "y", "--metrics", "fid"],
+    ["sample", "--model", "vae", "--temperature", "-1"], ["eval", "--gt", "x", "--pred", "y", "--metrics", "fd"],
     ["export", "--model", "vae", "--out", "x", "--format", "gguf"], ["grid", "--device", "tpu"],
     ["models", "--precision", "fp8"],
 ]  # fmt: skip
