@@ -60,6 +60,8 @@ class _Stream:
         self.failure: OSError | None = None
 
     def write(self, text: str) -> int:
+        if not isinstance(text, str):  # after a failure too: Typer finds out so whether this takes text
+            raise TypeError(f"write() argument must be str, not {type(text).__name__}")
         self._attempt("write", text.translate(self._stand_ins) if self._stand_ins else text)
         return len(text)
 

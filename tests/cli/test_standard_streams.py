@@ -50,8 +50,10 @@ def test_a_reader_that_closes_the_pipe_is_no_error(trained, command):
     assert "Error" not in said and "Traceback" not in said
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
 @pytest.mark.parametrize("args", [["--help"], ["--version"], ["train", "--help"], ["eval", "-h"]], ids=" ".join)
-def test_help_that_cannot_be_written_is_an_error_in_a_line(args):
+def test_help_that_cannot_be_written_is_an_error_in_a_line(args, unbuffered, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     with open("/dev/full", "w") as full:
         done = process(*args, stdout=full, stderr=subprocess.PIPE)
     assert (done.returncode, done.stderr) == (1, f"{FULL}\n")

@@ -170,18 +170,18 @@ def test_a_run_folder_holds_what_is_promised(config):
 
 
 def test_the_schedule_halves_the_rate_after_ten_epochs_without_a_better_train_loss(config):
-    # With a vanishing rate, and all images in each step, the loss stays: the rate is halved time and again.
-    _, end = run(config.replace(model="ae", lr=1e-7, epochs=26, val_fraction=0.0, batch_size=15))
+    # With a rate far too high the first loss stays the best: the rate is halved time and again.
+    _, end = run(config.replace(model="ae", lr=5.0, epochs=26, val_fraction=0.0, batch_size=15))
     rates = [float(row["lr"]) for row in rows(end.run.path)]
     losses = [float(row["train_loss"]) for row in rows(end.run.path)]
-    expected, rate, best, bad = [], 1e-7, float("inf"), 0
+    expected, rate, best, bad = [], 5.0, float("inf"), 0
     for loss in losses:
         expected.append(rate)
         bad = 0 if loss < best * (1 - 1e-4) else bad + 1
         best = min(best, loss) if bad == 0 else best
         if bad > 10:
             rate, bad = (rate * 0.5 if rate * 0.5 < rate - 1e-8 else rate), 0
-    assert rates == pytest.approx(expected) and sorted(set(rates)) == pytest.approx([2.5e-8, 5e-8, 1e-7])
+    assert rates == pytest.approx(expected) and sorted(set(rates)) == [1.25, 2.5, 5.0]
 
 
 def test_patience_stops_early_and_stays_stopped(config):
