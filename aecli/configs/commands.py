@@ -43,6 +43,14 @@ table_format_option = partial(
     option, "text", "The printed table's: markdown and latex are to paste, csv has all numbers.", OUTPUT,
     choices=checks.TABLE_FORMATS,
 )  # fmt: skip
+own_image_size_option = partial(
+    option, None, "Side of the square images, in pixels, where not as in training.", DATA, least=1, most=LARGEST_SIDE,
+    shown_default="as trained",
+)  # fmt: skip
+own_fit_option = partial(
+    option, None, "squash: resize both sides at once; crop: resize the short side, crop the middle.", DATA,
+    choices=checks.FITS, shown_default="as trained",
+)  # fmt: skip
 walk_prior_option = partial(
     option, "auto", "The prior in whose whitened space the path lies; auto: the best one fitted.", RUN,
     choices=tuple(prior for prior in checks.PRIORS if prior != "flow"),
@@ -60,10 +68,8 @@ class ReconstructConfig(CheckedOptions):
     split: str | None = option(None, "Which of the images, by the run's own split.", DATA, choices=checks.SPLITS,
                                shown_default="all of --data, or val")  # fmt: skip
     background: str | None = background_option(None, shown_default="as trained")
-    image_size: int | None = option(None, "Side of the square images, in pixels, where not as in training.", DATA,
-                                    least=1, most=LARGEST_SIDE, shown_default="as trained")  # fmt: skip
-    fit: str | None = option(None, "squash: resize both sides at once; crop: resize the short side, crop the middle.",
-                             DATA, choices=checks.FITS, shown_default="as trained")  # fmt: skip
+    image_size: int | None = own_image_size_option()
+    fit: str | None = own_fit_option()
     native: bool = option(
         False, "Keep each image's own size: pad to a multiple of 32, reconstruct, crop back. A model trained with "
         "--fit random-crop always does, unless --fit or --image-size says otherwise.", DATA,
@@ -304,10 +310,8 @@ class ScoreConfig(CheckedOptions):
                                 "told as AUROC.", DATA, metavar="NAME")  # fmt: skip
     on_mismatch: str = option("error", "Images that can't be read, or are too small: fail, or leave them out.", DATA,
                               choices=("error", "skip"))  # fmt: skip
-    image_size: int | None = option(None, "Side of the square images, in pixels, where not as in training.", DATA,
-                                    least=1, most=LARGEST_SIDE, shown_default="as trained")  # fmt: skip
-    fit: str | None = option(None, "squash: resize both sides at once; crop: resize the short side, crop the middle.",
-                             DATA, choices=checks.FITS, shown_default="as trained")  # fmt: skip
+    image_size: int | None = own_image_size_option()
+    fit: str | None = own_fit_option()
     background: str | None = background_option(None, shown_default="as trained")
     by: str = option("mse", "The score to rank by: mean squared error, or LPIPS over AlexNet.", METRICS_PANEL,
                      choices=("mse", "lpips"))  # fmt: skip

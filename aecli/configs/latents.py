@@ -4,8 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aecli.configs import checks
-from aecli.configs.checks import LARGEST_SIDE, require
-from aecli.configs.commands import batch_size_option, model_option, overwrite_option
+from aecli.configs.checks import require
+from aecli.configs.commands import (
+    batch_size_option,
+    model_option,
+    overwrite_option,
+    own_fit_option,
+    own_image_size_option,
+)  # fmt: skip
 from aecli.configs.options import DATA, MODEL, OUTPUT, CheckedOptions, option
 from aecli.configs.train import (
     SOURCE_HELP,
@@ -29,10 +35,8 @@ class EncodeConfig(CheckedOptions):
     split: str | None = option(None, "Which of the images, by the run's own split.", DATA, choices=checks.SPLITS,
                                shown_default="all")  # fmt: skip
     background: str | None = background_option(None, shown_default="as trained")
-    image_size: int | None = option(None, "Side of the square images, in pixels, where not as in training.", DATA,
-                                    least=1, most=LARGEST_SIDE, shown_default="as trained")  # fmt: skip
-    fit: str | None = option(None, "squash: resize both sides at once; crop: resize the short side, crop the middle.",
-                             DATA, choices=checks.FITS, shown_default="as trained")  # fmt: skip
+    image_size: int | None = own_image_size_option()
+    fit: str | None = own_fit_option()
     flip: bool = option(False, "Encode each image mirrored too; lightningdit always does.", DATA)
     labels: str = option(
         "folders", "What is an image's class: the first folder of its path, numbered in the order of the names; none.",

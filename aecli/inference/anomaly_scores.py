@@ -5,7 +5,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -151,9 +151,7 @@ def _file(path: Path, ranked: Sequence[ImageScore]) -> bytes:
 def _picture(config: ScoreConfig, worst: Sequence[ImageScore]) -> bytes:
     """A row of the worst images above one of their reconstructions."""
     loaded = load_model(config.model, config.runs, config.device, config.precision, ignore, config.image_size,
-                        config.fit)  # fmt: skip
-    if config.background is not None:
-        loaded = replace(loaded, background=config.background)
+                        config.fit, config.background)  # fmt: skip
     by_name = {image.name: image for image in list_images(config.data, ignore)}
     images = [loaded.read_image(by_name[each.name]).pixels for each in worst]
     made = [loaded.reconstruct(pixels.transpose(2, 0, 1)[None])[0].transpose(1, 2, 0) for pixels in images]

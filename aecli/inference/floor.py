@@ -1,26 +1,23 @@
 """`aecli eval --floor`: the PCA of patches that keeps the same share of an image as a model does."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from math import prod
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from aecli.data.batches import evenly_spaced, normalise
-from aecli.data.decoding.decode import DecodeError, Pixels
 from aecli.data.image_ref import ImageRef, data_fingerprint
 from aecli.errors import DataError, summarize
+from aecli.inference.image_batches import decoded_batches
 from aecli.inference.loaded_model import LoadedModel
 from aecli.models.base import Autoencoder
 from aecli.models.options import PatchOptions
 from aecli.models.pca import PCA
-from aecli.progress import Listener, Notice, Progress
+from aecli.progress import Listener, Notice
 from aecli.runs.images import run_images
 from aecli.runtime.distributed import Distributed
-from aecli.runtime.threads import ordered_map
 
 _SIDES = (16, 8, 4, 2, 32)  # of patches, by preference; a covariance of 3·32² numbers takes seconds
 _MOST_PIXELS = 2**27  # fitted to: 2,048 images of 256², 32,768 of 64²
@@ -104,24 +101,8 @@ def fit_floor(
 def _batches(loaded: LoadedModel, images: Sequence[ImageRef], listen: Listener) -> Iterator[Tensor]:
     """Yield images float32 (N, 3, S, S) in [-1, 1] on the CPU; unreadable ones are left out with a notice."""
     unreadable: dict[str, str] = {}
-    pending: list[Pixels] = []
-
-    def read(image: ImageRef) -> Pixels | DecodeError:
-        try:
-            return loaded.read_image(image).pixels
-        except DecodeError as error:
-            return error
-
-    with closing(ordered_map(read, images)) as decoded:
-        for done, (image, found) in enumerate(zip(images, decoded, strict=True), 1):
-            if isinstance(found, DecodeError):
-                unreadable[image.name] = found.reason
-            else:
-                pending.append(found)
-            if pending and (len(pending) == _BATCH or done == len(images)):
-                yield normalise(torch.from_numpy(np.stack(pending).transpose(0, 3, 1, 2).copy()))
-                pending.clear()
-                listen(Progress("fitting the floor", done, len(images)))
+    for pixels in decoded_batches(loaded, images, _BATCH, "fitting the floor", listen, unreadable):
+        yield normalise(torch.from_numpy(pixels))
     if len(unreadable) == len(images):
         raise DataError(f"--floor: none of the {len(images):,} training images can be read: {summarize(unreadable)}")
     if unreadable:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -14,6 +15,8 @@ from aecli.data.image_ref import ImageRef
 from aecli.errors import DataError, single_line
 from aecli.inference import loaded_model
 from aecli.inference.loaded_model import LoadedModel
+from aecli.progress import Listener, Progress
+from aecli.runtime.threads import ordered_map
 
 Item = TypeVar("Item")
 
@@ -45,6 +48,37 @@ def read_images(images: Sequence[ImageRef], read: Callable[[ImageRef], Decoded])
         found.counts.add(image.name, decoded)
         found.readable.append((image, decoded.pixels.transpose(2, 0, 1)))
     return found
+
+
+def decoded_batches(
+    loaded: LoadedModel, images: Sequence[ImageRef], size: int, task: str, listen: Listener,
+    unreadable: dict[str, str], counts: ConversionCounts | None = None,
+) -> Iterator[NDArray[np.uint8]]:  # fmt: skip
+    """Yield images as a model reads them, uint8 (N, 3, S, S), at most `size` at once; threads decode ahead.
+
+    Those that can't be read are left out: name and reason are added to `unreadable`. What was done to the others is
+    added to `counts`. Once a batch is done with, `listen` is told how far the `task` is.
+    """
+
+    def read(image: ImageRef) -> Decoded | DecodeError:
+        try:
+            return loaded.read_image(image)
+        except DecodeError as error:
+            return error
+
+    pending: list[NDArray[np.uint8]] = []
+    with closing(ordered_map(read, images)) as decoded:
+        for done, (image, found) in enumerate(zip(images, decoded, strict=True), 1):
+            if isinstance(found, DecodeError):
+                unreadable[image.name] = found.reason
+            else:
+                if counts is not None:
+                    counts.add(image.name, found)
+                pending.append(found.pixels.transpose(2, 0, 1))
+            if pending and (len(pending) == size or done == len(images)):
+                yield np.stack(pending)
+                pending.clear()
+                listen(Progress(task, done, len(images)))
 
 
 def batch_limits(loaded: LoadedModel, batch_size: int, is_native: bool = False) -> tuple[int, int | None]:

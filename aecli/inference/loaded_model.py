@@ -196,12 +196,13 @@ def load_model(
     listen: Listener = ignore,
     image_size: int | None = None,
     fit: str | None = None,
+    background: str | None = None,
 ) -> LoadedModel:
     """Load the autoencoder that a MODEL argument names onto its device.
 
-    `image_size` and `fit` are used in place of those that it was trained with; a size alone means `crop` where whole
-    pictures would be taken. `listen` is told where they differ, and
-    what is assumed where the file says neither.
+    `image_size`, `fit` and `background` are used in place of those that it was trained with; a size alone means `crop`
+    where whole pictures would be taken. `listen` is told where size and fit differ, and what is assumed where the file
+    says neither.
 
     Raises:
         CheckpointError, ModelError: it can't be found, read or built, or is a prior.
@@ -224,6 +225,7 @@ def load_model(
     if fit is None and image_size is not None and trained.takes_whole:
         fit = "crop"
     asked = trained.with_input(image_size or trained.image_size, fit or trained.fit)
+    asked = replace(asked, background=background or trained.background)
     for text in _input_notices(trained, image_size, fit):
         listen(Notice(text))
     return asked.with_tile("auto") if asked.takes_whole else asked

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +77,7 @@ def reconstruct(config: ReconstructConfig, listen: Listener = ignore) -> Reconst
 
 def _reconstruct(config: ReconstructConfig, distributed: Distributed, listen: Listener) -> ReconstructResult:
     loaded = load_model(config.model, config.runs, config.device, config.precision, listen, config.image_size,
-                        config.fit)  # fmt: skip
-    if config.background is not None:
-        loaded = replace(loaded, background=config.background)
+                        config.fit, config.background)  # fmt: skip
     if config.latents is not None:
         loaded = loaded.of_one_size("--latents needs", listen)
         loaded.tell_scaling(listen)

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -76,7 +75,7 @@ class RunFolder:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write config.json; raises OutputError."""
-        atomic_files.write_bytes(self.config, (json.dumps(config, indent=2, allow_nan=False) + "\n").encode())
+        atomic_files.write_json(self.config, config)
 
     def write_metrics(self, rows: Iterable[Row]) -> None:
         """Write metrics.csv: `COLUMNS`, then further keys of `rows` in the order met; absent cells are empty.

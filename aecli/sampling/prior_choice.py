@@ -15,7 +15,7 @@ from aecli.runs.folder import RunFolder, list_runs
 from aecli.runtime.distributed import Distributed
 from aecli.sampling.latent_prior import FLOW_STEPS, LatentPrior
 from aecli.sampling.prior_fitting import fitted_prior
-from aecli.sampling.prior_scores import PriorScores, held_out_images, measured_priors
+from aecli.sampling.prior_scores import PriorScores, can_be_measured, measured_priors
 from aecli.storage.strict_json import is_number
 
 
@@ -92,8 +92,7 @@ def _best_prior(loaded: LoadedModel, flow_run: RunFolder | None, listen: Listene
 
     None where there are too few of these, or nothing can be fitted.
     """
-    images = held_out_images(loaded)
-    if images is None:
+    if not can_be_measured(loaded):
         return None
     try:
         fitted = fitted_prior(loaded, listen)
@@ -105,7 +104,7 @@ def _best_prior(loaded: LoadedModel, flow_run: RunFolder | None, listen: Listene
         candidates.append(LatentPrior("normal", shape, 1.0, 0))
     if flow_run is not None:
         candidates.append(_flow_prior(flow_run, loaded))
-    scores = measured_priors(loaded, images, candidates, listen)
+    scores = measured_priors(loaded, candidates, listen)
     if scores is None:
         return None
     listen(Notice(_told(scores)))

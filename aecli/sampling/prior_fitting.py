@@ -1,21 +1,19 @@
 """Priors of a trained model, fitted on first use and stored in the folder of its run."""
 
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from aecli.data.decoding.conversions import ConversionCounts, Decoded
-from aecli.data.decoding.decode import DecodeError, Pixels
+from aecli.data.decoding.conversions import ConversionCounts
 from aecli.data.image_ref import ImageRef
 from aecli.errors import CheckpointError, DataError, OutputError, summarize
+from aecli.inference.image_batches import decoded_batches
 from aecli.inference.loaded_model import LoadedModel
-from aecli.progress import Listener, Notice, Progress
+from aecli.progress import Listener, Notice
 from aecli.runs.images import run_images
 from aecli.runtime.device import place
-from aecli.runtime.threads import ordered_map
 from aecli.sampling.fitted_prior import FittedPrior, PriorFit, load_fitted
 
 TASK = "fitting a prior"
@@ -57,27 +55,11 @@ def fitted_prior(loaded: LoadedModel, listen: Listener) -> FittedPrior:
 
 def _fit(loaded: LoadedModel, images: Sequence[ImageRef], source: str, listen: Listener) -> FittedPrior:
     """Fit a prior in one pass over `images`, leaving out unreadable ones with a notice; raises DataError."""
-    fit, unreadable, counts = PriorFit(), {}, ConversionCounts()
-    pending: list[Pixels] = []
+    fit, counts = PriorFit(), ConversionCounts()
+    unreadable: dict[str, str] = {}
+    for pixels in decoded_batches(loaded, images, _FIT_BATCH, TASK, listen, unreadable, counts):
+        fit.add(*_encode(loaded, pixels))
     total = len(images)
-
-    def decode(image: ImageRef) -> Decoded | DecodeError:
-        try:
-            return loaded.read_image(image)
-        except DecodeError as error:
-            return error
-
-    with closing(ordered_map(decode, images)) as decoded:
-        for done, (image, result) in enumerate(zip(images, decoded, strict=True), 1):
-            if isinstance(result, DecodeError):
-                unreadable[image.name] = result.reason
-            else:
-                counts.add(image.name, result)
-                pending.append(result.pixels)
-            if pending and (len(pending) == _FIT_BATCH or done == total):
-                fit.add(*_encode(loaded, pending))
-                pending.clear()
-                listen(Progress(TASK, done, total))
     for text in counts.notices(source, loaded.background):
         listen(Notice(text))
     if unreadable:
@@ -87,10 +69,9 @@ def _fit(loaded: LoadedModel, images: Sequence[ImageRef], source: str, listen: L
     return fit.finish(listen)
 
 
-def _encode(loaded: LoadedModel, images: Sequence[Pixels]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Return the latents (N, …) of images uint8 (S, S, 3) and, for a model with a posterior, its log variances."""
-    stacked = np.stack(images).transpose(0, 3, 1, 2)
+def _encode(loaded: LoadedModel, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Return the latents (N, …) of images uint8 (N, 3, S, S) and, for a model with a posterior, its log variances."""
     size = loaded.device_batch_size(_ENCODE_BATCH)
-    encoded = [loaded.latents(loaded.batch(stacked[start : start + size])) for start in range(0, len(stacked), size)]
+    encoded = [loaded.latents(loaded.batch(images[start : start + size])) for start in range(0, len(images), size)]
     variances = [variance for _, variance in encoded if variance is not None]
     return np.concatenate([means for means, _ in encoded]), np.concatenate(variances) if variances else None

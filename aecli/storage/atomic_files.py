@@ -1,13 +1,14 @@
 """Atomic writes: after a crash or power cut, a path holds its old content or its new content, never part of either."""
 
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from itertools import count
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from aecli.errors import OutputError, entering
 from aecli.storage.locks import is_dead, this_process
@@ -86,6 +87,11 @@ def write_bytes(path: Path, content: bytes) -> None:
     """Write `content` to `path` atomically; raises OutputError like `atomic_write`."""
     with atomic_write(path) as file:
         file.write(content)
+
+
+def write_json(path: Path, document: Mapping[str, Any], indent: int | None = 2) -> None:
+    """Write a strict JSON object to `path` atomically; raises OutputError like `atomic_write`."""
+    write_bytes(path, (json.dumps(document, indent=indent, allow_nan=False) + "\n").encode())
 
 
 def remove_folder(folder: Path) -> None:

@@ -88,6 +88,21 @@ def is_object(value: object) -> bool:
     return isinstance(value, dict)
 
 
+def is_bool(value: object) -> bool:
+    """Whether `value` is true or false."""
+    return isinstance(value, bool)
+
+
+def list_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a check that accepts a list of what `check` does."""
+    return lambda value: isinstance(value, list) and all(map(check, value))
+
+
+def map_of(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    """Return a check that accepts a JSON object whose values `check` does."""
+    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
+
+
 def optional(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
     """Return a check that accepts null too."""
     return lambda value: value is None or check(value)

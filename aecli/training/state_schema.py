@@ -15,7 +15,7 @@ from torch import Tensor
 from aecli.errors import CheckpointError
 from aecli.runs import checkpoints
 from aecli.runs.folder import COLUMNS
-from aecli.storage.schema import InvalidFieldsError, Schema, checked, is_object, parsed
+from aecli.storage.schema import InvalidFieldsError, Schema, checked, is_object, is_text, list_of, parsed
 from aecli.storage.strict_json import is_count, is_number, short_repr
 
 Row = dict[str, float | None]  # of metrics.csv
@@ -62,10 +62,6 @@ def _read_rows(rows: Any) -> list[Row]:
     if not isinstance(rows, list):
         raise ValueError
     return [_read_row(row) for row in rows]
-
-
-def _is_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 @dataclass
@@ -117,7 +113,7 @@ class StateDocument(Schema):
     lr: float = checked(lambda value: is_number(value) and value >= 0)
     scaler: dict[str, Any] = checked(is_object, factory=dict)
     stopped_early: bool = checked(lambda value: isinstance(value, bool), False)
-    names: list[str] = checked(_is_names, factory=lambda: ["recon", "kl"], key="losses")
+    names: list[str] = checked(list_of(is_text), factory=lambda: ["recon", "kl"], key="losses")
     stream_positions: list[Any] | None = checked(
         lambda value: value is None or isinstance(value, list), None, key="cursors"
     )

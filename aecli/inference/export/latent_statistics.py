@@ -1,26 +1,23 @@
 """How a model's latents are distributed over its training images, and how large its activations become."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from aecli.data.batches import evenly_spaced
-from aecli.data.decoding.conversions import Decoded
-from aecli.data.decoding.decode import DecodeError
 from aecli.data.image_ref import ImageRef
 from aecli.errors import DataError, count_of, summarize
+from aecli.inference.image_batches import decoded_batches
+from aecli.inference.latents.statistics import Moments, add_moments
 from aecli.inference.loaded_model import LoadedModel
 from aecli.models.latent_scaling import LatentScaling
-from aecli.progress import Listener, Notice, Progress
-from aecli.runtime.threads import ordered_map
+from aecli.progress import Listener, Notice
 
-_TASK = "measuring latents"
 _MOST_IMAGES = 1000
 _ACTIVATION_IMAGES = 16  # whose activations are looked at, those of the decoder too
 _BATCH = 16
@@ -62,62 +59,25 @@ def measure_latents(loaded: LoadedModel, images: Sequence[ImageRef], listen: Lis
     """
     loaded = loaded.of_one_size("statistics are taken of latents of", listen)
     chosen = [images[index] for index in evenly_spaced(len(images), _MOST_IMAGES)]
-    moments, largest, unreadable = _Moments(), 0.0, {}
-    pending: list[NDArray[np.uint8]] = []
-
-    def read(image: ImageRef) -> Decoded | DecodeError:
-        try:
-            return loaded.read_image(image)
-        except DecodeError as error:
-            return error
-
-    with closing(ordered_map(read, chosen)) as decoded:
-        for done, (image, found) in enumerate(zip(chosen, decoded, strict=True), 1):
-            if isinstance(found, DecodeError):
-                unreadable[image.name] = found.reason
-            else:
-                pending.append(found.pixels.transpose(2, 0, 1))
-            if pending and (len(pending) == loaded.device_batch_size(_BATCH) or done == len(chosen)):
-                with _activations(loaded.model) as peak:
-                    latents, log_variances = loaded.latents(loaded.batch(np.stack(pending)))
-                    if moments.images < _ACTIVATION_IMAGES:
-                        loaded.decode(torch.from_numpy(latents))
-                largest = max(largest, peak.value)
-                moments.add(latents, log_variances)
-                pending.clear()
-                listen(Progress(_TASK, done, len(chosen)))
+    largest, measured, moments = 0.0, 0, None
+    unreadable: dict[str, str] = {}
+    size = loaded.device_batch_size(_BATCH)
+    for pixels in decoded_batches(loaded, chosen, size, "measuring latents", listen, unreadable):
+        with _activations(loaded.model) as peak:
+            latents, log_variances = loaded.latents(loaded.batch(pixels))
+            if measured < _ACTIVATION_IMAGES:
+                loaded.decode(torch.from_numpy(latents))
+        largest, measured = max(largest, peak.value), measured + len(pixels)
+        moments = add_moments([moments, Moments.of(latents, log_variances)])
     if unreadable:
         listen(Notice(f"left out {count_of(len(unreadable), 'unreadable image')}: {summarize(unreadable)}"))
-    if not moments.images:
+    if moments is None:
         raise DataError("no image to take the latents' statistics of can be read\nhint: name others with --data")
-    return moments.finish(largest)
-
-
-class _Moments:
-    """Sums over latents (N, C, …), in float64, a channel each."""
-
-    def __init__(self) -> None:
-        self.images, self._count = 0, 0
-        self._sum: Any = 0.0
-        self._squares: Any = 0.0
-
-    def add(self, latents: NDArray[np.float32], log_variances: NDArray[np.float32] | None) -> None:
-        flat = latents.reshape(*latents.shape[:2], -1).astype(np.float64)
-        self.images += len(flat)
-        self._count += flat.shape[0] * flat.shape[2]
-        self._sum += flat.sum((0, 2))
-        self._squares += np.square(flat).sum((0, 2))
-        if log_variances is not None:
-            self._squares += np.exp(log_variances.reshape(flat.shape).astype(np.float64)).sum((0, 2))
-
-    def finish(self, largest_activation: float) -> LatentStatistics:
-        mean, squares = self._sum / self._count, self._squares / self._count
-        std = np.sqrt(np.maximum(squares - np.square(mean), 0))
-        total_std = float(np.sqrt(max(squares.mean() - mean.mean() ** 2, 0)))
-        if not (np.isfinite(total_std) and total_std > 1e-12):
-            raise DataError("all latents are the same\nhint: check the model, and the images of --data")
-        return LatentStatistics(self.images, tuple(map(float, mean)), tuple(map(float, std)), float(mean.mean()),
-                                total_std, largest_activation)  # fmt: skip
+    total_std = moments.overall_std
+    if not (np.isfinite(total_std) and total_std > 1e-12):
+        raise DataError("all latents are the same\nhint: check the model, and the images of --data")
+    return LatentStatistics(measured, tuple(moments.mean.tolist()), tuple(moments.std.tolist()),
+                            float(moments.mean.mean()), total_std, largest)  # fmt: skip
 
 
 class _Peak:

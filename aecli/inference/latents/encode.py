@@ -60,9 +60,7 @@ def encode(config: EncodeConfig, listen: Listener = ignore) -> EncodeResult:
 
 def _encode(config: EncodeConfig, distributed: Distributed, listen: Listener) -> EncodeResult:
     loaded = load_model(config.model, config.runs, config.device, config.precision, listen, config.image_size,
-                        config.fit)  # fmt: skip
-    if config.background is not None:
-        loaded = replace(loaded, background=config.background)
+                        config.fit, config.background)  # fmt: skip
     loaded = loaded.of_one_size("latents have", listen)
     layout = LAYOUTS[config.format]
     require_maps(layout, config.format, loaded.model.latent_shape(loaded.image_size))

@@ -1,6 +1,5 @@
 """A folder of latents: what is in it (index.json), and how far it has got."""
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,10 +24,10 @@ from aecli.storage.atomic_files import (
     make_folder,
     remove_folder,
     remove_temporary_files,
-    write_bytes,
+    write_json,
 )
 from aecli.storage.locks import Lock
-from aecli.storage.schema import Schema, checked, is_object, is_text, optional, parsed
+from aecli.storage.schema import Schema, checked, is_bool, is_object, is_text, list_of, map_of, optional, parsed
 from aecli.storage.strict_json import SCHEMA, NewerSchemaError, is_count, is_number, read_json, require_known_schema
 
 Document = TypeVar("Document", bound=Schema)
@@ -36,22 +35,6 @@ Document = TypeVar("Document", bound=Schema)
 INDEX, STATISTICS = "index.json", "statistics.json"
 _UNFINISHED = "unfinished"  # the folder of what is known of the parts that are done
 _LOCK = f"{OWN_PREFIX}encode.lock"
-
-
-def _is_bool(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(is_text, value))
-
-
-def _is_shape(value: Any) -> bool:
-    return isinstance(value, list) and all(map(is_count, value))
-
-
-def _is_map_of_texts(value: Any) -> bool:
-    return isinstance(value, dict) and all(map(is_text, value.values()))
 
 
 def _scaling(value: Any) -> LatentScaling | None:
@@ -75,20 +58,20 @@ class Index(Schema):
     background: str = checked(is_text)
     precision: str = checked(is_text)
     dtype: str = checked(is_text)
-    flip: bool = checked(_is_bool)
+    flip: bool = checked(is_bool)
     labels: str = checked(is_text)
     data: str = checked(is_text)
     images: int = checked(is_count)
     shard_size: int = checked(is_count)
-    latent_shape: list[int] = checked(_is_shape)
+    latent_shape: list[int] = checked(list_of(is_count))
     scaling_factor: float | None = checked(optional(is_number), None)
     latent_scaling: LatentScaling | None = parsed(_scaling, None)
-    classes: list[str] | None = checked(optional(_is_texts), None)
-    complete: bool = checked(_is_bool, False)
+    classes: list[str] | None = checked(optional(list_of(is_text)), None)
+    complete: bool = checked(is_bool, False)
     written: int = checked(is_count, 0)
-    unreadable: dict[str, str] = checked(_is_map_of_texts, factory=dict)
+    unreadable: dict[str, str] = checked(map_of(is_text), factory=dict)
     conversions: dict[str, Any] = checked(is_object, factory=dict)
-    names: dict[str, str] | None = checked(optional(_is_map_of_texts), None)
+    names: dict[str, str] | None = checked(optional(map_of(is_text)), None)
 
     def to_json(self) -> dict[str, Any]:
         """Return what `from_document` reads."""
@@ -171,7 +154,7 @@ class LatentFolder:
 
     def write_json(self, name: str, document: Mapping[str, Any], indent: int | None = 1) -> None:
         """Write a JSON file of that name; raises OutputError."""
-        write_bytes(self.path / name, (json.dumps(document, indent=indent, allow_nan=False) + "\n").encode())
+        write_json(self.path / name, document, indent)
 
     def read_records(self) -> Iterator[tuple[int, PartRecord]]:
         """Yield the numbers and records of the parts that are done; a damaged one counts as not done."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aecli.models.latent_scaling import LatentScaling
-from aecli.storage.schema import Schema, checked, nested, parsed
+from aecli.storage.schema import Schema, checked, list_of, nested, parsed
 from aecli.storage.strict_json import is_count, is_number
 
 Floats = NDArray[np.float64]
@@ -24,11 +24,14 @@ class Moments:
     squares: Floats
 
     @classmethod
-    def of(cls, latents: NDArray[np.float32]) -> "Moments":
-        """Return those of latents (N, C, …)."""
-        rows = np.moveaxis(latents, 1, 0).reshape(latents.shape[1], -1).astype(np.float64)
+    def of(cls, latents: NDArray[np.float32], log_variances: NDArray[np.float32] | None = None) -> "Moments":
+        """Return those of latents (N, C, …), or with `log_variances` of a posterior's samples around them."""
+        rows = _by_channel(latents)
         mean = rows.mean(1)
-        return cls(rows.shape[1], mean, np.square(rows - mean[:, None]).sum(1))
+        squares = np.square(rows - mean[:, None]).sum(1)
+        if log_variances is not None:
+            squares += np.exp(_by_channel(log_variances)).sum(1)
+        return cls(rows.shape[1], mean, squares)
 
     def __add__(self, other: "Moments") -> "Moments":
         """Return those of both (Chan et al., 1979)."""
@@ -56,6 +59,11 @@ class Moments:
         return LatentScaling((1 / std,)) if math.isfinite(std) and std > 0 else LatentScaling()
 
 
+def _by_channel(latents: NDArray[np.float32]) -> Floats:
+    """Return latents (N, C, …) as float64 (C, …)."""
+    return np.moveaxis(latents, 1, 0).reshape(latents.shape[1], -1).astype(np.float64)
+
+
 def add_moments(parts: Iterable[Moments | None]) -> Moments | None:
     """Return the moments of all parts, in their order; None where there are none."""
     total = None
@@ -63,10 +71,6 @@ def add_moments(parts: Iterable[Moments | None]) -> Moments | None:
         if each is not None:
             total = each if total is None else total + each
     return total
-
-
-def _is_list_of_numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(map(is_number, value))
 
 
 @dataclass(frozen=True)
@@ -96,8 +100,8 @@ class LatentSetStatistics(Schema):
     """
 
     images: int = checked(is_count)
-    mean: list[float] = checked(_is_list_of_numbers)
-    std: list[float] = checked(_is_list_of_numbers)
+    mean: list[float] = checked(list_of(is_number))
+    std: list[float] = checked(list_of(is_number))
     overall_mean: float = checked(is_number)
     overall_std: float = checked(is_number)
     latent_scaling: LatentScaling = parsed(LatentScaling.from_json)
