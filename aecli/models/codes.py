@@ -67,7 +67,12 @@ def count_codes(codes: Tensor, size: int) -> Tensor:
 
 def batch_stats(codes: Tensor, size: int) -> dict[str, Tensor]:
     """Return `codebook_usage` and `perplexity` of the codes of one batch alone: a code counts as used from one on."""
-    shares = _shares(count_codes(codes.reshape(1, -1), size))
+    return count_stats(count_codes(codes.reshape(1, -1), size))
+
+
+def count_stats(counts: Tensor) -> dict[str, Tensor]:
+    """Return `codebook_usage` and `perplexity` of how often each code occurs, (codebooks, size), in its precision."""
+    shares = _shares(counts)
     return _stats(shares, shares > 0)
 
 
@@ -93,4 +98,4 @@ def _shares(counts: Tensor) -> Tensor:
 def _stats(shares: Tensor, is_used: Tensor) -> dict[str, Tensor]:
     """Means over the codebooks of the share of codes in use, and of perplexity exp(-Σ p·log p) of the shares p."""
     entropy = -torch.xlogy(shares, shares).sum(1)
-    return dict(zip(STAT_NAMES, (is_used.float().mean(), entropy.exp().mean()), strict=True))
+    return dict(zip(STAT_NAMES, (is_used.to(shares.dtype).mean(), entropy.exp().mean()), strict=True))

@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from aecli.models.codes import count_stats
 from aecli.models.latent_scaling import LatentScaling
 from aecli.storage.schema import Schema, checked, list_of, nested, parsed
 from aecli.storage.strict_json import is_count, is_number
@@ -85,10 +87,9 @@ class CodeStatistics(Schema):
     @classmethod
     def of(cls, counts: NDArray[np.int64]) -> "CodeStatistics":
         """Return those of how often each code occurs, (codebooks, codes)."""
-        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        terms = shares * np.log(np.where(shares > 0, shares, 1))
+        usage, perplexity = (float(each) for each in count_stats(torch.from_numpy(counts).double()).values())
         codebooks, size = counts.shape
-        return cls(codebooks, size, float((counts > 0).mean()), float(np.exp(-terms.sum(1)).mean()))
+        return cls(codebooks, size, usage, perplexity)
 
 
 @dataclass(frozen=True)
