@@ -3,6 +3,7 @@
 model = aecli.load("runs/vae")
 model.encode(images), model.decode(latents), model.reconstruct(images), model.sample(8, seed=1)
 aecli.encode_folder("vae", "photos", "latents", format="npy"), aecli.decode_folder("vae", "latents", "pictures")
+aecli.export_model("vae", "exported", format="onnx")
 aecli.evaluate("truth", {"vae": "reconstructions/vae"})
 for report in aecli.train(aecli.TrainConfig("vae", data="photos")): ...
 """
@@ -13,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 from aecli._version import __version__
 
 if TYPE_CHECKING:
-    from aecli.api import Model, decode_folder, encode_folder, evaluate, load, train
+    from aecli.api import Model, decode_folder, encode_folder, evaluate, export_model, load, train
     from aecli.configs import EvalConfig, TrainConfig
     from aecli.errors import AecliError
 
 __all__ = [
     "AecliError", "EvalConfig", "Model", "TrainConfig", "__version__", "decode_folder", "encode_folder", "evaluate",
-    "load", "train",
+    "export_model", "load", "train",
 ]  # fmt: skip
 
 _HOMES = {
     "AecliError": "errors", "EvalConfig": "configs", "TrainConfig": "configs",
-    "Model": "api", "decode_folder": "api", "encode_folder": "api", "evaluate": "api", "load": "api", "train": "api",
+    "Model": "api", "decode_folder": "api", "encode_folder": "api", "evaluate": "api", "export_model": "api",
+    "load": "api", "train": "api",
 }  # fmt: skip
 
 

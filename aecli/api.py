@@ -13,12 +13,22 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from aecli.configs import DecodeConfig, EncodeConfig, EvalConfig, ReconstructConfig, SampleConfig, TrainConfig
+from aecli.configs import (
+    DecodeConfig,
+    EncodeConfig,
+    EvalConfig,
+    ExportConfig,
+    ReconstructConfig,
+    SampleConfig,
+    TrainConfig,
+)
 from aecli.configs.given_images import named_images
 from aecli.data.decoding.decode import fit
 from aecli.data.image_ref import ImageRef
 from aecli.errors import ConfigError, DataError
 from aecli.evaluation.paired import EvalReport
+from aecli.inference.export.export import ExportResult
+from aecli.inference.export.export import export_model as run_export
 from aecli.inference.latents.decode import DecodeResult
 from aecli.inference.latents.decode import decode as run_decoding
 from aecli.inference.latents.encode import EncodeResult
@@ -146,11 +156,13 @@ class Model:
         output: Kind = "pil",
         prior: str = "auto",
         steps: int | None = None,
+        data: object = None,
     ) -> Any:
         """Return `n` new images, equal to those of `aecli sample`: image i depends only on (seed, i).
 
         `prior` is "auto", "normal", "gaussian", "mixture" or "flow" (which samples in `steps` steps); gaussian and
-        mixture are fitted on first use to the latents of the run's training images.
+        mixture are fitted on first use to the latents of the run's training images, or each time to those of `data`,
+        which is given as TrainConfig takes it.
 
         Raises:
             ConfigError: `n`, `seed`, `temperature`, `prior`, `steps` or `output` is out of range.
@@ -158,8 +170,8 @@ class Model:
             CheckpointError, DataError: the prior doesn't exist and can't be fitted.
         """
         _require_kind(output)
-        config = SampleConfig(self._named, prior=prior, n=n, steps=steps, seed=seed, temperature=temperature,
-                              runs=self._runs)  # fmt: skip
+        config = SampleConfig(self._named, prior=prior, data=data, n=n, steps=steps, seed=seed,  # type: ignore[arg-type]
+                              temperature=temperature, runs=self._runs)  # fmt: skip
         chosen = choose_prior(self._loaded, config, ignore)
         exact = output == "tensor"
         return _convert([decode_samples(self._loaded, chosen, each, exact) for each in sample_batches(n)], output)
@@ -298,6 +310,24 @@ def decode_folder(
         AecliError: a model, latents or the folder can't be used.
     """
     return run_decoding(DecodeConfig(model, latents, out=out, **options), listen)  # type: ignore[arg-type]
+
+
+def export_model(
+    model: str | Path, out: str | Path, format: str, *, listen: Listener = ignore, **options: Any
+) -> ExportResult:
+    """Write a model in another program's format, with a model card, as `aecli export` does.
+
+    Args:
+        model: a registry name, a run or diffusers folder, or a `.safetensors` file.
+        out: the folder.
+        format: "diffusers" (of kl and vq), "onnx" or "torch".
+        listen: is told of progress, and of what a user should know.
+        options: the other fields of ExportConfig.
+
+    Raises:
+        AecliError: the model, the images or the folder can't be used, a package is missing, or an upload failed.
+    """
+    return run_export(ExportConfig(model, out, format, **options), listen)  # type: ignore[arg-type] # paths are taken as text
 
 
 def train(config: TrainConfig) -> Generator[TrainReport, None, None]:

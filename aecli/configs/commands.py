@@ -109,6 +109,10 @@ class SampleConfig(CheckedOptions):
         "auto", "The distribution of latents; auto: the best available. gaussian and mixture are fitted on first use, "
         "flow is trained by aecli train prior.", RUN, choices=checks.PRIORS,
     )  # fmt: skip
+    data: str | None = option(
+        None, f"Images to fit gaussian or mixture to; needed for weights in no run folder. {SOURCE_HELP}", DATA,
+        metavar="SOURCE", completes="source", shown_default="the run's training images",
+    )  # fmt: skip
     n: int = option(64, "Images to draw.", RUN, least=1, most=checks.MOST_SAMPLES)
     steps: int | None = option(None, "Steps of a flow's solver.", RUN, shown_default="50", least=1, most=MOST_DRAWN)
     temperature: float = option(1.0, "Multiplies the prior's standard deviations.", RUN, least=0, most=1e6)
@@ -125,6 +129,10 @@ class SampleConfig(CheckedOptions):
     def _check_together(self) -> None:
         require(self.steps is None or self.prior in ("auto", "flow"), "--steps", self.steps,
                 "--prior flow, the only one with steps")  # fmt: skip
+        require(self.data is None or self.prior in ("auto", "gaussian", "mixture"), "--data", self.data,
+                "--prior gaussian or mixture, which are fitted to images")  # fmt: skip
+        require(self.data is None or self.steps is None, "--steps", self.steps,
+                "no --data: only a flow has steps, and it isn't fitted to images")  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,16 @@ class InitialWeights:
         """SHA-256 of the file; None where it is gone."""
         return None if self.path is None else checkpoints.fingerprint(self.path)
 
-    def record(self) -> dict[str, str | None]:
+    @property
+    def latent_scaling(self) -> Any:
+        """How a diffusion model's latents are made of theirs, as JSON; None where they say nothing of it."""
+        return self.document.get("latent_scaling")
+
+    def record(self) -> dict[str, Any]:
         """Return its record in config.json."""
         path = None if self.path is None else resolved(self.path)
-        return {"given": self.given, "path": path, "sha256": self.sha256}
+        scaling = {} if self.latent_scaling is None else {"latent_scaling": self.latent_scaling}
+        return {"given": self.given, "path": path, "sha256": self.sha256, **scaling}
 
     def has_changed_since(self, record: Mapping[str, Any]) -> bool:
         """Whether the weights that are there now are others than those of a run's `record`."""
@@ -79,5 +85,7 @@ def _begun_from(text: str, model: str, runs: Path, out: Path | None) -> dict[str
         record = options.get("init")
         if isinstance(record, dict) and record.get("given") == text and config["model"]["name"] == model:
             kept = {key: options[key] for key in ("image_size", "fit", "background")}
+            if "latent_scaling" in record:
+                kept["latent_scaling"] = record["latent_scaling"]
             return {"model": model, "options": config["model"]["options"], **kept}
     return None

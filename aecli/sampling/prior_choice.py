@@ -59,7 +59,8 @@ def _recorded_kl(checkpoint: Path) -> float | None:
 def choose_prior(loaded: LoadedModel, config: SampleConfig, listen: Listener) -> LatentPrior:
     """Return the prior that `config` names; for `auto` the best by measurement, with a notice of the figures.
 
-    Where that can't be, because the run has too few validation images, `auto` is a flow if there is one, or a mixture.
+    Where that can't be, because the run has too few validation images, `auto` is a flow if there is one, or a mixture;
+    with `data` it is a mixture.
 
     A flow's run is found under `config.runs` or beside the model's run.
 
@@ -69,6 +70,8 @@ def choose_prior(loaded: LoadedModel, config: SampleConfig, listen: Listener) ->
         CheckpointError: `flow`, but none was trained on these weights.
         DataError: gaussian or mixture, but the images to fit them to aren't available.
     """
+    if config.data is not None:
+        return choose_fitted_prior(loaded, config.prior, listen, config.temperature, config.seed, config.data)
     run = find_flow(loaded, config.runs) if config.prior in ("auto", "flow") else None
     if run is None:
         hint = f"train one with: aecli train prior --model {_model_argument(loaded)}"
@@ -118,9 +121,16 @@ def _told(scores: PriorScores) -> str:
 
 
 def choose_fitted_prior(
-    loaded: LoadedModel, prior: str, listen: Listener, temperature: float = 1.0, seed: int = 0
+    loaded: LoadedModel,
+    prior: str,
+    listen: Listener,
+    temperature: float = 1.0,
+    seed: int = 0,
+    data: str | None = None,
 ) -> LatentPrior:
     """Return a normal, gaussian or mixture prior; for `auto` a mixture, or N(0, I) if nothing can be fitted.
+
+    It is fitted to the images of `data`, or without it to those that the model was trained on.
 
     Raises:
         ModelError: N(0, I) for a model that was not trained towards it.
@@ -130,9 +140,9 @@ def choose_fitted_prior(
     shape = loaded.model.latent_shape(loaded.image_size)
     normal = LatentPrior("normal", shape, temperature, seed)
     try:
-        fitted = fitted_prior(loaded, listen)
+        fitted = fitted_prior(loaded, listen, data)
     except DataError as error:
-        if prior in ("gaussian", "mixture") or not loaded.model.prior_is_normal:
+        if data is not None or prior in ("gaussian", "mixture") or not loaded.model.prior_is_normal:
             raise
         listen(Notice(f"sampling from N(0, I); how far the latents are from it is unknown: {error.headline}"))
         return normal

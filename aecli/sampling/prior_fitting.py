@@ -12,7 +12,7 @@ from aecli.errors import CheckpointError, DataError, OutputError, summarize
 from aecli.inference.image_batches import decoded_batches
 from aecli.inference.loaded_model import LoadedModel
 from aecli.progress import Listener, Notice
-from aecli.runs.images import run_images
+from aecli.runs.images import choose_images, run_images
 from aecli.runtime.device import place
 from aecli.sampling.fitted_prior import FittedPrior, PriorFit, load_fitted
 
@@ -22,18 +22,23 @@ _ENCODE_BATCH = 32
 _HINT = "put them back, or repeat the run's train command with --data and their new place"
 
 
-def fitted_prior(loaded: LoadedModel, listen: Listener) -> FittedPrior:
-    """Return the prior fitted to the latents of the images that a model was trained on.
+def fitted_prior(loaded: LoadedModel, listen: Listener, data: str | None = None) -> FittedPrior:
+    """Return the prior fitted to the latents of `data`, or without it of the images that a model was trained on.
 
-    It is read from the run's folder; if it is missing there, or belongs to other weights, it is fitted and stored.
+    The latter is read from the run's folder; if it is missing there, or belongs to other weights, it is fitted and
+    stored.
 
     Raises:
-        DataError: the model's file is in no run folder, or the run's images aren't available.
+        DataError: the model's file is in no run folder, or the images aren't available.
     """
+    if data is not None:
+        images = choose_images(loaded.located, data, None, listen)
+        return _fit(_exact(loaded, listen), images, data, listen)
     run = loaded.located.run
     if run is None:
+        otherwise = ", or --prior normal" if loaded.model.prior_is_normal else ""
         raise DataError(f"{loaded.located.checkpoint} is in no run folder, so its training images are unknown\n"
-                        "hint: name its run folder, or use --prior normal for a VAE")  # fmt: skip
+                        f"hint: name images to fit a prior to with --data{otherwise}")  # fmt: skip
     dim = int(np.prod(loaded.model.latent_shape(loaded.image_size)))
     if run.prior.exists():
         try:
@@ -42,15 +47,19 @@ def fitted_prior(loaded: LoadedModel, listen: Listener) -> FittedPrior:
                 return found
         except CheckpointError as error:
             listen(Notice(f"{error.headline}: fitting it again"))
-    loaded = loaded.of_one_size("a prior is fitted to latents of", listen)
-    # Always in fp32, because later commands of any precision use what is stored.
-    exact = replace(loaded, placement=place(str(loaded.placement.device), "fp32"))
-    prior = _fit(exact, run_images(run, "train", hint=_HINT), str(run.read_config()["options"]["data"]), listen)
+    images = run_images(run, "train", hint=_HINT)
+    prior = _fit(_exact(loaded, listen), images, str(run.read_config()["options"]["data"]), listen)
     try:
         prior.save(run.prior, {"autoencoder": loaded.sha256})
     except OutputError as error:
         listen(Notice(f"the fitted prior is not stored: {error.headline}"))
     return prior
+
+
+def _exact(loaded: LoadedModel, listen: Listener) -> LoadedModel:
+    """Return the model in fp32, because later commands of any precision use what is fitted, and at one size."""
+    fixed = loaded.of_one_size("a prior is fitted to latents of", listen)
+    return replace(fixed, placement=place(str(fixed.placement.device), "fp32"))
 
 
 def _fit(loaded: LoadedModel, images: Sequence[ImageRef], source: str, listen: Listener) -> FittedPrior:

@@ -47,13 +47,17 @@ class Plan:
     def model_document(self) -> dict[str, Any]:
         """What model.safetensors says of the model."""
         config = self.config
-        return {
+        document: dict[str, Any] = {
             "model": config.model.name,
             "options": self.options["options"],
             "image_size": config.data.image_size,
             "fit": config.data.fit,
             "background": config.data.background,
         }
+        # Latents, and so their scaling, stay those of the first weights while the encoder does.
+        if self.init is not None and self.init.latent_scaling and config.optimization.train == "decoder":
+            document["latent_scaling"] = self.init.latent_scaling
+        return document
 
     def findings(self, rows: Sequence[Row], best: Best) -> tuple[Finding, ...]:
         """Return what is said of a run of this plan that has ended."""

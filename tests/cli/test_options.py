@@ -56,7 +56,7 @@ SPECIAL = {
     ("reconstruct", "--model"): NO_IMAGES, ("sample", "--model"): NO_IMAGES, ("grid", "--model"): NO_IMAGES,
     ("train", "--cache"): NO_FOLDER, ("train", "--out"): [*NO_FOLDER, "images"], ("train", "--runs"): NO_FOLDER,
     ("reconstruct", "--out"): [*NO_FOLDER, "images", "."], ("sample", "--out"): [*NO_FOLDER[1:], "images", "a.jpg"],
-    ("export", "--data"): NO_IMAGES, ("export", "--model"): NO_IMAGES,
+    ("sample", "--data"): NO_IMAGES, ("export", "--data"): NO_IMAGES, ("export", "--model"): NO_IMAGES,
     ("export", "--out"): [*NO_FOLDER, "images", "runs/vae"],
     ("export", "--license"): ["MIT License", "-x", "x" * 65, "\n", LONG],
     ("export", "--push"): ["me/model", "hf:model", "hf:a/b/c", "hf:/b", "hf:a/..", "hf:a/b c", LONG],

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file
 
+import aecli
 from aecli.inference.export.model_card import card_text
 from aecli.inference.export.subject import Subject
 from aecli.inference.export.to_diffusers import diffusers_config
@@ -89,6 +90,15 @@ def test_force_upcast_where_float16_overflows(place):
     }
     half = AutoencoderKL.from_pretrained(place / "out", torch_dtype=torch.float16)
     assert not half.encode(pictures(place).half()).latent_dist.mean.isfinite().all()
+
+
+@pytest.mark.parametrize("upcast", [False, True])
+def test_without_images_force_upcast_stays_that_of_a_diffusers_folder(place, upcast):
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3}
+    AutoencoderKL(**NARROW, **blocks, sample_size=32, force_upcast=upcast).save_pretrained(place / "theirs")
+    aecli.export_model("theirs", "out", "diffusers")
+    assert AutoencoderKL.from_pretrained(place / "out").config.force_upcast is upcast
+    assert f"`force_upcast` is {str(upcast).lower()}, " in (place / "out/README.md").read_text()
 
 
 def test_without_images_the_scaling_is_left_open(place):

@@ -1,11 +1,15 @@
-"""DISTS against the DISTS_pytorch package's arithmetic, with VGG16's own weights where they are, else random ones."""
+"""DISTS against the DISTS_pytorch package, with VGG16's own weights where they are, else random ones."""
 
+import inspect
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torchvision
+from DISTS_pytorch import DISTS as Package
 from safetensors.torch import load_file
 from skimage.data import astronaut, coffee
 from torch.nn import functional
@@ -62,12 +66,30 @@ def by_hand(a, b, weights):
     return 1 - similarity
 
 
-def test_agrees_with_the_packages_arithmetic(weights):
-    photo = astronaut()[60:133, 150:232]
-    noise = np.random.default_rng(0).integers(0, 256, photo.shape, dtype=np.uint8)
-    white = np.full_like(photo, 255)
-    a = batch(photo, photo, noise, white)
-    b = batch(coffee()[:73, :82], photo // 16 * 16, photo, white - 1)
+PHOTO = astronaut()[60:133, 150:232]
+PAIRS = [
+    (PHOTO, coffee()[:73, :82]),
+    (PHOTO, PHOTO // 16 * 16),
+    (np.random.default_rng(0).integers(0, 256, PHOTO.shape, dtype=np.uint8), PHOTO),
+    (np.full_like(PHOTO, 255), np.full_like(PHOTO, 254)),
+]
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_agrees_with_the_package(weights, monkeypatch):
+    network = torchvision.models.vgg16(weights=None)
+    network.load_state_dict(load_file(weights), strict=False)
+    monkeypatch.setattr(torchvision.models, "vgg16", lambda pretrained: network)  # the package's would be downloaded
+    monkeypatch.setattr(sys, "prefix", inspect.getfile(Package).rpartition("/")[0])  # where it looks for its heads
+    package = Package()
+    a, b = (batch(*images) for images in zip(*PAIRS, strict=True))
+    expected = package(a / 255, b / 255)
+    found = DISTS(weights)(a, b)
+    assert found[:3].tolist() == pytest.approx(expected[:3].tolist(), abs=1e-5)
+
+
+def test_agrees_with_its_equations_in_double_precision(weights):
+    a, b = (batch(*images) for images in zip(*PAIRS, strict=True))
     expected = by_hand(a.double(), b.double(), weights)
     assert DISTS(weights)(a, b).tolist() == pytest.approx(expected.tolist(), abs=1e-5)
     assert 0.01 < expected[1] < expected[0]

@@ -5,7 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+import aecli
 from aecli.configs import DecodeConfig, EncodeConfig
+from aecli.errors import DataError
 from aecli.inference.latents.decode import decode
 from aecli.inference.latents.encode import encode
 from aecli.inference.loaded_model import load_model
@@ -77,6 +79,23 @@ def test_arrays_of_encode_are_what_diffusers_hands_on(name, tmp_path):
         pictures = np.stack([np.asarray(Image.open(file)) for file in sorted((tmp_path / out).glob("*.png"))])
         decoded = reference.decode(expected).sample.clamp(-1, 1).add(1).mul(127.5).movedim(1, -1).numpy()
         assert np.abs(pictures - decoded).max() < 0.51
+
+
+@torch.no_grad()
+def test_samples_of_a_gaussian_fitted_to_given_images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    reference = save("SD", tmp_path / "theirs")
+    images = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), np.uint8)
+    model = aecli.load("theirs", image_size=64, fit="squash", device="cpu")
+    means = model.encode(images).double()
+    assert_equal(means.float(), reference.encode(torch.from_numpy(images).movedim(-1, 1) / 127.5 - 1).latent_dist.mean)
+    still = model.sample(1, temperature=0.0, prior="gaussian", data=images, output="tensor")
+    decoded = reference.decode(means.mean(0, keepdim=True).float()).sample.clamp(-1, 1)
+    torch.testing.assert_close(still, decoded, rtol=1e-4, atol=1e-4)
+    drawn = model.sample(4, prior="gaussian", data=images, output="tensor")
+    assert drawn.std(0).mean() > 1e-4
+    with pytest.raises(DataError, match="--data"):
+        model.sample(1)
 
 
 @torch.no_grad()

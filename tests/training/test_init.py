@@ -8,6 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from aecli.errors import CheckpointError, ConfigError
+from aecli.inference.loaded_model import load_model
+from aecli.models.latent_scaling import LatentScaling
 from aecli.progress import Notice
 from aecli.runs.checkpoints import fingerprint
 from tests.support.stopping import train_until
@@ -141,6 +143,21 @@ def test_a_diffusers_folder_gives_weights_and_options(name, config, tmp_path):
         run(config.replace(options={"layers_per_block": 1}, out=tmp_path / "other"))
     with pytest.raises(CheckpointError, match=f"holds a model {model}, not vae"):
         run(config.replace(model="vae"))
+
+
+def test_a_scaling_of_latents_stays_while_the_encoder_does(config, tmp_path):
+    from tests.support.diffusers_models import save
+
+    save("SD3", tmp_path / "theirs")
+    config = config.replace(init=str(tmp_path / "theirs"), model="kl", options={}, epochs=2)
+    decoder = config.replace(train="decoder", out=tmp_path / "decoder")
+    run(decoder, stop_after=1)
+    shutil.rmtree(tmp_path / "theirs")
+    run(decoder)  # goes on without them
+    assert load_model(str(tmp_path / "decoder"), tmp_path).latent_scaling == LatentScaling((1.5305,), (0.0609,))
+    save("SD3", tmp_path / "theirs")
+    run(config.replace(out=tmp_path / "all"))
+    assert load_model(str(tmp_path / "all"), tmp_path).latent_scaling.is_identity
 
 
 def test_networks_that_only_diffusers_has_are_not_trained(config, tmp_path):

@@ -109,7 +109,8 @@ def _use(subject: Subject, format_name: str, sizes: str) -> Iterator[str]:
         yield (f"`force_upcast` is {str(found.overflows_half).lower()}: the largest activation seen was "
                f"{found.largest_activation:.3g}, so that activations {told} float16's 65,504.")  # fmt: skip
     elif kind:
-        yield "`force_upcast` is true, since activations were not measured."
+        why = "since activations were not measured" if subject.needs_upcast else "as the model came with it"
+        yield f"`force_upcast` is {str(subject.needs_upcast).lower()}, {why}."
 
 
 def _scaling_words(scaling: LatentScaling) -> str:

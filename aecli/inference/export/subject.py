@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from aecli.inference.export.latent_statistics import LatentStatistics
 from aecli.inference.loaded_model import LoadedModel
 from aecli.models.latent_scaling import LatentScaling
+from aecli.runs.diffusers_weights import config_beside
 
 
 @dataclass(frozen=True)
@@ -17,3 +18,11 @@ class Subject:
     loaded: LoadedModel
     scaling: LatentScaling | None
     statistics: LatentStatistics | None
+
+    @property
+    def needs_upcast(self) -> bool:
+        """Whether float16 may not hold the activations: as measured, or as diffusers' config says; else True."""
+        if self.statistics is not None:
+            return self.statistics.overflows_half
+        config = config_beside(self.loaded.located.checkpoint)
+        return config is None or config.values.get("force_upcast") is not False

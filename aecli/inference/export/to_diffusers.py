@@ -43,7 +43,7 @@ def diffusers_config(subject: Subject) -> dict[str, Any]:
     """Return config.json: the network, `scaling_factor` and shift of its latents, and `force_upcast`.
 
     `force_upcast` asks pipelines in float16 to decode in float32; it is set where activations may go beyond float16's
-    range, or were not measured.
+    range. Where they were not measured it is as it was in a diffusers folder, or else set.
     """
     loaded, options = subject.loaded, subject.loaded.model.options
     blocks = len(options.block_out_channels)
@@ -52,7 +52,7 @@ def diffusers_config(subject: Subject) -> dict[str, Any]:
         "act_fn": "silu",
         "block_out_channels": list(options.block_out_channels),
         "down_block_types": ["DownEncoderBlock2D"] * blocks,
-        "force_upcast": subject.statistics is None or subject.statistics.overflows_half,
+        "force_upcast": subject.needs_upcast,
         "in_channels": 3,
         "latent_channels": options.latent_channels,
         "layers_per_block": options.layers_per_block,
