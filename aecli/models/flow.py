@@ -19,13 +19,14 @@ from aecli.models.options import FlowOptions
 _TIME_FREQUENCIES = 64
 _EVAL_DRAWS = 8  # times and noises per example, the same in every evaluation
 _EVAL_SEED = 0
+_LEAST_VARIANCE = 1e-4  # of a principal channel, to the mean of all: what varies less is not blown up to unit variance
 
 
 class Flow(Prior):
     """A velocity field that carries N(0, I) to the distribution of whitened latents.
 
-    Whitening projects a latent's channels onto their first principal components, which are all divided by one standard
-    deviation. Each position of the latent is a token of the transformer.
+    Whitening projects a latent's channels onto their first principal components, and divides each by its own standard
+    deviation, or in older runs all by one. A square of `patch` x `patch` positions is a token of the transformer.
     """
 
     Options = FlowOptions
@@ -40,16 +41,17 @@ class Flow(Prior):
         self._moments: tuple[Tensor, ...] = ()  # count, sum and products of the channels, until `fit`
         self.mean = nn.Buffer(torch.zeros(options.latent_channels))
         self.basis = nn.Buffer(torch.zeros(options.channels, options.latent_channels))
-        self.scale = nn.Buffer(torch.ones(()))
+        self.scale = nn.Buffer(torch.ones(() if options.whitening == "common" else (options.channels, 1, 1)))
         self.time_mlp = nn.Sequential(nn.Linear(2 * _TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
-        self.proj_in = nn.Linear(options.channels, width)
-        self.pos_embed = nn.Parameter(0.02 * torch.randn(options.side**2, width))
+        numbers = options.channels * options.patch**2  # of a token
+        self.proj_in = nn.Linear(numbers, width)
+        self.pos_embed = nn.Parameter(0.02 * torch.randn((options.side // options.patch) ** 2, width))
         self.blocks = nn.ModuleList(
             _Block(width, options.attention_heads, options.dropout) for _ in range(options.depth)
         )
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.final_modulation = nn.Linear(width, 2 * width)
-        self.proj_out = nn.Linear(width, options.channels)
+        self.proj_out = nn.Linear(width, numbers)
         for layer in (self.final_modulation, self.proj_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -85,12 +87,13 @@ class Flow(Prior):
         if time is None:
             time = mixed.new_full((len(mixed),), 0.5)
         condition = functional.silu(self.time_mlp(timestep_embedding(time)))
-        tokens = self.proj_in(mixed.flatten(2).transpose(1, 2)) + self.pos_embed
+        patches = functional.pixel_unshuffle(mixed, self.options.patch)
+        tokens = self.proj_in(patches.flatten(2).transpose(1, 2)) + self.pos_embed
         for block in self.blocks:
             tokens = block(tokens, condition)
         shift, scale = self.final_modulation(condition)[:, None].chunk(2, dim=-1)
         velocity: Tensor = self.proj_out(self.norm(tokens) * (1 + scale) + shift)
-        return velocity.transpose(1, 2).reshape(mixed.shape)
+        return functional.pixel_shuffle(velocity.transpose(1, 2).reshape(patches.shape), self.options.patch)
 
     def sample(self, noise: Tensor, steps: int) -> Tensor:
         """Return the examples that `noise` (N, channels, side, side) is carried to, in `steps` equal Euler steps."""
@@ -120,7 +123,8 @@ class Flow(Prior):
         largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
         self.mean.copy_(mean)
         self.basis.copy_(vectors * largest.sign())
-        self.scale.copy_(values.mean().sqrt())
+        variances = values.mean() if self.scale.ndim == 0 else values.clamp(min=_LEAST_VARIANCE * values.mean())
+        self.scale.copy_(variances.sqrt().reshape(self.scale.shape))
 
     def whiten(self, latents: Tensor) -> Tensor:
         """Return the scaled principal channels (N, channels, side, side) of latents."""

@@ -3,10 +3,11 @@
 import math
 from dataclasses import dataclass
 
-from aecli.configs.checks import BOTTLENECKS, DISTANCES, require
+from aecli.configs.checks import BOTTLENECKS, DISTANCES, WHITENINGS, require
 from aecli.configs.options import MODEL, ModelOptions, option
 
 _MOST_CODES = 65536  # of a codebook
+_MOST_TOKENS = 64  # of a flow, by default
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,9 @@ class FlowOptions:
     """Those of the flow: latents are projected to `channels`; the others are the transformer's.
 
     `heads` is by default width / 64, or 1 if that is no whole number. `latent_channels` and `side` are set from the
-    autoencoder, whose latents have that shape.
+    autoencoder, whose latents have that shape. A token is a square of `patch` x `patch` positions. `whitening` divides
+    each principal channel by its own standard deviation (`component`) or all by one (`common`). Runs that say neither
+    are older ones, whose values are the defaults here; those of new ones are `default_patch` and `component`.
     """
 
     channels: int = 64
@@ -150,11 +153,13 @@ class FlowOptions:
     dropout: float = 0.0
     latent_channels: int = 1024
     side: int = 8
+    patch: int = 1
+    whitening: str = "common"
 
     def __post_init__(self) -> None:
         """Check the ranges; raises ConfigError."""
         sizes = {"channels": self.channels, "depth": self.depth, "latent_channels": self.latent_channels,
-                 "side": self.side, "heads": self.attention_heads}  # fmt: skip
+                 "side": self.side, "heads": self.attention_heads, "patch": self.patch}  # fmt: skip
         for name, size in {"width": self.width, **sizes}.items():
             flag = "--width" if name == "width" else f"--option {name}"
             require(1 <= size <= 65536, flag, size, "a whole number from 1 to 65536")
@@ -163,8 +168,22 @@ class FlowOptions:
         require(self.width % self.attention_heads == 0, "--width", self.width,
                 f"a multiple of the {self.attention_heads} heads")  # fmt: skip
         require(0 <= self.dropout < 1, "--option dropout", self.dropout, "a number of at least 0 and below 1")
+        require(
+            self.side % self.patch == 0, "--option patch", self.patch, f"a divisor of the latents' side {self.side}"
+        )
+        require(self.whitening in WHITENINGS, "--option whitening", self.whitening, f"one of {', '.join(WHITENINGS)}")
 
     @property
     def attention_heads(self) -> int:
         """`heads`, or its default."""
         return self.heads if self.heads is not None else self.width // 64 if self.width % 64 == 0 else 1
+
+
+def default_patch(side: int) -> int:
+    """Return the smallest patch of 1, 2 and 4 that makes at most 64 tokens of latents of that side.
+
+    Tokens decide what a step costs: 64 of them take 0.5 TFLOP at the default width and batch. Where no such patch
+    divides the side it is the largest that does.
+    """
+    possible = [patch for patch in (1, 2, 4) if side % patch == 0]
+    return next((patch for patch in possible if (side // patch) ** 2 <= _MOST_TOKENS), possible[-1])

@@ -1,5 +1,6 @@
 """Layers of option values: a recipe's, over them a file's, over them the command line's."""
 
+import dataclasses
 import os
 import tomllib
 from collections.abc import Mapping
@@ -126,10 +127,20 @@ def _read_run(run: RunFolder, model: str) -> dict[str, Any]:
     left_out |= {other if options.get(key) is not None else key for key, other, _ in _EXCLUSIVE}
     known = {each.name for each in train_options()} | {"options"}  # a newer aecli may have written others
     kept = {key: value for key, value in options.items() if key in known - left_out}
+    if isinstance(kept.get("options"), Mapping):  # an older aecli had fewer, with the values that are defaults today
+        kept["options"] = {**_default_options(model), **kept["options"]}
     for key, part in (("autoencoder", "path"), ("init", "given")):
         if isinstance(kept.get(key), Mapping):
             kept[key] = kept[key].get(part)
     return kept
+
+
+def _default_options(model: str) -> dict[str, Any]:
+    """Return the defaults of a model's own options."""
+    from aecli.models import registry  # imports the model, and torch with it
+
+    fields = dataclasses.fields(registry.load(model).Options)
+    return {each.name: each.default for each in fields if each.default is not dataclasses.MISSING}
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

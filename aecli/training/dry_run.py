@@ -113,7 +113,7 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
         folder, run_state, steps_done = foresee_run(plan, listings)
         if run_state == "new":
             load_starting_weights(plan)  # fails where they don't fit
-        length = _length(config, listings)
+        length = _length(plan, listings)
         state = plan.new_state()
         _validate_batches(plan, state, length)
         with backend_errors_translated(config):
@@ -174,9 +174,11 @@ def foresee_run(plan: Plan, listings: Listings) -> tuple[RunFolder, str, int]:
     return folder, "resumes" if steps else "new", steps
 
 
-def _length(config: TrainConfig, listings: Listings) -> _Length:
-    train_images, val_images = _count_images(config, listings)
-    optimization = config.optimization
+def _length(plan: Plan, listings: Listings) -> _Length:
+    optimization = plan.config.optimization
+    train_images, val_images = _count_images(plan.config, listings)
+    if train_images is not None and plan.encoder and plan.config.data.flip:
+        train_images *= 2  # the latents of mirror images are examples of their own
     batches = optimization.epoch_steps if train_images is None else -(-train_images // optimization.batch_size)
     return _Length(
         train_images,

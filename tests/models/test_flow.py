@@ -1,10 +1,15 @@
 """The flow: whitening, velocities and sampling."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 
 from aecli.errors import ConfigError
+from aecli.models.flow import timestep_embedding
+from aecli.models.options import default_patch
+from aecli.runs.checkpoints import load_model, save
 from tests.support.flows import build_flow
 from tests.support.objectives import losses
 
@@ -34,6 +39,57 @@ def test_principal_channels_are_those_of_the_covariance_over_all_positions():
     error = ((model.unwhiten(examples) - data) ** 2).mean() / data.var()
     assert float(error) == pytest.approx(lost, rel=0.2)
     assert float(examples.var()) == pytest.approx(1, abs=0.05)
+
+
+def test_each_component_has_its_own_deviation_but_one_without_variance_is_not_blown_up():
+    stds = torch.tensor([3.0, 1.0, 0.1, 1e-5])
+    data = 2 + stds[:, None, None] * torch.randn(2000, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    model = build_flow(latent_channels=4, side=2, whitening="component")
+    model.partial_fit(data)
+    model.fit()
+    examples = model.whiten(data)
+    deviations = examples.std(dim=(0, 2, 3))
+    assert deviations[:3].tolist() == pytest.approx([1, 1, 1], abs=0.01)
+    assert deviations[3] < 0.01
+    torch.testing.assert_close(model.unwhiten(examples), data, rtol=1e-4, atol=1e-4)
+
+
+def test_a_token_is_a_square_of_positions():
+    model = build_flow(latent_channels=4, side=4, patch=2, depth=1)
+    assert model.pos_embed.shape == (4, 32) and model.proj_in.in_features == 16
+    with torch.no_grad():
+        for weights in (model.proj_out.weight, model.final_modulation.weight):
+            weights.normal_()
+    examples = torch.randn(1, 4, 4, 4)
+    assert model(examples).shape == examples.shape
+    # Blocks begin as the identity: a token's velocity depends on its own square alone.
+    moved = examples.clone()
+    moved[0, 2, 3, 1] += 1
+    changed = (model(moved) != model(examples))[0]
+    assert changed[:, 2:, :2].any() and changed[:, 2:, :2].sum() == changed.sum()
+
+
+def test_tokens_are_few_by_default():
+    assert [default_patch(side) for side in (1, 4, 8, 9, 12, 16, 32, 64)] == [1, 1, 1, 1, 2, 2, 4, 4]
+
+
+def test_weights_of_before_there_were_patches_load_and_say_the_same(tmp_path):
+    model = build_flow(latent_channels=4, side=2)
+    with torch.no_grad():
+        model.proj_out.weight.normal_()
+    options = {key: value for key, value in asdict(model.options).items() if key not in ("patch", "whitening")}
+    document = {"model": "prior", "options": options, "image_size": 64, "fit": "squash"}
+    tensors = {**model.state_dict(), "scale": torch.tensor(2.0)}
+    save(tmp_path / "old.safetensors", tensors, document)
+    old, _ = load_model(tmp_path / "old.safetensors")
+    mixed, time = torch.randn(5, 4, 2, 2), torch.rand(5)
+    tokens = mixed.flatten(2).transpose(1, 2)  # as it was: each position a token
+    made = old.proj_in(tokens) + old.pos_embed
+    condition = torch.nn.functional.silu(old.time_mlp(timestep_embedding(time)))
+    for block in old.blocks:
+        made = block(made, condition)
+    by_hand = old.proj_out(old.norm(made)).transpose(1, 2).reshape(mixed.shape)
+    assert torch.equal(old(mixed, time), by_hand)
 
 
 def test_with_all_channels_nothing_is_lost():
@@ -88,7 +144,8 @@ def test_it_learns_a_distribution_of_two_clusters():
 @pytest.mark.parametrize(
     "wrong, flag",
     [({"width": 30, "heads": 4}, "--width"), ({"channels": 0}, "--option channels"), ({"dropout": 1.0}, "dropout"),
-     ({"channels": 9, "latent_channels": 8}, "--option channels")],
+     ({"channels": 9, "latent_channels": 8}, "--option channels"), ({"patch": 3}, "--option patch"),
+     ({"whitening": "none"}, "--option whitening")],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(wrong, flag):
     with pytest.raises(ConfigError, match=flag):

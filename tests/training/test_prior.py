@@ -56,7 +56,9 @@ def test_a_prior_is_a_run_like_any_other(own):
     assert config["options"]["autoencoder"] == {"path": str(weights), "sha256": fingerprint(weights)}
     assert config["split"]["train"] == len(NAMES) - len(VAL) and config["split"]["val"] == len(VAL)
     assert config["options"]["image_size"] == SIZE
-    assert config["model"]["options"] == {**SMALL, "dropout": 0.0, "latent_channels": 64, "side": 1}
+    assert config["model"]["options"] == {
+        **SMALL, "dropout": 0.0, "latent_channels": 64, "side": 1, "patch": 1, "whitening": "component",
+    }  # fmt: skip
     table = rows(run)
     assert [row["val_psnr"] for row in table] == [""] * 3
     assert all(float(row["val_loss"]) > 0 for row in table)
@@ -117,14 +119,15 @@ def with_old_names(path):
 
 
 def test_checkpoints_with_the_old_names_of_parameters_load_and_resume(own):
-    ok(*TRAIN_PRIOR)
-    ok(*TRAIN_PRIOR, "--epochs", "2", "--out", "old")
+    command = [*TRAIN_PRIOR, "--no-flip", "-o", "whitening=common"]  # its last epoch is its best
+    ok(*command)
+    ok(*command, "--epochs", "2", "--out", "old")
     weights = load_model(own / "old/model.safetensors")[0].state_dict()
     for name in ("model.safetensors", "last.safetensors"):
         with_old_names(own / "old" / name)
     again = load_model(own / "old/model.safetensors")[0].state_dict()
     assert all(torch.equal(again[key], value) for key, value in weights.items())
-    ok(*TRAIN_PRIOR, "--out", "old")
+    ok(*command, "--out", "old")
     assert_same_run(own / "runs/prior", own / "old")
 
 
@@ -135,6 +138,7 @@ def test_its_images_are_those_of_the_autoencoders_run_by_default(own):
     config = layer("prior", {"autoencoder": "vae"})
     assert (config.data.source, config.data.val_fraction, config.data.image_size) == (recorded["data"], 0.3, SIZE)
     assert (config.optimization.batch_size, config.optimization.ema) == (128, 0.999)  # of the model's recipe
+    assert config.data.flip and not layer("prior", {"autoencoder": "vae", "flip": False}).data.flip
     assert layer("prior", {"autoencoder": "vae", "val_fraction": 0.5}).data.val_fraction == 0.5
     validated = layer("prior", {"autoencoder": "vae", "val_data": "demo"})
     assert (validated.data.val_source, validated.data.val_fraction) == ("demo", DataConfig.val_fraction)
@@ -209,6 +213,18 @@ def test_a_stream_is_refused(own):
         list(train(prior_config(own / "x", data=str(own / "0.tar"), steps=2)))
 
 
+def test_a_run_of_before_there_were_patches_is_repeated_and_resumed_from_its_folder(own):
+    old = ["--no-flip", "-o", "whitening=common", "-o", "patch=1"]
+    ok(*TRAIN_PRIOR, *old)
+    ok(*TRAIN_PRIOR, *old, "--epochs", "2", "--out", "old")
+    config = config_of(own / "old")
+    for options in (config["options"]["options"], config["model"]["options"]):
+        del options["patch"], options["whitening"]
+    (own / "old/config.json").write_text(json.dumps(config))
+    ok("train", "prior", "--config", "old", "--epochs", "3", "--out", "old", "--quiet")
+    assert_same_run(own / "runs/prior", own / "old")
+
+
 def test_other_weights_begin_another_run(own):
     ok(*TRAIN_PRIOR)
     document = read_document(own / "runs/vae/model.safetensors")
@@ -234,4 +250,4 @@ def test_grid_and_models_know_what_a_prior_is(own):
         message = fails(1, command, "--model", "runs/prior")
         assert "a prior" in message and "--prior flow" in message
     dry = ok_json("train", "prior", "--model", "vae", "--epochs", "7", "--dry-run")
-    assert dry["train_images"] == len(NAMES) - len(VAL) and dry["latent_shape"] == [64, 1, 1]
+    assert dry["train_images"] == 2 * (len(NAMES) - len(VAL)) and dry["latent_shape"] == [64, 1, 1]

@@ -18,7 +18,7 @@ from aecli.errors import ConfigError, DataError, ModelError
 from aecli.inference.loaded_model import LoadedModel, load_model
 from aecli.models import registry
 from aecli.models.base import Prior
-from aecli.models.options import FlowOptions
+from aecli.models.options import FlowOptions, default_patch
 from aecli.progress import Progress, Stopped, StopRequest
 from aecli.runs.folder import resolved
 from aecli.runs.initial_weights import InitialWeights
@@ -103,7 +103,8 @@ def resolve_model(config: TrainConfig, init: InitialWeights | None) -> tuple[Any
     filled_in = {"latent_channels": channels, "side": side}
     if wrong := [key for key, value in filled_in.items() if str(config.model.options.get(key, value)) != str(value)]:
         raise ConfigError(f"--option {wrong[0]}={config.model.options[wrong[0]]}: {path} has {filled_in[wrong[0]]}")
-    defaults = {"channels": FlowOptions.channels, **config.model.defaults}
+    defaults = {"channels": FlowOptions.channels, "patch": default_patch(side), "whitening": "component"}
+    defaults |= config.model.defaults
     defaults = {**defaults, "channels": min(defaults["channels"], channels), **filled_in}
     return registry.resolve_options(config.model.name, config.model.options, defaults), encoder
 
