@@ -6,7 +6,7 @@ Zhang, Isola, Efros, Shechtman and Wang, "The unreasonable effectiveness of deep
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -27,6 +27,9 @@ _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
 _EPSILON = 1e-10
 
+# Features of larger images (0.5 GB of 12 megapixels) are not kept: they are computed anew for each prediction.
+_KEPT_PIXELS = 2**21
+
 Features = tuple[Tensor, ...]
 
 
@@ -38,6 +41,8 @@ def build(config: EvalConfig) -> Metric:
         network = LPIPS.from_net(net, config.lpips_weights, listen).to(device)
 
         def against(references: Tensor) -> Score:
+            if references.shape[-2] * references.shape[-1] > _KEPT_PIXELS:
+                return partial(network, references)
             features = network.features(references)
             return lambda predictions: network.distance(features, network.features(predictions))
 
@@ -82,7 +87,7 @@ class LPIPS(nn.Module):
         (N, 3, H, W), or a side shorter than `MIN_SIDE[net]`.
         """
         check_images(images, MIN_SIDE[self.net])
-        return self._unit_activations(self._standardized(images))
+        return tuple(map(_unit, self._activations(self._standardized(images))))
 
     @torch.inference_mode()
     def activations(self, images: Tensor) -> Features:
@@ -105,16 +110,9 @@ class LPIPS(nn.Module):
         shift, scale = (torch.tensor(each, device=output.device).view(3, 1, 1) for each in (_SHIFT, _SCALE))
         with torch.autocast(output.device.type, enabled=False):
             with torch.no_grad():
-                wanted = self._unit_activations((target.float() - shift) / scale)
-            made = self._unit_activations((output.float() - shift) / scale)
-            return self._layer_distances(made, wanted).sum(dim=0)
-
-    def _unit_activations(self, values: Tensor) -> Features:
-        """The outputs (N, C, h, w) of the tapped layers for standardised images, of length 1 over channels."""
-        return tuple(
-            activations / (torch.linalg.vector_norm(activations, dim=1, keepdim=True) + _EPSILON)
-            for activations in self._activations(values)
-        )
+                wanted = tuple(map(_unit, self._activations((target.float() - shift) / scale)))
+            made = map(_unit, self._activations((output.float() - shift) / scale))
+            return self._weighted(map(lambda one, other: (one - other).square(), made, wanted)).sum(dim=0)
 
     def _activations(self, values: Tensor) -> Iterator[Tensor]:
         """Yield the output float32 (N, C, h, w) of each tapped layer for standardised images."""
@@ -142,20 +140,37 @@ class LPIPS(nn.Module):
     @torch.inference_mode()
     def distance(self, a: Features, b: Features) -> Tensor:
         """LPIPS of each pair from its `features`: (N,) float64 on the CPU, 0 for identical images."""
-        return self._layer_distances(a, b).cpu().double().sum(dim=0)
+        squares = map(lambda one, other: (one - other).square_(), a, b)
+        return self._weighted(squares).cpu().double().sum(dim=0)
 
-    def _layer_distances(self, a: Features, b: Features) -> Tensor:
-        """The weighted squared distances (layers, N) of features, means over positions."""
-        distances = []
-        for one, other, head in zip(a, b, self.heads, strict=True):
-            squares = (one - other).square().permute(0, 2, 3, 1).flatten(1, 2)
-            distances.append((squares @ head).mean(dim=1))
-        return torch.stack(distances)
+    def _weighted(self, squares: Iterator[Tensor]) -> Tensor:
+        """The weighted distances (layers, N) of squared differences (N, C, h, w), means over positions.
 
+        `map` keeps no layer once it is done with, as the variable of a loop would while the next is computed.
+        """
+        return torch.stack(list(map(_weighted_mean, squares, self.heads)))
+
+    @torch.inference_mode()
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
-        """LPIPS of each pair: uint8 (N, 3, H, W) twice -> (N,) float64 on the CPU; raises like `features`."""
+        """LPIPS of each pair: uint8 (N, 3, H, W) twice -> (N,) float64 on the CPU; raises like `features`.
+
+        One layer of both is in memory at a time.
+        """
         check_pairs(a, b, MIN_SIDE[self.net])
-        return self.distance(self.features(a), self.features(b))
+        ours, theirs = (map(_unit, self._activations(self._standardized(each))) for each in (a, b))
+        squares = map(lambda one, other: one.sub_(other).square_(), ours, theirs)
+        return self._weighted(squares).cpu().double().sum(dim=0)
+
+
+def _unit(activations: Tensor) -> Tensor:
+    """Activations (N, C, h, w) divided by their length over channels."""
+    unit: Tensor = activations / (torch.linalg.vector_norm(activations, dim=1, keepdim=True) + _EPSILON)
+    return unit
+
+
+def _weighted_mean(squares: Tensor, head: Tensor) -> Tensor:
+    """The mean over positions (N,) of squares (N, C, h, w), weighted by channel."""
+    return (squares.permute(0, 2, 3, 1).flatten(1, 2) @ head).mean(dim=1)
 
 
 def exact_convolutions(values: Tensor) -> AbstractContextManager[None]:

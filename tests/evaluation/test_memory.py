@@ -22,6 +22,18 @@ def peak_bytes(folder, metric):
     return int(found.stdout) * 1024
 
 
+def write_pairs(folder, sides):
+    """Write a picture of each side, as `SIDE/gt/a.png`, and nearly the same as `SIDE/pred/a.png`."""
+    ramp = (np.arange(max(sides)) // 30).astype(np.uint8)
+    for side in sides:
+        for name in ("gt", "pred"):
+            pixels = np.zeros((side, side, 3), dtype=np.uint8)
+            pixels[..., 0], pixels[..., 1] = ramp[:side], ramp[:side, None]
+            pixels[::7, ::5] += name == "pred"
+            (folder / f"{side}/{name}").mkdir(parents=True)
+            Image.fromarray(pixels).save(folder / f"{side}/{name}/a.png", compress_level=1)
+
+
 @pytest.mark.parametrize(
     "metrics",
     [pytest.param(["psnr", "ssim"], marks=pytest.mark.slow), pytest.param(["psnr-y"], marks=pytest.mark.soak)],
@@ -29,16 +41,18 @@ def peak_bytes(folder, metric):
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_a_pair_takes_at_most_12_bytes_a_pixel(tmp_path, metrics):
-    ramp = (np.arange(SIDE) // 30).astype(np.uint8)
-    for side in (64, SIDE):
-        for name in ("gt", "pred"):
-            pixels = np.zeros((side, side, 3), dtype=np.uint8)
-            pixels[..., 0], pixels[..., 1] = ramp[:side], ramp[:side, None]
-            pixels[::7, ::5] += name == "pred"
-            (tmp_path / f"{side}/{name}").mkdir(parents=True)
-            Image.fromarray(pixels).save(tmp_path / f"{side}/{name}/a.png", compress_level=1)
+    write_pairs(tmp_path, (64, SIDE))
     small, large = (str(tmp_path / str(side)) for side in (64, SIDE))
     before = peak_bytes(small, "psnr")
     for metric in metrics:
         strips = 40e6 if metric == "ssim" else 0  # buffers of tiles, as wide as the image
         assert peak_bytes(large, metric) - before < 12 * SIDE**2 + strips, metric
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_lpips_keeps_one_layer_at_a_time(tmp_path):
+    side = 2048
+    write_pairs(tmp_path, (64, side))
+    before, after = (peak_bytes(str(tmp_path / str(each)), "lpips") for each in (64, side))
+    assert after - before < 90 * side**2  # bytes: all features of an image take 42 a pixel

@@ -33,6 +33,14 @@ def test_the_shipped_weights_are_those_of_the_readme_and_need_nothing_else(lpips
     assert network(photo, 255 - photo).item() == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("net", ["alex", "squeeze"])
+def test_distances_layer_by_layer_are_those_of_all_features(lpips_references, net):
+    network = LPIPS.from_net(net, lpips_references[1][net])
+    photo = batch(astronaut()[:64, :72])
+    features = [network.features(images) for images in (photo, 255 - photo)]
+    assert torch.equal(network(photo, 255 - photo), network.distance(*features))
+
+
 def test_slow_packages_are_not_imported():
     script = "import sys; from aecli.metrics.lpips import LPIPS; LPIPS.from_net('alex'); print(*sys.modules)"
     modules = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
