@@ -65,8 +65,9 @@ class FSQ(Bottleneck):
         for batch in hidden:
             levels = self._levels_of(self._bounded(batch.float()))
             place = levels + self._channels(levels.device) * self.values.shape[1]
-            counts += torch.bincount(place.flatten(), minlength=places)
-            sums.index_add_(0, place.flatten(), batch.float().flatten())
+            values = batch.float().flatten()
+            counts.index_add_(0, place.flatten(), torch.ones_like(values))
+            sums.index_add_(0, place.flatten(), values)
             used += self._count(self._indices_of(levels))
         if not counts.any():
             return
