@@ -160,9 +160,9 @@ class Model:
     ) -> Any:
         """Return `n` new images, equal to those of `aecli sample`: image i depends only on (seed, i).
 
-        `prior` is "auto", "normal", "gaussian", "mixture" or "flow" (which samples in `steps` steps); gaussian and
-        mixture are fitted on first use to the latents of the run's training images, or each time to those of `data`,
-        which is given as TrainConfig takes it.
+        `prior` is "auto", "normal", "gaussian", "mixture", "flow" (which samples in `steps` steps) or
+        "autoregressive" (of a model with codes); gaussian and mixture are fitted on first use to the latents of the
+        run's training images, or each time to those of `data`, which is given as TrainConfig takes it.
 
         Raises:
             ConfigError: `n`, `seed`, `temperature`, `prior`, `steps` or `output` is out of range.

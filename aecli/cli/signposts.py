@@ -154,7 +154,9 @@ def after_training(config: "TrainConfig", run: "RunFolder", is_validated: bool) 
     model = config.model
     runs = [] if config.run.runs == RunConfig.runs else ["--runs", str(config.run.runs)]
     if model.autoencoder is not None:
-        return join(["aecli", "sample", "--model", model.autoencoder, "--prior", "flow", *runs])
+        from aecli.sampling.prior_choice import prior_kind
+
+        return join(["aecli", "sample", "--model", model.autoencoder, "--prior", prior_kind(run), *runs])
     data = [] if is_validated else ["--data", config.data.source]
     if run.path.parent != config.run.runs or ":" in model.name:  # not among those that grid finds by itself
         named = f"{model.name}={run.path}" if ":" in model.name else str(run.path)

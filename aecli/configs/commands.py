@@ -53,7 +53,7 @@ own_fit_option = partial(
 )  # fmt: skip
 walk_prior_option = partial(
     option, "auto", "The prior in whose whitened space the path lies; auto: the best one fitted.", RUN,
-    choices=tuple(prior for prior in checks.PRIORS if prior != "flow"),
+    choices=tuple(prior for prior in checks.PRIORS if prior not in checks.TRAINED_PRIORS),
 )  # fmt: skip
 WALK_OUT_HELP = "A .png sheet, or an animated .gif or .webp; an existing file is replaced."
 
@@ -106,8 +106,8 @@ class SampleConfig(CheckedOptions):
 
     model: str = model_option()
     prior: str = option(
-        "auto", "The distribution of latents; auto: the best available. gaussian and mixture are fitted on first use, "
-        "flow is trained by aecli train prior.", RUN, choices=checks.PRIORS,
+        "auto", "The distribution of latents; auto: the best available. gaussian and mixture are fitted on first use; "
+        "flow, or autoregressive for a model with codes, is trained by aecli train prior.", RUN, choices=checks.PRIORS,
     )  # fmt: skip
     data: str | None = option(
         None, f"Images to fit gaussian or mixture to; needed for weights in no run folder. {SOURCE_HELP}", DATA,
@@ -115,7 +115,9 @@ class SampleConfig(CheckedOptions):
     )  # fmt: skip
     n: int = option(64, "Images to draw.", RUN, least=1, most=checks.MOST_SAMPLES)
     steps: int | None = option(None, "Steps of a flow's solver.", RUN, shown_default="50", least=1, most=MOST_DRAWN)
-    temperature: float = option(1.0, "Multiplies the prior's standard deviations.", RUN, least=0, most=1e6)
+    temperature: float = option(
+        1.0, "Multiplies the prior's standard deviations; divides logits.", RUN, least=0, most=1e6
+    )
     seed: int = seed_option()
     out: Path = option(
         Path("samples.png"), "A .png sheet (an existing file is replaced), or a folder for one PNG per image.",

@@ -22,8 +22,8 @@ Rows = NDArray[np.integer]
 
 
 def normalise(images: torch.Tensor) -> torch.Tensor:
-    """uint8 (N, 3, H, W) -> float32 in [-1, 1]: x / 127.5 - 1. Floats (latents) are returned as they are."""
-    return images if images.is_floating_point() else images.to(torch.float32).div_(127.5).sub_(1.0)
+    """uint8 (N, 3, H, W) -> float32 in [-1, 1]: x / 127.5 - 1. Latents, of other types, are returned as they are."""
+    return images.to(torch.float32).div_(127.5).sub_(1.0) if images.dtype == torch.uint8 else images
 
 
 def quantise(images: torch.Tensor) -> torch.Tensor:
@@ -55,7 +55,7 @@ def iterate(
 
     Args:
         images: uint8 (N, 3, S, S): a memory-mapped pack, OnTheFly, Pieces, or a tensor, which may be on `device`
-            already; the batches are the same, bit for bit. Or latents float32 (N, C, h, w), which are not normalised.
+            already; the batches are the same, bit for bit. Latents (N, C, h, w) are not normalised.
         order: indices into `images`; a batch is the next `batch_size` of them, the last one may be smaller.
         batch_size: images in a global batch.
         device: where the batches go; bytes are transferred, and become floats there.

@@ -154,10 +154,28 @@ class LoadedModel:
             latents, log_variances = self.model.encode_distribution(self._to_device(batch))
         return latents.float().cpu().numpy(), None if log_variances is None else log_variances.float().cpu().numpy()
 
+    def codes(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the codes int64 (N, codebooks, h, w) nearest to latents (N, …) of a model that has codes, on the CPU.
+
+        Raises:
+            ModelError: it has none.
+        """
+        with torch.inference_mode():
+            found = self.model.indices(latents.to(self.placement.device))
+        if found is None:
+            raise ModelError(f"{self.title} has no codes")
+        return found.cpu()
+
     def decode(self, latents: torch.Tensor, exact: bool = False) -> torch.Tensor:
-        """Return images (N, 3, H, W) of latents (N, …): uint8, or `exact` float32 in [-1, 1], on the CPU."""
+        """Return images (N, 3, H, W) of latents (N, …): uint8, or `exact` float32 in [-1, 1], on the CPU.
+
+        Whole numbers are codes (N, codebooks, h, w), which stand for latents.
+        """
         with torch.inference_mode(), self.placement.autocast(), oom_as_device_error(MEMORY_HINT):
-            return self._to_images(self.model.decode(latents.to(self.placement.device)), exact)
+            latents = latents.to(self.placement.device)
+            if not latents.is_floating_point():
+                latents = self.model.latents(latents)
+            return self._to_images(self.model.decode(latents), exact)
 
     def decode_all(self, latents: torch.Tensor, exact: bool = False) -> torch.Tensor:
         """Decode any number of latents, batch by batch."""
@@ -215,7 +233,7 @@ def load_model(
     if not isinstance(loaded, Autoencoder):
         raise ModelError(
             f"{located.checkpoint} holds a prior ({document['model']}), not an autoencoder\n"
-            "hint: name the autoencoder that it was trained for: aecli sample --model vae --prior flow"
+            "hint: name the autoencoder that it was trained for: aecli sample --model vae"
         )
     has_own_input = not document.get("assumed")
     on_device = loaded.to(placement.device).to(memory_format=placement.memory_format)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 
@@ -77,6 +78,8 @@ class Trainable(nn.Module, ABC):
     betas: ClassVar[tuple[float, float]] = (0.5, 0.999)  # Adam's; the report's
     closed_form: ClassVar[bool] = False  # whether `prepare` is all of its training; it has no parameters then
     plateau_epochs: ClassVar[int] = 10  # patience of ReduceLROnPlateau, on the training loss; the report's
+    example_dtype: ClassVar[torch.dtype] = torch.float32  # of training examples
+    predicts_log_likelihoods: ClassVar[bool] = False  # whether `predict`'s outputs are those of its targets, in nats
 
     options: Any
 
@@ -162,6 +165,18 @@ class Autoencoder(Trainable):
         """Return the codes (N, codebooks, h, w), int64, of latents (N, …), or None where these are not discrete."""
         return None
 
+    @property
+    def code_levels(self) -> tuple[int, ...] | None:
+        """Levels of the digits of a code's index, whose product is `codebook_size`, the first digit counting 1.
+
+        A model that has them has `latents`; a prior is then trained on its codes.
+        """
+        return None
+
+    def latents(self, indices: Tensor) -> Tensor:
+        """Return the latents (N, …) of codes (N, codebooks, h, w): what `indices` takes."""
+        raise NotImplementedError(f"{type(self).__name__} has no codes")
+
     def kept(self, image_size: int) -> "Kept":
         """Return what the latent keeps of an image of that side."""
         shape = self.latent_shape(image_size)
@@ -191,7 +206,12 @@ class Prior(Trainable):
 
     Training examples are whitened latents; the whitening is fitted before training, with `partial_fit` batch by batch
     and `fit`. Its options have `latent_channels` and `side`, the shape of the autoencoder's latents.
+
+    One that `takes_codes` learns codes, int64 (N, codebooks, side, side), in place of latents. Its options have the
+    autoencoder's `levels` of a code, `codebooks` and `side`.
     """
+
+    takes_codes: ClassVar[bool] = False
 
     @abstractmethod
     def partial_fit(self, latents: Tensor) -> None:
@@ -210,8 +230,11 @@ class Prior(Trainable):
         """Return the latents (N, latent_channels, side, side) of examples (N, …)."""
 
     @abstractmethod
-    def sample(self, noise: Tensor, steps: int) -> Tensor:
-        """Return examples (N, …) generated from standard normal noise of that shape, in `steps` steps."""
+    def sample(self, noise: Tensor, steps: int, temperature: float = 1.0) -> Tensor:
+        """Return examples (N, …) generated from standard normal noise of that shape, in `steps` steps.
+
+        The lower the `temperature`, the nearer they are to the likeliest ones.
+        """
 
 
 @contextmanager

@@ -22,6 +22,7 @@ class Bottleneck(nn.Module, ABC):
     stat_names: tuple[str, ...] = ()
     bits: float | None = None  # of a position of the latent, if it is discrete
     codebook_size: int | None = None  # codes of each of its codebooks
+    code_levels: tuple[int, ...] | None = None  # of the digits of a code's index: `Autoencoder.code_levels`
 
     def __init__(self, in_channels: int, latent_dim: int) -> None:
         """Build it."""
@@ -39,6 +40,10 @@ class Bottleneck(nn.Module, ABC):
     def indices(self, latents: Tensor) -> Tensor | None:
         """Return the codes (N, codebooks, h, w), int64, nearest to latents (N, latent_dim, h, w), if it has codes."""
         return None
+
+    def latents(self, indices: Tensor) -> Tensor:
+        """Return the latents (N, latent_dim, h, w) of codes (N, codebooks, h, w)."""
+        raise NotImplementedError(f"{type(self).__name__} has no codes")
 
     def draw_noise(self, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
         """Return the noise that `forward` takes for latents of that shape, or None."""

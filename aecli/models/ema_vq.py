@@ -38,6 +38,7 @@ class EMACodebook(Bottleneck):
         """Build it, with random codes; `latent_dim` is a multiple of `codebooks`."""
         super().__init__(latent_dim, latent_dim)
         self.codebook_size: int = size
+        self.code_levels = (size,)
         self.codebooks, self.cosine = codebooks, cosine
         self.bits = math.log2(size) * codebooks
         self.term_weights = {"commitment": commitment}

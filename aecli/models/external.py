@@ -117,6 +117,17 @@ class VQModel(External):
         found: Tensor = self.quantize(latents)[2][2]
         return found.view(len(latents), 1, *latents.shape[2:])
 
+    @property
+    def code_levels(self) -> tuple[int]:
+        """The codes of its codebook: an index is one digit."""
+        return (self.codebook_size,)
+
+    def latents(self, indices: Tensor) -> Tensor:
+        """Return the latents (N, vq_embed_dim, h, w) of codes (N, 1, h, w)."""
+        count, _, height, width = indices.shape
+        codes: Tensor = self.quantize.embedding(indices.flatten())  # type: ignore[operator, union-attr]
+        return codes.view(count, height, width, -1).permute(0, 3, 1, 2)
+
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Encoded:
         """Return latents (N, vq_embed_dim, H/f, W/f), which are codes."""
         return Encoded(self.quantize(self.quant_conv(self.encoder(images)))[0])

@@ -18,5 +18,5 @@ def forward_flops(model: Trainable, image_size: int) -> float:
     # As matrix products, because the counter doesn't know PyTorch's fused attention on CPUs.
     counter = FlopCounterMode(display=False)
     with evaluating(model), counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        model(torch.empty(1, *model.example_shape(image_size), device=device))
+        model(torch.zeros(1, *model.example_shape(image_size), dtype=model.example_dtype, device=device))
     return float(counter.get_total_flops())

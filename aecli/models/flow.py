@@ -95,8 +95,12 @@ class Flow(Prior):
         velocity: Tensor = self.proj_out(self.norm(tokens) * (1 + scale) + shift)
         return functional.pixel_shuffle(velocity.transpose(1, 2).reshape(patches.shape), self.options.patch)
 
-    def sample(self, noise: Tensor, steps: int) -> Tensor:
-        """Return the examples that `noise` (N, channels, side, side) is carried to, in `steps` equal Euler steps."""
+    def sample(self, noise: Tensor, steps: int, temperature: float = 1.0) -> Tensor:
+        """Return the examples that `noise` (N, channels, side, side) is carried to, in `steps` equal Euler steps.
+
+        `temperature` multiplies the noise.
+        """
+        noise = temperature * noise
         for step in range(steps):
             time = noise.new_full((len(noise),), step / steps)
             noise = noise + self(noise, time).float() / steps

@@ -28,6 +28,7 @@ class FSQ(Bottleneck):
         """Build it; `latent_dim` is a multiple of len(levels)."""
         super().__init__(latent_dim, latent_dim)
         self.levels, self.codebooks = tuple(levels), latent_dim // len(levels)
+        self.code_levels = self.levels
         self.codebook_size: int = math.prod(levels)
         self.bits = math.log2(self.codebook_size) * self.codebooks
         self.frequencies = CodeFrequencies(self.codebooks, self.codebook_size)

@@ -158,16 +158,10 @@ class FlowOptions:
 
     def __post_init__(self) -> None:
         """Check the ranges; raises ConfigError."""
-        sizes = {"channels": self.channels, "depth": self.depth, "latent_channels": self.latent_channels,
-                 "side": self.side, "heads": self.attention_heads, "patch": self.patch}  # fmt: skip
-        for name, size in {"width": self.width, **sizes}.items():
-            flag = "--width" if name == "width" else f"--option {name}"
-            require(1 <= size <= 65536, flag, size, "a whole number from 1 to 65536")
+        _require_transformer(self, channels=self.channels, latent_channels=self.latent_channels,
+                             patch=self.patch)  # fmt: skip
         require(self.channels <= self.latent_channels, "--option channels", self.channels,
                 f"at most the autoencoder's {self.latent_channels}")  # fmt: skip
-        require(self.width % self.attention_heads == 0, "--width", self.width,
-                f"a multiple of the {self.attention_heads} heads")  # fmt: skip
-        require(0 <= self.dropout < 1, "--option dropout", self.dropout, "a number of at least 0 and below 1")
         require(
             self.side % self.patch == 0, "--option patch", self.patch, f"a divisor of the latents' side {self.side}"
         )
@@ -176,7 +170,7 @@ class FlowOptions:
     @property
     def attention_heads(self) -> int:
         """`heads`, or its default."""
-        return self.heads if self.heads is not None else self.width // 64 if self.width % 64 == 0 else 1
+        return _attention_heads(self)
 
 
 def default_patch(side: int) -> int:
@@ -187,3 +181,45 @@ def default_patch(side: int) -> int:
     """
     possible = [patch for patch in (1, 2, 4) if side % patch == 0]
     return next((patch for patch in possible if (side // patch) ** 2 <= _MOST_TOKENS), possible[-1])
+
+
+@dataclass(frozen=True)
+class AutoregressiveOptions:
+    """Those of the prior over codes: the transformer's, as the flow's.
+
+    `levels` of the digits of a code, the number of `codebooks` and the `side` are set from the autoencoder.
+    """
+
+    width: int = 256
+    depth: int = 6
+    heads: int | None = None
+    dropout: float = 0.1
+    levels: tuple[int, ...] = (1024,)
+    codebooks: int = 1
+    side: int = 8
+
+    def __post_init__(self) -> None:
+        """Check the ranges; raises ConfigError."""
+        _require_transformer(self, codebooks=self.codebooks)
+        are_levels = len(self.levels) > 0 and all(1 <= levels <= 2**20 for levels in self.levels)
+        require(are_levels, "--option levels", ",".join(map(str, self.levels)), "whole numbers from 1 to 2^20")
+
+    @property
+    def attention_heads(self) -> int:
+        """`heads`, or its default."""
+        return _attention_heads(self)
+
+
+def _attention_heads(options: FlowOptions | AutoregressiveOptions) -> int:
+    return options.heads if options.heads is not None else options.width // 64 if options.width % 64 == 0 else 1
+
+
+def _require_transformer(options: FlowOptions | AutoregressiveOptions, **more_sizes: int) -> None:
+    """Check what priors have in common, and that their other sizes are such; raises ConfigError."""
+    sizes = {"width": options.width, "depth": options.depth, "side": options.side, "heads": options.attention_heads}
+    for name, size in {**sizes, **more_sizes}.items():
+        flag = "--width" if name == "width" else f"--option {name}"
+        require(1 <= size <= 65536, flag, size, "a whole number from 1 to 65536")
+    require(options.width % options.attention_heads == 0, "--width", options.width,
+            f"a multiple of the {options.attention_heads} heads")  # fmt: skip
+    require(0 <= options.dropout < 1, "--option dropout", options.dropout, "a number of at least 0 and below 1")

@@ -32,6 +32,8 @@ _BUILT_IN = {
     "prior": "aecli.models.flow:Flow",
 }
 PRIORS = ("prior",)  # names of built-ins that are not autoencoders
+PRIOR_OF_CODES = "autoregressive"  # what `prior` is for an autoencoder with codes: a name in files, not for users
+_IN_FILES = {**_BUILT_IN, PRIOR_OF_CODES: "aecli.models.autoregressive:Autoregressive"}
 
 
 @cache  # it reads a file of every installed package
@@ -53,7 +55,7 @@ def names() -> list[str]:
 
 def is_built_in(model: type) -> bool:
     """Whether the class is one of aecli's own."""
-    return f"{model.__module__}:{model.__qualname__}" in _BUILT_IN.values()
+    return f"{model.__module__}:{model.__qualname__}" in _IN_FILES.values()
 
 
 def is_model_name(text: str) -> bool:
@@ -86,7 +88,7 @@ def load(name: str) -> type["Trainable"]:
     """
     from aecli.models.base import Trainable
 
-    target = name if ":" in name else targets().get(name)
+    target = name if ":" in name else {**targets(), **_IN_FILES}.get(name)
     if target is None or not _is_target(target):
         raise ModelError(f"unknown model {name!r}\nhint: {suggestion(name)}")
     module_name, _, attribute = target.partition(":")

@@ -124,6 +124,15 @@ class ResNet(Autoencoder):
         """Return the codes (N, codebooks, h, w), int64, of latents (N, latent_dim, h, w), if the bottleneck has any."""
         return self.bottleneck.indices(latents)
 
+    @property
+    def code_levels(self) -> tuple[int, ...] | None:
+        """Those of the bottleneck."""
+        return self.bottleneck.code_levels
+
+    def latents(self, indices: Tensor) -> Tensor:
+        """Return the latents (N, latent_dim, h, w) of codes (N, codebooks, h, w), if the bottleneck has any."""
+        return self.bottleneck.latents(indices)
+
     def prepare(self, batches: Iterable[Tensor]) -> None:
         """Set the linear path to the PCA of images (N, 3, S, S) in [-1, 1], and fit the bottleneck."""
         kept: list[Tensor] = []

@@ -88,6 +88,16 @@ class VQ(Autoencoder):
         found: Tensor = self.quantize(latents)[1]
         return found.unsqueeze(1)
 
+    @property
+    def code_levels(self) -> tuple[int]:
+        """The codes of its codebook: an index is one digit."""
+        return (self.codebook_size,)
+
+    def latents(self, indices: Tensor) -> Tensor:
+        """Return the latents (N, vq_embed_dim, h, w) of codes (N, 1, h, w)."""
+        codes: Tensor = self.quantize.embedding(indices.squeeze(1))
+        return codes.permute(0, 3, 1, 2)
+
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Encoded:
         """Return latents (N, vq_embed_dim, H/f, W/f), which are codes, both terms, and the use of the codebook."""
         vectors = self.quant_conv(self.encoder(images)).float()

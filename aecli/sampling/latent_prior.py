@@ -1,6 +1,6 @@
 """A distribution over latents, to draw from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +15,12 @@ FLOW_STEPS = 50
 
 @dataclass(frozen=True)
 class LatentPrior:
-    """A distribution over latents of `shape` (without the batch): `name` is normal, gaussian, mixture or flow.
+    """A distribution over latents of `shape` (without the batch), by one of the names of `aecli sample --prior`.
 
-    `fitted` is set for gaussian and mixture, `flow` for a flow, which samples in `flow_steps` steps. `temperature`
-    multiplies the standard deviations, for a flow those of its noise. `fingerprint` is the SHA-256 of a flow's weights.
+    `fitted` is set for gaussian and mixture, `trained` for a flow, which samples in `flow_steps` steps, and for an
+    autoregressive prior. `temperature` multiplies the standard deviations, for a flow those of its noise; an
+    autoregressive prior's logits are divided by it. `fingerprint` is the SHA-256 of a trained prior's weights.
+    `to_codes` maps the latents of a model with codes to the nearest ones.
     """
 
     name: str
@@ -26,23 +28,34 @@ class LatentPrior:
     temperature: float
     seed: int
     fitted: FittedPrior | None = None
-    flow: Prior | None = None
+    trained: Prior | None = None
     flow_steps: int = FLOW_STEPS
     fingerprint: str = ""
+    to_codes: Callable[[Tensor], Tensor] | None = None
 
     def sample(self, indices: Sequence[int]) -> Tensor:
-        """Return latents float32 (N, …); each depends only on (seed, index), up to rounding, which depends on N."""
+        """Return latents float32 (N, …); each depends only on (seed, index), up to rounding, which depends on N.
+
+        Of a model with codes they are codes, int64 (N, codebooks, h, w).
+        """
+        if self.trained is not None and self.trained.takes_codes:
+            return self._of_trained(self.trained, indices)
+        latents = self._latents(indices)
+        return latents if self.to_codes is None else self.to_codes(latents)
+
+    def _latents(self, indices: Sequence[int]) -> Tensor:
         if self.fitted is not None:
             scores = [self.fitted.sample(self.name, self.temperature, self.seed, index) for index in indices]
             return torch.from_numpy(self.fitted.unwhiten(np.stack(scores))).reshape(-1, *self.shape)
-        flow = self.flow
-        shape = self.shape if flow is None else flow.example_shape(0)
-        noise = torch.stack([self.temperature * sample_noise(shape, self.seed, index) for index in indices])
-        if flow is None:
-            return noise
+        if self.trained is not None:
+            return self._of_trained(self.trained, indices).float().reshape(-1, *self.shape)
+        return torch.stack([self.temperature * sample_noise(self.shape, self.seed, index) for index in indices])
+
+    def _of_trained(self, prior: Prior, indices: Sequence[int]) -> Tensor:
+        noise = torch.stack([sample_noise(prior.example_shape(0), self.seed, index) for index in indices])
         with torch.inference_mode():
-            examples = flow.sample(noise.to(next(flow.parameters()).device), self.flow_steps)
-            return flow.unwhiten(examples).float().cpu().reshape(-1, *self.shape)
+            examples = prior.sample(noise.to(next(prior.parameters()).device), self.flow_steps, self.temperature)
+            return prior.unwhiten(examples).cpu()
 
 
 def sample_noise(shape: Sequence[int], seed: int, index: int) -> Tensor:

@@ -1,13 +1,17 @@
-"""Choosing the prior of latents: N(0, I), one fitted to the latents, or a flow trained on them."""
+"""Choosing the prior of latents: N(0, I), one fitted to the latents, or one trained on them."""
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from torch import Tensor
+
 from aecli.configs import InterpolateConfig, SampleConfig, TraverseConfig
+from aecli.configs.checks import TRAINED_PRIORS
 from aecli.diagnosis import collapsed, far_from_normal
 from aecli.errors import CheckpointError, ConfigError, DataError, ModelError
 from aecli.inference.loaded_model import LoadedModel, load_model
+from aecli.models import registry
 from aecli.models.base import Prior
 from aecli.progress import Listener, Notice
 from aecli.runs import checkpoints
@@ -20,11 +24,15 @@ from aecli.storage.strict_json import is_number
 
 
 def require_prior(loaded: LoadedModel, prior: str) -> None:
-    """Raise ModelError if `prior` is N(0, I) and the model was not trained towards it."""
+    """Raise ModelError for N(0, I) if the model was not trained towards it, and for what needs codes if it has none."""
+    if prior == "autoregressive" and loaded.model.code_levels is None:
+        raise ModelError(
+            f"{loaded.title} has no codes, which --prior autoregressive draws\nhint: use --prior auto or flow"
+        )
     if prior == "normal" and not loaded.model.prior_is_normal:
         raise ModelError(
             f"{loaded.title} can't be sampled from N(0, I): not trained towards it, it would give noise\n"
-            "hint: use --prior gaussian or mixture; or flow, after aecli train prior"
+            f"hint: use --prior gaussian or mixture; or {_trained_kind(loaded)}, after aecli train prior"
         )
 
 
@@ -59,38 +67,55 @@ def _recorded_kl(checkpoint: Path) -> float | None:
 def choose_prior(loaded: LoadedModel, config: SampleConfig, listen: Listener) -> LatentPrior:
     """Return the prior that `config` names; for `auto` the best by measurement, with a notice of the figures.
 
-    Where that can't be, because the run has too few validation images, `auto` is a flow if there is one, or a mixture;
-    with `data` it is a mixture.
+    Where that can't be, because the run has too few validation images, `auto` is a trained prior if there is one, or a
+    mixture; with `data` it is a mixture.
 
-    A flow's run is found under `config.runs` or beside the model's run.
+    A trained prior's run is found under `config.runs` or beside the model's run.
 
     Raises:
-        ModelError: N(0, I) for a model that was not trained towards it.
+        ModelError: N(0, I) for a model that was not trained towards it, or `autoregressive` for one without codes.
         ConfigError: `steps` without a flow.
-        CheckpointError: `flow`, but none was trained on these weights.
+        CheckpointError: `flow` or `autoregressive`, but none was trained on these weights.
         DataError: gaussian or mixture, but the images to fit them to aren't available.
     """
     if config.data is not None:
         return choose_fitted_prior(loaded, config.prior, listen, config.temperature, config.seed, config.data)
-    run = find_flow(loaded, config.runs) if config.prior in ("auto", "flow") else None
-    if run is None:
-        hint = f"train one with: aecli train prior --model {_model_argument(loaded)}"
-        if config.prior == "flow":
-            raise CheckpointError(f"--prior flow: none was trained on {loaded.located.checkpoint}\nhint: {hint}")
-        if config.steps is not None and config.prior == "auto":
-            raise ConfigError(f"--steps {config.steps}: only a flow has steps, but none was trained on these weights\n"
-                              f"hint: {hint}")  # fmt: skip
-    if config.prior == "auto" and config.steps is None and (measured := _best_prior(loaded, run, listen)) is not None:
+    require_prior(loaded, config.prior)
+    wanted = "flow" if config.prior == "auto" and config.steps is not None else config.prior  # alone in having steps
+    run = find_trained(loaded, config.runs, wanted)
+    if run is None and wanted in TRAINED_PRIORS:
+        raise _missing(loaded, config)
+    if wanted == "auto" and (measured := _best_prior(loaded, run, listen)) is not None:
         return replace(measured, temperature=config.temperature, seed=config.seed)
     if run is not None:
+        prior = _trained_prior(run, loaded)
         if config.prior == "auto":
-            listen(Notice(f"sampling from the flow in {run.path}"))
-        flow = _flow_prior(run, loaded)
-        return replace(flow, temperature=config.temperature, seed=config.seed, flow_steps=config.steps or FLOW_STEPS)
+            listen(Notice(f"sampling from the {prior.name} prior in {run.path}"))
+        return replace(prior, temperature=config.temperature, seed=config.seed, flow_steps=config.steps or FLOW_STEPS)
     return choose_fitted_prior(loaded, config.prior, listen, config.temperature, config.seed)
 
 
-def _best_prior(loaded: LoadedModel, flow_run: RunFolder | None, listen: Listener) -> LatentPrior | None:
+def _missing(loaded: LoadedModel, config: SampleConfig) -> CheckpointError | ConfigError:
+    """Return the error of a trained prior that is asked for and not there."""
+    hint = f"train one with: aecli train prior --model {_model_argument(loaded)}"
+    if config.prior == "flow" and _trained_kind(loaded) != "flow":
+        hint = f"it has codes: use --prior {_trained_kind(loaded)}, after aecli train prior"
+    if config.prior == "auto":
+        return ConfigError(f"--steps {config.steps}: only a flow has steps, but none was trained on these weights\n"
+                           f"hint: {hint if _trained_kind(loaded) == 'flow' else 'leave --steps out'}")  # fmt: skip
+    return CheckpointError(f"--prior {config.prior}: none was trained on {loaded.located.checkpoint}\nhint: {hint}")
+
+
+def _trained_kind(loaded: LoadedModel) -> str:
+    """Return the kind of prior that `aecli train prior` trains for a model."""
+    return "flow" if loaded.model.code_levels is None else "autoregressive"
+
+
+def _to_codes(loaded: LoadedModel) -> Callable[[Tensor], Tensor] | None:
+    return None if loaded.model.code_levels is None else loaded.codes
+
+
+def _best_prior(loaded: LoadedModel, trained_run: RunFolder | None, listen: Listener) -> LatentPrior | None:
     """Return the prior whose samples are nearest to the run's validation images, with a notice of the figures.
 
     None where there are too few of these, or nothing can be fitted.
@@ -102,11 +127,12 @@ def _best_prior(loaded: LoadedModel, flow_run: RunFolder | None, listen: Listene
     except DataError:
         return None
     shape = loaded.model.latent_shape(loaded.image_size)
-    candidates = [LatentPrior(name, shape, 1.0, 0, fitted=fitted) for name in ("gaussian", "mixture")]
+    to_codes = _to_codes(loaded)
+    candidates = [LatentPrior(name, shape, 1.0, 0, fitted, to_codes=to_codes) for name in ("gaussian", "mixture")]
     if loaded.model.prior_is_normal:
-        candidates.append(LatentPrior("normal", shape, 1.0, 0))
-    if flow_run is not None:
-        candidates.append(_flow_prior(flow_run, loaded))
+        candidates.append(LatentPrior("normal", shape, 1.0, 0, to_codes=to_codes))
+    if trained_run is not None:
+        candidates.append(_trained_prior(trained_run, loaded))
     scores = measured_priors(loaded, candidates, listen)
     if scores is None:
         return None
@@ -138,7 +164,8 @@ def choose_fitted_prior(
     """
     require_prior(loaded, prior)
     shape = loaded.model.latent_shape(loaded.image_size)
-    normal = LatentPrior("normal", shape, temperature, seed)
+    to_codes = _to_codes(loaded)
+    normal = LatentPrior("normal", shape, temperature, seed, to_codes=to_codes)
     try:
         fitted = fitted_prior(loaded, listen, data)
     except DataError as error:
@@ -155,11 +182,16 @@ def choose_fitted_prior(
         size = len(fitted.mixture.weights)
         what = f"a mixture of {size} Gaussians" if size > 1 else "a Gaussian"
         listen(Notice(f"sampling from {what} fitted to the latents of {fitted.count:,} images"))
-    return LatentPrior("mixture" if prior == "auto" else prior, shape, temperature, seed, fitted=fitted)
+    return LatentPrior("mixture" if prior == "auto" else prior, shape, temperature, seed, fitted, to_codes=to_codes)
 
 
-def find_flow(loaded: LoadedModel, runs: Path) -> RunFolder | None:
-    """Return the newest run of a flow that was trained on these weights, under `runs` or beside the model's run."""
+def find_trained(loaded: LoadedModel, runs: Path, prior: str) -> RunFolder | None:
+    """Return the newest run of a prior of that name, or of any for `auto`, that was trained on these weights.
+
+    It lies under `runs` or beside the model's run.
+    """
+    if prior not in ("auto", *TRAINED_PRIORS):
+        return None
     folders = [runs, *([loaded.located.run.path.resolve().parent] if loaded.located.run else [])]
     matching = [
         run
@@ -167,6 +199,7 @@ def find_flow(loaded: LoadedModel, runs: Path) -> RunFolder | None:
         for run in list_runs(folder)
         if run.model.exists() and _autoencoder_sha256(run) == loaded.sha256
     ]
+    matching = [run for run in matching if prior == "auto" or prior_kind(run) == prior]
     return max(matching, key=RunFolder.touched, default=None)
 
 
@@ -186,12 +219,20 @@ def _autoencoder_sha256(run: RunFolder) -> str | None:
     return autoencoder.get("sha256") if isinstance(autoencoder, dict) else None
 
 
-def _flow_prior(run: RunFolder, loaded: LoadedModel) -> LatentPrior:
+def prior_kind(run: RunFolder) -> str:
+    """Return the name, among those of `--prior`, of what `aecli train prior` trained in a run."""
+    document = checkpoints.read_document(run.model) or {}
+    return "autoregressive" if document.get("model") == registry.PRIOR_OF_CODES else "flow"
+
+
+def _trained_prior(run: RunFolder, loaded: LoadedModel) -> LatentPrior:
     model, _ = checkpoints.load_model(run.model)
     if not isinstance(model, Prior):
         raise CheckpointError(f"{run.model} holds {type(model).__name__}, not the prior that {run.config} describes")
     shape = loaded.model.latent_shape(loaded.image_size)
-    if not loaded.has_own_input:  # the size that the flow was trained at
-        shape = (model.options.latent_channels, *[model.options.side] * (len(shape) - 1))
-    on_device = model.to(loaded.placement.device)
-    return LatentPrior("flow", shape, 1.0, 0, flow=on_device, fingerprint=checkpoints.fingerprint(run.model))
+    if not loaded.has_own_input:  # the size that it was trained at
+        shape = (shape[0], *[model.options.side] * (len(shape) - 1))
+    on_device, fingerprint = model.to(loaded.placement.device), checkpoints.fingerprint(run.model)
+    return LatentPrior(
+        prior_kind(run), shape, 1.0, 0, trained=on_device, fingerprint=fingerprint, to_codes=_to_codes(loaded)
+    )

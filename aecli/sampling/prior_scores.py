@@ -37,7 +37,7 @@ _BATCH = 16  # images at once
 class PriorScores(Schema):
     """`distances` (kd-alex) of priors by name, from `samples` of each to `images`.
 
-    `weights` holds the SHA-256 of the autoencoder's and of AlexNet's weights, and what identifies a flow.
+    `weights` holds the SHA-256 of the autoencoder's and of AlexNet's weights, and of trained priors'.
     """
 
     distances: dict[str, float] = checked(map_of(is_number))
@@ -67,7 +67,7 @@ def measured_priors(loaded: LoadedModel, priors: Sequence[LatentPrior], listen: 
     assert run is not None  # it has the images
     network = alex_features(loaded.placement.device, listen)
     weights = {"autoencoder": loaded.sha256, "features": network.weights_sha256}
-    weights |= {each.name: each.fingerprint for each in priors if each.flow is not None}
+    weights |= {each.name: each.fingerprint for each in priors if each.trained is not None}
     kept = _read(run.prior_scores)
     if kept is not None and kept.weights == weights and kept.distances.keys() == {each.name for each in priors}:
         return kept

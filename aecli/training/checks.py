@@ -8,11 +8,11 @@ from torch import nn
 
 from aecli.configs import TrainConfig
 from aecli.configs.checks import RANDOM_CROP
+from aecli.configs.train import ObjectiveConfig
 from aecli.data.streams import is_stream
 from aecli.errors import CheckpointError, ConfigError, DataError, DeviceError
 from aecli.metrics.lpips import MIN_SIDE as LPIPS_MIN_SIDE
 from aecli.metrics.ssim import MIN_SIDE as SSIM_MIN_SIDE
-from aecli.models import registry
 from aecli.models.base import Autoencoder, Trainable
 from aecli.models.receptive_field import grows_with_images
 from aecli.runs.folder import RunFolder
@@ -73,16 +73,18 @@ def validate_pieces(config: TrainConfig, model: Trainable) -> None:
         )
 
 
-def validate_objective(config: TrainConfig, perceptual_net: str | None) -> None:
+def validate_objective(config: TrainConfig, model: Trainable, perceptual_net: str | None) -> None:
     """Raise ConfigError where the images are too small for a loss or metric, or the model's examples are no images."""
     objective, size = config.objective, config.data.image_size
+    if model.predicts_log_likelihoods and objective.pixel_loss != ObjectiveConfig.pixel_loss:
+        raise ConfigError(f"--pixel-loss {objective.pixel_loss}: a prior over codes maximises their likelihood")
     needed = {
         "--perceptual-weight": LPIPS_MIN_SIDE[perceptual_net] if perceptual_net else 0,
         "--ssim-weight": SSIM_MIN_SIDE["gaussian"] if objective.ssim_weight else 0,
         "--adversarial-weight": DISCRIMINATOR_MIN_SIDE if objective.adversarial_weight else 0,
         "--best-by": {"loss": 0, "psnr": 1, "lpips": LPIPS_MIN_SIDE["alex"]}[config.optimization.best_by],
     }
-    has_images = issubclass(registry.load(config.model.name), Autoencoder)
+    has_images = isinstance(model, Autoencoder)
     for flag, side in needed.items():
         if side and not has_images:
             raise ConfigError(f"{flag}: {config.model.name} is trained on latents, which are no images")

@@ -98,7 +98,8 @@ class StepModel:
 
     def _warm_up(self, placement: Placement, count: int, image_size: int) -> None:
         """Run the forward and backward pass of black images, and leave the model unchanged."""
-        images = torch.zeros(count, *self.model.example_shape(image_size), device=placement.device)
+        shape, dtype = (count, *self.model.example_shape(image_size)), self.model.example_dtype
+        images = torch.zeros(shape, dtype=dtype, device=placement.device)
         buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
         try:
             noise = self.model.draw_noise(count, image_size)

@@ -235,6 +235,8 @@ class _CountedModel(StepModel):
 def _time_steps(plan: Plan, state: TrainState, batch_size: int, listen: Listener) -> _Timing:
     shape = (batch_size, *state.model.example_shape(plan.config.data.image_size))
     images = torch.rand(shape, generator=torch.Generator().manual_seed(plan.config.run.seed)) * 2 - 1
+    if not state.model.example_dtype.is_floating_point:  # codes, of which all have the first
+        images = torch.zeros(shape, dtype=state.model.example_dtype)
     images = images.to(plan.placement.device).contiguous(memory_format=plan.placement.memory_format)
     detector = NonFiniteDetector(state)
     plain, counted = StepModel(state.model), _CountedModel(state.model)
@@ -272,7 +274,7 @@ def _time_validation(plan: Plan, state: TrainState, images: int) -> float:
     batch_size = min(images, config.optimization.batch_size)
     shape = (batch_size, *state.model.example_shape(config.data.image_size))
     has_images = isinstance(state.model, Autoencoder)
-    examples = np.zeros(shape, np.uint8) if has_images else np.zeros(shape, np.float32)
+    examples = np.zeros(shape, np.uint8) if has_images else torch.zeros(shape, dtype=state.model.example_dtype).numpy()
     batch = ImageSet(examples, np.arange(batch_size))
     metrics = ValidationMetrics.of(state.model, state.objective, config.data, images, placement.device)
     for _ in range(2):  # the first one warms up

@@ -33,6 +33,11 @@ def charbonnier(output: Tensor, target: Tensor) -> Tensor:
     return (output - target).square().add(CHARBONNIER_EPSILON**2).sqrt().mean()
 
 
+def negative_log_likelihood(output: Tensor, target: Tensor) -> Tensor:
+    """Return -mean(output) of log-likelihoods, which are those of the target already."""
+    return -output.mean()
+
+
 PIXEL_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": functional.mse_loss,
     "l1": functional.l1_loss,
@@ -51,7 +56,8 @@ class Objective(nn.Module):
         """Compose it; `perceptual` is needed where that has a weight. Critics are drawn from torch's generator."""
         super().__init__()
         self.config = config
-        self._pixel_loss = PIXEL_LOSSES[config.pixel_loss]
+        is_nll = model.predicts_log_likelihoods
+        self._pixel_loss = negative_log_likelihood if is_nll else PIXEL_LOSSES[config.pixel_loss]
         self.perceptual = perceptual
         optional = {PERCEPTUAL: config.perceptual_weight, SSIM: config.ssim_weight,
                     ADVERSARIAL: config.adversarial_weight}  # fmt: skip

@@ -37,6 +37,7 @@ class Plan:
     distributed: Distributed
     placement: Placement
     validation_placement: Placement
+    model_name: str  # as in model.safetensors; `prior` is another one for an autoencoder with codes
     model_options: Any
     encoder: LatentEncoder | None  # of a prior
     init: InitialWeights | None  # what a new run begins from
@@ -48,7 +49,7 @@ class Plan:
         """What model.safetensors says of the model."""
         config = self.config
         document: dict[str, Any] = {
-            "model": config.model.name,
+            "model": self.model_name,
             "options": self.options["options"],
             "image_size": config.data.image_size,
             "fit": config.data.fit,
@@ -67,7 +68,7 @@ class Plan:
         """Return the state before the first step, with these weights; those not among them are drawn from the seed."""
         config, placement = self.config, self.placement
         torch.manual_seed(config.run.seed)
-        model = registry.build(config.model.name, self.model_options).to(placement.device)
+        model = registry.build(self.model_name, self.model_options).to(placement.device)
         if weights is not None:
             model.load_state_dict(dict(weights), strict=False)
         model = model.to(memory_format=placement.memory_format)
@@ -114,15 +115,15 @@ def resolve(config: TrainConfig, distributed: Distributed) -> Plan:
         if source is not None:
             require_source(source, flag)
     init = _initial_weights(config)
-    model_options, encoder = resolve_model(config, init)
-    model = registry.build_on_meta(config.model.name, model_options)
+    name, model_options, encoder = resolve_model(config, init)
+    model = registry.build_on_meta(name, model_options)
     validate_options(config, model, distributed, placement)
     validate_pieces(config, model)
     net = perceptual_net(config.objective)
-    validate_objective(config, net)
+    validate_objective(config, model, net)
     options = resolved_options(config, model_options, encoder, init)
     options["perceptual_net"] = net or options["perceptual_net"]
-    return Plan(config, distributed, placement, place(config.run.device, "auto"), model_options, encoder, init,
+    return Plan(config, distributed, placement, place(config.run.device, "auto"), name, model_options, encoder, init,
                 net, options)  # fmt: skip
 
 

@@ -45,7 +45,7 @@ def test_auto_uses_a_flow_if_there_is_one_and_reports_it(own):
 def test_a_flow_beside_the_model_is_found_outside_runs(own):
     ok(*TRAIN_PRIOR)
     loaded = load_autoencoder("runs/vae", own / "runs")
-    assert choose_prior(loaded, SampleConfig("ae", "flow", runs=own / "elsewhere"), ignore).flow is not None
+    assert choose_prior(loaded, SampleConfig("ae", "flow", runs=own / "elsewhere"), ignore).trained is not None
 
 
 def test_temperature_scales_the_noise(own):

@@ -248,6 +248,6 @@ def test_grid_and_models_know_what_a_prior_is(own):
     assert any(run["model"] == "prior" and run["val_psnr"] is None for run in listed["runs"])
     for command in ("reconstruct", "sample"):
         message = fails(1, command, "--model", "runs/prior")
-        assert "a prior" in message and "--prior flow" in message
+        assert "a prior" in message and "aecli sample --model" in message
     dry = ok_json("train", "prior", "--model", "vae", "--epochs", "7", "--dry-run")
     assert dry["train_images"] == 2 * (len(NAMES) - len(VAL)) and dry["latent_shape"] == [64, 1, 1]

@@ -77,7 +77,7 @@ def _use(mine, config, tmp_path):
     draw_walk(InterpolateConfig(*photographs[:2], model=str(mine), out=tmp_path / "walk.png", steps=3))
     assert (tmp_path / "grid.png").exists() and (tmp_path / "walk.png").exists()
     prior = TrainConfig("prior", config.data.source, autoencoder=str(mine), image_size=32, fit="crop", device="cpu")
-    assert resolve_model(prior, None)[1].loaded.fit == "crop"
+    assert resolve_model(prior, None)[2].loaded.fit == "crop"
     with pytest.raises(ConfigError, match="one size"):
         resolve_model(prior.replace(fit="random-crop"), None)
     assert layer("prior", {"autoencoder": str(mine)}).data.fit == "crop"

@@ -1,5 +1,6 @@
 """Training data of a prior: the latents of a run's images, and the autoencoder that encodes them."""
 
+import math
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -35,16 +36,31 @@ class LatentEncoder:
     """A trained autoencoder whose latents a prior learns."""
 
     loaded: LoadedModel
+    makes_codes: bool = False  # in place of latents
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(channels, side, side) of its latents; a vector has a side of 1."""
         return spatial_shape(self.loaded.model.latent_shape(self.loaded.image_size))
 
+    @property
+    def shape_options(self) -> dict[str, Any]:
+        """The options of a prior that follow from its latents, or codes."""
+        channels, side, _ = self.shape
+        model = self.loaded.model
+        if not self.makes_codes:
+            return {"latent_channels": channels, "side": side}
+        size, bits = model.codebook_size, model.bits_per_latent
+        assert model.code_levels is not None and size is not None and bits is not None  # those of codes
+        return {"levels": list(model.code_levels), "codebooks": round(bits / math.log2(size)), "side": side}
+
     def latents(self, images: Tensor) -> Tensor:
-        """Return the latents float32 (N, channels, side, side) of images float32 (N, 3, S, S), on the CPU."""
-        latents, _ = self.loaded.latents(images)
-        return torch.from_numpy(latents).reshape(-1, *self.shape)
+        """Return the latents float32 (N, channels, side, side) of images float32 (N, 3, S, S), on the CPU.
+
+        Codes are int64 (N, codebooks, side, side).
+        """
+        latents = torch.from_numpy(self.loaded.latents(images)[0])
+        return self.loaded.codes(latents) if self.makes_codes else latents.reshape(-1, *self.shape)
 
     def record(self) -> dict[str, str]:
         """Return its record in config.json: path and SHA-256 of its weights."""
@@ -64,21 +80,23 @@ def spatial_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     raise ModelError(f"latents of shape {'×'.join(map(str, shape))}: a prior needs channels × side × side")
 
 
-def resolve_model(config: TrainConfig, init: InitialWeights | None) -> tuple[Any, LatentEncoder | None]:
-    """Return the model's resolved options, and for a prior its autoencoder.
+def resolve_model(config: TrainConfig, init: InitialWeights | None) -> tuple[str, Any, LatentEncoder | None]:
+    """Return the registered name of the model and its resolved options, and for a prior its autoencoder.
 
-    Options that are not given are those of the weights that the run begins from.
+    Options that are not given are those of the weights that the run begins from. `prior` is another model where the
+    autoencoder has codes.
 
     Raises:
         ConfigError: options that the model doesn't have, or that contradict the autoencoder's.
         AecliError: the autoencoder can't be used.
     """
-    if not issubclass(registry.load(config.model.name), Prior):
+    name = config.model.name
+    if not issubclass(registry.load(name), Prior):
         if config.model.autoencoder is not None:
             raise ConfigError(f"--model {config.model.autoencoder}: {config.model.name} is no prior, which alone is "
                               "trained on another model's latents\nhint: leave --model out")  # fmt: skip
         defaults = {**config.model.defaults, **(init.document["options"] if init else {})}
-        return registry.resolve_options(config.model.name, config.model.options, defaults), None
+        return name, registry.resolve_options(name, config.model.options, defaults), None
     if config.model.autoencoder is None:
         raise ConfigError(f"--model is missing: a prior is trained on the latents of an autoencoder\n"
                           f"hint: aecli train {config.model.name} --model vae")  # fmt: skip
@@ -98,15 +116,18 @@ def resolve_model(config: TrainConfig, init: InitialWeights | None) -> tuple[Any
     ):
         if given != own:
             raise ConfigError(f"{flag} {given}: {path} was trained with {own}")
-    encoder = LatentEncoder(loaded)
-    channels, side, _ = encoder.shape
-    filled_in = {"latent_channels": channels, "side": side}
+    if name in registry.PRIORS and loaded.model.code_levels is not None:
+        name = registry.PRIOR_OF_CODES
+    kind = registry.load(name)
+    encoder = LatentEncoder(loaded, makes_codes=issubclass(kind, Prior) and kind.takes_codes)
+    filled_in = encoder.shape_options
     if wrong := [key for key, value in filled_in.items() if str(config.model.options.get(key, value)) != str(value)]:
         raise ConfigError(f"--option {wrong[0]}={config.model.options[wrong[0]]}: {path} has {filled_in[wrong[0]]}")
+    channels, side, _ = encoder.shape
     defaults = {"channels": FlowOptions.channels, "patch": default_patch(side), "whitening": "component"}
     defaults |= config.model.defaults
     defaults = {**defaults, "channels": min(defaults["channels"], channels), **filled_in}
-    return registry.resolve_options(config.model.name, config.model.options, defaults), encoder
+    return name, registry.resolve_options(name, config.model.options, defaults), encoder
 
 
 def encode_sets(
@@ -136,7 +157,7 @@ def encode_sets(
     views = [(train, train.rows, mirrored) for mirrored in ((False, True) if config.data.flip else (False,))]
     views.append((val, val.rows, False))
     total = (0 if is_fitted else len(chosen)) + sum(len(rows) for _, rows, _ in views)
-    done, device = 0, next(prior.buffers()).device
+    done, device = 0, next(prior.parameters()).device
     if not is_fitted:
         for latents in (
             _encode(train, train.rows[chosen], False, encoder, should_stop) if distributed.is_main_process else ()
@@ -149,10 +170,10 @@ def encode_sets(
         distributed.barrier()
         distributed.broadcast_tensors(prior.buffers())
         done = len(chosen)
-    sets: list[NDArray[np.float32]] = []
+    sets: list[NDArray[Any]] = []
     for images, rows, mirrored in views:
         first, last = (len(rows) * rank // distributed.world_size for rank in (distributed.rank, distributed.rank + 1))
-        mine = [np.empty((0, *prior.example_shape(config.data.image_size)), np.float32)]
+        mine = [torch.empty(0, *prior.example_shape(config.data.image_size), dtype=prior.example_dtype).numpy()]
         for latents in _encode(images, rows[first:last], mirrored, encoder, should_stop):
             mine.append(prior.whiten(latents.to(device)).cpu().numpy())
             yield Progress("encoding", done + distributed.world_size * sum(map(len, mine)), total)

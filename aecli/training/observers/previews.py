@@ -86,8 +86,9 @@ def _sample(session: Session, encoder: LatentEncoder) -> NDArray[np.uint8]:
     noise = torch.randn(PREVIEW_SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
     with evaluating(prior), torch.inference_mode():
         latents = prior.unwhiten(prior.sample(noise.to(session.plan.placement.device), PREVIEW_STEPS))
-    shape = encoder.loaded.model.latent_shape(encoder.loaded.image_size)
-    pictures: NDArray[np.uint8] = encoder.loaded.decode(latents.reshape(-1, *shape)).permute(0, 2, 3, 1).numpy()
+    if not encoder.makes_codes:
+        latents = latents.reshape(-1, *encoder.loaded.model.latent_shape(encoder.loaded.image_size))
+    pictures: NDArray[np.uint8] = encoder.loaded.decode(latents).permute(0, 2, 3, 1).numpy()
     return pictures
 
 
