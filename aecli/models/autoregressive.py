@@ -88,9 +88,8 @@ class Autoregressive(Prior):
         seen = torch.cat([torch.zeros_like(embedded[:1]), embedded[:-1].cumsum(0)])
         hidden = functional.silu(torch.baddbmm(self.digit_bias, context + seen, self.digit_weight))
         found = []
-        for digit, (row, made) in enumerate(
-            zip(rows, hidden.unbind(), strict=True)
-        ):  # indexing would be slow backwards
+        # Unbound, because the gradient of an index is a whole tensor of zeros around it.
+        for digit, (row, made) in enumerate(zip(rows, hidden.unbind(), strict=True)):
             log_likelihoods = self._logits(digit, made).log_softmax(-1)
             found.append(log_likelihoods.gather(1, (row - self._starts[digit]).unsqueeze(1)).squeeze(1))
         options = self.options

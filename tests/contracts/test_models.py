@@ -144,6 +144,10 @@ class TestAutoencoder:
             assert codes.dtype == torch.int64 and 0 <= codes.min() and codes.max() < model.codebook_size
             assert (codes.shape[0], *codes.shape[2:]) == (len(latents), *latents.shape[2:])
             assert codes.shape[1] * math.log2(model.codebook_size) == pytest.approx(model.bits_per_latent)
+        assert (codes is None) == (model.code_levels is None)
+        if codes is not None:
+            assert math.prod(model.code_levels) == model.codebook_size
+            torch.testing.assert_close(model.latents(codes), latents)
 
     def test_an_image_does_not_depend_on_the_batch_it_is_in(self, name):
         model = small(name).eval()
