@@ -125,7 +125,7 @@ class VQModel(External):
     def latents(self, indices: Tensor) -> Tensor:
         """Return the latents (N, vq_embed_dim, h, w) of codes (N, 1, h, w)."""
         count, _, height, width = indices.shape
-        codes: Tensor = self.quantize.embedding(indices.flatten())  # type: ignore[operator, union-attr]
+        codes: Tensor = self.quantize.embedding(indices.flatten())  # type: ignore[operator]
         return codes.view(count, height, width, -1).permute(0, 3, 1, 2)
 
     def encode(self, images: Tensor, noise: Tensor | None = None) -> Encoded:
