@@ -128,18 +128,19 @@ def _read_run(run: RunFolder, model: str) -> dict[str, Any]:
     known = {each.name for each in train_options()} | {"options"}  # a newer aecli may have written others
     kept = {key: value for key, value in options.items() if key in known - left_out}
     if isinstance(kept.get("options"), Mapping):  # an older aecli had fewer, with the values that are defaults today
-        kept["options"] = {**_default_options(model), **kept["options"]}
+        kept["options"] = {**_default_options(model, kept["options"]), **kept["options"]}
     for key, part in (("autoencoder", "path"), ("init", "given")):
         if isinstance(kept.get(key), Mapping):
             kept[key] = kept[key].get(part)
     return kept
 
 
-def _default_options(model: str) -> dict[str, Any]:
-    """Return the defaults of a model's own options."""
+def _default_options(model: str, recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of the options of a run's model, of which some are recorded."""
     from aecli.models import registry  # imports the model, and torch with it
 
-    fields = dataclasses.fields(registry.load(model).Options)
+    name = registry.PRIOR_OF_CODES if model in registry.PRIORS and "levels" in recorded else model
+    fields = dataclasses.fields(registry.load(name).Options)
     return {each.name: each.default for each in fields if each.default is not dataclasses.MISSING}
 
 
