@@ -157,21 +157,26 @@ class Model:
         prior: str = "auto",
         steps: int | None = None,
         data: object = None,
+        classes: Sequence[str] = (),
+        guidance: float = 1.0,
     ) -> Any:
         """Return `n` new images, equal to those of `aecli sample`: image i depends only on (seed, i).
 
         `prior` is "auto", "normal", "gaussian", "mixture", "flow" (which samples in `steps` steps) or
         "autoregressive" (of a model with codes); gaussian and mixture are fitted on first use to the latents of the
-        run's training images, or each time to those of `data`, which is given as TrainConfig takes it.
+        run's training images, or each time to those of `data`, which is given as TrainConfig takes it. A prior that was
+        trained with `labels="folders"` draws of `classes` in turn; a `guidance` above 1 exaggerates what is particular
+        to them.
 
         Raises:
-            ConfigError: `n`, `seed`, `temperature`, `prior`, `steps` or `output` is out of range.
+            ConfigError: an argument is out of range, or the prior learned no such class.
             ModelError: "normal" for a model that was not trained towards N(0, I) (an AE).
             CheckpointError, DataError: the prior doesn't exist and can't be fitted.
         """
         _require_kind(output)
         config = SampleConfig(self._named, prior=prior, data=data, n=n, steps=steps, seed=seed,  # type: ignore[arg-type]
-                              temperature=temperature, runs=self._runs)  # fmt: skip
+                              temperature=temperature, runs=self._runs, classes=tuple(classes),
+                              guidance=guidance)  # fmt: skip
         chosen = choose_prior(self._loaded, config, ignore)
         exact = output == "tensor"
         return _convert([decode_samples(self._loaded, chosen, each, exact) for each in sample_batches(n)], output)

@@ -114,6 +114,13 @@ class SampleConfig(CheckedOptions):
         metavar="SOURCE", completes="source", shown_default="the run's training images",
     )  # fmt: skip
     n: int = option(64, "Images to draw.", RUN, least=1, most=checks.MOST_SAMPLES)
+    classes: tuple[str, ...] = option(
+        (), "Draw images of this class, a folder of the images of aecli train prior --labels folders; repeatable: of "
+        "each in turn.", RUN, flag="--class", metavar="NAME",
+    )  # fmt: skip
+    guidance: float = option(
+        1.0, "With --class: at more than 1, exaggerate what is particular to it.", RUN, least=0, most=100
+    )
     steps: int | None = option(None, "Steps of a flow's solver.", RUN, shown_default="50", least=1, most=MOST_DRAWN)
     temperature: float = option(
         1.0, "Multiplies the prior's standard deviations; divides logits.", RUN, least=0, most=1e6
@@ -133,6 +140,11 @@ class SampleConfig(CheckedOptions):
                 "--prior flow, the only one with steps")  # fmt: skip
         require(self.data is None or self.prior in ("auto", "gaussian", "mixture"), "--data", self.data,
                 "--prior gaussian or mixture, which are fitted to images")  # fmt: skip
+        require(not self.classes or self.prior in ("auto", *checks.TRAINED_PRIORS), "--class", ", ".join(self.classes),
+                f"a prior that is trained, not --prior {self.prior}, which knows no classes")  # fmt: skip
+        require(not self.classes or self.data is None, "--class", ", ".join(self.classes),
+                "no --data: what is fitted to images knows no classes")  # fmt: skip
+        require(self.guidance == 1 or bool(self.classes), "--guidance", f"{self.guidance:g}", "a --class to exaggerate")
         require(self.data is None or self.steps is None, "--steps", self.steps,
                 "no --data: only a flow has steps, and it isn't fitted to images")  # fmt: skip
 

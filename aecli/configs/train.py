@@ -11,6 +11,7 @@ from aecli.configs.checks import (
     COLOUR_PATTERN,
     COLOURS,
     COMPILE_MODES,
+    LABELS,
     LARGEST_SIDE,
     LOGS,
     MOST_WORKERS,
@@ -100,6 +101,10 @@ class DataConfig(CheckedOptions):
         False, "Train on square pieces of any scale, from --image-size to a picture's short side (log-uniform), at "
         "random places and resized to --image-size; validate as --fit says (--no-resized-crops: not).", DATA,
         of_recipes=True,
+    )  # fmt: skip
+    labels: str = option(
+        "none", "What a prior learns beside latents. folders: an image's class, which is the first folder of its path.",
+        DATA, choices=LABELS,
     )  # fmt: skip
     shuffle_buffer: int = option(4096, "Size of the shuffle buffer of a stream, in images.", DATA, least=1)
     cache: str = option("auto", "Where decoded images are kept: the user's cache folder, memory only, or a folder.",

@@ -209,9 +209,17 @@ class Prior(Trainable):
 
     One that `takes_codes` learns codes, int64 (N, codebooks, side, side), in place of latents. Its options have the
     autoencoder's `levels` of a code, `codebooks` and `side`.
+
+    Where it learns classes, its options have their names, `classes`; an example then has one more channel, which is
+    the number of its class everywhere, or the count of `classes` where that is not known.
     """
 
     takes_codes: ClassVar[bool] = False
+
+    def noise_shape(self) -> tuple[int, ...]:
+        """Return the shape of the noise that `sample` takes for an example: that of an example without its class."""
+        channels, *sides = self.example_shape(0)
+        return (channels - bool(getattr(self.options, "classes", ())), *sides)
 
     @abstractmethod
     def partial_fit(self, latents: Tensor) -> None:
@@ -231,9 +239,11 @@ class Prior(Trainable):
 
     @abstractmethod
     def sample(self, noise: Tensor, steps: int, temperature: float = 1.0) -> Tensor:
-        """Return examples (N, …) generated from standard normal noise of that shape, in `steps` steps.
+        """Return examples (N, …), without classes, generated from standard normal noise of that shape, in `steps` steps.
 
-        The lower the `temperature`, the nearer they are to the likeliest ones.
+        The lower the `temperature`, the nearer they are to the likeliest ones. A prior that learns classes takes two
+        arguments more: `labels` int64 (N,), the numbers of classes to draw of, without which nothing is known of a
+        class; and `guidance`, which above 1 exaggerates what is particular to the class (Ho and Salimans, 2022).
         """
 
 
@@ -255,6 +265,8 @@ def kept(model: Trainable, image_size: int) -> Kept | None:
 
 
 def latent_shape(model: Trainable, image_size: int) -> tuple[int, ...]:
-    """Return the shape of one image's latent, or of a prior's example, without the batch dimension."""
+    """Return the shape of one image's latent, or of what a prior makes of it, without the batch dimension."""
+    if isinstance(model, Prior):
+        return model.noise_shape()
     shape = model.latent_shape if isinstance(model, Autoencoder) else model.example_shape
     return tuple(shape(image_size))

@@ -4,7 +4,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from aecli.models.base import Trainable, evaluating
+from aecli.models.base import Prior, Trainable, evaluating
 
 TRAINING_FACTOR = 3  # FLOPs of a training step over those of its forward pass: the backward pass takes twice as many
 
@@ -17,6 +17,7 @@ def forward_flops(model: Trainable, image_size: int) -> float:
     device = next(model.parameters()).device
     # As matrix products, because the counter doesn't know PyTorch's fused attention on CPUs.
     counter = FlopCounterMode(display=False)
+    shape = model.noise_shape() if isinstance(model, Prior) else model.example_shape(image_size)
     with evaluating(model), counter, torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        model(torch.zeros(1, *model.example_shape(image_size), dtype=model.example_dtype, device=device))
+        model(torch.zeros(1, *shape, dtype=model.example_dtype, device=device))
     return float(counter.get_total_flops())

@@ -19,6 +19,7 @@ from aecli.models.options import FlowOptions
 _TIME_FREQUENCIES = 64
 _EVAL_DRAWS = 8  # times and noises per example, the same in every evaluation
 _EVAL_SEED = 0
+_LABEL_DROPOUT = -1.2816  # of a standard normal number below it, which is 1 in 10: the class is left out of the example
 _LEAST_VARIANCE = 1e-4  # of a principal channel, to the mean of all: what varies less is not blown up to unit variance
 
 
@@ -55,38 +56,64 @@ class Flow(Prior):
         for layer in (self.final_modulation, self.proj_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
+        if options.classes:  # the last one is that of examples whose class isn't known
+            self.class_embed = nn.Embedding(len(options.classes) + 1, width)
+            nn.init.normal_(self.class_embed.weight, std=0.02)
 
     def example_shape(self, image_size: int) -> tuple[int, ...]:
-        """Return (channels, side, side), whatever the image size."""
-        return (self.options.channels, self.options.side, self.options.side)
+        """Return (channels, side, side), whatever the image size; with classes there is one more channel."""
+        return (self.options.channels + bool(self.options.classes), self.options.side, self.options.side)
 
     def draw_noise(self, count: int, image_size: int) -> Tensor:
-        """Return (count, 1 + channels·side²) standard normal: per example the logit of its time, then its noise."""
-        return torch.randn(count, 1 + math.prod(self.example_shape(image_size)), device=self.mean.device)
+        """Return standard normal numbers: per example the logit of its time, then its noise, channels·side² numbers.
+
+        With classes another one, which decides whether the example's class is left out.
+        """
+        numbers = 1 + math.prod(self.noise_shape()) + bool(self.options.classes)
+        return torch.randn(count, numbers, device=self.mean.device)
 
     def predict(self, examples: Tensor, noise: Tensor | None = None) -> Prediction:
         """Return velocities at examples (N, channels, side, side) mixed with noise, beside the right ones.
 
-        Without `noise` there are a few fixed draws for each example.
+        Without `noise` there are a few fixed draws for each example, whose class is never left out.
         """
+        examples, labels = self._split_labels(examples)
         if noise is None:
             generator = torch.Generator().manual_seed(_EVAL_SEED)
             draws = torch.randn(_EVAL_DRAWS, len(examples), 1 + examples[0].numel(), generator=generator)
-            made = [self.predict(examples, draw) for draw in draws.to(examples.device)]
+            made = [self._compare(examples, labels, draw) for draw in draws.to(examples.device)]
             return Prediction(torch.cat([one.output for one in made]), torch.cat([one.target for one in made]))
-        time = torch.sigmoid(noise[:, 0])
-        noise = noise[:, 1:].reshape(examples.shape)
-        mixed = torch.lerp(noise, examples, time[:, None, None, None])
-        return Prediction(self(mixed, time), examples - noise)
+        if labels is not None:
+            labels = labels.masked_fill(noise[:, -1] < _LABEL_DROPOUT, len(self.options.classes))
+        return self._compare(examples, labels, noise)
 
-    def forward(self, mixed: Tensor, time: Tensor | None = None) -> Tensor:
+    def _split_labels(self, examples: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return examples without their classes, and the numbers int64 (N,) of these, if the prior learns any."""
+        if not self.options.classes:
+            return examples, None
+        return examples[:, :-1], examples[:, -1, 0, 0].long()
+
+    def _compare(self, examples: Tensor, labels: Tensor | None, draw: Tensor) -> Prediction:
+        """Return the velocities of one draw, (N, 1 + channels·side²) or more, beside the right ones."""
+        time = torch.sigmoid(draw[:, 0])
+        noise = draw[:, 1 : 1 + examples[0].numel()].reshape(examples.shape)
+        mixed = torch.lerp(noise, examples, time[:, None, None, None])
+        return Prediction(self(mixed, time, labels), examples - noise)
+
+    def forward(self, mixed: Tensor, time: Tensor | None = None, labels: Tensor | None = None) -> Tensor:
         """Return the velocity (N, channels, side, side) at examples mixed with noise, of that shape.
 
-        `time` (N,) goes from 0, pure noise, to 1, no noise; 0.5 by default.
+        `time` (N,) goes from 0, pure noise, to 1, no noise; 0.5 by default. `labels` int64 (N,) are numbers of
+        classes; without them no class is known.
         """
         if time is None:
             time = mixed.new_full((len(mixed),), 0.5)
-        condition = functional.silu(self.time_mlp(timestep_embedding(time)))
+        embedded = self.time_mlp(timestep_embedding(time))
+        if self.options.classes:
+            if labels is None:
+                labels = torch.full((len(mixed),), len(self.options.classes), device=mixed.device)
+            embedded = embedded + self.class_embed(labels)
+        condition = functional.silu(embedded)
         patches = functional.pixel_unshuffle(mixed, self.options.patch)
         tokens = self.proj_in(patches.flatten(2).transpose(1, 2)) + self.pos_embed
         for block in self.blocks:
@@ -95,7 +122,14 @@ class Flow(Prior):
         velocity: Tensor = self.proj_out(self.norm(tokens) * (1 + scale) + shift)
         return functional.pixel_shuffle(velocity.transpose(1, 2).reshape(patches.shape), self.options.patch)
 
-    def sample(self, noise: Tensor, steps: int, temperature: float = 1.0) -> Tensor:
+    def sample(
+        self,
+        noise: Tensor,
+        steps: int,
+        temperature: float = 1.0,
+        labels: Tensor | None = None,
+        guidance: float = 1.0,
+    ) -> Tensor:
         """Return the examples that `noise` (N, channels, side, side) is carried to, in `steps` equal Euler steps.
 
         `temperature` multiplies the noise.
@@ -103,8 +137,19 @@ class Flow(Prior):
         noise = temperature * noise
         for step in range(steps):
             time = noise.new_full((len(noise),), step / steps)
-            noise = noise + self(noise, time).float() / steps
+            noise = noise + self._guided(noise, time, labels, guidance).float() / steps
         return noise
+
+    def _guided(self, mixed: Tensor, time: Tensor, labels: Tensor | None, guidance: float) -> Tensor:
+        """Return the velocity without a class, and `guidance` times what the class changes of it."""
+        if labels is None or guidance == 1:
+            velocity: Tensor = self(mixed, time, labels)
+            return velocity
+        none = torch.full_like(labels, len(self.options.classes))
+        both = self(torch.cat([mixed, mixed]), torch.cat([time, time]), torch.cat([labels, none]))
+        of_class, of_all = both.chunk(2)
+        guided: Tensor = torch.lerp(of_all, of_class, guidance)
+        return guided
 
     def partial_fit(self, latents: Tensor) -> None:
         """Add a batch, on the CPU, to the moments of the channels over all positions."""

@@ -144,6 +144,7 @@ class FlowOptions:
     autoencoder, whose latents have that shape. A token is a square of `patch` x `patch` positions. `whitening` divides
     each principal channel by its own standard deviation (`component`) or all by one (`common`). Runs that say neither
     are older ones, whose values are the defaults here; those of new ones are `default_patch` and `component`.
+    `classes` are the names of the images' classes, if it learns them; they too are set.
     """
 
     channels: int = 64
@@ -155,6 +156,7 @@ class FlowOptions:
     side: int = 8
     patch: int = 1
     whitening: str = "common"
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the ranges; raises ConfigError."""

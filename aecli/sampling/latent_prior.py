@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,8 @@ class LatentPrior:
     `fitted` is set for gaussian and mixture, `trained` for a flow, which samples in `flow_steps` steps, and for an
     autoregressive prior. `temperature` multiplies the standard deviations, for a flow those of its noise; an
     autoregressive prior's logits are divided by it. `fingerprint` is the SHA-256 of a trained prior's weights.
-    `to_codes` maps the latents of a model with codes to the nearest ones.
+    `to_codes` maps the latents of a model with codes to the nearest ones. `labels` are the numbers of classes that
+    a trained prior draws of in turn, with `guidance`, as `Prior.sample` takes it.
     """
 
     name: str
@@ -32,11 +34,13 @@ class LatentPrior:
     flow_steps: int = FLOW_STEPS
     fingerprint: str = ""
     to_codes: Callable[[Tensor], Tensor] | None = None
+    labels: tuple[int, ...] = ()
+    guidance: float = 1.0
 
     def sample(self, indices: Sequence[int]) -> Tensor:
         """Return latents float32 (N, …); each depends only on (seed, index), up to rounding, which depends on N.
 
-        Of a model with codes they are codes, int64 (N, codebooks, h, w).
+        Of a model with codes they are codes, int64 (N, codebooks, h, w). With labels they depend on these too.
         """
         if self.trained is not None and self.trained.takes_codes:
             return self._of_trained(self.trained, indices)
@@ -52,10 +56,14 @@ class LatentPrior:
         return torch.stack([self.temperature * sample_noise(self.shape, self.seed, index) for index in indices])
 
     def _of_trained(self, prior: Prior, indices: Sequence[int]) -> Tensor:
-        noise = torch.stack([sample_noise(prior.example_shape(0), self.seed, index) for index in indices])
+        device = next(prior.parameters()).device
+        noise = torch.stack([sample_noise(prior.noise_shape(), self.seed, index) for index in indices]).to(device)
+        of_class: dict[str, Any] = {}
+        if self.labels:
+            turns = torch.tensor([self.labels[index % len(self.labels)] for index in indices], device=device)
+            of_class = {"labels": turns, "guidance": self.guidance}
         with torch.inference_mode():
-            examples = prior.sample(noise.to(next(prior.parameters()).device), self.flow_steps, self.temperature)
-            return prior.unwhiten(examples).cpu()
+            return prior.unwhiten(prior.sample(noise, self.flow_steps, self.temperature, **of_class)).cpu()
 
 
 def sample_noise(shape: Sequence[int], seed: int, index: int) -> Tensor:

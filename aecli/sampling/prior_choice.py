@@ -1,6 +1,7 @@
 """Choosing the prior of latents: N(0, I), one fitted to the latents, or one trained on them."""
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from torch import Tensor
 from aecli.configs import InterpolateConfig, SampleConfig, TraverseConfig
 from aecli.configs.checks import TRAINED_PRIORS
 from aecli.diagnosis import collapsed, far_from_normal
-from aecli.errors import CheckpointError, ConfigError, DataError, ModelError
+from aecli.errors import CheckpointError, ConfigError, DataError, ModelError, name_examples
 from aecli.inference.loaded_model import LoadedModel, load_model
 from aecli.models import registry
 from aecli.models.base import Prior
@@ -74,7 +75,7 @@ def choose_prior(loaded: LoadedModel, config: SampleConfig, listen: Listener) ->
 
     Raises:
         ModelError: N(0, I) for a model that was not trained towards it, or `autoregressive` for one without codes.
-        ConfigError: `steps` without a flow.
+        ConfigError: `steps` without a flow, or `classes` that no prior learned.
         CheckpointError: `flow` or `autoregressive`, but none was trained on these weights.
         DataError: gaussian or mixture, but the images to fit them to aren't available.
     """
@@ -82,16 +83,18 @@ def choose_prior(loaded: LoadedModel, config: SampleConfig, listen: Listener) ->
         return choose_fitted_prior(loaded, config.prior, listen, config.temperature, config.seed, config.data)
     require_prior(loaded, config.prior)
     wanted = "flow" if config.prior == "auto" and config.steps is not None else config.prior  # alone in having steps
-    run = find_trained(loaded, config.runs, wanted)
-    if run is None and wanted in TRAINED_PRIORS:
+    run = find_trained(loaded, config.runs, wanted, bool(config.classes))
+    if run is None and (wanted in TRAINED_PRIORS or config.classes):
         raise _missing(loaded, config)
-    if wanted == "auto" and (measured := _best_prior(loaded, run, listen)) is not None:
+    is_any = wanted == "auto" and not config.classes
+    if is_any and (measured := _best_prior(loaded, run, listen)) is not None:
         return replace(measured, temperature=config.temperature, seed=config.seed)
     if run is not None:
         prior = _trained_prior(run, loaded)
         if config.prior == "auto":
             listen(Notice(f"sampling from the {prior.name} prior in {run.path}"))
-        return replace(prior, temperature=config.temperature, seed=config.seed, flow_steps=config.steps or FLOW_STEPS)
+        return replace(prior, temperature=config.temperature, seed=config.seed, flow_steps=config.steps or FLOW_STEPS,
+                       labels=class_numbers(run, config.classes), guidance=config.guidance)  # fmt: skip
     return choose_fitted_prior(loaded, config.prior, listen, config.temperature, config.seed)
 
 
@@ -100,6 +103,9 @@ def _missing(loaded: LoadedModel, config: SampleConfig) -> CheckpointError | Con
     hint = f"train one with: aecli train prior --model {_model_argument(loaded)}"
     if config.prior == "flow" and _trained_kind(loaded) != "flow":
         hint = f"it has codes: use --prior {_trained_kind(loaded)}, after aecli train prior"
+    if config.classes:
+        return ConfigError(f"--class {config.classes[0]}: no prior was trained on these weights, to know of classes\n"
+                           f"hint: {hint} --labels folders")  # fmt: skip
     if config.prior == "auto":
         return ConfigError(f"--steps {config.steps}: only a flow has steps, but none was trained on these weights\n"
                            f"hint: {hint if _trained_kind(loaded) == 'flow' else 'leave --steps out'}")  # fmt: skip
@@ -185,10 +191,29 @@ def choose_fitted_prior(
     return LatentPrior("mixture" if prior == "auto" else prior, shape, temperature, seed, fitted, to_codes=to_codes)
 
 
-def find_trained(loaded: LoadedModel, runs: Path, prior: str) -> RunFolder | None:
+def class_numbers(run: RunFolder, names: Sequence[str]) -> tuple[int, ...]:
+    """Return the numbers of classes, by their names, in a prior's run.
+
+    Raises:
+        ConfigError: the prior learned no classes, or none of that name; the message says which are near.
+    """
+    known = _classes(run)
+    if names and not known:
+        raise ConfigError(f"--class {names[0]}: the prior in {run.path} learned no classes\n"
+                          "hint: train one with --labels folders")  # fmt: skip
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+            told = f"did you mean {' or '.join(near)}?" if near else f"there are {name_examples(known, len(known))}"
+            raise ConfigError(f"--class {name}: the prior in {run.path} learned none of that name\nhint: {told}")
+    return tuple(known.index(name) for name in names)
+
+
+def find_trained(loaded: LoadedModel, runs: Path, prior: str, has_classes: bool = False) -> RunFolder | None:
     """Return the newest run of a prior of that name, or of any for `auto`, that was trained on these weights.
 
-    It lies under `runs` or beside the model's run.
+    It lies under `runs` or beside the model's run. With `has_classes` it is the newest that learned any, where there
+    is one.
     """
     if prior not in ("auto", *TRAINED_PRIORS):
         return None
@@ -200,7 +225,14 @@ def find_trained(loaded: LoadedModel, runs: Path, prior: str) -> RunFolder | Non
         if run.model.exists() and _autoencoder_sha256(run) == loaded.sha256
     ]
     matching = [run for run in matching if prior == "auto" or prior_kind(run) == prior]
+    matching = [run for run in matching if has_classes and _classes(run)] or matching
     return max(matching, key=RunFolder.touched, default=None)
+
+
+def _classes(run: RunFolder) -> list[str]:
+    """Return the names of the classes that a prior's run learned, in the order of their numbers."""
+    classes: list[str] = (run.read_config()["options"].get("options") or {}).get("classes") or []
+    return classes
 
 
 def _model_argument(loaded: LoadedModel) -> str:

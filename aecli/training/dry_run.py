@@ -25,7 +25,7 @@ from aecli.training.compiling import StepModel
 from aecli.training.inputs.image_sets import ImageSet, list_sources
 from aecli.training.inputs.loaders import DatasetLoader
 from aecli.training.loop import backend_errors_translated
-from aecli.training.plan import Plan, resolve
+from aecli.training.plan import Plan, resolve, with_classes
 from aecli.training.run_choice import Listings, choose_run, is_occupied, is_refused, progress
 from aecli.training.starting_weights import load_starting_weights
 from aecli.training.state import TrainState
@@ -110,6 +110,7 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
             raise ConfigError("--dry-run: one process does it; start it without torchrun")
         plan = resolve(config, distributed)
         listings = list_sources(config)
+        plan = with_classes(plan, listings)
         folder, run_state, steps_done = foresee_run(plan, listings)
         if run_state == "new":
             load_starting_weights(plan)  # fails where they don't fit

@@ -1,5 +1,6 @@
 """What a train command is to do, resolved from its config before any image is read."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,11 @@ from torch import Tensor
 
 from aecli.configs import TrainConfig
 from aecli.configs.train import ObjectiveConfig
+from aecli.data.inventory import Listing
 from aecli.data.sources.registry import require_source
 from aecli.diagnosis import Finding, training_findings
-from aecli.errors import ConfigError
+from aecli.errors import ConfigError, DataError, name_examples
+from aecli.inference.latents.labels import label_images
 from aecli.metrics.lpips import LPIPS
 from aecli.metrics.network_weights import local_weights
 from aecli.models import registry
@@ -125,6 +128,34 @@ def resolve(config: TrainConfig, distributed: Distributed) -> Plan:
     options["perceptual_net"] = net or options["perceptual_net"]
     return Plan(config, distributed, placement, place(config.run.device, "auto"), name, model_options, encoder, init,
                 net, options)  # fmt: skip
+
+
+def with_classes(plan: Plan, listings: Mapping[str, Listing]) -> Plan:
+    """Return the plan with the names of the classes that a prior learns: the folders of its training images.
+
+    Raises:
+        ConfigError: other classes were asked for.
+        DataError: no image lies in a folder, or only some do.
+    """
+    data, images = plan.config.data, listings["data"].images
+    if data.labels == "none" or images is None:
+        return plan
+    if not hasattr(plan.model_options, "classes"):
+        raise ConfigError(
+            f"--labels {data.labels}: the prior of this model learns no classes\nhint: leave --labels out"
+        )
+    labels = label_images(images, data.labels)
+    if labels is None:
+        raise DataError(
+            f"--labels {data.labels}: the images of {data.source} lie in one folder, whose name says no class\n"
+            "hint: a folder a class, as in photos/cats/1.jpg and photos/dogs/2.jpg"
+        )
+    classes = tuple(labels.classes)
+    if plan.model_options.classes not in ((), classes):
+        raise ConfigError(f"--option classes: the folders of {data.source} are {name_examples(classes, len(classes))}")
+    options = {**plan.options, "options": {**plan.options["options"], "classes": list(classes)}}
+    return dataclasses.replace(plan, model_options=dataclasses.replace(plan.model_options, classes=classes),
+                               options=options)  # fmt: skip
 
 
 def perceptual_net(config: ObjectiveConfig) -> str | None:

@@ -279,6 +279,7 @@ def first_difference(recorded: Mapping[str, Any], options: Mapping[str, Any]) ->
 def _model_difference(was: Any, now: Mapping[str, Any], model: str | None) -> Difference | None:
     fields = dataclasses.fields(registry.load(model).Options) if model else ()
     before = {each.name: None if each.default is dataclasses.MISSING else each.default for each in fields}
+    before = {name: list(value) if isinstance(value, tuple) else value for name, value in before.items()}
     before |= was if isinstance(was, dict) else {}
     for option, value in now.items():
         if before.get(option) != value:

@@ -41,7 +41,7 @@ from aecli.training.inputs.latent_sets import encode_sets
 from aecli.training.inputs.loaders import BatchLoader, DatasetLoader, StreamLoader
 from aecli.training.inputs.overlap import Overlap, find_overlap
 from aecli.training.inputs.preparation import preparation_batches, preparation_limit
-from aecli.training.plan import Plan, resolve
+from aecli.training.plan import Plan, resolve, with_classes
 from aecli.training.run_choice import broadcast_choice, choose_run
 from aecli.training.schedules import build_schedule
 from aecli.training.session import Inputs, Session
@@ -95,6 +95,7 @@ def prepare(
     notices: list[TrainReport] = []
     listings = list_sources(config, notices.append)
     yield from notices
+    plan = with_classes(plan, listings)
     run = open_run(plan, listings, resources)
     changes = source_changes(run.folder, run.recorded, plan.options, listings) if run.recorded else []
     weights = load_starting_weights(plan) if run.saved is None else None

@@ -74,7 +74,7 @@ SPECIAL = {
     ("train", "--image-size"): [*NO_COUNT, "0", "33", "100000"],
     ("reconstruct", "--image-size"): [*NO_COUNT, "0", "33", "100000"], ("train", "--width"): [*NO_COUNT, "0", "5000"],
     ("sample", "--n"): [*NO_COUNT, "0", "1025", "99999999"], ("grid", "--n"): [*NO_COUNT, "0", "1025"],
-    ("sample", "--temperature"): [*NO_NUMBER, "1e7"],
+    ("sample", "--class"): ["cat"], ("sample", "--temperature"): [*NO_NUMBER, "1e7"],
     **{("train", flag): NO_COUNT for flag in ("--adversarial-start", "--adversarial-ramp", "--warmup")},
 }  # fmt: skip
 # Where runs are read from, any folder will do: without runs in it, that is the error.

@@ -108,7 +108,7 @@ def test_foreign_values_are_refused_by_name(config, name, make):
         with pytest.raises(ConfigError) as caught:
             make(value)
         message = str(caught.value)
-        shown = {"autoencoder": "model"}.get(name, name)
+        shown = {"autoencoder": "model", "classes": "class"}.get(name, name)
         assert re.search(shown.removesuffix("s").replace("_", "[-_]"), message), message
         assert message.replace("\nhint: ", " ").isprintable() and len(message) < 400
 

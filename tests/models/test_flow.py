@@ -77,7 +77,9 @@ def test_weights_of_before_there_were_patches_load_and_say_the_same(tmp_path):
     model = build_flow(latent_channels=4, side=2)
     with torch.no_grad():
         model.proj_out.weight.normal_()
-    options = {key: value for key, value in asdict(model.options).items() if key not in ("patch", "whitening")}
+    options = {
+        key: value for key, value in asdict(model.options).items() if key not in ("patch", "whitening", "classes")
+    }
     document = {"model": "prior", "options": options, "image_size": 64, "fit": "squash"}
     tensors = {**model.state_dict(), "scale": torch.tensor(2.0)}
     save(tmp_path / "old.safetensors", tensors, document)
@@ -139,6 +141,50 @@ def test_it_learns_a_distribution_of_two_clusters():
     assert 0.4 < float((first > 0).float().mean()) < 0.6
     assert float((first.abs() - 2).abs().median()) < 0.2
     assert float((drawn[:, 1] + 0.5 * first).abs().median()) < 0.2  # the two numbers belong together
+
+
+def classed(**options):
+    """A flow of two classes, whose velocities differ."""
+    model = build_flow(latent_channels=4, side=2, classes=("left", "right"), **options)
+    with torch.no_grad():
+        for weights in (model.proj_out.weight, model.final_modulation.weight, model.class_embed.weight):
+            weights.normal_()
+    return model
+
+
+def with_label(examples, label):
+    return torch.cat([examples, torch.full_like(examples[:, :1], label)], dim=1)
+
+
+def test_a_class_is_known_but_for_a_tenth_of_the_examples_in_training():
+    model, examples = classed(), torch.randn(2000, 4, 2, 2)
+    assert with_label(examples, 1).shape[1:] == model.example_shape(64) and model.noise_shape() == (4, 2, 2)
+    noise = model.draw_noise(2000, 64)
+    right, left = (model.predict(with_label(examples, label), noise).output for label in (1, 0))
+    same = (right == left).flatten(1).all(dim=1)
+    assert 0.07 < float(same.float().mean()) < 0.13
+    time = torch.sigmoid(noise[:, 0])
+    mixed = torch.lerp(noise[:, 1:17].reshape(examples.shape), examples, time[:, None, None, None])
+    torch.testing.assert_close(right[same], model(mixed, time)[same])
+    torch.testing.assert_close(right[~same], model(mixed, time, torch.ones(2000, dtype=torch.int64))[~same])
+    with torch.no_grad():  # validation leaves out none
+        right, left = (model.eval().predict(with_label(examples[:50], label)).output for label in (1, 0))
+    assert not (right == left).flatten(1).all(dim=1).any()
+
+
+def test_guidance_goes_on_beyond_what_the_class_changes():
+    model = classed().eval()
+    noise, labels = torch.randn(3, 4, 2, 2), torch.tensor([0, 1, 1])
+    with torch.no_grad():
+        start = torch.zeros(3)
+        free, known = model(noise, start), model(noise, start, labels)
+        for guidance in (0.0, 1.0, 2.5):
+            by_hand = noise + free + guidance * (known - free)
+            drawn = model.sample(noise, 1, labels=labels, guidance=guidance)
+            torch.testing.assert_close(drawn, by_hand, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(model.sample(noise, 3, labels=labels)[1:2],
+                                   model.sample(noise[1:2], 3, labels=labels[1:2]))  # fmt: skip
+        assert torch.equal(model.sample(noise, 3), model.sample(noise, 3, labels=torch.full((3,), 2)))
 
 
 @pytest.mark.parametrize(

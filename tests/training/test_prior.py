@@ -1,6 +1,7 @@
 """`aecli train prior`: a flow trained on an autoencoder's latents is a run like any other."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,29 @@ from aecli.data.sources.registry import list_images
 from aecli.errors import ConfigError, DataError, ModelError
 from aecli.inference.loaded_model import load_model as load_autoencoder
 from aecli.models import registry
-from aecli.runs.checkpoints import fingerprint, load, load_model, read_document
+from aecli.runs.checkpoints import fingerprint, load, load_model, read_document, save
 from aecli.training.events import EpochReport, Finished, Interrupted
+from aecli.training.inputs.image_sets import gather_images, list_sources
 from aecli.training.inputs.latent_sets import spatial_shape
 from aecli.training.loop import train
+from tests.support.data import finish
 from tests.support.flows import SMALL, TRAIN_PRIOR
 from tests.support.ranks import run_ranks
 from tests.support.shards import write_tars
-from tests.support.trained import NAMES, SIZE, TRAIN, VAL, assert_same_run, fails, invoke, ok, ok_json, png, rows
+from tests.support.trained import (
+    NAMES,
+    SIZE,
+    TRAIN,
+    VAL,
+    assert_same_run,
+    fails,
+    invoke,
+    ok,
+    ok_json,
+    png,
+    rows,
+    write_images,
+)
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -58,6 +74,7 @@ def test_a_prior_is_a_run_like_any_other(own):
     assert config["options"]["image_size"] == SIZE
     assert config["model"]["options"] == {
         **SMALL, "dropout": 0.0, "latent_channels": 64, "side": 1, "patch": 1, "whitening": "component",
+        "classes": [],
     }  # fmt: skip
     table = rows(run)
     assert [row["val_psnr"] for row in table] == [""] * 3
@@ -181,6 +198,93 @@ def test_mirror_images_are_encoded_and_latents_never_mirrored(own):
     assert sorted(distances.argmin(dim=1).tolist()) == sorted(2 * list(range(len(expected))))
 
 
+PETS = [f"{kind}/{number}" for kind in ("cat", "dog") for number in range(6)]
+LABELLED = [*TRAIN_PRIOR, "--data", "pets", "--labels", "folders"]
+
+
+def test_classes_are_the_folders_of_the_images(own):
+    write_images(own / "pets", PETS)
+    seen = []
+    predict = registry.load("prior").predict
+
+    def noting(self, examples, *noise):
+        seen.append((self.training and bool(noise), examples.clone()))
+        return predict(self, examples, *noise)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry.load("prior"), "predict", noting)
+        ok(*LABELLED, "--epochs", "1", "--val-fraction", "0.3", "--precision", "fp32")
+    config = config_of(own / "runs/prior")
+    assert config["options"]["labels"] == "folders" and config["model"]["options"]["classes"] == ["cat", "dog"]
+    assert read_document(own / "runs/prior/model.safetensors")["options"]["classes"] == ["cat", "dog"]
+    flow, _ = load_model(own / "runs/prior/model.safetensors")
+    images = list_images("pets")
+    pixels = np.stack([decode_fitted(image, SIZE, "squash").pixels for image in images]).transpose(0, 3, 1, 2)
+    loaded = load_autoencoder("vae", own / "runs")
+    both = [loaded.latents(loaded.batch(np.ascontiguousarray(each)))[0] for each in (pixels, pixels[..., ::-1])]
+    known = flow.whiten(torch.from_numpy(np.concatenate(both)).reshape(-1, 64, 1, 1)).flatten(1)
+    numbers = torch.tensor([image.name.startswith("dog/") for image in images] * 2).float()
+    for in_training, count in ((True, 2 * config["split"]["train"]), (False, config["split"]["val"])):
+        taken = torch.cat([each for kind, each in seen if kind == in_training]).flatten(1)
+        assert len(taken) == count
+        nearest = torch.cdist(taken[:, :4].double(), known.double()).argmin(dim=1)
+        assert torch.equal(taken[:, 4], numbers[nearest])
+
+
+def test_labels_of_other_validation_images_go_by_the_names_of_their_folders(own):
+    write_images(own / "pets", PETS)
+    write_images(own / "held", ["dog/a", "fox/b"])
+    config = prior_config(own / "x", data="pets", val_fraction=DataConfig.val_fraction, val_data="held",
+                          labels="folders")  # fmt: skip
+    (train_set, val, _), _ = finish(gather_images(config, list_sources(config), lambda: False))
+    assert train_set.labels.tolist() == [0] * 6 + [1] * 6 and val.labels.tolist() == [1, 2]
+
+
+def test_a_prior_with_classes_resumes_and_samples_of_them(own):
+    write_images(own / "pets", PETS)
+    ok(*LABELLED, "--out", "whole")
+    ok(*LABELLED, "--epochs", "1", "--out", "runs/prior")
+    ok(*LABELLED, "--out", "runs/prior")
+    assert_same_run(own / "whole", own / "runs/prior")
+    flow, _ = load_model(own / "runs/prior/model.safetensors")
+    with torch.no_grad():  # so short a training tells classes hardly apart
+        for weights in (flow.class_embed.weight, flow.final_modulation.weight, flow.proj_out.weight):
+            weights.normal_()
+    save(own / "runs/prior/model.safetensors", flow.state_dict(), read_document(own / "runs/prior/model.safetensors"))
+    drawn = {}
+    for name, more in {
+        "none": [], "cat": ["--class", "cat"], "dog": ["--class", "dog"], "both": ["--class", "cat", "--class", "dog"],
+        "strong": ["--class", "cat", "--guidance", "9"], "flow": ["--prior", "flow", "--class", "cat"],
+    }.items():  # fmt: skip
+        ok("sample", "--model", "vae", "--n", "2", "--prior", "flow", "--steps", "4", *more, "--out", name, "--quiet")
+        drawn[name] = [png(own / name / f"00000{index}.png") for index in range(2)]
+    assert np.array_equal(drawn["both"][0], drawn["cat"][0]) and np.array_equal(drawn["both"][1], drawn["dog"][1])
+    assert np.array_equal(drawn["flow"], drawn["cat"])
+    assert len({np.array(drawn[name]).tobytes() for name in ("none", "cat", "dog", "strong")}) == 4
+    message = fails(2, "sample", "--model", "vae", "--class", "cot")
+    assert "--class cot" in message and "cat" in message and "dog" not in message
+    shutil.rmtree(own / "runs/prior")
+    ok(*TRAIN_PRIOR, "--epochs", "1")
+    assert "learned no classes" in fails(2, "sample", "--model", "vae", "--class", "cat")
+
+
+@pytest.mark.parametrize(
+    "status, args, words",
+    [
+        (1, [*TRAIN_PRIOR, "--labels", "folders"], ["--labels folders", "in no folder"]),
+        (1, [*TRAIN_PRIOR, "--data", "images/sub", "--labels", "folders"], ["--labels folders", "one folder"]),
+        (2, ["train", "vae", "--labels", "folders"], ["--labels folders", "a prior"]),
+        (2, [*TRAIN_PRIOR, "-o", "classes=a,b"], ["classes", "--labels folders"]),
+        (2, ["sample", "--model", "vae", "--class", "cat"], ["--class cat", "--labels folders"]),
+        (2, ["sample", "--model", "vae", "--guidance", "2"], ["--guidance 2", "--class"]),
+        (2, ["sample", "--model", "vae", "--prior", "mixture", "--class", "cat"], ["--class cat", "mixture"]),
+    ],
+)
+def test_wrong_use_of_classes_is_an_error(own, status, args, words):
+    message = fails(status, *args)
+    assert all(word in message for word in words), message
+
+
 @pytest.mark.soak
 def test_the_loss_falls(own):
     ok(*TRAIN_PRIOR, "--epochs", "200", "--lr", "0.003")
@@ -219,7 +323,8 @@ def test_a_run_of_before_there_were_patches_is_repeated_and_resumed_from_its_fol
     ok(*TRAIN_PRIOR, *old, "--epochs", "2", "--out", "old")
     config = config_of(own / "old")
     for options in (config["options"]["options"], config["model"]["options"]):
-        del options["patch"], options["whitening"]
+        del options["patch"], options["whitening"], options["classes"]
+    del config["options"]["labels"]
     (own / "old/config.json").write_text(json.dumps(config))
     ok("train", "prior", "--config", "old", "--epochs", "3", "--out", "old", "--quiet")
     assert_same_run(own / "runs/prior", own / "old")
@@ -229,8 +334,6 @@ def test_other_weights_begin_another_run(own):
     ok(*TRAIN_PRIOR)
     document = read_document(own / "runs/vae/model.safetensors")
     model, _ = load_model(own / "runs/vae/model.safetensors")
-    from aecli.runs.checkpoints import save
-
     tensors = {key: value + (0.01 if value.is_floating_point() else 0) for key, value in model.state_dict().items()}
     save(own / "runs/vae/model.safetensors", tensors, document)
     assert "--prior flow: none was trained" in fails(1, "sample", "--model", "vae", "--prior", "flow")

@@ -18,6 +18,12 @@ class Labels:
     classes: Sequence[str]
     numbers: NDArray[np.int64]
 
+    def among(self, classes: Sequence[str]) -> NDArray[np.int64]:
+        """Return the numbers (N,) that the images' classes have among `classes`; of others the count of `classes`."""
+        known = {name: number for number, name in enumerate(classes)}
+        renumbered = np.array([known.get(name, len(classes)) for name in self.classes], np.int64)
+        return renumbered[self.numbers]
+
 
 def label_images(images: Sequence[ImageRef], labels: str) -> Labels | None:
     """Return the classes of images: the first folders below the one that all lie in; None where there are none.

@@ -25,6 +25,7 @@ from aecli.data.sources.given import read_given
 from aecli.data.sources.registry import ImageRef, split_indices
 from aecli.data.streams import Stream
 from aecli.errors import DataError, summarize
+from aecli.inference.latents.labels import label_images
 from aecli.progress import Listener, Notice, Progress, Stopped, StopRequest, ignore
 from aecli.training.events import TrainReport
 
@@ -40,6 +41,8 @@ _UPLOAD_BYTES = 2**28
 class ImageSet:
     """The `rows` of images uint8 (N, 3, S, S); `resident` are the same images on the device.
 
+    `labels` (N,) are the images' classes, by number, where a prior learns them too.
+
     Of whole pictures, pieces of `piece_size` pixels a side are trained on, `resized` ones of any scale, and `still` is
     the fit of the pictures where they are shown; it is None for images of one size.
     """
@@ -50,6 +53,7 @@ class ImageSet:
     piece_size: int | None = None
     resized: bool = False
     still: str = "crop"
+    labels: NDArray[np.int64] | None = None
 
     @classmethod
     def of(cls, images: Images, rows: Sequence[int], **pieces: Any) -> "ImageSet":
@@ -171,6 +175,7 @@ def gather_images(
     listed = listings["data"].images
     if listed is None:
         return (yield from _open_stream(config, listings, should_stop))
+    labels = label_images(listed, data.labels)
     pack = yield from _decode_once(config, data.source, listed, data.train_fit, should_stop)
     if data.val_source is None:
         kept = [image for image in listed if image.name not in pack.skipped]
@@ -185,10 +190,15 @@ def gather_images(
         val_record, rule = None, {"rule": SPLIT_RULE, "val_fraction": data.val_fraction}
     else:
         rows, rule = list(range(len(pack.names))), {"rule": _NO_SPLIT}
-        val, val_record = yield from _validation_images(config, listings["val_data"], should_stop)
+        classes = labels.classes if labels else None
+        val, val_record = yield from _validation_images(config, listings["val_data"], should_stop, classes)
     size = data.image_size if data.train_fit == RANDOM_CROP else None
     still = "crop" if data.fit == RANDOM_CROP else data.fit
     train = ImageSet.of(pack.images, rows, piece_size=size, resized=data.resized_crops, still=still)
+    if labels is not None:
+        train = replace(train, labels=_of_pack(labels.numbers, listed, pack))
+        if data.val_source is None:
+            val = replace(val, labels=train.labels)
     if len(train) == 0:
         raise DataError(f"--data {data.source}: no image is left to train on\nhint: a smaller --val-fraction")
     if data.resized_crops and isinstance(pack.images, WholeImages):
@@ -201,13 +211,24 @@ def gather_images(
 
 
 def _validation_images(
-    config: TrainConfig, listing: Listing, should_stop: StopRequest
+    config: TrainConfig, listing: Listing, should_stop: StopRequest, classes: Sequence[str] | None = None
 ) -> Generator[TrainReport, None, tuple[ImageSet, dict[str, Any]]]:
+    """Return validation images of their own source; their labels are numbers among `classes`, or the count of these."""
     listed = listing.images
     assert listed is not None  # only training images are streamed
     pack = yield from _decode_once(config, listing.source, listed, config.data.fit, should_stop)
     found = ImageSet.of(pack.images, range(len(pack.names)), piece_size=_piece_size(config))
+    if classes is not None:
+        labels = label_images(listed, config.data.labels)
+        numbers = np.full(len(listed), len(classes)) if labels is None else labels.among(classes)
+        found = replace(found, labels=_of_pack(numbers, listed, pack))
     return found, _record(listing.source, listed, pack)
+
+
+def _of_pack(numbers: NDArray[np.int64], listed: Sequence[ImageRef], pack: Pack) -> NDArray[np.int64]:
+    """Return the numbers of the images that a pack holds, of those of all that were listed."""
+    by_name = {image.name: number for image, number in zip(listed, numbers.tolist(), strict=True)}
+    return np.array([by_name[name] for name in pack.names], np.int64)
 
 
 def _piece_size(config: TrainConfig) -> int | None:

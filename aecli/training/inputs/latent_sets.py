@@ -95,6 +95,9 @@ def resolve_model(config: TrainConfig, init: InitialWeights | None) -> tuple[str
         if config.model.autoencoder is not None:
             raise ConfigError(f"--model {config.model.autoencoder}: {config.model.name} is no prior, which alone is "
                               "trained on another model's latents\nhint: leave --model out")  # fmt: skip
+        if config.data.labels != "none":
+            raise ConfigError(f"--labels {config.data.labels}: {config.model.name} learns no classes: a prior does\n"
+                              "hint: aecli train prior --model MODEL --labels folders")  # fmt: skip
         defaults = {**config.model.defaults, **(init.document["options"] if init else {})}
         return name, registry.resolve_options(name, config.model.options, defaults), None
     if config.model.autoencoder is None:
@@ -123,6 +126,8 @@ def resolve_model(config: TrainConfig, init: InitialWeights | None) -> tuple[str
     filled_in = encoder.shape_options
     if wrong := [key for key, value in filled_in.items() if str(config.model.options.get(key, value)) != str(value)]:
         raise ConfigError(f"--option {wrong[0]}={config.model.options[wrong[0]]}: {path} has {filled_in[wrong[0]]}")
+    if config.data.labels == "none" and config.model.options.get("classes"):
+        raise ConfigError("--option classes: they are the folders of the images\nhint: --labels folders")
     channels, side, _ = encoder.shape
     defaults = {"channels": FlowOptions.channels, "patch": default_patch(side), "whitening": "component"}
     defaults |= config.model.defaults
@@ -143,7 +148,8 @@ def encode_sets(
     """Return sets of whitened latents in place of images.
 
     The whitening of a prior that has none is fitted to training images first. With `flip`, the latents of mirrored
-    images are in the training set too. Processes divide the work.
+    images are in the training set too. Examples have the classes of their images, where these have `labels`. Processes
+    divide the work.
 
     Raises:
         DataError: the images are a stream.
@@ -173,15 +179,22 @@ def encode_sets(
     sets: list[NDArray[Any]] = []
     for images, rows, mirrored in views:
         first, last = (len(rows) * rank // distributed.world_size for rank in (distributed.rank, distributed.rank + 1))
-        mine = [torch.empty(0, *prior.example_shape(config.data.image_size), dtype=prior.example_dtype).numpy()]
+        mine = [torch.empty(0, *prior.noise_shape(), dtype=prior.example_dtype).numpy()]
         for latents in _encode(images, rows[first:last], mirrored, encoder, should_stop):
             mine.append(prior.whiten(latents.to(device)).cpu().numpy())
             yield Progress("encoding", done + distributed.world_size * sum(map(len, mine)), total)
-        sets.append(np.concatenate(distributed.all_gather(np.concatenate(mine))))
+        examples = np.concatenate(distributed.all_gather(np.concatenate(mine)))
+        sets.append(examples if images.labels is None else _with_labels(examples, images.labels[rows]))
         done += len(rows)
     *training, held_out = sets
     examples = np.concatenate(training)
     return ImageSet(examples, np.arange(len(examples))), ImageSet(held_out, np.arange(len(held_out)))
+
+
+def _with_labels(examples: NDArray[Any], labels: NDArray[np.int64]) -> NDArray[Any]:
+    """Return examples (N, channels, side, side) with another channel, which is the number of their class."""
+    channel = np.broadcast_to(labels[:, None, None, None], (len(examples), 1, *examples.shape[2:]))
+    return np.concatenate([examples, channel.astype(examples.dtype)], axis=1)
 
 
 def _encode(

@@ -82,10 +82,11 @@ def _sample(session: Session, encoder: LatentEncoder) -> NDArray[np.uint8]:
     """Return samples (N, S, S, 3) of the prior, of the same noise every time."""
     prior = session.state.eval_model
     assert isinstance(prior, Prior)  # for the type checker
-    shape = prior.example_shape(encoder.loaded.image_size)
-    noise = torch.randn(PREVIEW_SAMPLES, *shape, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(PREVIEW_SAMPLES, *prior.noise_shape(), generator=torch.Generator().manual_seed(0))
+    device, classes = session.plan.placement.device, len(getattr(prior.options, "classes", ()))
+    of_class = {"labels": torch.arange(PREVIEW_SAMPLES, device=device) % classes} if classes else {}  # in turn
     with evaluating(prior), torch.inference_mode():
-        latents = prior.unwhiten(prior.sample(noise.to(session.plan.placement.device), PREVIEW_STEPS))
+        latents = prior.unwhiten(prior.sample(noise.to(device), PREVIEW_STEPS, **of_class))
     if not encoder.makes_codes:
         latents = latents.reshape(-1, *encoder.loaded.model.latent_shape(encoder.loaded.image_size))
     pictures: NDArray[np.uint8] = encoder.loaded.decode(latents).permute(0, 2, 3, 1).numpy()
