@@ -239,7 +239,7 @@ class Prior(Trainable):
 
     @abstractmethod
     def sample(self, noise: Tensor, steps: int, temperature: float = 1.0) -> Tensor:
-        """Return examples (N, …), without classes, generated from standard normal noise of that shape, in `steps` steps.
+        """Return examples (N, …), without classes, made of standard normal noise of that shape in `steps` steps.
 
         The lower the `temperature`, the nearer they are to the likeliest ones. A prior that learns classes takes two
         arguments more: `labels` int64 (N,), the numbers of classes to draw of, without which nothing is known of a

@@ -138,7 +138,7 @@ def test_priors(cuda):
     prior.to(cuda).fit()
     whitened = prior.whiten(latents.to(cuda))
     assert devices(whitened, prior.unwhiten(whitened), prior.sample(whitened, 2), *prior.buffers()) == {"cuda"}
-    drawn = LatentPrior("flow", (6, 2, 2), 1.0, 0, flow=prior, flow_steps=2).sample([0, 1])
+    drawn = LatentPrior("flow", (6, 2, 2), 1.0, 0, trained=prior, flow_steps=2).sample([0, 1])
     assert devices(drawn) == {"cpu"} and drawn.shape == (2, 6, 2, 2)
 
 

@@ -1,6 +1,7 @@
 """Pictures in a run folder: its curves, and images above their reconstructions."""
 
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,7 +85,9 @@ def _sample(session: Session, encoder: LatentEncoder) -> NDArray[np.uint8]:
     assert isinstance(prior, Prior)  # for the type checker
     noise = torch.randn(PREVIEW_SAMPLES, *prior.noise_shape(), generator=torch.Generator().manual_seed(0))
     device, classes = session.plan.placement.device, len(getattr(prior.options, "classes", ()))
-    of_class = {"labels": torch.arange(PREVIEW_SAMPLES, device=device) % classes} if classes else {}  # in turn
+    of_class: dict[str, Any] = {}
+    if classes:
+        of_class["labels"] = torch.arange(PREVIEW_SAMPLES, device=device) % classes
     with evaluating(prior), torch.inference_mode():
         latents = prior.unwhiten(prior.sample(noise.to(device), PREVIEW_STEPS, **of_class))
     if not encoder.makes_codes:
