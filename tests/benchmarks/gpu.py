@@ -1,4 +1,4 @@
-"""Runs the benchmarks that use a CUDA device, within 8 minutes (limits chosen for an H200).
+"""Runs the benchmarks that use a CUDA device, within 8 minutes: training of three models, inference and evaluation.
 
     pip install ".[test]" && python -m tests.benchmarks.gpu > gpu.txt
 
@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 
+TRAINING = ("tests.benchmarks.training", "--device", "cuda", "--plain-steps", "12", "--repeats", "1", "--images")
 PARTS = (
-    (300, "tests.benchmarks.training", "--device", "cuda", "--batch-sizes", "64,256", "--images", "4096", "--epochs",
-     "6", "--plain-steps", "12", "--repeats", "1"),
-    (90, "tests.benchmarks.inference", "--device", "cuda", "--images", "500", "--repeats", "1"),
-    (90, "tests.benchmarks.evaluation", "--device", "cuda", "--repeats", "1"),
-)  # fmt: skip
+    (150, *TRAINING, "2048", "--model", "vae", "--batch-sizes", "64", "--epochs", "6"),
+    (90, *TRAINING, "1024", "--model", "resnet", "--batch-sizes", "32", "--epochs", "4"),
+    (90, *TRAINING, "1024", "--model", "kl", "--batch-sizes", "16", "--epochs", "4"),
+    (75, "tests.benchmarks.inference", "--device", "cuda", "--images", "500", "--repeats", "1"),
+    (75, "tests.benchmarks.evaluation", "--device", "cuda", "--repeats", "1"),
+)
 
 
 def main() -> int:

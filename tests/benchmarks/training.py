@@ -1,9 +1,11 @@
-"""`aecli train vae` against a usual PyTorch loop for the report's VAE, in images a second.
+"""`aecli train` against a usual PyTorch loop for the same model at 256², in images a second.
 
-    python -m tests.benchmarks.training [--device cuda --batch-sizes 64,128,256 --images 4096] [--json]
+    python -m tests.benchmarks.training [--model vae --precision auto] [--json]
+    python -m tests.benchmarks.training --device cuda --batch-sizes 64,128,256 --images 4096
 
 The plain way: float32, NCHW, Pillow decodes and resizes in the Dataset, PyTorch's default DataLoader, `.item()` each
-step. Its first two steps are not timed; ours is the rate that `aecli train` reports for the whole run.
+step, the squared error and the model's own terms. Its first two steps are not timed; ours is the rate that `aecli
+train` reports for the whole run. `--precision fp32` is what machines without fast bf16 do.
 """
 
 import json
@@ -12,13 +14,12 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-import torch
-
-from aecli.runtime.device import multiplies_bf16_fast
+from aecli.models import registry
+from aecli.models.flops import TRAINING_FACTOR, forward_flops
+from aecli.runtime.device import place
 from tests.benchmarks.common import Row, arguments, interleave, matmul_peak, run, show
 from tests.benchmarks.pictures import write_photographs
 
-STEP_FLOPS = 79.0e9  # an image of the report's VAE at 256², forward and backward
 PLAIN = """
 import sys
 import time
@@ -27,9 +28,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
+from aecli.models import registry
 from tests.reference.report import ReportVAE, optimizer_for, vae_loss
 
-source, device, batch_size, steps = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+source, device, name, batch_size, steps = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
 
 class Photographs(Dataset):
     def __init__(self):
@@ -43,15 +45,27 @@ class Photographs(Dataset):
     def __getitem__(self, index):
         return self.transform(Image.open(self.paths[index]).convert("RGB"))
 
-model = ReportVAE().to(device).train()
-optimizer = optimizer_for(model)
+if name == "vae":
+    model = ReportVAE().to(device).train()
+    optimizer = optimizer_for(model)
+else:
+    model = registry.build(name, registry.resolve_options(name, {})).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+def loss_of(x):
+    if name == "vae":
+        return vae_loss(model, x, torch.randn(len(x), 1024, 8, 8, device=device))
+    made = model.predict(x)
+    terms = sum(weight * made.terms[term] for term, weight in model.term_weights.items())
+    return torch.nn.functional.mse_loss(made.output, x) + terms
+
 done, start = 0, 0.0
 while done < steps + 2:
     for x in DataLoader(Photographs(), batch_size=batch_size, shuffle=True, drop_last=True):
         if done == 2:
             start = time.perf_counter()
         x = x.to(device)
-        loss = vae_loss(model, x, torch.randn(len(x), 1024, 8, 8, device=device))
+        loss = loss_of(x)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -67,6 +81,8 @@ def main() -> None:
     """Measure and print."""
     options = arguments(
         __doc__ or "",
+        model=("vae", "to train"),
+        precision=("auto", "--precision of ours"),
         device=("cpu", "cpu or cuda"),
         batch_sizes=("16", "each way takes the best of these"),
         images=(96, "images in the folder"),
@@ -83,14 +99,15 @@ def main() -> None:
         paces = []
 
         def plain(batch_size: int) -> float:
-            script = [sys.executable, "-c", PLAIN, photographs, options.device]
+            script = [sys.executable, "-c", PLAIN, photographs, options.device, options.model]
             return float(run([*script, batch_size, options.plain_steps]).stdout)
 
         def ours(batch_size: int, cache_gb: str) -> float:
             command = [
-                sys.executable, "-m", "aecli", "train", "vae", "--data", photographs, "--val-fraction", 0,
-                "--batch-size", batch_size, "--epochs", options.epochs, "--device", options.device,
-                "--compile", options.compile, "--out", folder / f"run-{next(runs)}", "--quiet", "--json",
+                sys.executable, "-m", "aecli", "train", options.model, "--data", photographs, "--val-fraction", 0,
+                "--recipe", "report", "--image-size", 256, "--batch-size", batch_size, "--epochs", options.epochs,
+                "--device", options.device, "--precision", options.precision, "--compile", options.compile,
+                "--out", folder / f"run-{next(runs)}", "--quiet", "--json",
             ]  # fmt: skip
             environment = {"AECLI_CACHE_GB": cache_gb, "XDG_CACHE_HOME": str(folder / "cache")}
             pace = json.loads(run(command, env=environment).stdout)["pace"]
@@ -102,11 +119,13 @@ def main() -> None:
         ways.append(lambda: ours(sizes[-1], "0"))
         found = [median(rates) for rates in interleave(ways, options.repeats)]
     plain_rate, our_rate, unpacked_rate = max(found[: len(sizes)]), max(found[len(sizes) : -1]), found[-1]
-    dtype = "bf16" if multiplies_bf16_fast(torch.device(options.device)) else "fp32"  # what training takes by itself
+    dtype = place(options.device, options.precision, training=True).precision  # what training takes by itself
+    model = registry.build_on_meta(options.model, registry.resolve_options(options.model, {}))
+    step_flops = TRAINING_FACTOR * forward_flops(model, 256)
     peak = matmul_peak(dtype, options.device, 4096 if options.device == "cpu" else 8192)
-    limit_is = f"{STEP_FLOPS / 1e9:.3g} GFLOP an image at the {dtype} matmul peak of {peak / 1e12:.3g} TFLOP/s"
+    limit_is = f"{step_flops / 1e9:.3g} GFLOP an image at the {dtype} matmul peak of {peak / 1e12:.3g} TFLOP/s"
     rows = [
-        Row(what, "images/s", rate, plain_rate, rate / plain_rate, peak / STEP_FLOPS, limit_is)
+        Row(what, "images/s", rate, plain_rate, rate / plain_rate, peak / step_flops, limit_is)
         for what, rate in (("from the pack", our_rate), ("decoded on the fly", unpacked_rate))
     ]
     best = max(paces, key=lambda each: (each[1] != "0", each[0]))
@@ -114,9 +133,9 @@ def main() -> None:
         "batch size of ours": best[2],
         "time waiting for data": f"{best[3]['data_wait_fraction']:.2%}",
         "peak memory": f"{best[3]['peak_memory'] / 1e9:.2f} GB",
-        "the report's 1000 epochs on 2,000 images": f"{2e6 / our_rate / 3600:.2f} h without validation",
+        "1000 epochs on 2,000 images": f"{2e6 / our_rate / 3600:.2f} h without validation",
     }
-    show(f"aecli train vae, 256², on {options.device}", rows, options.json, **notes)
+    show(f"aecli train {options.model}, 256², {dtype}, on {options.device}", rows, options.json, **notes)
 
 
 if __name__ == "__main__":
