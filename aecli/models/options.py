@@ -64,6 +64,10 @@ class ResNetOptions(PatchOptions):
                             most=65536)  # fmt: skip
     distance: str = option("euclidean", "What is near for bottleneck vq.", MODEL, choices=DISTANCES)
     commitment: float = option(0.25, "Weight of the commitment term of bottleneck vq.", MODEL, least=0)
+    latent_noise: float = option(
+        0.0, "Noise that training adds to latents, at most: each image's is between 0 and so many times the root mean "
+        "square of its latent. Its decoder forgives the errors of a prior.", MODEL, least=0,
+    )  # fmt: skip
 
     def _check_together(self) -> None:
         super()._check_together()
@@ -75,6 +79,9 @@ class ResNetOptions(PatchOptions):
             self._require_multiple(len(self.levels), "levels")
         if self.bottleneck == "vq":
             self._require_multiple(self.codebooks, "codebooks")
+        is_continuous = self.bottleneck in ("none", "kl")
+        require(self.latent_noise == 0 or is_continuous, "--option latent_noise", self.latent_noise,
+                f"0 with bottleneck {self.bottleneck}, whose latents are codes")  # fmt: skip
 
     def _require_multiple(self, count: int, what: str) -> None:
         require(self.latent_dim % count == 0, "--latent-dim", self.latent_dim, f"a multiple of the {count} {what}")

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aecli.models.base import Autoencoder, Encoded
+from aecli.models.base import Autoencoder, Encoded, Prediction
 from aecli.models.bottlenecks import Bottleneck, Gaussian, Identity
 from aecli.models.ema_vq import EMACodebook
 from aecli.models.fsq import FSQ
@@ -165,9 +165,36 @@ class ResNet(Autoencoder):
         return images if self.training else images.clamp(-1, 1)
 
     def draw_noise(self, count: int, image_size: int) -> Tensor | None:
-        """Return the noise of a Gaussian posterior from torch's global generator, or None."""
-        shape = (count, *self.latent_shape(image_size))
-        return self.bottleneck.draw_noise(shape, next(self.parameters()).device)
+        """Return noise from torch's global generator: a Gaussian posterior's, or None.
+
+        With `latent_noise` there are, in further channels, that of the latent and one for its level.
+        """
+        shape, device = (count, *self.latent_shape(image_size)), next(self.parameters()).device
+        noise = self.bottleneck.draw_noise(shape, device)
+        if not self.options.latent_noise:
+            return noise
+        added = torch.randn(count, 1 + shape[1], *shape[2:], device=device)
+        return added if noise is None else torch.cat([noise, added], dim=1)
+
+    def predict(self, examples: Tensor, noise: Tensor | None = None) -> Prediction:
+        """Return reconstructions of images (N, 3, H, W) beside the images; in training, of latents with noise.
+
+        Noisy latents make the decoder one for what a prior draws, as in Zheng et al., "Diffusion transformers with
+        representation autoencoders", 2025. The level is uniform, and goes by the latent's own scale, so that an encoder
+        can't evade it by larger latents.
+        """
+        if not (self.training and self.options.latent_noise):
+            return super().predict(examples, noise)
+        if noise is None:
+            noise = self.draw_noise(len(examples), examples.shape[-1])
+            assert noise is not None  # for the type checker: there is latent noise
+        channels = self.options.latent_dim
+        own, added, level = torch.split(noise, [noise.shape[1] - channels - 1, channels, 1], dim=1)
+        encoded = self.encode(examples, own if own.shape[1] else None)
+        scale = encoded.latent.detach().square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+        uniform = torch.special.ndtr(level[:, :, :1, :1])
+        noisy = encoded.latent + self.options.latent_noise * uniform * scale * added
+        return Prediction(self.decode(noisy), examples, encoded.terms, encoded.stats, encoded.observed)
 
     def latent_shape(self, image_size: int) -> tuple[int, ...]:
         """Return (latent_dim, side, side)."""

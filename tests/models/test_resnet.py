@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from aecli.errors import ConfigError
 from aecli.models import registry
 from tests.support.photographs import photographs
 
@@ -32,6 +33,32 @@ def test_while_training_reconstructions_are_not_clamped():
     latents = 9 * torch.randn(1, 16, 8, 8)
     assert model.decode(latents).abs().max() == 1
     assert model.train().decode(latents).abs().max() > 1
+
+
+@pytest.mark.parametrize("bottleneck", ["none", "kl"])
+def test_latent_noise_is_of_any_level_up_to_its_own_and_added_in_training_alone(bottleneck, monkeypatch):
+    images = photographs(4, 64)
+    model = prepared("resnet", images, width=4, bottleneck=bottleneck, latent_noise=0.5)
+    images = images.repeat(50, 1, 1, 1)
+    decoded = []
+    decode = type(model).decode
+    monkeypatch.setattr(type(model), "decode", lambda self, latents: decoded.append(latents) or decode(self, latents))
+    with torch.no_grad():
+        assert torch.equal(model.predict(images[:4]).output, model(images[:4]))
+        noise = model.train().draw_noise(200, 64)
+        decoded.clear()
+        whole = model.predict(images, noise).output
+        latents = model.encode(images, noise[:, :16] if bottleneck == "kl" else None).latent
+        levels = ((decoded[0] - latents).square().mean((1, 2, 3)) / latents.square().mean((1, 2, 3))).sqrt()
+        assert levels.max() < 0.55 and levels.min() < 0.05  # of a thousand numbers a level is known to a few percent
+        assert float(levels.mean()) == pytest.approx(0.25, abs=0.03)
+        # An image's noise depends on its own numbers alone: a batch may be cut.
+        torch.testing.assert_close(model.predict(images[7:9], noise[7:9]).output, whole[7:9], rtol=0, atol=1e-4)
+
+
+def test_codes_have_no_latent_noise():
+    with pytest.raises(ConfigError, match="latent_noise"):
+        registry.resolve_options("resnet", {"bottleneck": "fsq", "latent_dim": 4, "latent_noise": 0.1})
 
 
 def test_a_crop_of_the_picture_is_a_crop_of_the_reconstruction():
