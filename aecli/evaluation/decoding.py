@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from aecli.configs import EvalConfig
@@ -52,10 +51,9 @@ class DecodedPair:
         if truth.dtype == other.dtype:
             return np.array_equal(truth, other)
         return all(
-            torch.equal(to_scale(torch.from_numpy(truth[rows]), self.peak),
-                        to_scale(torch.from_numpy(other[rows]), self.peak))
+            np.array_equal(to_scale(truth[rows], self.peak), to_scale(other[rows], self.peak))
             for rows in bands(*truth.shape[:2])
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True)
@@ -132,5 +130,5 @@ def _rounded(pixels: NDArray[Any], peak: float) -> Pixels:
         return pixels
     rounded = np.empty(pixels.shape, dtype=np.uint8)
     for rows in bands(*pixels.shape[:2]):
-        rounded[rows] = to_scale(torch.from_numpy(pixels[rows]), peak).clamp_(0, 255).round_().numpy()
+        rounded[rows] = np.rint(to_scale(pixels[rows], peak).clip(0, 255))
     return rounded

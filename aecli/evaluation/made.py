@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from aecli.configs import EvalConfig
 from aecli.data.decoding.conversions import Decoded
 from aecli.data.image_ref import ImageRef
-from aecli.models.base import Kept
 from aecli.progress import Listener
 from aecli.runtime.distributed import Distributed
+
+if TYPE_CHECKING:
+    from aecli.models.base import Kept
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class ModelFigures:
     Reading and measuring take no part in `images_per_s`. `floor_of` names the models that it is the floor of.
     """
 
-    kept: Kept
+    kept: "Kept"
     parameters: int
     precision: str
     images_per_s: float

@@ -3,10 +3,9 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from aecli.configs import EvalConfig
@@ -16,12 +15,14 @@ from aecli.evaluation.html_report.page import Page
 from aecli.evaluation.pairing import Pair
 from aecli.evaluation.per_image import MetricValues
 from aecli.evaluation.unpaired import Unpaired, mismatch_error
-from aecli.metrics.base import LoadedMetric
-from aecli.metrics.feature_networks import SetFeatures
+from aecli.metrics.base import Images, LoadedMetric
 from aecli.progress import Listener
-from aecli.runtime.device import oom_as_device_error
 from aecli.runtime.distributed import Distributed
+from aecli.runtime.out_of_memory import oom_as_device_error
 from aecli.runtime.work_queue import map_shared
+
+if TYPE_CHECKING:  # imports PyTorch, which measuring without networks does without
+    from aecli.metrics.feature_networks import SetFeatures
 
 # Pixels measured at a time, whatever the size of the images. On a CPU each worker has its own batch: larger ones leave
 # its core's cache.
@@ -49,14 +50,17 @@ class Measured:
 
 @dataclass(frozen=True)
 class PairMeasurer:
-    """Decodes batches of `pairs`, adds them to `page`, and measures the predictions `names`; for several threads."""
+    """Decodes batches of `pairs`, adds them to `page`, and measures the predictions `names`; for several threads.
+
+    `device` is one that PyTorch knows, such as `cuda:1`.
+    """
 
     pairs: Sequence[Pair]
     names: Sequence[str]
     decoder: PairDecoder
     metrics: Mapping[str, LoadedMetric]
-    networks: Mapping[str, SetFeatures]
-    device: torch.device
+    networks: "Mapping[str, SetFeatures]"
+    device: str
     device_lock: AbstractContextManager[Any]
     skip_unreadable: bool
     page: Page | None
@@ -113,24 +117,31 @@ class PairMeasurer:
         pixels = _stacks([pair.pixels for pair in pairs])
         values_of_more = _stacks([pair.values for pair in pairs if pair.is_deep])
         with self.device_lock, oom_as_device_error(hint):
-            rounded_tensors = self._tensors(pixels)
-            tensors = self._tensors(values_of_more) or rounded_tensors
+            rounded = self._images(pixels)
+            deep = self._images(values_of_more) or rounded
             values = []
             for metric in self.metrics.values():
-                truths, *predictions = tensors if metric.takes_deep else rounded_tensors
+                truths, *predictions = deep if metric.takes_deep else rounded
                 score = metric.against(truths)
-                values.append(np.stack([score(prediction).numpy() for prediction in predictions], axis=1))
-            embedded = {
-                name: np.stack([network.compute(images).cpu().numpy() for images in rounded_tensors], axis=1)
-                for name, network in self.networks.items()
-            }
+                values.append(np.stack([np.asarray(score(prediction)) for prediction in predictions], axis=1))
+            embedded = {name: self._embed(network, rounded) for name, network in self.networks.items()}
             return values, embedded
 
-    def _tensors(self, stacks: Sequence[NDArray[Any]]) -> list[torch.Tensor]:
-        """Return arrays (N, H, W, 3) as tensors (N, 3, H, W) on the device, or, deep ones on MPS, on the CPU."""
-        is_kept = self.device.type == "mps" and any(stack.dtype != np.uint8 for stack in stacks)
-        device = torch.device("cpu") if is_kept else self.device
-        return [torch.from_numpy(stack).to(device).permute(0, 3, 1, 2) for stack in stacks]
+    def _images(self, stacks: Sequence[NDArray[Any]]) -> list[Images]:
+        """Return arrays (N, H, W, 3) as (N, 3, H, W): as tensors on a CUDA device, for which all metrics have code."""
+        images = [stack.transpose(0, 3, 1, 2) for stack in stacks]
+        if not self.device.startswith("cuda"):
+            return images
+        import torch
+
+        return [torch.from_numpy(each).to(self.device) for each in images]
+
+    def _embed(self, network: "SetFeatures", images: Sequence[Images]) -> NDArray[np.float32]:
+        """The features (N, images of a pair, dim) of N pairs."""
+        import torch
+
+        tensors = (torch.as_tensor(each, device=self.device) for each in images)
+        return np.stack([network.compute(each).cpu().numpy() for each in tensors], axis=1)
 
 
 def measure_pairs(measurer: PairMeasurer, config: EvalConfig, distributed: Distributed, listen: Listener) -> Measured:
@@ -138,7 +149,7 @@ def measure_pairs(measurer: PairMeasurer, config: EvalConfig, distributed: Distr
 
     What is in a batch depends on the images alone, and so do the values.
     """
-    max_pixels = CPU_BATCH_PIXELS if measurer.device.type == "cpu" else GPU_BATCH_PIXELS
+    max_pixels = CPU_BATCH_PIXELS if measurer.device == "cpu" else GPU_BATCH_PIXELS
     batches = list(_batches(measurer.pairs, config.batch_size, max_pixels))
     results = map_shared(measurer, batches, "measuring", config.workers, distributed, listen)
     rows = np.concatenate([rows for rows, *_ in results])

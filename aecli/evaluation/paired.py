@@ -24,14 +24,14 @@ from aecli.evaluation.report import EvalReport, measure_sets, summarize_metrics
 from aecli.evaluation.sizes import check_sizes
 from aecli.evaluation.small_sets import frechet_notices
 from aecli.evaluation.unpaired import describe, mismatch_error, nothing_left_error
-from aecli.metrics.base import Described
+from aecli.metrics.base import Described, Metric
 from aecli.metrics.registry import build_metrics
 from aecli.metrics.set_metrics import MIN_IMAGES, SetMetric, build_set_metrics, load_networks
 from aecli.progress import Listener, Notice, ignore
-from aecli.runtime.device import resolve_device
-from aecli.runtime.device import versions as runtime_versions
 from aecli.runtime.distributed import Distributed
+from aecli.runtime.memory import keep_freed_memory
 from aecli.runtime.threads import device_lock
+from aecli.runtime.versions import versions
 from aecli.storage.outputs import check_writable_file, forbid_overwriting_inputs, write_output
 
 __all__ = ["EvalReport", "evaluate"]
@@ -77,7 +77,7 @@ def _evaluate(
     read = [prediction.name for prediction in predictions]
     names = [*read, *(made.names if made is not None else ())]
     metrics, set_metrics = build_metrics(config), build_set_metrics(config)
-    device = resolve_device(config.device)
+    device = _device(config, metrics, has_networks=bool(set_metrics) or made is not None)
     if config.per_image is not None and distributed.is_main_process:
         check_writable_file(config.per_image, "--per-image")
     pairing = pair_sources(config.gt, predictions, config.pred_name, listen)
@@ -97,7 +97,7 @@ def _evaluate(
     if made is not None:
         made.begin(pairing.truths)
     measurer = PairMeasurer(pairing.pairs, names, PairDecoder.of(config, made), loaded, networks, device,
-                            device_lock(device), config.on_mismatch == "skip", page)  # fmt: skip
+                            device_lock(device.partition(":")[0]), config.on_mismatch == "skip", page)  # fmt: skip
     measured = measure_pairs(measurer, config, distributed, listen)
     unpaired = tuple(pairing.unpaired + measured.unreadable)
     if not measured.pairs:
@@ -147,6 +147,16 @@ def _evaluate(
     return report
 
 
+def _device(config: EvalConfig, metrics: Sequence[Metric], has_networks: bool) -> str:
+    """Where metrics are computed: without networks, and unless another device is named, by NumPy on the CPU."""
+    if has_networks or any(metric.has_network for metric in metrics) or config.device not in ("auto", "cpu"):
+        from aecli.runtime.device import resolve_device  # imports PyTorch
+
+        return str(resolve_device(config.device))
+    keep_freed_memory()
+    return "cpu"
+
+
 def _sources(config: EvalConfig, predictions: Sequence[Prediction]) -> list[str]:
     return [config.gt, *(prediction.source for prediction in predictions)]
 
@@ -183,4 +193,4 @@ def _write_outputs(
 
 
 def _base_versions() -> dict[str, str]:
-    return runtime_versions() | {"numpy": np.__version__, "pillow": PIL.__version__}
+    return versions() | {"numpy": np.__version__, "pillow": PIL.__version__}

@@ -18,8 +18,8 @@ from aecli.evaluation.matching import leave_out
 from aecli.metrics.distribution_distances import NEIGHBOURS
 from aecli.metrics.feature_networks import SetFeatures
 from aecli.progress import Listener
-from aecli.runtime.device import oom_as_device_error
 from aecli.runtime.distributed import Distributed
+from aecli.runtime.out_of_memory import oom_as_device_error
 from aecli.runtime.threads import device_lock
 from aecli.runtime.work_queue import map_shared
 
@@ -78,7 +78,7 @@ class FeatureExtractor:
         self.sets, self.size, self.network, self.device, self.skip = sets, size, network, device, skip
         self.background = background
         self.images = [(each.source, image) for each in sets for image in each.images]
-        self._device_lock = device_lock(device)
+        self._device_lock = device_lock(device.type)
 
     def __call__(self, batch: range) -> tuple[Features, dict[str, str], dict[str, ConversionCounts]]:
         """Embed images.

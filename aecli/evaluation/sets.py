@@ -23,8 +23,9 @@ from aecli.metrics.distribution_distances import (
 )
 from aecli.metrics.feature_networks import SetFeatures, load_features
 from aecli.progress import Listener, Notice, ignore
-from aecli.runtime.device import resolve_device, versions
+from aecli.runtime.device import resolve_device
 from aecli.runtime.distributed import Distributed
+from aecli.runtime.versions import versions
 
 _SAME = 1e-3  # of the std of a set's features: at a smaller distance it is the same image
 

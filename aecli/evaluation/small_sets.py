@@ -1,16 +1,19 @@
 """Which distances between sets mean little, because a set has few images."""
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from aecli.metrics.distribution_distances import NEIGHBOURS
-from aecli.metrics.feature_networks import SetFeatures
+
+if TYPE_CHECKING:
+    from aecli.metrics.feature_networks import SetFeatures
 
 # A ball around the fifth neighbour then holds a twentieth of its set. Of sets of 20 clusters in 32 dimensions, of which
 # the samples lack half, recall is 1.0 with 12 images, 0.84 with 50, 0.55 with 100, 0.44 with 200, 0.42 with 2,000.
 LEAST_FOR_MANIFOLD = 20 * NEIGHBOURS
 
 
-def small_set_notices(images: Mapping[str, int], network: SetFeatures) -> Iterator[str]:
+def small_set_notices(images: Mapping[str, int], network: "SetFeatures") -> Iterator[str]:
     """Yield a notice for each kind of distance that the numbers of `images`, by set, are too small for."""
     yield from frechet_notices(images, network)
     few = {name: n for name, n in images.items() if n < LEAST_FOR_MANIFOLD}
@@ -21,7 +24,7 @@ def small_set_notices(images: Mapping[str, int], network: SetFeatures) -> Iterat
         )
 
 
-def frechet_notices(images: Mapping[str, int], network: SetFeatures) -> Iterator[str]:
+def frechet_notices(images: Mapping[str, int], network: "SetFeatures") -> Iterator[str]:
     """Yield a notice where the numbers of `images`, by set, are too small for the Fréchet distance."""
     few = {name: n for name, n in images.items() if n <= network.dim}
     if few:

@@ -22,7 +22,8 @@ from aecli.models.receptive_field import ReceptiveField, grows_with_images, rece
 from aecli.progress import Listener, Notice, ignore
 from aecli.runs import checkpoints
 from aecli.runs.folder import Located, locate
-from aecli.runtime.device import Placement, oom_as_device_error, place
+from aecli.runtime.device import Placement, place
+from aecli.runtime.out_of_memory import oom_as_device_error
 
 MEMORY_HINT = "--precision bf16, or --device cpu"
 WORKER_PIXELS = 2**18  # per batch on a CPU; fixed for any number of workers, because rounding depends on the batch

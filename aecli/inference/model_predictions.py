@@ -175,7 +175,7 @@ class ModelPredictions:
         self._batch_size, self._max_pixels = batch_limits(first, batch_size, is_whole)
         self._on_cpu = first.placement.device.type == "cpu"
         self._hint = f"a smaller --batch-size than {batch_size}, --workers 1, {MEMORY_HINT}"
-        self._device_lock: AbstractContextManager[Any] = device_lock(first.placement.device)
+        self._device_lock: AbstractContextManager[Any] = device_lock(first.placement.device.type)
         self._lock = threading.Lock()  # of the next two
         self._batches: OrderedDict[tuple[int, ...], _Batch] = OrderedDict()
         self._sizes: dict[int, list[Size | None]] = {}

@@ -105,7 +105,7 @@ def _reconstruct(config: ReconstructConfig, distributed: Distributed, listen: Li
         size, max_pixels = batch_limits(loaded, config.batch_size, is_native)
         batches = [images[start : start + size] for start in range(0, len(images), size)]
         hint = f"a smaller --batch-size than {config.batch_size}, --workers 1, {MEMORY_HINT}"
-        job = _Job(loaded, out, store, is_native, max_pixels, hint, device_lock(loaded.placement.device))
+        job = _Job(loaded, out, store, is_native, max_pixels, hint, device_lock(loaded.placement.device.type))
         workers = most_workers(loaded, worker_count(config.workers))
         results = map_shared(job.run, batches, "reconstructing", workers, distributed, listen)
         unreadable = {name: reason for reasons, *_ in results for name, reason in reasons.items()}

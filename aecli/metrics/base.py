@@ -1,21 +1,29 @@
-"""What all metrics share: their description, how they are loaded, and the check of their inputs."""
+"""What all metrics share: their description, how they are loaded, and the check of their inputs.
+
+Images are NumPy arrays or PyTorch tensors. What needs no network is computed by NumPy on a CPU, without importing
+PyTorch, which takes longer than measuring a hundred images; on a CUDA device by PyTorch, with the same code.
+"""
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
+from typing import Any, Concatenate, ParamSpec
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from aecli.configs import EvalConfig
 from aecli.progress import Listener
 
+P = ParamSpec("P")
+
 EIGHT_BITS, SIXTEEN_BITS = 255.0, 65535.0  # the highest value of a sample
 
-Score = Callable[[Tensor], Tensor]  # predictions (N, 3, H, W) -> (N,) float64 on the CPU
+Images = Any  # an array or a tensor (N, 3, H, W)
+Values = Any  # (N,) float64 on the CPU: an array, or of tensors a tensor
+Score = Callable[[Images], Values]  # of predictions
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class LoadedMetric:
     the weights in use.
     """
 
-    against: Callable[[Tensor], Score]
+    against: Callable[[Images], Score]
     versions: Mapping[str, str] = field(default_factory=dict)
     takes_deep: bool = False
 
@@ -65,10 +73,11 @@ class Metric(Described):
 
     Attributes:
         min_side: the shortest image side, in pixels, that it is defined for.
-        load: makes it ready on a device; may raise WeightsError.
+        load: makes it ready on a device, such as `cuda:1`; may raise WeightsError.
         pool: one value from the values (N,) of all images together, where the metric has such a value; the metric is
             then infinite for identical images.
         digits: decimals shown.
+        has_network: whether it is computed by a network, and so by PyTorch.
     """
 
     name: str
@@ -76,22 +85,53 @@ class Metric(Described):
     higher_is_better: bool
     min_side: int
     definition: str
-    load: Callable[[torch.device, Listener], LoadedMetric]
+    load: Callable[[str, Listener], LoadedMetric]
     pool: Callable[[NDArray[np.float64]], float | None] | None = None
     digits: int = 4
+    has_network: bool = False
 
 
-def load_pairwise(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[torch.device, Listener], LoadedMetric]:
+def load_pairwise(function: Callable[[Images, Images], Values]) -> Callable[[str, Listener], LoadedMetric]:
     """Return the `load` of a metric that is a pure function of references and predictions."""
     return lambda device, listen: LoadedMetric(lambda references: partial(function, references), takes_deep=True)
 
 
-def check_images(images: Tensor, min_side: int, deep: bool = False) -> None:
+def namespace(values: Any) -> Any:
+    """Return the module whose functions take `values`, NumPy or PyTorch; those used here are in both."""
+    return np if isinstance(values, np.ndarray | np.generic) else sys.modules["torch"]
+
+
+def computed_on_arrays(
+    function: Callable[Concatenate[Images, Images, P], NDArray[np.float64]],
+) -> Callable[Concatenate[Images, Images, P], Values]:
+    """Make a metric of arrays one of tensors too, to which it returns a tensor.
+
+    Tensors become arrays of the same memory; those on a CUDA device stay there, and those of MPS, which has no float64,
+    come to the CPU.
+    """
+
+    @wraps(function)
+    def compute(a: Images, b: Images, /, *arguments: P.args, **options: P.kwargs) -> Values:
+        if isinstance(a, np.ndarray):
+            return function(a, b, *arguments, **options)
+        a, b = (each if each.device.type == "cuda" else each.cpu().numpy() for each in (a, b))
+        return sys.modules["torch"].from_numpy(function(a, b, *arguments, **options))
+
+    return compute
+
+
+def is_8_bits(images: Images) -> bool:
+    """Whether images are uint8."""
+    return str(images.dtype).removeprefix("torch.") == "uint8"
+
+
+def check_images(images: Images, min_side: int, deep: bool = False) -> None:
     """Raise ValueError unless images are uint8 (N, 3, H, W), N at least 1, H and W at least `min_side`.
 
     With `deep`, values of more bits are right too: uint16 or floats.
     """
-    has_type = images.dtype == torch.uint8 or (deep and (images.dtype == torch.uint16 or images.is_floating_point()))
+    kind = str(images.dtype).removeprefix("torch.")
+    has_type = kind == "uint8" or (deep and (kind == "uint16" or "float" in kind))
     if not has_type or images.ndim != 4 or images.shape[1] != 3 or len(images) == 0:
         raise ValueError(f"expected uint8 (N, 3, H, W), not {images.dtype} {tuple(images.shape)}")
     height, width = images.shape[-2:]
@@ -99,7 +139,7 @@ def check_images(images: Tensor, min_side: int, deep: bool = False) -> None:
         raise ValueError(f"images of {width}x{height} are too small: this metric needs {min_side} pixels a side")
 
 
-def check_pairs(a: Tensor, b: Tensor, min_side: int) -> None:
+def check_pairs(a: Images, b: Images, min_side: int) -> None:
     """Raise ValueError unless two batches, of 8 bits or more, can be compared image by image; see `check_images`."""
     check_images(a, min_side, deep=True)
     check_images(b, min_side, deep=True)
@@ -107,10 +147,11 @@ def check_pairs(a: Tensor, b: Tensor, min_side: int) -> None:
         raise ValueError(f"expected pairs of one shape, not {tuple(a.shape)} and {tuple(b.shape)}")
 
 
-def to_scale(images: Tensor, data_range: float) -> Tensor:
+def to_scale(images: Any, data_range: float) -> Any:
     """Values from 0 to 255 as float64, not rounded: uint8 are that already, others are from 0 to `data_range`."""
-    values = images.double()
-    return values if images.dtype == torch.uint8 else values.mul(EIGHT_BITS).div_(data_range)
+    module = namespace(images)
+    values = module.asarray(images, dtype=module.float64)
+    return values if is_8_bits(images) else values * EIGHT_BITS / data_range
 
 
 def deep_range(config: EvalConfig) -> float:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from aecli.configs import EvalConfig
 from aecli.errors import WeightsError
-from aecli.metrics.base import EIGHT_BITS, LoadedMetric, Metric, Score, check_images, check_pairs
+from aecli.metrics.base import EIGHT_BITS, Images, LoadedMetric, Metric, Score, check_images, check_pairs
 from aecli.metrics.lpips import LPIPS
 from aecli.metrics.lpips import MIN_SIDE as LPIPS_SIDE
 from aecli.metrics.network_weights import DISTS_HEADS, UnreadableWeights, read_safetensors
@@ -29,19 +29,22 @@ def build(config: EvalConfig) -> Metric:
     """Describe DISTS."""
     given = config.lpips_weights if config.lpips_net == NET else None
 
-    def load(device: torch.device, listen: Listener) -> LoadedMetric:
+    def load(device: str, listen: Listener) -> LoadedMetric:
         network = DISTS(given, listen).to(device)
 
-        def against(references: Tensor) -> Score:
-            statistics = network.statistics(references)
-            return lambda predictions: network.distance(statistics, network.statistics(predictions))
+        def statistics(images: Images) -> Statistics:
+            return network.statistics(torch.as_tensor(images, device=device))
+
+        def against(references: Images) -> Score:
+            of_references = statistics(references)
+            return lambda predictions: network.distance(of_references, statistics(predictions))
 
         return LoadedMetric(against, {f"dists_{NET}_sha256": network.weights_sha256})
 
     definition = (
         "DISTS (Ding et al. 2020) over VGG16 with L2 pooling, inputs scaled to [0, 1], no resizing; 0 for equal images."
     )
-    return Metric("dists", "", False, MIN_SIDE, definition, load)
+    return Metric("dists", "", False, MIN_SIDE, definition, load, has_network=True)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Zhang, Isola, Efros, Shechtman and Wang, "The unreasonable effectiveness of deep
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from aecli.configs import EvalConfig
 from aecli.errors import WeightsError
-from aecli.metrics.base import LoadedMetric, Metric, Score, check_images, check_pairs
+from aecli.metrics.base import Images, LoadedMetric, Metric, Score, check_images, check_pairs
 from aecli.metrics.network_weights import BACKBONES, Weights, backbone_weights, head_weights
 from aecli.metrics.winograd import WinogradConv2d, suits_winograd
 from aecli.progress import Listener, ignore
@@ -37,19 +37,22 @@ def build(config: EvalConfig) -> Metric:
     """Describe LPIPS over the network that `config` asks for."""
     net = config.lpips_net
 
-    def load(device: torch.device, listen: Listener) -> LoadedMetric:
+    def load(device: str, listen: Listener) -> LoadedMetric:
         network = LPIPS.from_net(net, config.lpips_weights, listen).to(device)
 
-        def against(references: Tensor) -> Score:
+        def tensor(images: Images) -> Tensor:
+            return torch.as_tensor(images, device=device)
+
+        def against(references: Images) -> Score:
             if references.shape[-2] * references.shape[-1] > _KEPT_PIXELS:
-                return partial(network, references)
-            features = network.features(references)
-            return lambda predictions: network.distance(features, network.features(predictions))
+                return lambda predictions: network(tensor(references), tensor(predictions))
+            features = network.features(tensor(references))
+            return lambda predictions: network.distance(features, network.features(tensor(predictions)))
 
         return LoadedMetric(against, {f"lpips_{net}_sha256": network.weights_sha256})
 
     definition = f"LPIPS v0.1 (Zhang et al. 2018) over {net}, inputs scaled to [-1, 1], no resizing."
-    return Metric("lpips", "", False, MIN_SIDE[net], definition, load)
+    return Metric("lpips", "", False, MIN_SIDE[net], definition, load, has_network=True)
 
 
 class LPIPS(nn.Module):

@@ -3,7 +3,9 @@
 The matrix is that of MATLAB's `rgb2ycbcr`; values are not rounded.
 """
 
-from torch import Tensor
+from typing import Any
+
+from aecli.metrics.base import namespace
 
 PEAK = 255.0
 _WEIGHTS = (65.481 / PEAK, 128.553 / PEAK, 24.966 / PEAK)
@@ -12,12 +14,14 @@ _OFFSET = 16.0
 DEFINITION = "Y = 16 + (65.481 R + 128.553 G + 24.966 B) / 255 (BT.601, 16 to 235), not rounded"
 
 
-def weighted_sum(images: Tensor) -> Tensor:
+def weighted_sum(images: Any) -> Any:
     """Y without its offset: (..., 3, H, W) of any type -> float64 (..., 1, H, W)."""
-    red, green, blue = images.double().unbind(-3)
-    return (red * _WEIGHTS[0]).add_(green, alpha=_WEIGHTS[1]).add_(blue, alpha=_WEIGHTS[2]).unsqueeze(-3)
+    module = namespace(images)
+    values = module.asarray(images, dtype=module.float64)
+    red, green, blue = (values[..., channel : channel + 1, :, :] * weight for channel, weight in enumerate(_WEIGHTS))
+    return red + green + blue
 
 
-def luma(images: Tensor) -> Tensor:
+def luma(images: Any) -> Any:
     """Y of images (..., 3, H, W) from 0 to 255 -> float64 (..., 1, H, W) from 16 to 235."""
-    return weighted_sum(images).add_(_OFFSET)
+    return weighted_sum(images) + _OFFSET

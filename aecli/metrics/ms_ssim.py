@@ -7,12 +7,21 @@ Signals, Systems and Computers (2003), with its five scales and their weights, a
 from collections.abc import Callable
 from functools import partial
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from aecli.configs import EvalConfig
-from aecli.metrics.base import EIGHT_BITS, Metric, check_pairs, deep_range, load_pairwise
+from aecli.metrics.base import (
+    EIGHT_BITS,
+    Images,
+    Metric,
+    check_pairs,
+    computed_on_arrays,
+    deep_range,
+    is_8_bits,
+    load_pairwise,
+    namespace,
+)
 from aecli.metrics.ssim import MIN_SIDE as WINDOW_SIDE
 from aecli.metrics.ssim import converted, mean_of_map
 
@@ -35,47 +44,48 @@ def build(config: EvalConfig) -> Metric:
     return Metric("ms-ssim", "", True, MIN_SIDE, definition, load_pairwise(score))
 
 
-def ms_ssim(a: Tensor, b: Tensor, data_range: float = EIGHT_BITS) -> Tensor:
+@computed_on_arrays
+def ms_ssim(a: Images, b: Images, data_range: float = EIGHT_BITS) -> NDArray[np.float64]:
     """Multi-scale structural similarity of each pair, the mean over channels.
 
     Args:
-        a: uint8 (N, 3, H, W), or more bits as uint16 or floats, no side shorter than `MIN_SIDE`; ValueError for
-            anything else.
+        a: arrays or tensors uint8 (N, 3, H, W), or more bits as uint16 or floats, no side shorter than
+            `MIN_SIDE`; ValueError for anything else.
         b: the same shape and device, of either kind.
         data_range: the highest value of those of more bits, which are measured unrounded.
 
     Returns:
-        (N,) float64 on the CPU, from 0 to 1; in float64 for the reasons of `ssim`.
+        (N,) float64 on the CPU, from 0 to 1, of tensors a tensor; in float64 for the reasons of `ssim`.
     """
     check_pairs(a, b, MIN_SIDE)
-    if a.device.type == "mps":  # has no float64
-        a, b = a.cpu(), b.cpu()
-    count = len(a)
-    one, other = (each.flatten(0, 1).unsqueeze(1) for each in (a, b))  # channels are images of their own
-    product = torch.ones(len(one), dtype=torch.float64)
+    count, channels, height, width = a.shape
+    one, other = (each.reshape(count * channels, 1, height, width) for each in (a, b))  # channels are images
+    product = np.ones(len(one))
     for scale, weight in enumerate(WEIGHTS):
         is_last = scale == len(WEIGHTS) - 1
         convert = partial(converted, data_range=data_range) if scale == 0 else _unchanged
         means = mean_of_map(one, other, "gaussian", convert, channels=1, without_means=not is_last)
-        product *= means.clamp_(min=0) ** weight
+        product *= np.maximum(means, 0) ** weight
         if not is_last:
             one, other = _halved(one, convert), _halved(other, convert)
-    return product.view(count, -1).mean(dim=1)
+    means_of_channels: NDArray[np.float64] = product.reshape(count, -1).mean(axis=1)
+    return means_of_channels
 
 
-def _halved(images: Tensor, convert: Callable[[Tensor], Tensor]) -> Tensor:
+def _halved(images: Images, convert: Callable[[Images], Images]) -> Images:
     """Means of 2x2 pixels of images (N, 1, H, W), once converted: float32 of 8 bits, which holds them exactly."""
     height, width = images.shape[-2:]
-    first = convert(images[:1])
-    halved = torch.empty(
-        (len(images), 1, -(-height // 2), -(-width // 2)),
-        dtype=torch.float32 if first.dtype == torch.uint8 else first.dtype, device=images.device,
-    )  # fmt: skip
+    module, first = namespace(images), convert(images[:1])
+    options = {"dtype": module.float32 if is_8_bits(first) else first.dtype, "device": images.device}
+    height, width = images.shape[-2:]
+    halved = module.empty((len(images), 1, -(-height // 2), -(-width // 2)), **options)
+    padded = module.zeros((1, height + height % 2, width + width % 2), **options)
     for index, each in enumerate(images):  # one by one: memory does not grow with the batch
-        values = convert(each).to(halved.dtype)
-        halved[index] = F.avg_pool2d(values, 2, padding=(height % 2, width % 2))
+        padded[:, height % 2 :, width % 2 :] = convert(each)
+        rows = padded[:, ::2] + padded[:, 1::2]
+        halved[index] = (rows[..., ::2] + rows[..., 1::2]) / 4
     return halved
 
 
-def _unchanged(values: Tensor) -> Tensor:
+def _unchanged(values: Images) -> Images:
     return values

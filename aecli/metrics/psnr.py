@@ -2,15 +2,25 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from aecli.configs import EvalConfig
 from aecli.metrics import luma
-from aecli.metrics.base import EIGHT_BITS, Metric, check_pairs, deep_range, load_pairwise, to_scale
+from aecli.metrics.base import (
+    EIGHT_BITS,
+    Images,
+    Metric,
+    Values,
+    check_pairs,
+    computed_on_arrays,
+    deep_range,
+    load_pairwise,
+    namespace,
+    to_scale,
+)
 
 PEAK = EIGHT_BITS
 MIN_SIDE = 1
@@ -37,50 +47,54 @@ def build_y(config: EvalConfig) -> Metric:
     return _describe("psnr-y", f"pixels of the luma {luma.DEFINITION}", score)
 
 
-def _describe(name: str, values: str, score: Callable[[Tensor, Tensor], Tensor]) -> Metric:
+def _describe(name: str, values: str, score: Callable[[Images, Images], Values]) -> Metric:
     definition = _DEFINITION.format(name=name.upper(), values=values)
     return Metric(name, "dB", True, MIN_SIDE, definition, load_pairwise(score), pooled_psnr, digits=2)
 
 
-def mse(a: Tensor, b: Tensor, on_luma: bool = False, data_range: float = EIGHT_BITS) -> Tensor:
+@computed_on_arrays
+def mse(a: Images, b: Images, on_luma: bool = False, data_range: float = EIGHT_BITS) -> NDArray[np.float64]:
     """Mean squared error of each pair, over pixels and channels; the sum of squares is exact.
 
     Args:
-        a: uint8 (N, 3, H, W), or more bits as uint16 or floats; ValueError for anything else.
+        a: arrays or tensors uint8 (N, 3, H, W), or more bits as uint16 or floats; ValueError for anything else.
         b: the same shape and device, of either kind.
         on_luma: over pixels of the luma, in float64, instead.
         data_range: the highest value of those of more bits, which are measured unrounded.
 
     Returns:
-        (N,) float64 on the CPU, from 0 to 255².
+        (N,) float64 on the CPU, from 0 to 255²; of tensors a tensor.
     """
     check_pairs(a, b, MIN_SIDE)
-    if a.device.type == "mps":  # has no float64
-        a, b = a.cpu(), b.cpu()
-    rows = max(1, (_CPU_PIXELS if a.device.type == "cpu" else _GPU_PIXELS) // a.shape[-1])
-    sums = torch.zeros(len(a), dtype=torch.float64, device=a.device)
-    for index, (one, other) in enumerate(zip(a, b, strict=True)):
-        for strips in zip(one.split(rows, dim=-2), other.split(rows, dim=-2), strict=True):
-            sums[index] += _squared_error(*strips, on_luma, data_range)
-    return sums.cpu() / (a[0, 0] if on_luma else a[0]).numel()
+    _, channels, height, width = a.shape
+    rows = max(1, (_CPU_PIXELS if isinstance(a, np.ndarray) else _GPU_PIXELS) // width)
+    strips = [slice(top, top + rows) for top in range(0, height, rows)]
+    sums = [
+        sum(_squared_error(one[:, strip], other[:, strip], on_luma, data_range) for strip in strips)
+        for one, other in zip(a, b, strict=True)
+    ]
+    values = (1 if on_luma else channels) * height * width
+    return np.array([float(total) / values for total in sums], dtype=np.float64)
 
 
-def _squared_error(a: Tensor, b: Tensor, on_luma: bool, data_range: float) -> Tensor:
+def _squared_error(a: Images, b: Images, on_luma: bool, data_range: float) -> Any:
     """The sum of squared differences of (3, H, W), over channels or of the luma."""
-    has_8_bits = a.dtype == b.dtype == torch.uint8
-    difference = a.float() - b if has_8_bits else to_scale(a, data_range) - to_scale(b, data_range)
+    difference = to_scale(a, data_range) - to_scale(b, data_range)
     if on_luma:
         difference = luma.weighted_sum(difference)
-    # Exact for RGB of uint8: float32 holds a square (at most 65,025), float64 the sum of as many as fit in memory.
-    return difference.square_().sum(dtype=torch.float64)
+    # Exact for RGB of uint8: float64 holds the sum of as many squares as fit in memory.
+    return namespace(difference).square(difference).sum()
 
 
-def psnr(a: Tensor, b: Tensor, on_luma: bool = False, data_range: float = EIGHT_BITS) -> Tensor:
+@computed_on_arrays
+def psnr(a: Images, b: Images, on_luma: bool = False, data_range: float = EIGHT_BITS) -> NDArray[np.float64]:
     """Peak signal-to-noise ratio of each pair (as for `mse`), 10·log10(255² / MSE), in dB: (N,) float64 on the CPU.
 
     It is infinite where the two images are identical.
     """
-    return 10 * torch.log10(PEAK**2 / mse(a, b, on_luma, data_range))
+    with np.errstate(divide="ignore"):
+        decibels: NDArray[np.float64] = 10 * np.log10(PEAK**2 / np.asarray(mse(a, b, on_luma, data_range)))
+    return decibels
 
 
 def pooled_psnr(values: NDArray[np.float64]) -> float | None:

@@ -7,20 +7,30 @@ torch; a test compares the two. Metrics of sets of images, such as FID, are in `
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
-from torch import Tensor
-
 from aecli.configs import EvalConfig
-from aecli.metrics import dists, lpips, ms_ssim, psnr, ssim
-from aecli.metrics.base import LoadedMetric, Metric, Score
+from aecli.metrics import ms_ssim, psnr, ssim
+from aecli.metrics.base import Images, LoadedMetric, Metric, Score
 from aecli.progress import Listener
+
+
+def _build_lpips(config: EvalConfig) -> Metric:
+    from aecli.metrics import lpips  # imports PyTorch, which the others do without
+
+    return lpips.build(config)
+
+
+def _build_dists(config: EvalConfig) -> Metric:
+    from aecli.metrics import dists  # likewise
+
+    return dists.build(config)
+
 
 BUILDERS: dict[str, Callable[[EvalConfig], Metric]] = {
     "psnr": psnr.build,
     "ssim": ssim.build,
-    "lpips": lpips.build,
+    "lpips": _build_lpips,
     "ms-ssim": ms_ssim.build,
-    "dists": dists.build,
+    "dists": _build_dists,
     "psnr-y": psnr.build_y,
     "ssim-y": ssim.build_y,
 }
@@ -35,13 +45,13 @@ def build_metrics(config: EvalConfig) -> tuple[Metric, ...]:
 def _cropped(metric: Metric, border: int) -> Metric:
     """The metric of images without `border` pixels on each side."""
 
-    def crop(images: Tensor) -> Tensor:
+    def crop(images: Images) -> Images:
         return images[..., border:-border, border:-border]
 
-    def load(device: torch.device, listen: Listener) -> LoadedMetric:
+    def load(device: str, listen: Listener) -> LoadedMetric:
         loaded = metric.load(device, listen)
 
-        def against(references: Tensor) -> Score:
+        def against(references: Images) -> Score:
             score = loaded.against(crop(references))
             return lambda predictions: score(crop(predictions))
 

@@ -5,16 +5,18 @@ Those of reconstructions are what papers on tokenizers call rFID and rKID.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from aecli.configs import EvalConfig
 from aecli.metrics.base import Described
 from aecli.metrics.distribution_distances import Vectors, frechet_distance, kernel_distance
-from aecli.metrics.feature_networks import SetFeatures, load_features
 from aecli.metrics.statistics import Interval
 from aecli.progress import Listener
+
+if TYPE_CHECKING:  # PyTorch is imported once a network is loaded
+    from torch import Tensor
+
+    from aecli.metrics.feature_networks import SetFeatures
 
 MIN_IMAGES = 3  # for the interval of a kernel distance
 
@@ -51,7 +53,7 @@ class SetMetric(Described):
     higher_is_better: bool = False
     min_side: int = 1
 
-    def definition(self, network: SetFeatures, images: int, crop_border: int) -> str:
+    def definition(self, network: "SetFeatures", images: int, crop_border: int) -> str:
         """Define its value for so many `images` of each set, over the network that was loaded."""
         cut = f" Before that, {crop_border} pixels are cut off on each side." if crop_border else ""
         return (
@@ -84,23 +86,29 @@ def build_set_metrics(config: EvalConfig) -> tuple[SetMetric, ...]:
 
 
 def load_networks(
-    metrics: tuple[SetMetric, ...], config: EvalConfig, device: torch.device, listen: Listener
-) -> dict[str, SetFeatures]:
+    metrics: tuple[SetMetric, ...], config: EvalConfig, device: str, listen: Listener
+) -> dict[str, "SetFeatures"]:
     """Load the networks of `metrics`, by name; they see images without the border that `config` cuts off.
 
     Raises:
         WeightsError: a package or weights are missing, or a file is damaged.
     """
-    networks = {}
+    networks: dict[str, SetFeatures] = {}
+    if not metrics:
+        return networks
+    import torch
+
+    from aecli.metrics.feature_networks import load_features
+
     for metric in metrics:
         if metric.features not in networks:
-            network = load_features(metric.features, device, listen, f"--metrics {metric.name}")
+            network = load_features(metric.features, torch.device(device), listen, f"--metrics {metric.name}")
             networks[metric.features] = _cropped(network, config.crop_border) if config.crop_border else network
     return networks
 
 
-def _cropped(network: SetFeatures, border: int) -> SetFeatures:
-    def compute(images: Tensor) -> Tensor:
+def _cropped(network: "SetFeatures", border: int) -> "SetFeatures":
+    def compute(images: "Tensor") -> "Tensor":
         return network.compute(images[..., border:-border, border:-border])
 
     return replace(network, compute=compute)

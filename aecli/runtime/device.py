@@ -2,20 +2,16 @@
 
 import os
 import platform
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from aecli._version import __version__
 from aecli.errors import DeviceError
 from aecli.runtime.launch import launch
 from aecli.runtime.memory import keep_freed_memory
 
-# Messages of PyTorch's CPU allocator, of C++, and of oneDNN, which has only this one for kernels that it can't create.
-_CPU_OUT_OF_MEMORY = ("allocate memory", "std::bad_alloc", "could not create a primitive")
 _DETERMINISTIC_WORKSPACES = (":4096:8", ":16:8")  # with which cuBLAS is deterministic, by NVIDIA's documentation
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -101,24 +97,6 @@ def place(device: str = "auto", precision: str = "auto", training: bool = False)
     return Placement(found, precision, channels_last=found.type != "mps")
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python or PyTorch raised `error` for lack of memory."""
-    # On a CPU PyTorch raises a bare RuntimeError.
-    message = str(error)
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(s in message for s in _CPU_OUT_OF_MEMORY)
-
-
-@contextmanager
-def oom_as_device_error(hint: str) -> Iterator[None]:
-    """Convert out-of-memory errors inside the block to a DeviceError with `hint`: options that need less memory."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise DeviceError(f"too little memory\nhint: try {hint}") from error
-
-
 def make_deterministic() -> None:
     """Make torch use deterministic algorithms only, and raise an error where there is none."""
     if os.environ.get("CUBLAS_WORKSPACE_CONFIG") not in _DETERMINISTIC_WORKSPACES:  # read at the first CUDA computation
@@ -126,11 +104,6 @@ def make_deterministic() -> None:
     os.environ["TORCHINDUCTOR_DETERMINISTIC"] = "1"  # read when the compiler is imported, which else picks by timing
     torch.backends.cudnn.benchmark = False
     torch.use_deterministic_algorithms(True)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that results depend on."""
-    return {"aecli": __version__, "python": platform.python_version(), "torch": torch.__version__}
 
 
 def hardware() -> dict[str, Any]:

@@ -8,23 +8,23 @@ import math
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from itertools import count
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
-import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.distributed import HashStore, PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from aecli.errors import AecliError, ConfigError, PeerError
 from aecli.progress import Stopped, StopRequest, never
 from aecli.runtime.launch import launch, set_reporting_rank
+
+if TYPE_CHECKING:  # PyTorch is imported where there are several processes
+    from torch import Tensor
 
 Result = TypeVar("Result")
 
@@ -40,6 +40,25 @@ _LOST = ("closed by peer", "reset by peer", "pair closure", "Timed out waiting",
          "gloo", "NCCL", "Socket", "No route to host", "unreachable")  # fmt: skip
 
 
+class _Counters(Protocol):
+    """What is needed of a key-value store of PyTorch's."""
+
+    def add(self, key: str, amount: int, /) -> int:
+        """Add to a counter, 0 at first, and return its new value."""
+
+
+class _OwnCounters:
+    """The counters of a process that is alone."""
+
+    def __init__(self) -> None:
+        self._lock, self._values = threading.Lock(), Counter[str]()
+
+    def add(self, key: str, amount: int, /) -> int:
+        with self._lock:
+            self._values[key] += amount
+            return self._values[key]
+
+
 class Distributed:
     """The processes of this command, connected inside a `with` block; this one is `rank` of `world_size`.
 
@@ -53,7 +72,7 @@ class Distributed:
         self._should_stop = should_stop
         self._launch = launch()
         self.rank, self.world_size, self.attempt = self._launch.rank, self._launch.size, self._launch.attempt
-        self._store: Store = HashStore()  # of this process alone, until it connects to the others
+        self._store: _Counters = _OwnCounters()  # until it connects to the others
         self._hosts_store = self.is_main_process and not self._launch.is_served
         self._owns_group = False
         self._barriers = 0
@@ -82,22 +101,27 @@ class Distributed:
             self._disconnect()
 
     def _connect(self) -> None:
+        import torch
+        import torch.distributed as dist
+        from torch.distributed import PrefixStore  # type: ignore[attr-defined]
+
         limit = timedelta(seconds=peer_timeout())
         host, port = self._launch.address
-        self._store = PrefixStore(
-            f"aecli/{self.attempt}/{next(_instances)}", _connect_store(host, port, self._hosts_store)
-        )
+        store = PrefixStore(f"aecli/{self.attempt}/{next(_instances)}", _connect_store(host, port, self._hosts_store))
+        self._store = store
         self._barrier(limit.total_seconds())  # started together, they arrive within the timeout
         if not dist.is_initialized():
             backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
             dist.init_process_group(
-                backend, store=PrefixStore("group", self._store), rank=self.rank, world_size=self.world_size,
+                backend, store=PrefixStore("group", store), rank=self.rank, world_size=self.world_size,
                 timeout=limit,
             )  # fmt: skip
             self._owns_group = True
 
     def _disconnect(self) -> None:
         if self._owns_group:
+            import torch.distributed as dist
+
             dist.destroy_process_group()
         self._count(_LEFT, 1)
         self._host_store_until(_LEFT, _STORE_TIMEOUT)
@@ -197,6 +221,9 @@ class Distributed:
         """Return the arrays (n, …) of all processes, by rank; only n may differ between them."""
         if self.world_size == 1:
             return [values]
+        import torch
+        import torch.distributed as dist
+
         with peer_loss_as_error():
             mine = torch.from_numpy(np.ascontiguousarray(values))
             lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
@@ -213,6 +240,8 @@ class Distributed:
         """Return the values of all processes, by rank; they are pickled. For large arrays, `all_gather` copies less."""
         found = [value] * self.world_size
         if self.world_size > 1:
+            import torch.distributed as dist
+
             with peer_loss_as_error():
                 dist.all_gather_object(found, value)
         return found
@@ -221,16 +250,21 @@ class Distributed:
         """Return rank 0's value; the others' are ignored."""
         return self.all_gather_object(value if self.is_main_process else None)[0]
 
-    def broadcast_tensors(self, tensors: Iterable[Tensor]) -> None:
+    def broadcast_tensors(self, tensors: Iterable["Tensor"]) -> None:
         """Overwrite `tensors` with rank 0's values, in place."""
         if self.world_size > 1:
+            import torch.distributed as dist
+
             with peer_loss_as_error():
                 for tensor in tensors:
                     dist.broadcast(tensor, src=0)
 
-    def sum_tensors(self, tensors: Sequence[Tensor]) -> None:
+    def sum_tensors(self, tensors: Sequence["Tensor"]) -> None:
         """Overwrite `tensors`, of one dtype and device, with their sums over all processes, in one exchange."""
         if self.world_size > 1 and tensors:
+            import torch
+            import torch.distributed as dist
+
             with peer_loss_as_error():
                 flat = torch.cat([tensor.flatten() for tensor in tensors])
                 dist.all_reduce(flat)
@@ -240,8 +274,10 @@ class Distributed:
 
 
 @cache
-def _connect_store(host: str, port: int, hosts: bool) -> Store:
+def _connect_store(host: str, port: int, hosts: bool) -> Any:
     """Return the store of the processes, the same one as long as this process lives."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
     timeout = timedelta(seconds=min(_STORE_TIMEOUT, peer_timeout()))
     return TCPStore(host, port, is_master=hosts, timeout=timeout, wait_for_workers=False)
 
@@ -259,6 +295,8 @@ def peer_loss_as_error() -> Iterator[None]:
 
 def is_lost(error: BaseException) -> bool:
     """Whether `error` is PyTorch's for a process that is gone or silent."""
+    import torch.distributed as dist
+
     if isinstance(error, dist.DistError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _LOST)

@@ -5,11 +5,13 @@ import re
 import sys
 from functools import cache
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 if sys.platform != "win32":
     import resource
+
+if TYPE_CHECKING:
+    import torch
 
 # Parameters of mallopt(3).
 _M_TRIM_THRESHOLD = -1
@@ -29,9 +31,11 @@ def keep_freed_memory() -> bool:
     return mallopt is not None and bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, -1))
 
 
-def peak_memory(device: torch.device) -> int | None:
+def peak_memory(device: "torch.device") -> int | None:
     """Return peak bytes: of tensors on a CUDA device, else the process's peak resident size; None on Windows."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.max_memory_allocated(device)
     if sys.platform == "win32":
         return None

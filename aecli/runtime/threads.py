@@ -1,15 +1,17 @@
-"""Threads: worker pools, and PyTorch's own threads divided among them."""
+"""Threads: worker pools, and the threads of PyTorch and of NumPy's BLAS divided among them."""
 
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cache
 from itertools import islice
 from threading import Lock
 from typing import Any, TypeVar
 
-import torch
+from threadpoolctl import ThreadpoolController
 
 from aecli.runtime.launch import launch
 
@@ -17,23 +19,47 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def device_lock(device: torch.device) -> AbstractContextManager[Any]:
-    """Return what workers hold to compute on `device`: a lock on an accelerator, nothing on a CPU."""
-    return nullcontext() if device.type == "cpu" else Lock()
+def device_lock(device_type: str) -> AbstractContextManager[Any]:
+    """Return what workers hold to compute on a device: a lock on an accelerator, nothing on a `cpu`."""
+    return nullcontext() if device_type == "cpu" else Lock()
+
+
+class _Share:
+    """The threads that a worker may use where PyTorch, which counts its own, is not imported."""
+
+    threads: int | None = None
+
+
+def thread_count() -> int:
+    """Return how many threads a computation of the calling thread may use: PyTorch's number, where it is imported."""
+    torch = sys.modules.get("torch")
+    return int(torch.get_num_threads()) if torch is not None else _Share.threads or worker_count(None)
 
 
 @contextmanager
-def limit_torch_threads(workers: int) -> Iterator[None]:
-    """Divide PyTorch's intra-op threads among `workers` threads started inside the block.
+def limit_threads(workers: int) -> Iterator[None]:
+    """Divide the threads of PyTorch, where it is imported, and of BLAS among `workers` threads started in the block.
 
     With more of them than cores, most of their time goes into waiting for each other.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(max(1, threads // max(1, workers)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    torch, before, threads = sys.modules.get("torch"), _Share.threads, thread_count()
+    share = max(1, threads // max(1, workers))
+    with _blas().limit(limits=share):
+        _Share.threads = share
+        if torch is not None:
+            torch.set_num_threads(share)
+        try:
+            yield
+        finally:
+            _Share.threads = before
+            if torch is not None:
+                torch.set_num_threads(threads)
+
+
+@cache
+def _blas() -> ThreadpoolController:
+    """The libraries behind NumPy's matrix products; finding them takes milliseconds."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 def worker_count(workers: int | None) -> int:

@@ -9,7 +9,7 @@ from typing import TypeVar
 from aecli.errors import AecliError
 from aecli.progress import Listener, Progress
 from aecli.runtime.distributed import Distributed
-from aecli.runtime.threads import limit_torch_threads, ordered_map, worker_count
+from aecli.runtime.threads import limit_threads, ordered_map, worker_count
 
 Batch = TypeVar("Batch", bound=Sized)
 Result = TypeVar("Result")
@@ -59,7 +59,7 @@ def map_shared(
 
     # No process claims more than an even part in advance, for those that arrive later.
     ahead = min(2 * workers, even_part)
-    with limit_torch_threads(workers), closing(ordered_map(work, claim(), workers, ahead)) as results:
+    with limit_threads(workers), closing(ordered_map(work, claim(), workers, ahead)) as results:
         for number, result in results:
             if isinstance(result, AecliError):
                 distributed.add_to_counter(f"{task}: claimed", len(batches))  # so that no process claims another

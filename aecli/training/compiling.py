@@ -16,8 +16,9 @@ from torch.utils._triton import has_triton
 from aecli.errors import DeviceError
 from aecli.models import registry
 from aecli.models.base import Prediction, Trainable
-from aecli.runtime.device import Placement, is_out_of_memory
+from aecli.runtime.device import Placement
 from aecli.runtime.distributed import Distributed
+from aecli.runtime.out_of_memory import is_out_of_memory
 
 
 def missing_compiler(device: torch.device) -> str | None:

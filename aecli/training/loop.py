@@ -12,8 +12,8 @@ from aecli.diagnosis import discriminator_won
 from aecli.errors import PeerError, summarize
 from aecli.progress import Notice, Stopped, StopRequest, never
 from aecli.runs.folder import COLUMNS
-from aecli.runtime.device import oom_as_device_error
 from aecli.runtime.distributed import Distributed, peer_loss_as_error
+from aecli.runtime.out_of_memory import oom_as_device_error
 from aecli.training.checkpointing import Checkpointer, diverged, require_finite, saved_on_failure
 from aecli.training.divergence import DivergenceMonitor
 from aecli.training.events import EpochReport, Finished, Interrupted, StepReport, TrainReport

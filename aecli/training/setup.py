@@ -19,8 +19,9 @@ from aecli.models.base import Autoencoder, Prior, kept
 from aecli.progress import Notice, Progress, Stopped, StopRequest
 from aecli.runs.data_changes import SourceChange, as_recorded, notices_of, source_changes
 from aecli.runs.folder import RunFolder
-from aecli.runtime.device import hardware, versions
+from aecli.runtime.device import hardware
 from aecli.runtime.distributed import Distributed
+from aecli.runtime.versions import versions
 from aecli.storage.strict_json import SCHEMA
 from aecli.training.checks import (
     validate_batch_statistics,

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from aecli.errors import DeviceError
-from aecli.runtime.device import is_out_of_memory, make_deterministic, place, resolve_device
+from aecli.runtime.device import make_deterministic, place, resolve_device
+from aecli.runtime.out_of_memory import is_out_of_memory
 
 
 @pytest.fixture

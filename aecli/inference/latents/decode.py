@@ -61,7 +61,7 @@ def _decode(config: DecodeConfig, distributed: Distributed, listen: Listener) ->
     if distributed.is_main_process:
         prepare_output_folder(out, config.overwrite, listen)
     distributed.barrier()
-    job = _Job(loaded, out, scaling, device_lock(loaded.placement.device))
+    job = _Job(loaded, out, scaling, device_lock(loaded.placement.device.type))
     batches = found.batches(loaded.device_batch_size(config.batch_size))
     workers = most_workers(loaded, worker_count(config.workers))
     written = sum(map_shared(job.run, batches, "decoding", workers, distributed, listen))

@@ -178,7 +178,7 @@ class _Work:
         size, _ = batch_limits(self.loaded, self.config.batch_size)
         batches = [positions[start : start + size] for start in range(0, len(positions), size)]
         hint = f"a smaller --batch-size than {self.config.batch_size}, --workers 1, {MEMORY_HINT}"
-        job = EncodeJob(self.loaded, self.images, writer, index, hint, device_lock(self.loaded.placement.device))
+        job = EncodeJob(self.loaded, self.images, writer, index, hint, device_lock(self.loaded.placement.device.type))
         workers = most_workers(self.loaded, worker_count(self.config.workers))
         return map_shared(job.run, batches, task, workers, self.distributed, listen)
 
