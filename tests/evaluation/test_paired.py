@@ -1,7 +1,10 @@
 """`eval` of predictions against their ground truth: numbers by hand, and failures before any image is decoded."""
 
+import json
 import math
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -51,6 +54,30 @@ def lpips_by_hand(lpips_references):
             return network(*pair).item()
 
     return distance
+
+
+class TestWithoutPyTorch:
+    METRICS = ("psnr", "ssim", "ms-ssim", "psnr-y", "ssim-y")
+
+    def test_metrics_without_a_network_do_not_import_it_and_agree(self, tmp_path):
+        for index in range(3):
+            truth = crop(index, 176, 180)
+            save_image(tmp_path / f"gt/{index}.png", truth)
+            save_image(tmp_path / f"low/{index}.jpg", truth, quality=10)
+            save_image(tmp_path / f"high/{index}.jpg", truth, quality=60)
+        script = (
+            "import atexit, os, sys; os._exit = sys.exit\n"
+            "atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr))\n"
+            "from aecli.cli.main import main; main()"
+        )
+        words = ["eval", "--gt", "gt", "--pred", "low", "--pred", "high", "--metrics", ",".join(self.METRICS),
+                 "--per-image", "each.csv", "--report", "page.html", "--workers", "2", "--json", "--quiet"]  # fmt: skip
+        ran = subprocess.run([sys.executable, "-c", script, *words], cwd=tmp_path, capture_output=True, text=True)
+        assert (ran.returncode, ran.stderr) == (0, "False\n")
+        # With PyTorch imported, as here, in one thread.
+        assert torch.__version__.startswith(json.loads(ran.stdout)["versions"]["torch"])
+        compare(tmp_path, "low", "high", metrics=self.METRICS, per_image=tmp_path / "again.csv", workers=1)
+        assert (tmp_path / "again.csv").read_bytes() == (tmp_path / "each.csv").read_bytes()
 
 
 class TestNumbers:

@@ -57,6 +57,15 @@ def test_agrees_with_scikit_image(case, window):
 
 
 @pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("case", CASES)
+def test_pytorchs_code_of_a_gpu_agrees_with_numpys(case, window):
+    a, b = (batch(each) for each in CASES[case])
+    convert = partial(ssim_module.converted, data_range=255)
+    (found,) = ssim_module.mean_of_map(a, b, window, convert, channels=3)
+    assert found == pytest.approx(ssim(a.numpy(), b.numpy(), window).item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("window", WINDOWS)
 def test_smallest_images(window):
     side = MIN_SIDE[window]
     a, b = PHOTO[:side, :side], noisy(PHOTO[:side, :side], 20)
