@@ -29,7 +29,7 @@ def lines(found: DryRun) -> list[str]:
     """Return the estimate in lines of less than 80 columns, apart from names that the user chose."""
     images = "a stream" if found.train_images is None else f"{found.train_images:,} to train on"
     done = f", {found.steps_done:,} done" if found.steps_done else ""
-    memory, placement = found.memory, found.placement
+    memory, placement, later = found.memory, found.placement, found.adversarial_seconds_per_step
     parts = {
         "weights": memory.weights, "gradients": memory.gradients,
         _OPTIMIZERS[found.options["optimizer"]]: memory.optimizer, "EMA": memory.average,
@@ -50,6 +50,7 @@ def lines(found: DryRun) -> list[str]:
         ("", f"activations {_bytes(memory.activations)}"),
         ("time", f"about {duration(found.seconds)}: {found.seconds_per_step:.3g} s a step, "
                  f"{found.validation_seconds:.3g} s a validation"),
+        *([("", f"{later:.3g} s a step with the adversarial loss")] if later is not None else []),
         ("", f"({found.timed_steps} steps timed, not compiled, without reading images)"),
     ]  # fmt: skip
     options = {key: value for key, value in found.options.items() if key not in ("model", "model_defaults", "options")}

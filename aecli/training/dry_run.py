@@ -79,6 +79,7 @@ class DryRun:
     memory: Memory
     timed_steps: int
     seconds_per_step: float
+    adversarial_seconds_per_step: float | None  # once the adversarial loss has begun, if it will
     validation_seconds: float  # an epoch
     seconds: float  # for the steps that are left
 
@@ -118,12 +119,18 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
         state = plan.new_state()
         _validate_batches(plan, state, length)
         with backend_errors_translated(config):
+            start = config.objective.adversarial_start
+            has_critics = bool(state.critics) and length.steps > start
             timing = _time_steps(plan, state, length.batch_size, listen)
+            state.counters.step = start
+            later = _time_steps(plan, state, length.batch_size, listen) if has_critics else None
             validation_seconds = _time_validation(plan, state, length.val_images or 0)
     forward = forward_flops(state.model, config.data.image_size)
     parameters = list(state.model.parameters())
     size = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     left = max(0, length.steps - steps_done)
+    adversarial = min(left, length.steps - start) if later else 0
+    training_seconds = (left - adversarial) * timing.seconds + (adversarial * later.seconds if later else 0.0)
     return DryRun(
         run=str(folder.path),
         state=run_state,
@@ -145,8 +152,9 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
         ),
         timed_steps=timing.steps,
         seconds_per_step=timing.seconds,
+        adversarial_seconds_per_step=later.seconds if later else None,
         validation_seconds=validation_seconds,
-        seconds=left * timing.seconds + left / length.batches_per_epoch * validation_seconds,
+        seconds=training_seconds + left / length.batches_per_epoch * validation_seconds,
     )
 
 

@@ -59,6 +59,15 @@ def test_steps_folder_and_state_are_those_of_the_run(place):
     assert ok_json(*command, "--lr", 1e-2, "--out", "runs/vae", "--dry-run")["state"] == "refused"
 
 
+def test_steps_with_an_adversarial_loss_are_timed_too(place):
+    command = [*SMALL, "--steps", 9, "--adversarial-weight", 0.1, "--adversarial-start", 6, "--val-fraction", 0]
+    found = ok_json(*command, "--dry-run")
+    before, after = found["seconds_per_step"], found["adversarial_seconds_per_step"]
+    assert after > before  # a discriminator takes two more networks' passes
+    assert found["seconds"] == pytest.approx(6 * before + 3 * after)
+    assert ok_json(*command, "--adversarial-start", 9, "--dry-run")["adversarial_seconds_per_step"] is None
+
+
 def test_a_run_that_stopped_early_is_finished(place):
     command = [*SMALL, "--epochs", 9, "--patience", 1, "--lr", 1e-9, "--cache", "off"]
     ok(*command, "--quiet")
