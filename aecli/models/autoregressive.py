@@ -19,6 +19,7 @@ from aecli.models.base import Prediction, Prior
 from aecli.models.options import AutoregressiveOptions
 
 _INIT_STD = 0.3  # of embeddings
+_LABEL_DROPOUT = 0.1  # of training examples, whose class is left out
 _DIGIT_SHARE = 4  # the network of a place's digits is narrower than the transformer by this factor
 
 
@@ -59,7 +60,11 @@ class Autoregressive(Prior):
         self.digit_bias = nn.Parameter(torch.zeros(len(self._sizes), 1, narrow))
         self.heads = nn.ModuleList(nn.Linear(narrow, size) for size in self._sizes)
         self.dropout = nn.Dropout(options.dropout)
-        for table in (self.embedding, self.digit_embedding):
+        tables = [self.embedding, self.digit_embedding]
+        if options.classes:  # the last one is that of examples whose class isn't known
+            self.class_embed = nn.Embedding(len(options.classes) + 1, width)
+            tables.append(self.class_embed)
+        for table in tables:
             nn.init.normal_(table.weight, std=_INIT_STD)
         for head in self.heads:
             assert isinstance(head, nn.Linear)
@@ -67,19 +72,34 @@ class Autoregressive(Prior):
             nn.init.zeros_(head.bias)
 
     def example_shape(self, image_size: int) -> tuple[int, ...]:
-        """Return (digits, side, side), whatever the image size."""
-        return (len(self._sizes), self.options.side, self.options.side)
+        """Return (digits, side, side), whatever the image size; with classes there is one more channel."""
+        return (len(self._sizes) + bool(self.options.classes), self.options.side, self.options.side)
+
+    def draw_noise(self, count: int, image_size: int) -> Tensor | None:
+        """Return uniform numbers (count,) that decide whose class is left out, if there are classes."""
+        return torch.rand(count, device=self.log_frequencies.device) if self.options.classes else None
 
     def predict(self, examples: Tensor, noise: Tensor | None = None) -> Prediction:
-        """Return the log-likelihood of each code of examples (N, digits, side, side), in nats."""
-        return Prediction(self(examples), examples)
+        """Return the log-likelihood of each code of examples (N, digits, side, side), in nats.
 
-    def forward(self, examples: Tensor) -> Tensor:
-        """Return the log-likelihood, float32 (N, codebooks, side, side) in nats, of each code of examples."""
-        rows = self._rows(examples).flatten(2)  # (N, digits, places)
+        Without `noise` no class is left out.
+        """
+        if not self.options.classes:
+            return Prediction(self(examples), examples)
+        digits, labels = examples[:, :-1], examples[:, -1, 0, 0].long()
+        if noise is not None:
+            labels = labels.masked_fill(noise < _LABEL_DROPOUT, len(self.options.classes))
+        return Prediction(self(digits, labels), digits)
+
+    def forward(self, digits: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the log-likelihood, float32 (N, codebooks, side, side) in nats, of each code, given in digits.
+
+        `labels` int64 (N,) are numbers of classes; without them no class is known.
+        """
+        rows = self._rows(digits).flatten(2)  # (N, digits, places)
         before = self.embedding(rows).sum(1)[:, :-1]
         tokens = torch.cat([self.start.expand(len(rows), 1, -1), before], 1) + self.pos_embed
-        tokens = self.dropout(tokens)
+        tokens = self.dropout(tokens + self._condition(len(rows), labels).unsqueeze(1))
         for block in self.blocks:
             tokens = block(tokens)
         context = self.context(self.norm(tokens)).flatten(0, 1)  # (N·places, narrow)
@@ -93,34 +113,61 @@ class Autoregressive(Prior):
             log_likelihoods = self._logits(digit, made).log_softmax(-1)
             found.append(log_likelihoods.gather(1, (row - self._starts[digit]).unsqueeze(1)).squeeze(1))
         options = self.options
-        of_digits = torch.stack(found).view(len(options.levels), options.codebooks, len(examples), -1)
+        of_digits = torch.stack(found).view(len(options.levels), options.codebooks, len(digits), -1)
         found_of_codes: Tensor = of_digits.sum(0).movedim(1, 0)
-        return found_of_codes.reshape(len(examples), -1, options.side, options.side)
+        return found_of_codes.reshape(len(digits), -1, options.side, options.side)
 
-    def sample(self, noise: Tensor, steps: int, temperature: float = 1.0) -> Tensor:
+    def sample(
+        self,
+        noise: Tensor,
+        steps: int,
+        temperature: float = 1.0,
+        labels: Tensor | None = None,
+        guidance: float = 1.0,
+    ) -> Tensor:
         """Return examples made from standard normal noise of their shape, digit by digit.
 
         The noise is how far up a digit lies among the probabilities in order; logits are divided by `temperature`, of
-        which 0 takes the most likely digit. There are as many steps as digits, whatever `steps` says.
+        which 0 takes the most likely digit. There are as many steps as digits, whatever `steps` says. Those of classes
+        `labels` (N,) have `guidance` times what the class changes of the logits.
         """
         heights = torch.special.ndtr(noise.flatten(2).double())  # (N, digits, places), from 0 to 1
         rows = torch.zeros(heights.shape, dtype=torch.int64, device=noise.device)
-        caches = [block.empty_cache(*heights[:, 0].shape) for block in self.blocks if isinstance(block, _Block)]
-        token = self.start.expand(len(noise), -1)
+        condition = self._condition(len(noise), labels)
+        copies = 1 if labels is None or guidance == 1 else 2  # the other one knows no class
+        if copies == 2:
+            condition = torch.cat([condition, self._condition(len(noise), None)])
+        caches = [block.empty_cache(len(condition), heights.shape[2]) for block in self._blocks()]
+        token = self.start.expand(len(condition), -1)
         for place in range(heights.shape[2]):
-            hidden = token + self.pos_embed[place]
-            for block, cache in zip(self.blocks, caches, strict=True):
-                assert isinstance(block, _Block)
+            hidden = token + self.pos_embed[place] + condition
+            for block, cache in zip(self._blocks(), caches, strict=True):
                 hidden = block.step(hidden, cache, place)
             context = self.context(self.norm(hidden))
             for digit in range(len(self._sizes)):
                 made = functional.silu(context @ self.digit_weight[digit] + self.digit_bias[digit])
-                chosen = _drawn(self._logits(digit, made), heights[:, digit, place], temperature)
-                rows[:, digit, place] = chosen + self._starts[digit]
-                context = context + self.digit_embedding(rows[:, digit, place])
-            token = self.embedding(rows[:, :, place]).sum(1)
+                logits = self._logits(digit, made)
+                if copies == 2:
+                    of_class, of_all = logits.log_softmax(-1).chunk(2)
+                    logits = of_all + guidance * (of_class - of_all)
+                chosen = _drawn(logits, heights[:, digit, place], temperature) + self._starts[digit]
+                rows[:, digit, place] = chosen
+                context = context + self.digit_embedding(chosen).repeat(copies, 1)
+            token = self.embedding(rows[:, :, place]).sum(1).repeat(copies, 1)
         starts = torch.tensor(self._starts[:-1], device=noise.device).unsqueeze(1)
         return (rows - starts).view(noise.shape).to(self.example_dtype)
+
+    def _blocks(self) -> list["_Block"]:
+        return [block for block in self.blocks if isinstance(block, _Block)]
+
+    def _condition(self, count: int, labels: Tensor | None) -> Tensor:
+        """Return what tokens (N, width) get of their class, or of none."""
+        if not self.options.classes:
+            return self.start.new_zeros(count, len(self.start))
+        if labels is None:
+            labels = torch.full((count,), len(self.options.classes), device=self.start.device)
+        condition: Tensor = self.class_embed(labels)
+        return condition
 
     def partial_fit(self, latents: Tensor) -> None:
         """Count the digits of a batch of codes (N, codebooks, side, side)."""
@@ -170,7 +217,7 @@ class _Block(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
         self.norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.attention_out = nn.Linear(width, width)
@@ -189,8 +236,7 @@ class _Block(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Map tokens (N, places, width), each by itself and those before it."""
         query, key, value = self._split(self.qkv(self.norm(tokens)))
-        dropout = self.dropout if self.training else 0.0
-        attended = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True)
+        attended = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         return self._added(tokens, attended)
 
     def empty_cache(self, count: int, places: int) -> Tensor:

@@ -196,16 +196,18 @@ def default_patch(side: int) -> int:
 class AutoregressiveOptions:
     """Those of the prior over codes: the transformer's, as the flow's.
 
-    `levels` of the digits of a code, the number of `codebooks` and the `side` are set from the autoencoder.
+    `levels` of the digits of a code, the number of `codebooks` and the `side` are set from the autoencoder. `classes`
+    are the names of the images' classes, if it learns them; they too are set.
     """
 
-    width: int = 256
-    depth: int = 6
+    width: int = 192
+    depth: int = 4
     heads: int | None = None
     dropout: float = 0.1
     levels: tuple[int, ...] = (1024,)
     codebooks: int = 1
     side: int = 8
+    classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the ranges; raises ConfigError."""

@@ -104,6 +104,40 @@ def test_it_learns_two_checkerboards_and_draws_nothing_else():
     assert 0.58 < float(is_first.float().mean()) < 0.75
 
 
+def test_it_learns_classes_which_guidance_exaggerates():
+    model = build(levels=[6], codebooks=1, side=1, classes=["a", "b"], dropout=0.0)
+    # of class a mostly code 1, of b mostly 4, and of both a third of code 0
+    codes = torch.tensor([1, 1, 0] * 10 + [4, 4, 0] * 10).view(-1, 1, 1, 1)
+    labels = torch.tensor([0] * 30 + [1] * 30)
+    model.partial_fit(codes)
+    model.fit()
+    examples = torch.cat([model.whiten(codes), labels.view(-1, 1, 1, 1).int()], 1)
+    assert examples.shape[1:] == model.example_shape(64)
+    optimizer = torch.optim.Adam(model.parameters(), lr=5e-3, betas=model.betas)
+    for _ in range(120):
+        loss = losses(model, examples, model.draw_noise(60, 64)).total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    every = model.eval().whiten(torch.arange(6).view(-1, 1, 1, 1))
+
+    def probabilities(label):
+        return model(every, None if label is None else torch.full((6,), label)).flatten().exp().tolist()
+
+    with torch.no_grad():
+        assert probabilities(0) == pytest.approx([1 / 3, 2 / 3, 0, 0, 0, 0], abs=0.12)
+        assert probabilities(1) == pytest.approx([1 / 3, 0, 0, 0, 2 / 3, 0], abs=0.12)
+        assert probabilities(None) == pytest.approx([1 / 3, 1 / 3, 0, 0, 1 / 3, 0], abs=0.12)
+        noise = torch.randn(3000, 1, 1, 1, generator=torch.Generator().manual_seed(0))
+        label = torch.ones(3000, dtype=torch.int64)
+        plain, guided = (model.sample(noise, 1, 1.0, label, guidance).flatten() for guidance in (1.0, 3.0))
+        of_class, of_all = (torch.tensor(probabilities(each)) for each in (1, None))
+    exaggerated = of_all * (of_class / of_all) ** 3
+    for drawn, expected in ((plain, of_class), (guided, exaggerated / exaggerated.sum())):
+        frequencies = torch.bincount(drawn, minlength=6) / 3000
+        assert frequencies.tolist() == pytest.approx(expected.tolist(), abs=0.03)
+
+
 def test_it_begins_with_the_frequencies_of_digits():
     model = build(levels=[4], codebooks=1, side=1)
     codes = torch.tensor([0] * 60 + [2] * 36).view(-1, 1, 1, 1)
