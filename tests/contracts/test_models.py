@@ -15,6 +15,7 @@ from tests.support.objectives import losses
 
 AUTOENCODERS = [name for name in registry.names() if issubclass(registry.load(name), Autoencoder)]
 PRIORS = [name for name in registry.names() if issubclass(registry.load(name), Prior)]
+OF_CODES = registry.PRIOR_OF_CODES
 
 
 def small(name, seed=0):
@@ -23,7 +24,7 @@ def small(name, seed=0):
     narrow = {"width": 4, "channels": 4, "latent_channels": 6, "side": 2}
     torch.manual_seed(seed)
     latent_diffusion = {"block_out_channels": (8, 16), "norm_num_groups": 4, "codebook_size": 16}
-    given = (narrow if name in PRIORS else {"width": 4, **latent_diffusion}).items()
+    given = (narrow if name in [*PRIORS, OF_CODES] else {"width": 4, **latent_diffusion}).items()
     return registry.build(name, registry.resolve_options(name, {key: value for key, value in given if key in fields}))
 
 
@@ -32,10 +33,11 @@ def random(shape, seed=0):
 
 
 def examples(model, count=3, sides=2):
-    return random((count, *model.example_shape(sides * model.size_multiple)))
+    made = random((count, *model.example_shape(sides * model.size_multiple)))
+    return made if model.example_dtype.is_floating_point else (9 * made.abs()).to(model.example_dtype)
 
 
-@pytest.mark.parametrize("name", registry.names())
+@pytest.mark.parametrize("name", [*registry.names(), OF_CODES])
 class TestModel:
     def test_initialisation_depends_on_the_seed_alone(self, name):
         first, again, other = (small(name, seed).state_dict() for seed in (1, 1, 2))
@@ -171,16 +173,18 @@ class TestPrior:
         torch.testing.assert_close(model.whiten(model.unwhiten(whitened)), whitened, rtol=1e-3, atol=1e-3)
         assert float(whitened.var()) == pytest.approx(1, abs=0.1)
 
-    def test_samples_are_examples_that_depend_on_the_noise_alone(self, name):
-        model = small(name).eval()
-        noise = torch.randn(3, *model.example_shape(256))
-        with torch.no_grad():
-            drawn = model.sample(noise, 4)
-            assert drawn.shape == noise.shape and torch.equal(model.sample(noise, 4), drawn)
-            torch.testing.assert_close(model.sample(noise[:1], 4), drawn[:1])
-
     def test_latents_that_do_not_vary_are_refused(self, name):
         model = small(name)
         model.partial_fit(torch.ones_like(self.latents(model)))
         with pytest.raises(ModelError, match="the same"):
             model.fit()
+
+
+@pytest.mark.parametrize("name", [*PRIORS, OF_CODES])
+def test_samples_are_examples_that_depend_on_the_noise_alone(name):
+    model = small(name).eval()
+    noise = torch.randn(3, *model.example_shape(256))
+    with torch.no_grad():
+        drawn = model.sample(noise, 4)
+        assert drawn.shape == noise.shape and torch.equal(model.sample(noise, 4), drawn)
+        torch.testing.assert_close(model.sample(noise[:1], 4), drawn[:1])
