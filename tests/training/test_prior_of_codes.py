@@ -105,6 +105,23 @@ def test_what_it_learns_are_the_codes_of_images_and_mirror_images(coded):
     assert sorted(each.flatten().tolist() for each in seen) == sorted(each.flatten().tolist() for each in expected)
 
 
+def test_classes_are_learned_and_drawn_of(coded):
+    for number, name in enumerate(NAMES):
+        pet = coded / "pets" / ("cat", "dog")[number % 2] / f"{number}.png"
+        pet.parent.mkdir(parents=True, exist_ok=True)
+        pet.write_bytes((coded / f"images/{name}.png").read_bytes())
+    ok(*TRAIN_PRIOR, "--data", "pets", "--labels", "folders", "--lr", "0.01")
+    options = json.loads((coded / "runs/prior/config.json").read_text())["model"]["options"]
+    assert options["classes"] == ["cat", "dog"]
+    drawing = ["sample", "--model", "coded", "--n", "2", "--class"]
+    ok(*drawing, "cat", "--out", "cats")
+    ok(*drawing, "dog", "--out", "dogs")
+    ok(*drawing, "dog", "--guidance", "40", "--out", "guided")
+    cats, dogs, guided = (np.stack([png(coded / f"{name}/00000{i}.png") for i in range(2)])
+                          for name in ("cats", "dogs", "guided"))  # fmt: skip
+    assert not np.array_equal(cats, dogs) and not np.array_equal(dogs, guided)
+
+
 def test_stopped_anywhere_it_ends_as_if_never_stopped(coded):
     config = prior_config(coded / "whole", epochs=3, lr=1e-3, ema=0.9)
     assert isinstance(list(train(config))[-1], Finished)
