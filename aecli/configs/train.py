@@ -106,6 +106,11 @@ class DataConfig(CheckedOptions):
         "none", "What a prior learns beside latents. folders: an image's class, which is the first folder of its path.",
         DATA, choices=LABELS,
     )  # fmt: skip
+    augment_above: float | None = option(
+        None, "Turn and crop (--turns, --resized-crops) only if training takes each image more than so many times: "
+        "that keeps few images from being learned by heart, and makes them less like what is validated on.", DATA,
+        metavar="N", shown_default="always", least=0, most=1e9,
+    )  # fmt: skip
     shuffle_buffer: int = option(4096, "Size of the shuffle buffer of a stream, in images.", DATA, least=1)
     cache: str = option("auto", "Where decoded images are kept: the user's cache folder, memory only, or a folder.",
                         DATA, metavar="auto|off|DIR", may_change=FREELY)  # fmt: skip
@@ -216,6 +221,10 @@ class OptimizationConfig(CheckedOptions):
     def stops_early(self, epochs: int, best_epoch: int) -> bool:
         """Whether a run of so many finished epochs has had enough of them since its best one."""
         return self.patience is not None and epochs - best_epoch >= self.patience
+
+    def passes(self, images: int) -> float:
+        """Return how often the whole run takes each of so many images to train on."""
+        return float(self.epochs) if self.steps is None else self.steps * self.batch_size / images
 
     def total_steps(self, batches: int) -> int:
         """Return the steps of the whole run, whose epochs have so many batches."""

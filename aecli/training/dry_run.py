@@ -10,9 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from aecli.configs import TrainConfig
-from aecli.data.sources.registry import split_indices
-from aecli.data.sources.shards import Shards
-from aecli.errors import ConfigError, DataError
+from aecli.errors import ConfigError
 from aecli.models.base import Autoencoder, Kept, Prediction, kept, latent_shape
 from aecli.models.flops import TRAINING_FACTOR, forward_flops
 from aecli.progress import Listener, Progress, never
@@ -22,7 +20,7 @@ from aecli.runtime.distributed import Distributed
 from aecli.storage.strict_json import is_count
 from aecli.training.checks import validate_batch_statistics
 from aecli.training.compiling import StepModel
-from aecli.training.inputs.image_sets import ImageSet, list_sources
+from aecli.training.inputs.image_sets import ImageSet, count_images, list_sources
 from aecli.training.inputs.loaders import DatasetLoader
 from aecli.training.loop import backend_errors_translated
 from aecli.training.plan import Plan, resolve, with_classes
@@ -113,6 +111,9 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
         listings = list_sources(config)
         plan = with_classes(plan, listings)
         folder, run_state, steps_done = foresee_run(plan, listings)
+        recorded = folder.read_config() if run_state in ("resumes", "finished") else None
+        plan = plan.for_images(count_images(config, listings)[0], recorded)
+        config = plan.config
         if run_state == "new":
             load_starting_weights(plan)  # fails where they don't fit
         length = _length(plan, listings)
@@ -185,7 +186,7 @@ def foresee_run(plan: Plan, listings: Listings) -> tuple[RunFolder, str, int]:
 
 def _length(plan: Plan, listings: Listings) -> _Length:
     optimization = plan.config.optimization
-    train_images, val_images = _count_images(plan.config, listings)
+    train_images, val_images = count_images(plan.config, listings)
     if train_images is not None and plan.encoder and plan.config.data.flip:
         train_images *= 2  # the latents of mirror images are examples of their own
     batches = optimization.epoch_steps if train_images is None else -(-train_images // optimization.batch_size)
@@ -204,21 +205,6 @@ def _validate_batches(plan: Plan, state: TrainState, length: _Length) -> None:
         listed = ImageSet(np.empty((0, 3, side, side), np.uint8), np.arange(length.train_images))
         loader = DatasetLoader(listed, plan.config, plan.placement, plan.distributed)
         validate_batch_statistics(state.model, plan.config, plan.distributed, loader)
-
-
-def _count_images(config: TrainConfig, listings: Listings) -> tuple[int | None, int | None]:
-    """Return how many images would train and validate, as listed: some may turn out to be unreadable."""
-    images = listings["data"].images
-    val = len(listings["val_data"].images or ()) if "val_data" in listings else 0
-    if images is None:
-        Shards(config.data.source)  # fails where there are none
-        return None, val
-    if "val_data" in listings:
-        return len(images), val
-    train, held_out = split_indices(images, config.data.val_fraction)
-    if not train:
-        raise DataError(f"{config.data.source}: no image is left to train on")
-    return len(train), len(held_out)
 
 
 @dataclass(frozen=True)

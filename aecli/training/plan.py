@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -62,6 +62,20 @@ class Plan:
         if self.init is not None and self.init.latent_scaling and config.optimization.train == "decoder":
             document["latent_scaling"] = self.init.latent_scaling
         return document
+
+    def for_images(self, count: int | None, recorded: Mapping[str, Any] | None) -> "Plan":
+        """Return the plan for so many training images, None for a stream, with turns and crops only as they are needed.
+
+        See `augment_above`. A run goes on as its config.json (`recorded`) says. `options` stay as they were given.
+        """
+        most, plain = self.config.data.augment_above, self.config.replace(turns=False, resized_crops=False)
+        if most is None or plain == self.config:
+            return self
+        if recorded is not None:
+            is_plain = recorded.get("augmentation") == plain.data.augmentation
+        else:
+            is_plain = count is None or self.config.optimization.passes(count) <= most
+        return replace(self, config=plain) if is_plain else self
 
     def findings(self, rows: Sequence[Row], best: Best) -> tuple[Finding, ...]:
         """Return what is said of a run of this plan that has ended."""

@@ -34,6 +34,7 @@ from aecli.training.events import Finished, Started, ThroughputMeter, TrainRepor
 from aecli.training.inputs.image_sets import (
     ImageSet,
     bring_to_device,
+    count_images,
     gather_images,
     list_sources,
     read_given_images,
@@ -99,6 +100,8 @@ def prepare(
     plan = with_classes(plan, listings)
     run = open_run(plan, listings, resources)
     changes = source_changes(run.folder, run.recorded, plan.options, listings) if run.recorded else []
+    plan = plan.for_images(count_images(config, listings)[0], run.recorded)
+    config = plan.config
     weights = load_starting_weights(plan) if run.saved is None else None
     if plan.init and run.recorded and plan.init.has_changed_since(run.recorded["options"]["init"]):
         yield Notice(f"--init {plan.init.given}: other weights by now than those that {run.folder.path} began from")
@@ -341,7 +344,8 @@ def _write_config(run: OpenedRun, plan: Plan, data: Data, placement: Mapping[str
         options = {**options, "init": run.recorded["options"].get("init")}
     run.folder.write_config({
         "schema": SCHEMA, "model": {"name": options["model"], "options": options["options"]}, "options": options,
-        "placement": placement, **data.record, "versions": versions(), "hardware": hardware(),
+        "augmentation": plan.config.data.augmentation, "placement": placement, **data.record,
+        "versions": versions(), "hardware": hardware(),
         "began": run.recorded["began"] if run.recorded else time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     })  # fmt: skip
 

@@ -15,10 +15,11 @@ from aecli.errors import CheckpointError, ConfigError
 from aecli.evaluation.paired import evaluate
 from aecli.inference.reconstruct import reconstruct
 from aecli.models import registry
-from aecli.progress import Notice
+from aecli.progress import Notice, ignore
 from aecli.runs.folder import RunFolder
 from aecli.runtime.device import place
 from aecli.runtime.distributed import Distributed
+from aecli.training.dry_run import estimate
 from aecli.training.events import Started
 from aecli.training.inputs import preparation
 from aecli.training.inputs.image_sets import gather_images, list_sources
@@ -159,6 +160,32 @@ class TestPreparation:
         expected.prepare([prepared(train, config, 20)])
         for key, tensor in expected.state_dict().items():
             torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [{"epochs": 2}, {"steps": 5, "epochs": 1000}])
+def test_only_images_that_are_taken_often_are_turned_and_cropped(config, tmp_path, length):
+    config = config.replace(**length)
+    train, _, _ = gathered(config)
+    passes = length.get("steps", 0) * 3 / len(train) or 2
+    often, seldom = (config.replace(augment_above=passes + more, out=tmp_path / str(more)) for more in (-0.01, 0.01))
+    assert estimate(often, ignore).augmentation == "flips, quarter turns, crops of any scale"
+    assert estimate(seldom, ignore).augmentation == "flips"
+    run(config)
+    run(config.replace(turns=False, resized_crops=False, out=tmp_path / "plain"))
+    run(often)
+    run(seldom, stop_after=2)
+    run(seldom)
+    for name, same in (("0.01", "plain"), ("-0.01", "mine")):
+        one, other = (load_file(tmp_path / each / "model.safetensors") for each in (name, same))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_a_longer_run_goes_on_augmenting_as_it_began(config, tmp_path):
+    run(config.replace(augment_above=1, epochs=1))
+    reports, _ = run(config.replace(augment_above=1, epochs=2))
+    assert next(each for each in reports if isinstance(each, Started)).augmentation == "flips"
+    assert RunFolder(tmp_path / "mine").read_config()["augmentation"] == "flips"
+    assert estimate(config.replace(augment_above=1, epochs=3), ignore).augmentation == "flips"
 
 
 @pytest.mark.parametrize("option", ["turns", "resized_crops"])

@@ -23,6 +23,7 @@ from aecli.data.packs.pack import Pack, pack_images
 from aecli.data.packs.whole import Images, Pieces, WholeImages, epoch_places, epoch_scales
 from aecli.data.sources.given import read_given
 from aecli.data.sources.registry import ImageRef, split_indices
+from aecli.data.sources.shards import Shards
 from aecli.data.streams import Stream
 from aecli.errors import DataError, summarize
 from aecli.inference.latents.labels import label_images
@@ -158,6 +159,27 @@ def list_sources(config: TrainConfig, listen: Listener = ignore) -> dict[str, Li
         if source is not None:
             listings[key] = list_source(source, listen, outputs, streams=key == "data")
     return listings
+
+
+def count_images(config: TrainConfig, listings: Mapping[str, Listing]) -> tuple[int | None, int | None]:
+    """Return how many images would train and validate, None for a stream.
+
+    They are those listed: some may turn out to be unreadable.
+
+    Raises:
+        DataError: none is left to train on.
+    """
+    images = listings["data"].images
+    val = len(listings["val_data"].images or ()) if "val_data" in listings else 0
+    if images is None:
+        Shards(config.data.source)  # fails where there are none
+        return None, val
+    if "val_data" in listings:
+        return len(images), val
+    train, held_out = split_indices(images, config.data.val_fraction)
+    if not train:
+        raise DataError(f"{config.data.source}: no image is left to train on")
+    return len(train), len(held_out)
 
 
 def gather_images(
