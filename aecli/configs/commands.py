@@ -156,7 +156,10 @@ class InterpolateConfig(CheckedOptions):
     first: Path = option(..., "The image file to begin at.", "", metavar="A", positional=True)
     second: Path = option(..., "The image file to end at.", "", metavar="B", positional=True)
     model: str = model_option()
-    prior: str = walk_prior_option()
+    prior: str = option(
+        "auto", "The prior in whose space the path is an arc; auto: a flow, if aecli train prior trained one, else the "
+        "best one fitted.", RUN, choices=tuple(prior for prior in checks.PRIORS if prior != "autoregressive"),
+    )  # fmt: skip
     steps: int = option(8, "Images in the row.", RUN, least=2, most=MOST_DRAWN)
     out: Path = option(Path("interpolation.png"), WALK_OUT_HELP, OUTPUT, metavar="FILE")
     runs: Path = runs_option()

@@ -19,6 +19,7 @@ from aecli.models.options import FlowOptions
 _TIME_FREQUENCIES = 64
 _EVAL_DRAWS = 8  # times and noises per example, the same in every evaluation
 _EVAL_SEED = 0
+_INVERSIONS = 4  # iterations for a step of the solver
 _LABEL_DROPOUT = -1.2816  # of a standard normal number below it, which is 1 in 10: the class is left out of the example
 _LEAST_VARIANCE = 1e-4  # of a principal channel, to the mean of all: what varies less is not blown up to unit variance
 
@@ -63,6 +64,11 @@ class Flow(Prior):
     def example_shape(self, image_size: int) -> tuple[int, ...]:
         """Return (channels, side, side), whatever the image size; with classes there is one more channel."""
         return (self.options.channels + bool(self.options.classes), self.options.side, self.options.side)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(latent_channels, side, side) of the latents that it whitens."""
+        return (self.options.latent_channels, self.options.side, self.options.side)
 
     def draw_noise(self, count: int, image_size: int) -> Tensor:
         """Return standard normal numbers: per example the logit of its time, then its noise, channels·side² numbers.
@@ -139,6 +145,18 @@ class Flow(Prior):
             time = noise.new_full((len(noise),), step / steps)
             noise = noise + self._guided(noise, time, labels, guidance).float() / steps
         return noise
+
+    def invert(self, examples: Tensor, steps: int) -> Tensor:
+        """Return the noise that `sample` carries to whitened latents (N, channels, side, side) in so many steps.
+
+        Each of its steps is inverted by fixed-point iteration, as in Pan et al., "Effective real image editing with
+        accelerated iterative diffusion inversion", ICCV 2023.
+        """
+        for step in reversed(range(steps)):
+            time, reached = examples.new_full((len(examples),), step / steps), examples
+            for _ in range(_INVERSIONS):
+                examples = reached - self(examples, time).float() / steps
+        return examples
 
     def _guided(self, mixed: Tensor, time: Tensor, labels: Tensor | None, guidance: float) -> Tensor:
         """Return the velocity without a class, and `guidance` times what the class changes of it."""

@@ -6,12 +6,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from aecli.models.base import Prior
+from aecli.models.flow import Flow
 from aecli.sampling.fitted_prior import FittedPrior
 
 FLOW_STEPS = 50
+_BATCH = 16  # latents made at once
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,32 @@ class LatentPrior:
         if self.trained is not None:
             return self._of_trained(self.trained, indices).float().reshape(-1, *self.shape)
         return torch.stack([self.temperature * sample_noise(self.shape, self.seed, index) for index in indices])
+
+    def to_noise(self, latents: Floats) -> Floats:
+        """Return whitened latents (N, …) of latents (N, D), under a flow the noise that it carries to them.
+
+        A straight line between two of them would leave where draws are, an arc does not.
+        """
+        if self.fitted is not None:
+            return self.fitted.whiten(latents)
+        if isinstance(self.trained, Flow):
+            flow = self.trained
+            with torch.inference_mode():
+                shaped = torch.from_numpy(latents).reshape(-1, *flow.latent_shape).to(flow.mean.device)
+                return flow.invert(flow.whiten(shaped), self.flow_steps).flatten(1).cpu().numpy()
+        return latents
+
+    def from_noise(self, noise: Floats) -> Floats:
+        """Return the latents (N, D) of what `to_noise` returns; what the prior leaves out of latents is missing."""
+        if self.fitted is not None:
+            return self.fitted.unwhiten(noise)
+        if isinstance(self.trained, Flow):
+            flow = self.trained
+            shaped = torch.from_numpy(noise).reshape(-1, *flow.noise_shape()).to(flow.mean.device)
+            with torch.inference_mode():
+                parts = [flow.unwhiten(flow.sample(part, self.flow_steps)) for part in torch.split(shaped, _BATCH)]
+            return torch.cat(parts).flatten(1).cpu().numpy()
+        return noise
 
     def _of_trained(self, prior: Prior, indices: Sequence[int]) -> Tensor:
         device = next(prior.parameters()).device

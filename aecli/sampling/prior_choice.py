@@ -209,6 +209,24 @@ def class_numbers(run: RunFolder, names: Sequence[str]) -> tuple[int, ...]:
     return tuple(known.index(name) for name in names)
 
 
+def choose_walk_prior(loaded: LoadedModel, config: InterpolateConfig | TraverseConfig, listen: Listener) -> LatentPrior:
+    """Return the prior of a path: as `choose_fitted_prior`, but between images a flow goes first.
+
+    Raises:
+        CheckpointError: `flow`, but none was trained on these weights.
+        ModelError, DataError: as `choose_fitted_prior`.
+    """
+    if isinstance(config, InterpolateConfig) and config.prior in ("auto", "flow"):
+        run = find_trained(loaded, config.runs, "flow")
+        if run is not None:
+            if config.prior == "auto":
+                listen(Notice(f"along the noise of the flow prior in {run.path}"))
+            return _trained_prior(run, loaded)
+        if config.prior == "flow":
+            raise _missing(loaded, SampleConfig(config.model, "flow"))
+    return choose_fitted_prior(loaded, config.prior, listen)
+
+
 def find_trained(loaded: LoadedModel, runs: Path, prior: str, has_classes: bool = False) -> RunFolder | None:
     """Return the newest run of a prior of that name, or of any for `auto`, that was trained on these weights.
 

@@ -21,7 +21,7 @@ from aecli.inference.loaded_model import LoadedModel
 from aecli.progress import Listener, Notice, ignore
 from aecli.runtime.distributed import Distributed
 from aecli.sampling.latent_prior import LatentPrior
-from aecli.sampling.prior_choice import choose_fitted_prior, open_prior
+from aecli.sampling.prior_choice import choose_walk_prior, open_prior
 from aecli.storage.outputs import check_writable_file, write_output
 
 WALK_SUFFIXES = (".png", ".gif", ".webp")
@@ -67,7 +67,7 @@ def draw_walk(config: InterpolateConfig | TraverseConfig, listen: Listener = ign
             config,
             distributed,
             lambda: check_writable_file(config.out, "--out"),
-            lambda loaded: choose_fitted_prior(loaded, config.prior, listen),
+            lambda loaded: choose_walk_prior(loaded, config, listen),
             listen,
         )
         if distributed.is_main_process:
@@ -85,20 +85,21 @@ def interpolate(
 ) -> LatentWalk:
     """Return one row of `steps` images from an image file to another; say to `listen` what reading did to them.
 
-    Under a fitted prior the path is a line between the whitened latents, under N(0, I) an arc between the latents.
+    The first and the last are their reconstructions. The path between is an arc where the prior's draws are spherical:
+    between the latents under N(0, I), whitened latents under a fitted prior, and under a flow the noise that it carries
+    to the latents. What the prior leaves out of latents goes along an arc of its own.
 
     Raises:
         DataError: an image can't be read.
     """
     ends = _read(first, loaded, listen), _read(last, loaded, listen)
     latents, _ = loaded.latents(loaded.batch(np.stack(ends).transpose(0, 3, 1, 2)))
-    start, end = latents.reshape(2, -1)
+    latents = latents.reshape(2, -1)
     fractions = np.linspace(0, 1, steps, dtype=np.float32)
-    if prior.fitted is None:
-        path = np.stack([slerp(start, end, float(fraction)) for fraction in fractions])
-    else:
-        start, end = prior.fitted.whiten(np.stack([start, end]))
-        path = prior.fitted.unwhiten(np.stack([start + fraction * (end - start) for fraction in fractions]))
+    noise = prior.to_noise(latents)
+    left_out = latents - prior.from_noise(noise)
+    path = prior.from_noise(_arc(noise, fractions)) + _arc(left_out, fractions)
+    path[0], path[-1] = latents
     headings = [f"{fraction:.0%}" for fraction in fractions]
     return LatentWalk(headings, [(f"along {prior.name}", _decode(loaded, path))], ends)
 
@@ -138,6 +139,11 @@ def encode_walk(walk: LatentWalk, suffix: str) -> bytes:
     first, last = walk.ends
     rows = [(label, [first, *images, last]) for label, images in walk.rows]
     return png_bytes(draw_rows(rows, heads=["A", *walk.headings, "B"]))
+
+
+def _arc(ends: Floats, fractions: Floats) -> Floats:
+    """Return the points (N, D) at N fractions of the arc between two vectors (2, D)."""
+    return np.stack([slerp(*ends, float(fraction)) for fraction in fractions])
 
 
 def slerp(start: Floats, end: Floats, fraction: float) -> Floats:

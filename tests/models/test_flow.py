@@ -112,10 +112,22 @@ def test_the_initial_velocity_is_zero():
 def test_sampling_integrates_a_known_velocity(monkeypatch):
     # dx/dt = x from x(0): after n of Euler's steps of 1/n, (1 + 1/n)^n times that.
     model = build_flow(latent_channels=4, side=1)
-    monkeypatch.setattr(type(model), "forward", lambda self, mixed, time: mixed)
+    monkeypatch.setattr(type(model), "forward", lambda self, mixed, *_: mixed)
     start = torch.randn(3, 4, 1, 1)
     for steps in (1, 8):
         torch.testing.assert_close(model.sample(start, steps), start * (1 + 1 / steps) ** steps)
+
+
+def test_inverted_samples_are_the_noise_that_they_were_made_of(monkeypatch):
+    model = build_flow(latent_channels=4, side=2, patch=2)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        model.proj_out.weight.normal_(std=0.1)
+        model.final_modulation.weight.normal_(std=0.1)
+        noise = torch.randn(3, 4, 2, 2)
+        drawn = model.sample(noise, 8)
+        assert (drawn - noise).abs().max() > 0.5
+        torch.testing.assert_close(model.invert(drawn, 8), noise, rtol=0, atol=1e-3)
 
 
 def test_it_learns_a_distribution_of_two_clusters():

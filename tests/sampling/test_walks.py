@@ -3,6 +3,7 @@
 import json
 import shutil
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,14 +11,19 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
+from aecli.configs import InterpolateConfig
 from aecli.data.sources.registry import list_images
 from aecli.figures.animation import animation_bytes
 from aecli.figures.grid import draw_rows
 from aecli.inference.loaded_model import LoadedModel, load_model
+from aecli.progress import ignore
+from aecli.runs.checkpoints import load_model as load_weights
 from aecli.sampling.fitted_prior import load_fitted
-from aecli.sampling.walks import slerp
+from aecli.sampling.prior_choice import choose_walk_prior
+from aecli.sampling.walks import interpolate, slerp
+from tests.support.flows import TRAIN_PRIOR
 from tests.support.images import enlarged, find
-from tests.support.trained import fails, ok, ok_json, png
+from tests.support.trained import TRAIN, fails, ok, ok_json, png
 
 ENDS = ["images/i1.png", "images/i2.png"]
 
@@ -74,14 +80,50 @@ def test_along_n_0_i_it_is_the_arc_between_the_means(own, decoded):
     assert walked == pytest.approx(by_hand, abs=1e-5)
 
 
-def test_along_a_fitted_prior_it_is_a_line_in_its_principal_space(own, decoded):
+def test_along_a_fitted_prior_it_is_an_arc_in_its_principal_space(own, decoded):
     start, end = latents_of(own, "i1.png", "i2.png")
     decoded.clear()
     ok("interpolate", *ENDS, "--model", "vae", "--steps", "3", "--out", "walk.png")
     prior, _ = load_fitted(own / "runs/vae/prior.safetensors", 64)
-    first, last = prior.whiten(np.stack([start, end]))
+    both = np.stack([start, end])
+    whitened = prior.whiten(both)
+    middle = prior.unwhiten(slerp(*whitened, 0.5)[None])[0] + slerp(*(both - prior.unwhiten(whitened)), 0.5)
     walked = torch.cat(decoded).reshape(3, -1).numpy()
-    assert walked == pytest.approx(prior.unwhiten(np.stack([first, (first + last) / 2, last])), abs=1e-4)
+    assert walked[1] == pytest.approx(middle, abs=1e-4)
+    assert np.array_equal(walked[[0, 2]], both)
+
+
+@pytest.mark.parametrize("model", ["vae", "resnet"])
+def test_both_ends_are_the_reconstructions_along_whichever_prior(own, model):
+    if model == "resnet":
+        ok("train", "resnet", *TRAIN, "--recipe", "quick", "--epochs", "1", "-o", "depth=1", "--quiet")
+    ok("train", "prior", "--model", model, "--width", "32", "-o", "depth=1", "-o", "channels=4", "--epochs", "1",
+       "--batch-size", "4", "--quiet")  # fmt: skip
+    ok("reconstruct", "--model", model, "--data", "images", "--out", "plain", "--quiet")
+    loaded = load_model(model, own / "runs")
+    for kind in ("gaussian", "flow"):
+        config = InterpolateConfig(*ENDS, model=model, prior=kind, runs=own / "runs")
+        prior = choose_walk_prior(loaded, config, ignore)
+        ((_, images),) = interpolate(loaded, prior, *map(Path, ENDS), steps=4).rows
+        assert prior.name == kind and len(images) == 4
+        assert np.array_equal(images[0], png(own / "plain/i1.png"))
+        assert np.array_equal(images[-1], png(own / "plain/i2.png"))
+
+
+def test_along_a_flow_it_is_an_arc_in_its_noise(own, decoded):
+    ok(*TRAIN_PRIOR)
+    start, end = latents_of(own, "i1.png", "i2.png")
+    decoded.clear()
+    assert ok_json("interpolate", *ENDS, "--model", "vae", "--steps", "3", "--out", "walk.png")["prior"] == "flow"
+    flow, _ = load_weights(own / "runs/prior/model.safetensors")
+    both = torch.from_numpy(np.stack([start, end])).reshape(2, 64, 1, 1)
+    with torch.no_grad():
+        noise = flow.invert(flow.whiten(both), 50)
+        left_out = (both - flow.unwhiten(flow.sample(noise, 50))).flatten(1).numpy()
+        arc = slerp(*noise.flatten(1).numpy(), 0.5)
+        middle = flow.unwhiten(flow.sample(torch.from_numpy(arc).reshape(1, 4, 1, 1), 50)).flatten().numpy()
+    walked = torch.cat(decoded).reshape(3, -1).numpy()
+    assert walked[1] == pytest.approx(middle + slerp(*left_out, 0.5), abs=1e-4)
 
 
 def test_the_sheet_shows_both_images_as_the_model_takes_them(own):
@@ -151,7 +193,8 @@ def test_headings_are_above_their_columns():
 @pytest.mark.parametrize(
     "command, word",
     [
-        (["interpolate", *ENDS, "--prior", "flow"], "--prior flow"),
+        (["interpolate", *ENDS, "--prior", "autoregressive"], "--prior autoregressive"),
+        (["traverse", "--prior", "flow"], "--prior flow"),
         (["interpolate", *ENDS, "--steps", "1"], "--steps 1"),
         (["traverse", "--prior", "normal"], "no principal directions"),
         (["traverse", "--out", "folder"], "--out folder"),
@@ -178,6 +221,10 @@ def test_images_that_are_not_there_or_are_none(own):
     (own / "none.png").write_bytes(b"no image")
     assert "none.png" in fails(1, "interpolate", "none.png", "images/i1.png", "--model", "vae")
     assert "images" in fails(1, "interpolate", "images", "images/i1.png", "--model", "vae")
+
+
+def test_a_flow_that_was_not_trained_is_an_error(own):
+    assert "aecli train prior" in fails(1, "interpolate", *ENDS, "--model", "vae", "--prior", "flow")
 
 
 def test_an_ae_is_not_walked_along_n_0_i(own):
