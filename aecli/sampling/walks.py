@@ -143,7 +143,7 @@ def encode_walk(walk: LatentWalk, suffix: str) -> bytes:
 
 def _arc(ends: Floats, fractions: Floats) -> Floats:
     """Return the points (N, D) at N fractions of the arc between two vectors (2, D)."""
-    return np.stack([slerp(*ends, float(fraction)) for fraction in fractions])
+    return np.stack([slerp(ends[0], ends[1], float(fraction)) for fraction in fractions])
 
 
 def slerp(start: Floats, end: Floats, fraction: float) -> Floats:
