@@ -55,4 +55,4 @@ def test_lpips_keeps_one_layer_at_a_time(tmp_path):
     side = 2048
     write_pairs(tmp_path, (64, side))
     before, after = (peak_bytes(str(tmp_path / str(each)), "lpips") for each in (64, side))
-    assert after - before < 90 * side**2  # bytes: all features of an image take 42 a pixel
+    assert after - before < 115 * side**2  # bytes: 96; more than 130 with all features of both images
