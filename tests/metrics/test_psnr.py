@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from aecli.metrics.ms_ssim import ms_ssim
 from aecli.metrics.psnr import mse, pooled_psnr, psnr
 
 
@@ -56,3 +57,11 @@ def test_a_data_range_against_numpy():
     eight = torch.from_numpy((a // 17).astype(np.uint8))  # an 8-bit side is from 0 to 255 all the same
     mixed = 10 * math.log10(4095**2 / np.mean((a // 17 * (4095 / 255) - b) ** 2.0))
     assert psnr(eight, torch.from_numpy(b.astype(np.uint16)), data_range=4095).item() == pytest.approx(mixed, abs=1e-9)
+
+
+def test_pytorchs_code_of_a_gpu_agrees_with_numpys():
+    a, b = torch.randint(0, 256, (2, 2, 3, 200, 181), dtype=torch.uint8)
+    for on_luma in (False, True):
+        assert mse.__wrapped__(a, b, on_luma).tolist() == pytest.approx(mse(a, b, on_luma).tolist(), rel=1e-14)
+    for one, other in ((a, b), (a.float(), b.float() / 2)):
+        assert ms_ssim.__wrapped__(one, other).tolist() == pytest.approx(ms_ssim(one, other).tolist(), abs=1e-12)
