@@ -58,7 +58,10 @@ def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str | Text]], 
 
 
 def _print_cells(headings: Sequence[str], rows: Rows) -> None:
-    """Print a table of cells: * marks the best, and what is under a value is dim, in a line of its own."""
+    """Print a table of cells: * marks the best, and what is under a value is dim, in a line of its own.
+
+    On a terminal that is too narrow for all columns there are several tables, each of which begins with the names.
+    """
     margin = " " if any(cell.is_best for row in rows for cell in row) else ""
     lines: list[list[str | Text]] = []
     for name, *cells in rows:
@@ -66,7 +69,31 @@ def _print_cells(headings: Sequence[str], rows: Rows) -> None:
         lines.append([name.text, *values])
         for under in zip_longest(*(cell.under for cell in cells), fillvalue=""):
             lines.append(["", *(Text(text + margin, style="dim") for text in under)])
-    _print_table(headings, lines, text_columns=[0])
+    for index, columns in enumerate(_groups_of_columns(headings, lines)):
+        if index:
+            console.stdout().print()
+        shown = [0, *columns]
+        part = [line for line in ([line[column] for column in shown] for line in lines) if any(map(str, line))]
+        _print_table([headings[column] for column in shown], part, text_columns=[0])
+
+
+def _groups_of_columns(headings: Sequence[str], lines: Sequence[Sequence[str | Text]]) -> list[list[int]]:
+    """Return the columns after the first, which is text, in as few groups as a terminal has room for."""
+    widths = [
+        max(cell_len(str(cell)) for cell in (heading, *(line[column] for line in lines))) + _GAP
+        for column, heading in enumerate(headings)
+    ]
+    stdout = console.stdout()
+    room = stdout.width - min(widths[0], _LEAST_TEXT + _GAP) if stdout.is_terminal else sum(widths)
+    groups: list[list[int]] = [[]]
+    left = room
+    for column in range(1, len(headings)):
+        if groups[-1] and widths[column] > left:
+            groups.append([])
+            left = room
+        groups[-1].append(column)
+        left -= widths[column]
+    return groups
 
 
 def _print_formatted(

@@ -1,5 +1,6 @@
 """What appears where: results on stdout, the rest on stderr, nothing that steers a terminal."""
 
+import io
 import json
 import os
 import re
@@ -7,7 +8,10 @@ import signal
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from aecli.cli import console, tables
+from aecli.cli.formats import Cell
 from tests.support.by_hand import shrunk
 from tests.support.images import save_image
 from tests.support.processes import end
@@ -58,6 +62,26 @@ def test_json_alone_is_on_stdout_while_notices_go_to_stderr(trained):
     noisy = invoke("grid", "--n", "30", "--json")  # there are 3 images, and the file is there already
     assert json.loads(noisy.stdout)["rows"] == ["Ground Truth", "AE", "VAE"]
     assert [line[:6] for line in noisy.stderr.splitlines()] == ["Note: "] * 2
+
+
+@pytest.mark.parametrize("width", [200, 80, 40])
+def test_metrics_that_a_terminal_has_no_room_for_stand_in_another_table(monkeypatch, width):
+    file = io.StringIO()
+    monkeypatch.setattr(
+        console, "stdout", lambda: Console(file=file, width=width, force_terminal=True, color_system=None)
+    )
+    headings = ["", *(f"METRIC-{index}" for index in range(7))]
+    rows = [[Cell(name), *(Cell(f"{index}.123456", ("[0.1234, 0.5678]",)) for index in range(7))]
+            for name in ("reconstructions", "b")]  # fmt: skip
+    tables._print_cells(headings, rows)
+    printed = [[line.rstrip() for line in table.splitlines()] for table in file.getvalue().split("\n\n")]
+    assert len(printed) == {200: 1, 80: 3, 40: 7}[width]
+    assert max(len(line) for table in printed for line in table) <= width
+    assert [word for table in printed for word in table[0].split()] == headings[1:]
+    for index in range(7):
+        assert sum(f"{index}.123456" in line for table in printed for line in table) == 2
+    for table in printed:
+        assert sum(line.startswith("b ") for line in table) == 1
 
 
 # A terminal, for real
