@@ -55,4 +55,5 @@ def test_lpips_keeps_one_layer_at_a_time(tmp_path):
     side = 2048
     write_pairs(tmp_path, (64, side))
     before, after = (peak_bytes(str(tmp_path / str(each)), "lpips") for each in (64, side))
-    assert after - before < 115 * side**2  # bytes: 96; more than 130 with all features of both images
+    # Bytes: 96, or 127 with one thread; with all features of both images 172 and 147.
+    assert after - before < 137 * side**2
