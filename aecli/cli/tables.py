@@ -45,8 +45,7 @@ def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str | Text]], 
     ]
     table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0), header_style="bold")
     least = widest = 0
-    for column, heading in enumerate(headings):
-        width = max(cell_len(str(cell)) for cell in (heading, *(row[column] for row in cells)))
+    for column, (heading, width) in enumerate(zip(headings, _widths(headings, cells), strict=True)):
         widest += width + _GAP
         is_text = column in text_columns
         least += (min(width, _LEAST_TEXT) if is_text else width) + _GAP
@@ -55,6 +54,12 @@ def _print_table(headings: Sequence[str], rows: Sequence[Sequence[str | Text]], 
         table.add_row(*row)
     stdout.width = max(least, min(widest, stdout.width)) if stdout.is_terminal else widest
     stdout.print(table)
+
+
+def _widths(headings: Sequence[str], rows: Sequence[Sequence[str | Text]]) -> list[int]:
+    """Return how many columns of a terminal each column of a table takes."""
+    columns = zip(headings, *rows, strict=True)
+    return [max(cell_len(str(cell)) for cell in column) for column in columns]
 
 
 def _print_cells(headings: Sequence[str], rows: Rows) -> None:
@@ -79,10 +84,7 @@ def _print_cells(headings: Sequence[str], rows: Rows) -> None:
 
 def _groups_of_columns(headings: Sequence[str], lines: Sequence[Sequence[str | Text]]) -> list[list[int]]:
     """Return the columns after the first, which is text, in as few groups as a terminal has room for."""
-    widths = [
-        max(cell_len(str(cell)) for cell in (heading, *(line[column] for line in lines))) + _GAP
-        for column, heading in enumerate(headings)
-    ]
+    widths = [width + _GAP for width in _widths(headings, lines)]
     stdout = console.stdout()
     room = stdout.width - min(widths[0], _LEAST_TEXT + _GAP) if stdout.is_terminal else sum(widths)
     groups: list[list[int]] = [[]]

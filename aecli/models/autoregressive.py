@@ -84,10 +84,8 @@ class Autoregressive(Prior):
 
         Without `noise` no class is left out.
         """
-        if not self.options.classes:
-            return Prediction(self(examples), examples)
-        digits, labels = examples[:, :-1], examples[:, -1, 0, 0].long()
-        if noise is not None:
+        digits, labels = self.split_labels(examples)
+        if labels is not None and noise is not None:
             labels = labels.masked_fill(noise < _LABEL_DROPOUT, len(self.options.classes))
         return Prediction(self(digits, labels), digits)
 
@@ -165,7 +163,7 @@ class Autoregressive(Prior):
         if not self.options.classes:
             return self.start.new_zeros(count, len(self.start))
         if labels is None:
-            labels = torch.full((count,), len(self.options.classes), device=self.start.device)
+            labels = self.no_labels(count, self.start.device)
         condition: Tensor = self.class_embed(labels)
         return condition
 

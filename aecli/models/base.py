@@ -221,6 +221,16 @@ class Prior(Trainable):
         channels, *sides = self.example_shape(0)
         return (channels - bool(getattr(self.options, "classes", ())), *sides)
 
+    def split_labels(self, examples: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return examples (N, …) without their classes, and the numbers int64 (N,) of these, if it learns any."""
+        if not getattr(self.options, "classes", ()):
+            return examples, None
+        return examples[:, :-1], examples[:, -1, 0, 0].long()
+
+    def no_labels(self, count: int, device: torch.device) -> Tensor:
+        """Return the number int64 (count,) that stands for an unknown class."""
+        return torch.full((count,), len(self.options.classes), device=device)
+
     @abstractmethod
     def partial_fit(self, latents: Tensor) -> None:
         """Add a batch (N, latent_channels, side, side), on the CPU, to the statistics that whitening is fitted to."""

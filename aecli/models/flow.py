@@ -83,7 +83,7 @@ class Flow(Prior):
 
         Without `noise` there are a few fixed draws for each example, whose class is never left out.
         """
-        examples, labels = self._split_labels(examples)
+        examples, labels = self.split_labels(examples)
         if noise is None:
             generator = torch.Generator().manual_seed(_EVAL_SEED)
             draws = torch.randn(_EVAL_DRAWS, len(examples), 1 + examples[0].numel(), generator=generator)
@@ -92,12 +92,6 @@ class Flow(Prior):
         if labels is not None:
             labels = labels.masked_fill(noise[:, -1] < _LABEL_DROPOUT, len(self.options.classes))
         return self._compare(examples, labels, noise)
-
-    def _split_labels(self, examples: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return examples without their classes, and the numbers int64 (N,) of these, if the prior learns any."""
-        if not self.options.classes:
-            return examples, None
-        return examples[:, :-1], examples[:, -1, 0, 0].long()
 
     def _compare(self, examples: Tensor, labels: Tensor | None, draw: Tensor) -> Prediction:
         """Return the velocities of one draw, (N, 1 + channels·side²) or more, beside the right ones."""
@@ -117,7 +111,7 @@ class Flow(Prior):
         embedded = self.time_mlp(timestep_embedding(time))
         if self.options.classes:
             if labels is None:
-                labels = torch.full((len(mixed),), len(self.options.classes), device=mixed.device)
+                labels = self.no_labels(len(mixed), mixed.device)
             embedded = embedded + self.class_embed(labels)
         condition = functional.silu(embedded)
         patches = functional.pixel_unshuffle(mixed, self.options.patch)
@@ -163,7 +157,7 @@ class Flow(Prior):
         if labels is None or guidance == 1:
             velocity: Tensor = self(mixed, time, labels)
             return velocity
-        none = torch.full_like(labels, len(self.options.classes))
+        none = self.no_labels(len(labels), labels.device)
         both = self(torch.cat([mixed, mixed]), torch.cat([time, time]), torch.cat([labels, none]))
         of_class, of_all = both.chunk(2)
         guided: Tensor = torch.lerp(of_all, of_class, guidance)

@@ -112,7 +112,7 @@ def estimate(config: TrainConfig, listen: Listener) -> DryRun:
         plan = with_classes(plan, listings)
         folder, run_state, steps_done = foresee_run(plan, listings)
         recorded = folder.read_config() if run_state in ("resumes", "finished") else None
-        plan = plan.for_images(count_images(config, listings)[0], recorded)
+        plan = plan.for_images(listings, recorded)
         config = plan.config
         if run_state == "new":
             load_starting_weights(plan)  # fails where they don't fit

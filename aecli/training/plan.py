@@ -1,6 +1,5 @@
 """What a train command is to do, resolved from its config before any image is read."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +23,7 @@ from aecli.runtime.device import Placement, make_deterministic, place
 from aecli.runtime.distributed import Distributed
 from aecli.training.checks import validate_log, validate_objective, validate_options, validate_pieces
 from aecli.training.compiling import require_compiler, sync_batchnorm
+from aecli.training.inputs.image_sets import count_images
 from aecli.training.inputs.latent_sets import LatentEncoder, resolve_model
 from aecli.training.objectives import Objective
 from aecli.training.optim import freeze_encoder
@@ -63,10 +63,13 @@ class Plan:
             document["latent_scaling"] = self.init.latent_scaling
         return document
 
-    def for_images(self, count: int | None, recorded: Mapping[str, Any] | None) -> "Plan":
-        """Return the plan for so many training images, None for a stream, with turns and crops only as they are needed.
+    def for_images(self, listings: Mapping[str, Listing], recorded: Mapping[str, Any] | None) -> "Plan":
+        """Return the plan for these images, with turns and crops only as they are needed: see `augment_above`.
 
-        See `augment_above`. A run goes on as its config.json (`recorded`) says. `options` stay as they were given.
+        A run goes on as its config.json (`recorded`) says. `options` stay as they were given.
+
+        Raises:
+            DataError: no image is left to train on.
         """
         most, plain = self.config.data.augment_above, self.config.replace(turns=False, resized_crops=False)
         if most is None or plain == self.config:
@@ -74,6 +77,7 @@ class Plan:
         if recorded is not None:
             is_plain = recorded.get("augmentation") == plain.data.augmentation
         else:
+            count, _ = count_images(self.config, listings)
             is_plain = count is None or self.config.optimization.passes(count) <= most
         return replace(self, config=plain) if is_plain else self
 
@@ -168,8 +172,7 @@ def with_classes(plan: Plan, listings: Mapping[str, Listing]) -> Plan:
     if plan.model_options.classes not in ((), classes):
         raise ConfigError(f"--option classes: the folders of {data.source} are {name_examples(classes, len(classes))}")
     options = {**plan.options, "options": {**plan.options["options"], "classes": list(classes)}}
-    return dataclasses.replace(plan, model_options=dataclasses.replace(plan.model_options, classes=classes),
-                               options=options)  # fmt: skip
+    return replace(plan, model_options=replace(plan.model_options, classes=classes), options=options)
 
 
 def perceptual_net(config: ObjectiveConfig) -> str | None:

@@ -34,7 +34,6 @@ from aecli.training.events import Finished, Started, ThroughputMeter, TrainRepor
 from aecli.training.inputs.image_sets import (
     ImageSet,
     bring_to_device,
-    count_images,
     gather_images,
     list_sources,
     read_given_images,
@@ -100,7 +99,7 @@ def prepare(
     plan = with_classes(plan, listings)
     run = open_run(plan, listings, resources)
     changes = source_changes(run.folder, run.recorded, plan.options, listings) if run.recorded else []
-    plan = plan.for_images(count_images(config, listings)[0], run.recorded)
+    plan = plan.for_images(listings, run.recorded)
     config = plan.config
     weights = load_starting_weights(plan) if run.saved is None else None
     if plan.init and run.recorded and plan.init.has_changed_since(run.recorded["options"]["init"]):

@@ -4,7 +4,7 @@ import itertools
 
 from aecli.configs import TrainConfig
 from aecli.training import loop
-from aecli.training.events import Started, TrainReport
+from aecli.training.events import Finished, Started, TrainReport
 
 
 def train_until(config: TrainConfig, stop_after: int | None = None) -> list[TrainReport]:
@@ -23,3 +23,13 @@ def train_until(config: TrainConfig, stop_after: int | None = None) -> list[Trai
         reports.append(report)
         has_started = has_started or isinstance(report, Started)
     return reports
+
+
+def train_in_pieces(config: TrainConfig, every: int = 7) -> list[TrainReport]:
+    """Train, stopped whenever training has asked `every` times, and begun again; returns each piece's last report."""
+    calls = itertools.count(1)
+    ends: list[TrainReport] = []
+    while not (ends and isinstance(ends[-1], Finished)):
+        ends.append(list(loop.train(config, lambda: next(calls) % every == 0))[-1])
+        assert len(ends) < 40
+    return ends

@@ -25,6 +25,7 @@ from tests.support.data import finish
 from tests.support.flows import SMALL, TRAIN_PRIOR
 from tests.support.ranks import run_ranks
 from tests.support.shards import write_tars
+from tests.support.stopping import train_in_pieces
 from tests.support.trained import (
     NAMES,
     SIZE,
@@ -88,18 +89,7 @@ def test_stopped_anywhere_it_ends_as_if_never_stopped(own):
     config = prior_config(own / "whole", epochs=4, lr=1e-3, ema=0.9)
     assert isinstance(list(train(config))[-1], Finished)
 
-    parts = config.replace(out=own / "pieces", checkpoint_every=1e-9)
-    calls = 0
-
-    def stops():
-        nonlocal calls
-        calls += 1
-        return calls % 7 == 0
-
-    ends = []
-    while not (ends and isinstance(ends[-1], Finished)):
-        ends.append(list(train(parts, stops))[-1])
-        assert len(ends) < 40
+    ends = train_in_pieces(config.replace(out=own / "pieces", checkpoint_every=1e-9))
     assert sum(isinstance(end, Interrupted) for end in ends) >= 3
     assert_same_run(own / "whole", own / "pieces")
 

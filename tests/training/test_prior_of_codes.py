@@ -17,6 +17,7 @@ from aecli.runs.checkpoints import read_document
 from aecli.sampling.prior_choice import choose_prior
 from aecli.training.events import Finished, Interrupted
 from aecli.training.loop import train
+from tests.support.stopping import train_in_pieces
 from tests.support.trained import NAMES, SIZE, TRAIN, VAL, assert_same_run, fails, ok, ok_json, png, pngs, rows
 
 SMALL = {"width": 16, "depth": 1, "heads": 2, "dropout": 0.1}
@@ -125,18 +126,7 @@ def test_classes_are_learned_and_drawn_of(coded):
 def test_stopped_anywhere_it_ends_as_if_never_stopped(coded):
     config = prior_config(coded / "whole", epochs=3, lr=1e-3, ema=0.9)
     assert isinstance(list(train(config))[-1], Finished)
-    parts = config.replace(out=coded / "pieces", checkpoint_every=1e-9)
-    calls = 0
-
-    def stops():
-        nonlocal calls
-        calls += 1
-        return calls % 7 == 0
-
-    ends = []
-    while not (ends and isinstance(ends[-1], Finished)):
-        ends.append(list(train(parts, stops))[-1])
-        assert len(ends) < 40
+    ends = train_in_pieces(config.replace(out=coded / "pieces", checkpoint_every=1e-9))
     assert sum(isinstance(end, Interrupted) for end in ends) >= 2
     assert_same_run(coded / "whole", coded / "pieces")
 
