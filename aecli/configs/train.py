@@ -90,8 +90,10 @@ class DataConfig(CheckedOptions):
     allow_changed_data: bool = option(
         False, "Resume a run although most of its images have changed.", DATA, may_change=FREELY
     )
-    val_images: int = option(1000, "Take LPIPS of at most so many validation images an epoch, evenly spaced.", DATA,
-                             metavar="N", least=1)  # fmt: skip
+    val_images: int = option(
+        1000, "Take LPIPS of at most so many validation images an epoch, evenly spaced. With --fit random-crop, which "
+        "validates on whole pictures, measure no more of them at all.", DATA, metavar="N", least=1,
+    )  # fmt: skip
     skip_broken: bool = option(False, "Go on without images that can't be read, even if there are many.", DATA)
     flip: bool = option(False, "Mirror images at random (--no-flip: not, though a recipe does).", DATA, of_recipes=True)
     turns: bool = option(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from aecli.configs import TrainConfig
+from aecli.configs.checks import RANDOM_CROP
 from aecli.errors import ConfigError
 from aecli.models.base import Autoencoder, Kept, Prediction, kept, latent_shape
 from aecli.models.flops import TRAINING_FACTOR, forward_flops
@@ -266,6 +267,8 @@ def _time_validation(plan: Plan, state: TrainState, images: int) -> float:
     if not images:
         return 0.0
     config, placement = plan.config, plan.validation_placement
+    if config.data.fit == RANDOM_CROP:
+        images = min(images, config.data.val_images)
     batch_size = min(images, config.optimization.batch_size)
     shape = (batch_size, *state.model.example_shape(config.data.image_size))
     has_images = isinstance(state.model, Autoencoder)

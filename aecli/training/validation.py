@@ -42,7 +42,7 @@ class ValidationMetrics:
 
     objective: Objective
     lpips: LPIPS | None
-    lpips_images: int  # at most
+    most_images: int  # of which LPIPS is taken; of whole pictures, which are measured at all
 
     @classmethod
     def of(
@@ -73,17 +73,19 @@ def validate(
     """Measure `model` on `data`, its reconstructions rounded to 8 bits before PSNR, SSIM and LPIPS.
 
     A prior's examples are no images, and have none of these. Processes deal the batches out among them, and all
-    measure the first one's batch statistics. Whole pictures are taken one by one.
+    measure the first one's batch statistics. Whole pictures are taken one by one, and no more of them than
+    `metrics.most_images`, since each may cost as much as many steps.
 
     Raises:
         Stopped: `should_stop` said so, in one of them.
     """
     distributed.broadcast_tensors(model.buffers())
-    batch_size = batch_size if data.piece_size is None else 1
-    mine = range(distributed.rank, -(-len(data) // batch_size), distributed.world_size)
-    order = np.concatenate([data.rows[:0], *(data.rows[batch * batch_size :][:batch_size] for batch in mine)])
-    has_lpips = np.zeros(len(data), bool)
-    has_lpips[evenly_spaced(len(data), metrics.lpips_images)] = True
+    rows, has_lpips = data.rows, np.zeros(len(data), bool)
+    has_lpips[evenly_spaced(len(data), metrics.most_images)] = True
+    if data.piece_size is not None:
+        batch_size, rows, has_lpips = 1, rows[has_lpips], has_lpips[has_lpips]
+    mine = range(distributed.rank, -(-len(rows) // batch_size), distributed.world_size)
+    order = np.concatenate([rows[:0], *(rows[batch * batch_size :][:batch_size] for batch in mine)])
     measured = [np.empty((0, _COLUMNS))]
     stops = False
     batches = _batches(data, order, batch_size, placement, model.size_multiple)

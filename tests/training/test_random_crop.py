@@ -1,5 +1,6 @@
 """`--fit random-crop`: trained on pieces, validated and used on whole pictures."""
 
+import shutil
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -55,6 +56,21 @@ def test_validation_is_that_of_the_whole_pictures(config, tmp_path):
     assert float(best["val_ssim"]) == found.scores["ssim"].mean
     assert (tmp_path / "mine" / "previews" / "epoch-0001.png").exists()
     _use(mine, config, tmp_path)
+
+
+def test_no_more_whole_pictures_are_measured_than_asked(config, tmp_path):
+    names = sorted(path.name for path in (tmp_path / "photographs").iterdir())[:4]
+    for folder, held in (("four", names), ("ends", [names[0], names[-1]])):
+        (tmp_path / folder).mkdir()
+        for name in held:
+            shutil.copy(tmp_path / "photographs" / name, tmp_path / folder)
+    columns = ("val_loss", "val_psnr", "val_ssim")
+    measured = []
+    for folder in ("four", "ends"):
+        out = tmp_path / f"of-{folder}"
+        run(config.replace(val_data=str(tmp_path / folder), val_images=2, batch_size=5, out=out))
+        measured.append([[row[name] for name in columns] for row in rows(out)])
+    assert measured[0] == measured[1]
 
 
 def _use(mine, config, tmp_path):
