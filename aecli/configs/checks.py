@@ -27,6 +27,7 @@ BEST_BY = ("loss", "psnr", "lpips")
 BOTTLENECKS = ("none", "kl", "fsq", "vq")  # of the residual autoencoder
 DISTANCES = ("euclidean", "cosine")  # of codes
 WHITENINGS = ("common", "component")  # of a flow's principal channels
+BASES = ("none", "gaussian")
 TRAINED_PARTS = ("all", "decoder")
 SPLITS = ("all", "train", "val")
 DEFAULT_METRICS = ("psnr", "ssim", "lpips")

@@ -205,7 +205,7 @@ class Prior(Trainable):
     """A distribution over the latents of an autoencoder, trained on the latents of its images.
 
     Training examples are whitened latents; the whitening is fitted before training, with `partial_fit` batch by batch
-    and `fit`. Its options have `latent_channels` and `side`, the shape of the autoencoder's latents.
+    and `fit`; then `fit_examples` sees the examples. Its options have `latent_channels` and `side`, the shape of the autoencoder's latents.
 
     One that `takes_codes` learns codes, int64 (N, codebooks, side, side), in place of latents. Its options have the
     autoencoder's `levels` of a code, `codebooks` and `side`.
@@ -238,6 +238,9 @@ class Prior(Trainable):
     @abstractmethod
     def fit(self) -> None:
         """Fit the whitening to all batches so far."""
+
+    def fit_examples(self, examples: Tensor) -> None:  # noqa: B027, most have nothing to fit
+        """Fit what else begins as a statistic, to all training examples (N, …), on the CPU, before the first step."""
 
     @abstractmethod
     def whiten(self, latents: Tensor) -> Tensor:

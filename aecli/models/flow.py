@@ -7,6 +7,7 @@ ICCV 2023.
 """
 
 import math
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,10 @@ class Flow(Prior):
 
     Whitening projects a latent's channels onto their first principal components, and divides each by its own standard
     deviation, or in older runs all by one. A square of `patch` x `patch` positions is a token of the transformer.
+
+    With `base` "gaussian" the field is that which carries N(0, I) to a Gaussian with the mean and covariance of the
+    examples, and the transformer's is added to it: before the first step samples are those of that Gaussian. Sampling
+    follows the Gaussian's part exactly, in coordinates in which it stands still, and only the rest in Euler's steps.
     """
 
     Options = FlowOptions
@@ -36,7 +41,7 @@ class Flow(Prior):
     plateau_epochs = 50  # the loss is noisy, because times and noise are random
 
     def __init__(self, options: FlowOptions) -> None:
-        """Build it with weights from torch's global generator; at first its velocity is zero."""
+        """Build it with weights from torch's global generator; at first the transformer's velocity is zero."""
         super().__init__()
         self.options = options
         width = options.width
@@ -44,6 +49,10 @@ class Flow(Prior):
         self.mean = nn.Buffer(torch.zeros(options.latent_channels))
         self.basis = nn.Buffer(torch.zeros(options.channels, options.latent_channels))
         self.scale = nn.Buffer(torch.ones(() if options.whitening == "common" else (options.channels, 1, 1)))
+        if options.base == "gaussian":
+            self.centre = nn.Buffer(torch.zeros(options.numbers))
+            self.directions = nn.Buffer(torch.eye(options.numbers))  # in rows
+            self.variances = nn.Buffer(torch.ones(options.numbers))
         self.time_mlp = nn.Sequential(nn.Linear(2 * _TIME_FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
         numbers = options.channels * options.patch**2  # of a token
         self.proj_in = nn.Linear(numbers, width)
@@ -108,6 +117,11 @@ class Flow(Prior):
         """
         if time is None:
             time = mixed.new_full((len(mixed),), 0.5)
+        velocity = self._residual(mixed, time, labels)
+        return velocity if self.options.base == "none" else velocity + self._gaussian_velocity(mixed, time)
+
+    def _residual(self, mixed: Tensor, time: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Return the transformer's velocity, as `forward` takes its arguments."""
         embedded = self.time_mlp(timestep_embedding(time))
         if self.options.classes:
             if labels is None:
@@ -134,11 +148,12 @@ class Flow(Prior):
 
         `temperature` multiplies the noise.
         """
-        noise = temperature * noise
+        state = self._standardise(temperature * noise, noise.new_zeros(len(noise)))
         for step in range(steps):
             time = noise.new_full((len(noise),), step / steps)
-            noise = noise + self._guided(noise, time, labels, guidance).float() / steps
-        return noise
+            velocity = self._guided(self._restore(state, time), time, labels, guidance).float()
+            state = state + self._standardise_velocity(velocity, time) / steps
+        return self._restore(state, noise.new_ones(len(noise)))
 
     def invert(self, examples: Tensor, steps: int) -> Tensor:
         """Return the noise that `sample` carries to whitened latents (N, channels, side, side) in so many steps.
@@ -146,22 +161,56 @@ class Flow(Prior):
         Each of its steps is inverted by fixed-point iteration, as in Pan et al., "Effective real image editing with
         accelerated iterative diffusion inversion", ICCV 2023.
         """
+        state = self._standardise(examples, examples.new_ones(len(examples)))
         for step in reversed(range(steps)):
-            time, reached = examples.new_full((len(examples),), step / steps), examples
+            time, reached = examples.new_full((len(examples),), step / steps), state
             for _ in range(_INVERSIONS):
-                examples = reached - self(examples, time).float() / steps
-        return examples
+                velocity = self._residual(self._restore(state, time), time).float()
+                state = reached - self._standardise_velocity(velocity, time) / steps
+        return self._restore(state, examples.new_zeros(len(examples)))
 
     def _guided(self, mixed: Tensor, time: Tensor, labels: Tensor | None, guidance: float) -> Tensor:
-        """Return the velocity without a class, and `guidance` times what the class changes of it."""
+        """Return the transformer's velocity without a class, and `guidance` times what the class changes of it."""
         if labels is None or guidance == 1:
-            velocity: Tensor = self(mixed, time, labels)
-            return velocity
+            return self._residual(mixed, time, labels)
         none = self.no_labels(len(labels), labels.device)
-        both = self(torch.cat([mixed, mixed]), torch.cat([time, time]), torch.cat([labels, none]))
+        both = self._residual(torch.cat([mixed, mixed]), torch.cat([time, time]), torch.cat([labels, none]))
         of_class, of_all = both.chunk(2)
         guided: Tensor = torch.lerp(of_all, of_class, guidance)
         return guided
+
+    def _gaussian_velocity(self, mixed: Tensor, time: Tensor) -> Tensor:
+        """Return the expectation of examples - noise, given their mixture, if examples were Gaussian."""
+        time = time[:, None]
+        with nullcontext() if mixed.is_meta else torch.autocast(mixed.device.type, enabled=False):
+            along = (mixed.float().flatten(1) - time * self.centre) @ self.directions.T
+            change = time * self.variances - (1 - time)
+            velocity = self.centre + (along * change / self._mixed_variances(time)) @ self.directions
+        return velocity.reshape(mixed.shape)
+
+    def _mixed_variances(self, time: Tensor) -> Tensor:
+        """Return the variances (N, D) along `directions` of Gaussian examples mixed with noise, of times (N, 1)."""
+        return time**2 * self.variances + (1 - time) ** 2
+
+    def _standardise(self, mixed: Tensor, time: Tensor) -> Tensor:
+        """Return mixtures in coordinates in which those of Gaussian examples are N(0, I) and don't move."""
+        if self.options.base == "none":
+            return mixed
+        return self._standardise_velocity((mixed.flatten(1) - time[:, None] * self.centre).reshape(mixed.shape), time)
+
+    def _standardise_velocity(self, velocity: Tensor, time: Tensor) -> Tensor:
+        if self.options.base == "none":
+            return velocity
+        along = velocity.flatten(1) @ self.directions.T
+        return (along / self._mixed_variances(time[:, None]).sqrt()).reshape(velocity.shape)
+
+    def _restore(self, state: Tensor, time: Tensor) -> Tensor:
+        """Invert `_standardise`."""
+        if self.options.base == "none":
+            return state
+        time = time[:, None]
+        mixed = time * self.centre + (state.flatten(1) * self._mixed_variances(time).sqrt()) @ self.directions
+        return mixed.reshape(state.shape)
 
     def partial_fit(self, latents: Tensor) -> None:
         """Add a batch, on the CPU, to the moments of the channels over all positions."""
@@ -179,13 +228,29 @@ class Flow(Prior):
         values = values.flip(0)[: self.options.channels].clamp(min=0)
         if not float(values[0]) > 0:
             raise ModelError("all latents are the same: a prior has nothing to learn")
-        vectors = vectors.flip(1)[:, : self.options.channels].T
-        # The sign of an eigenvector is arbitrary: the largest entry is made positive, for the same result everywhere.
-        largest = vectors.gather(1, vectors.abs().argmax(dim=1, keepdim=True))
         self.mean.copy_(mean)
-        self.basis.copy_(vectors * largest.sign())
+        self.basis.copy_(_with_signs(vectors.flip(1)[:, : self.options.channels].T))
         variances = values.mean() if self.scale.ndim == 0 else values.clamp(min=_LEAST_VARIANCE * values.mean())
         self.scale.copy_(variances.sqrt().reshape(self.scale.shape))
+
+    def fit_examples(self, examples: Tensor) -> None:
+        """Fit the Gaussian that the velocity begins with to whitened latents (N, …).
+
+        Its covariance is shrunk towards a multiple of the identity, the more the fewer examples there are: Chen,
+        Wiesel, Eldar and Hero, "Shrinkage algorithms for MMSE covariance estimation", IEEE TSP 58 (2010), OAS.
+        """
+        if self.options.base == "none":
+            return
+        rows = self.split_labels(examples)[0].flatten(1).double()
+        centred = rows - rows.mean(dim=0)
+        covariance = centred.T @ centred / len(rows)
+        size, trace, squares = len(covariance), covariance.trace(), covariance.square().sum()
+        share = ((squares + trace**2) / ((len(rows) + 1) * (squares - trace**2 / size))).clamp(max=1)
+        covariance = (1 - share) * covariance + share * trace / size * torch.eye(size, dtype=covariance.dtype)
+        values, vectors = torch.linalg.eigh(covariance)
+        self.centre.copy_(rows.mean(dim=0))
+        self.directions.copy_(_with_signs(vectors.flip(1).T))
+        self.variances.copy_(values.flip(0).clamp(min=_LEAST_VARIANCE * float(values.mean())))
 
     def whiten(self, latents: Tensor) -> Tensor:
         """Return the scaled principal channels (N, channels, side, side) of latents."""
@@ -229,6 +294,12 @@ class _Block(nn.Module):
         attended = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         output: Tensor = self.attention_out(attended.transpose(1, 2).flatten(2))
         return output
+
+
+def _with_signs(rows: Tensor) -> Tensor:
+    """Return eigenvectors, whose sign is arbitrary, with a positive largest entry, for the same result everywhere."""
+    largest = rows.gather(1, rows.abs().argmax(dim=1, keepdim=True))
+    return rows * largest.sign()
 
 
 def timestep_embedding(time: Tensor) -> Tensor:

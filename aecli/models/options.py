@@ -3,11 +3,12 @@
 import math
 from dataclasses import dataclass
 
-from aecli.configs.checks import BOTTLENECKS, DISTANCES, WHITENINGS, require
+from aecli.configs.checks import BASES, BOTTLENECKS, DISTANCES, WHITENINGS, require
 from aecli.configs.options import MODEL, ModelOptions, option
 
 _MOST_CODES = 65536  # of a codebook
 _MOST_TOKENS = 64  # of a flow, by default
+MOST_GAUSSIAN = 2048  # numbers, whose covariance and its eigenvectors take 17 MB and seconds
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,9 @@ class FlowOptions:
     `heads` is by default width / 64, or 1 if that is no whole number. `latent_channels` and `side` are set from the
     autoencoder, whose latents have that shape. A token is a square of `patch` x `patch` positions. `whitening` divides
     each principal channel by its own standard deviation (`component`) or all by one (`common`). Runs that say neither
-    are older ones, whose values are the defaults here; those of new ones are `default_patch` and `component`.
-    `classes` are the names of the images' classes, if it learns them; they too are set.
+    are older ones, whose values are the defaults here; those of new ones are `default_patch` and `component`. `base` is
+    what the transformer's velocity is added to: that of a Gaussian with the latents' mean and covariance, of at most
+    `MOST_GAUSSIAN` numbers, or `none`, as in older runs. `classes` are the names of the images' classes, if it learns them; they too are set.
     """
 
     channels: int = 64
@@ -163,6 +165,7 @@ class FlowOptions:
     side: int = 8
     patch: int = 1
     whitening: str = "common"
+    base: str = "none"
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -175,11 +178,24 @@ class FlowOptions:
             self.side % self.patch == 0, "--option patch", self.patch, f"a divisor of the latents' side {self.side}"
         )
         require(self.whitening in WHITENINGS, "--option whitening", self.whitening, f"one of {', '.join(WHITENINGS)}")
+        require(self.base in BASES, "--option base", self.base, f"one of {', '.join(BASES)}")
+        require(self.base == "none" or self.numbers <= MOST_GAUSSIAN, "--option base", self.base,
+                f"none for latents of {self.numbers} numbers, more than {MOST_GAUSSIAN}")  # fmt: skip
 
     @property
     def attention_heads(self) -> int:
         """`heads`, or its default."""
         return _attention_heads(self)
+
+    @property
+    def numbers(self) -> int:
+        """How many numbers a whitened latent has."""
+        return self.channels * self.side**2
+
+
+def default_base(channels: int, side: int) -> str:
+    """Return `gaussian` where a covariance of so many numbers is affordable, otherwise `none`."""
+    return "gaussian" if channels * side**2 <= MOST_GAUSSIAN else "none"
 
 
 def default_patch(side: int) -> int:

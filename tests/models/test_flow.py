@@ -5,6 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
+from sklearn.covariance import OAS
 
 from aecli.errors import ConfigError
 from aecli.models.flow import timestep_embedding
@@ -78,7 +79,7 @@ def test_weights_of_before_there_were_patches_load_and_say_the_same(tmp_path):
     with torch.no_grad():
         model.proj_out.weight.normal_()
     options = {
-        key: value for key, value in asdict(model.options).items() if key not in ("patch", "whitening", "classes")
+        key: value for key, value in asdict(model.options).items() if key not in ("patch", "whitening", "base", "classes")
     }
     document = {"model": "prior", "options": options, "image_size": 64, "fit": "squash"}
     tensors = {**model.state_dict(), "scale": torch.tensor(2.0)}
@@ -109,10 +110,63 @@ def test_the_initial_velocity_is_zero():
     torch.testing.assert_close(losses(model, examples, noise).total, by_hand)
 
 
+def gaussian_flow():
+    """A flow that was fitted to `latents`, with its examples."""
+    model, data = build_flow(latent_channels=4, side=2, whitening="component", base="gaussian"), latents(channels=4)
+    model.partial_fit(data)
+    model.fit()
+    examples = model.whiten(data)
+    model.fit_examples(examples)
+    return model, examples
+
+
+def test_the_gaussian_it_begins_with_has_the_shrunk_covariance_of_the_examples():
+    model, examples = gaussian_flow()
+    expected = OAS().fit(examples.flatten(1).double().numpy())
+    covariance = (model.directions.T * model.variances) @ model.directions
+    np.testing.assert_allclose(covariance.numpy(), expected.covariance_, atol=1e-5)
+    np.testing.assert_allclose(model.centre.numpy(), expected.location_, atol=1e-5)
+
+
+def test_before_the_first_step_samples_are_those_of_the_gaussian():
+    model, examples = gaussian_flow()
+    noise = torch.randn(20_000, 4, 2, 2)
+    for steps in (1, 7):  # exactly, in however few steps
+        drawn = model.sample(noise, steps).flatten(1)
+        torch.testing.assert_close(drawn.mean(0), examples.flatten(1).mean(0), rtol=0, atol=0.05)
+        torch.testing.assert_close(torch.cov(drawn.T), torch.cov(examples.flatten(1).T), rtol=0, atol=0.15)
+
+
+def test_the_gaussians_velocity_is_the_best_linear_one():
+    # Least squares of (examples - noise) on the mixture, at one time.
+    model, _ = gaussian_flow()
+    generator, time = torch.Generator().manual_seed(1), 0.3
+    normal = torch.randn(200_000, 16, generator=generator)
+    examples = model.centre + (normal * model.variances.sqrt()) @ model.directions
+    noise = torch.randn(200_000, 16, generator=generator)
+    mixed = time * examples + (1 - time) * noise
+    affine = torch.cat([mixed, torch.ones(len(mixed), 1)], 1)
+    expected = affine[:1000] @ torch.linalg.lstsq(affine, examples - noise).solution
+    velocity = model(mixed[:1000].reshape(-1, 4, 2, 2), torch.full((1000,), time)).flatten(1)
+    torch.testing.assert_close(velocity, expected, rtol=0, atol=0.1)
+
+
+def test_steps_in_the_gaussians_coordinates_solve_the_whole_equation(monkeypatch):
+    # Many plain Euler steps of the whole velocity go where few of the split one do.
+    model, _ = gaussian_flow()
+    monkeypatch.setattr(type(model), "_residual", lambda self, mixed, time, labels=None: 0.3 * torch.cos(mixed))
+    noise = torch.randn(50, 4, 2, 2)
+    mixed, many = noise, 4000
+    for step in range(many):
+        mixed = mixed + model(mixed, torch.full((50,), step / many)) / many
+    torch.testing.assert_close(model.sample(noise, 400), mixed, rtol=0, atol=0.02)
+    torch.testing.assert_close(model.invert(model.sample(noise, 50), 50), noise, rtol=0, atol=1e-3)
+
+
 def test_sampling_integrates_a_known_velocity(monkeypatch):
     # dx/dt = x from x(0): after n of Euler's steps of 1/n, (1 + 1/n)^n times that.
     model = build_flow(latent_channels=4, side=1)
-    monkeypatch.setattr(type(model), "forward", lambda self, mixed, *_: mixed)
+    monkeypatch.setattr(type(model), "_residual", lambda self, mixed, *_: mixed)
     start = torch.randn(3, 4, 1, 1)
     for steps in (1, 8):
         torch.testing.assert_close(model.sample(start, steps), start * (1 + 1 / steps) ** steps)

@@ -74,7 +74,7 @@ def test_a_prior_is_a_run_like_any_other(own):
     assert config["split"]["train"] == len(NAMES) - len(VAL) and config["split"]["val"] == len(VAL)
     assert config["options"]["image_size"] == SIZE
     assert config["model"]["options"] == {
-        **SMALL, "dropout": 0.0, "latent_channels": 64, "side": 1, "patch": 1, "whitening": "component",
+        **SMALL, "dropout": 0.0, "latent_channels": 64, "side": 1, "patch": 1, "whitening": "component", "base": "gaussian",
         "classes": [],
     }  # fmt: skip
     table = rows(run)

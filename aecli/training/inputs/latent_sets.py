@@ -19,7 +19,7 @@ from aecli.errors import ConfigError, DataError, ModelError
 from aecli.inference.loaded_model import LoadedModel, load_model
 from aecli.models import registry
 from aecli.models.base import Prior
-from aecli.models.options import FlowOptions, default_patch
+from aecli.models.options import FlowOptions, default_base, default_patch
 from aecli.progress import Progress, Stopped, StopRequest
 from aecli.runs.folder import resolved
 from aecli.runs.initial_weights import InitialWeights
@@ -131,7 +131,9 @@ def resolve_model(config: TrainConfig, init: InitialWeights | None) -> tuple[str
     channels, side, _ = encoder.shape
     defaults = {"channels": FlowOptions.channels, "patch": default_patch(side), "whitening": "component"}
     defaults |= config.model.defaults
-    defaults = {**defaults, "channels": min(defaults["channels"], channels), **filled_in}
+    asked, kept = config.model.options.get("channels"), min(defaults["channels"], channels)
+    base = default_base(asked if isinstance(asked, int) else kept, side)
+    defaults = {"base": base, **defaults, "channels": kept, **filled_in}
     return name, registry.resolve_options(name, config.model.options, defaults), encoder
 
 
@@ -147,7 +149,7 @@ def encode_sets(
 ) -> Generator[TrainReport, None, tuple[ImageSet, ImageSet]]:
     """Return sets of whitened latents in place of images.
 
-    The whitening of a prior that has none is fitted to training images first. With `flip`, the latents of mirrored
+    The whitening of a prior that has none is fitted to training images first, then what it fits to examples. With `flip`, the latents of mirrored
     images are in the training set too. Examples have the classes of their images, where these have `labels`. Processes
     divide the work.
 
@@ -188,6 +190,9 @@ def encode_sets(
         done += len(rows)
     *training, held_out = sets
     examples = np.concatenate(training)
+    if not is_fitted:
+        prior.fit_examples(torch.from_numpy(examples))
+        distributed.broadcast_tensors(prior.buffers())
     return ImageSet(examples, np.arange(len(examples))), ImageSet(held_out, np.arange(len(held_out)))
 
 
