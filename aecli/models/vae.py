@@ -1,8 +1,8 @@
 """The report's variational autoencoder (Kingma and Welling, ICLR 2014; weight β: Higgins et al., ICLR 2017)."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from aecli.models.layers import build_decoder, build_encoder, initialise
+from aecli.models.layers import Conv2d, build_decoder, build_encoder, initialise
 from aecli.models.options import VAEOptions
 from aecli.models.posterior import GaussianAutoencoder, Posterior
 
@@ -18,7 +18,7 @@ class VAE(GaussianAutoencoder):
         super().__init__()
         self.options = options
         self.encoder = build_encoder(options.width, 16 * options.width)
-        self.encoder.append(nn.Conv2d(16 * options.width, 2 * options.latent_channels, 3, 1, 1))
+        self.encoder.append(Conv2d(16 * options.width, 2 * options.latent_channels, 3, 1, 1))
         self.decoder = build_decoder(options.width, options.latent_channels)
         initialise(self)
 
