@@ -95,6 +95,9 @@ class StepModel:
                 raise
             self.give_up_compiling()
             return f"compiling failed: {_first_line(error)}"
+        except ImportError as error:  # a crash cut off a library in the compiler's cache
+            self.give_up_compiling()
+            return f"compiling failed: {_first_line(error)}; if that file of the compiler's cache is damaged, delete it"
         return None
 
     def _warm_up(self, placement: Placement, count: int, image_size: int) -> None:

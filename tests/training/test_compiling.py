@@ -10,9 +10,9 @@ from torch import nn
 from aecli.configs import TrainConfig
 from aecli.configs.train import ObjectiveConfig
 from aecli.errors import DeviceError
+from aecli.models import matrix_convolution, registry
 from aecli.models import mish as mish_module
-from aecli.models import registry
-from aecli.models.layers import ConvTranspose2d
+from aecli.models.layers import Conv2d, ConvTranspose2d
 from aecli.models.mish import Mish
 from aecli.progress import Notice
 from aecli.runtime.device import Placement
@@ -106,6 +106,58 @@ def test_a_transposed_convolution_and_its_gradients_are_pytorchs(channels, other
     torch.testing.assert_close(mine.grad, other.grad, rtol=0, atol=1e-12)
     for one, two in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(one.grad, two.grad, rtol=0, atol=1e-11)
+
+
+LARGE = {
+    "strided": (Conv2d, nn.Conv2d, (5, 7, 4, 2, 1), {}),
+    "3x3": (Conv2d, nn.Conv2d, (5, 7, 3, 1, 1), {}),
+    "without bias": (Conv2d, nn.Conv2d, (5, 7, 4, 2, 1), {"bias": False}),
+    "transposed": (ConvTranspose2d, nn.ConvTranspose2d, (5, 7, 4, 2, 1), {}),
+    "transposed, uneven": (ConvTranspose2d, nn.ConvTranspose2d, (5, 7, (4, 3), (2, 1), (1, 0)), {"bias": False}),
+}
+
+
+@pytest.mark.parametrize("most_positions", [0, 10**6], ids=["large grid", "small grid"])
+@pytest.mark.parametrize("kind", LARGE)
+def test_convolutions_with_a_large_weight_are_pytorchs_and_the_same_every_time(kind, most_positions, monkeypatch):
+    monkeypatch.setattr(matrix_convolution, "_LEAST_WEIGHT", 1)
+    monkeypatch.setattr(matrix_convolution, "_MOST_POSITIONS", most_positions)
+    monkeypatch.setattr(matrix_convolution, "_MOST_ELEMENTS", 6000)  # two images at a time
+    used, product = [], matrix_convolution.weight_gradient
+    monkeypatch.setattr(matrix_convolution, "weight_gradient", lambda *given: used.append(1) or product(*given))
+    torch.manual_seed(0)
+    own, pytorchs, sizes, others = LARGE[kind]
+    ours, theirs = own(*sizes, **others), pytorchs(*sizes, **others).double()
+    theirs.load_state_dict(ours.state_dict(), strict=True)
+    values = torch.randn(3, 5, 6, 8).requires_grad_()
+    exact = values.detach().double().requires_grad_()
+    weights = torch.randn(theirs(exact).shape)
+
+    def differentiated(layer, given):
+        made = layer(given)
+        return made, *torch.autograd.grad(made, (given, *layer.parameters()), weights.to(made.dtype))
+
+    found = differentiated(ours, values)
+    for one, two in zip(found, differentiated(theirs, exact), strict=True):
+        torch.testing.assert_close(one.double(), two, rtol=1e-5, atol=2e-5)
+    assert used and all(map(torch.equal, found, differentiated(ours, values)))
+
+
+@pytest.mark.parametrize("name", ["ae", "vae"])
+def test_the_objective_and_its_gradients_are_those_of_the_plain_network(name, monkeypatch):
+    torch.manual_seed(0)
+    model = registry.build(name, registry.resolve_options(name, {"width": 4})).train()
+    images = torch.rand(4, 3, 64, 64) * 2 - 1
+    noise = model.draw_noise(4, 64)
+    found = []
+    for least in (1, 10**9):
+        monkeypatch.setattr(matrix_convolution, "_LEAST_WEIGHT", least)
+        prediction = model.predict(images) if noise is None else model.predict(images, noise)
+        loss = Objective(ObjectiveConfig(), model).model_loss(prediction, 0).total
+        found.append((loss, *torch.autograd.grad(loss, list(model.parameters()))))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-6, atol=0)
+    for one, two in zip(*found, strict=True):
+        assert (one - two).norm() <= 1e-4 * two.norm() + 1e-6  # of a bias before a norm it is zero
 
 
 def test_autocast_reaches_a_transposed_convolution_as_it_does_pytorchs():
@@ -270,3 +322,16 @@ def test_compile_on_without_a_compiler_is_refused_before_any_image_is_read(confi
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(DeviceError, match=r"--compile on: a C\+\+ compiler \(g\+\+\)"):
         list(loop.train(config.replace(compile="on", data="no-such-folder")))
+
+
+@needs_compiler
+def test_a_damaged_library_in_the_compilers_cache_leaves_the_step_uncompiled(monkeypatch):
+    def damaged(*given):
+        raise ImportError("cache/ab/cab.so: file too short")
+
+    monkeypatch.setattr(torch, "compile", lambda *given, **options: damaged)
+    model = registry.build("ae", registry.resolve_options("ae", {"width": 2})).train()
+    step_model = StepModel(model)
+    failure = step_model.compile(Placement(CPU, "fp32", channels_last=True), 2, 32)
+    assert "cab.so" in failure and "delete it" in failure and not step_model.is_compiled
+    assert step_model(torch.zeros(2, 3, 32, 32)).output.shape == (2, 3, 32, 32)
