@@ -51,7 +51,7 @@ def lines(found: DryRun) -> list[str]:
         ("time", f"about {duration(found.seconds)}: {found.seconds_per_step:.3g} s a step, "
                  f"{found.validation_seconds:.3g} s a validation"),
         *([("", f"{later:.3g} s a step with the adversarial loss")] if later is not None else []),
-        ("", f"({found.timed_steps} steps timed, not compiled, without reading images)"),
+        ("", f"({found.timed_steps} steps timed, not compiled; reading and drawing come on top)"),
     ]  # fmt: skip
     options = {key: value for key, value in found.options.items() if key not in ("model", "model_defaults", "options")}
     options |= found.options["options"]

@@ -17,7 +17,7 @@ from aecli.storage.atomic_files import write_bytes
 from aecli.training.inputs.latent_sets import LatentEncoder
 from aecli.training.session import Session
 
-CURVES_SECONDS = 15.0  # the least between two drawings of the curves, except in epochs with previews
+CURVES_SECONDS = 15.0  # the least between two drawings of the curves, except at the end
 CURVES_FRACTION = 0.02  # of the time, at most, goes into drawing curves
 PREVIEW_SAMPLES, PREVIEW_STEPS = 16, 50  # of a prior
 PREVIEW_IMAGES = 8  # of the validation images, and as many of the training images
@@ -38,10 +38,10 @@ class PreviewWriter:
 
     def write_epoch(self) -> None:
         """Write the pictures that are due after an epoch; raises OutputError."""
-        if self._session.is_done or is_preview_epoch(self._session.state.counters.epoch):
+        is_done = self._session.is_done
+        if is_done or is_preview_epoch(self._session.state.counters.epoch):
             write_preview(self._session)
-            self.write_curves()
-        elif time.monotonic() >= self._next_curves:
+        if is_done or time.monotonic() >= self._next_curves:
             self.write_curves()
 
     def write_curves(self) -> None:
