@@ -1,11 +1,11 @@
-"""`aecli train` against a usual PyTorch loop for the same model at 256², in images a second.
+"""`aecli train` against a usual PyTorch loop for the same model, in images a second.
 
     python -m tests.benchmarks.training [--model vae --precision auto] [--json]
     python -m tests.benchmarks.training --device cuda --batch-sizes 64,128,256 --images 4096
 
-The plain way: float32, NCHW, Pillow decodes and resizes in the Dataset, PyTorch's default DataLoader, `.item()` each
-step, the squared error and the model's own terms. Its first two steps are not timed; ours is the rate that `aecli
-train` reports for the whole run. `--precision fp32` is what machines without fast bf16 do.
+The plain way: float32 (on CUDA with TF32 convolutions, PyTorch's default), NCHW, Pillow decodes and resizes in the
+Dataset, PyTorch's default DataLoader, `.item()` each step, the squared error and the model's own terms. Its first two
+steps are not timed; ours is the rate that `aecli train` reports for the whole run. `--precision fp32` is what machines without fast bf16 do.
 """
 
 import json
@@ -31,13 +31,14 @@ from torchvision import transforms
 from aecli.models import registry
 from tests.reference.report import ReportVAE, optimizer_for, vae_loss
 
-source, device, name, batch_size, steps = *sys.argv[1:4], int(sys.argv[4]), int(sys.argv[5])
+source, device, name = sys.argv[1:4]
+batch_size, steps, side = map(int, sys.argv[4:])
 
 class Photographs(Dataset):
     def __init__(self):
         self.paths = sorted(Path(source).iterdir())
         self.transform = transforms.Compose([
-            transforms.Resize((256, 256)), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])
+            transforms.Resize((side, side)), transforms.ToTensor(), transforms.Normalize([0.5] * 3, [0.5] * 3)])
 
     def __len__(self):
         return len(self.paths)
@@ -54,7 +55,7 @@ else:
 
 def loss_of(x):
     if name == "vae":
-        return vae_loss(model, x, torch.randn(len(x), 1024, 8, 8, device=device))
+        return vae_loss(model, x, torch.randn(len(x), 1024, side // 32, side // 32, device=device))
     made = model.predict(x)
     terms = sum(weight * made.terms[term] for term, weight in model.term_weights.items())
     return torch.nn.functional.mse_loss(made.output, x) + terms
@@ -85,6 +86,7 @@ def main() -> None:
         precision=("auto", "--precision of ours"),
         device=("cpu", "cpu or cuda"),
         batch_sizes=("16", "each way takes the best of these"),
+        image_size=(256, "side of the images"),
         images=(96, "images in the folder"),
         epochs=(3, "epochs of ours"),
         plain_steps=(4, "timed steps of plain"),
@@ -100,12 +102,13 @@ def main() -> None:
 
         def plain(batch_size: int) -> float:
             script = [sys.executable, "-c", PLAIN, photographs, options.device, options.model]
-            return float(run([*script, batch_size, options.plain_steps]).stdout)
+            return float(run([*script, batch_size, options.plain_steps, options.image_size]).stdout)
 
         def ours(batch_size: int, cache_gb: str) -> float:
             command = [
                 sys.executable, "-m", "aecli", "train", options.model, "--data", photographs, "--val-fraction", 0,
-                "--recipe", "report", "--image-size", 256, "--batch-size", batch_size, "--epochs", options.epochs,
+                "--recipe", "report", "--image-size", options.image_size,
+                "--batch-size", batch_size, "--epochs", options.epochs,
                 "--device", options.device, "--precision", options.precision, "--compile", options.compile,
                 "--out", folder / f"run-{next(runs)}", "--quiet", "--json",
             ]  # fmt: skip
@@ -121,7 +124,7 @@ def main() -> None:
     plain_rate, our_rate, unpacked_rate = max(found[: len(sizes)]), max(found[len(sizes) : -1]), found[-1]
     dtype = place(options.device, options.precision, training=True).precision  # what training takes by itself
     model = registry.build_on_meta(options.model, registry.resolve_options(options.model, {}))
-    step_flops = TRAINING_FACTOR * forward_flops(model, 256)
+    step_flops = TRAINING_FACTOR * forward_flops(model, options.image_size)
     peak = matmul_peak(dtype, options.device, 4096 if options.device == "cpu" else 8192)
     limit_is = f"{step_flops / 1e9:.3g} GFLOP an image at the {dtype} matmul peak of {peak / 1e12:.3g} TFLOP/s"
     rows = [
@@ -135,7 +138,8 @@ def main() -> None:
         "peak memory": f"{best[3]['peak_memory'] / 1e9:.2f} GB",
         "1000 epochs on 2,000 images": f"{2e6 / our_rate / 3600:.2f} h without validation",
     }
-    show(f"aecli train {options.model}, 256², {dtype}, on {options.device}", rows, options.json, **notes)
+    title = f"aecli train {options.model}, {options.image_size}², {dtype}, on {options.device}"
+    show(title, rows, options.json, **notes)
 
 
 if __name__ == "__main__":
