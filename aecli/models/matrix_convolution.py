@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_LEAST_WEIGHT = 2**20  # elements; smaller ones stay in the cache
+_LEAST_WEIGHT = 2**19  # elements; smaller ones stay in the cache
 _MOST_POSITIONS = 4  # an image, for the passes that oneDNN does well on larger grids
 _MOST_ELEMENTS = 2**24  # of the patches in memory at a time
 

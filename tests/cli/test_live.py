@@ -108,7 +108,7 @@ class TestCurves:
         monkeypatch.setattr(previews, "CURVES_SECONDS", 3600.0)
         train = [*TRAIN, "--batch-size", "8", "--quiet"]
         ok(*train, "--epochs", "20", "--runs", "short")
-        assert drawn == [*range(1, 11), 20]  # in epochs with pictures only
+        assert drawn == [1, 20]
         drawn.clear()
         monkeypatch.setattr(previews, "CURVES_SECONDS", 0.0)
         monkeypatch.setattr(previews, "CURVES_FRACTION", 1e9)
