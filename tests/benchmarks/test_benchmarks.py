@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -28,7 +29,16 @@ def test_what_it_and_its_scripts_import_is_there(name):
 
 
 def test_those_for_a_gpu_are_there():
-    assert {part[1].removeprefix("tests.benchmarks.") for part in gpu.PARTS} <= set(NAMES)
+    assert {part[1].removeprefix("tests.benchmarks.") for part in (*gpu.PARTS, *gpu.TINY)} <= set(NAMES)
+    assert sum(part[0] for part in gpu.PARTS) < 8 * 60
+
+
+def test_a_part_that_takes_too_long_ends_with_what_it_started(tmp_path):
+    assert gpu.run_within(60, [sys.executable, "-c", "raise SystemExit(3)"]) == 3
+    started = f"(sleep 1; touch {tmp_path / 'late'}) & wait"
+    assert gpu.run_within(0.2, ["sh", "-c", started]) == gpu.TIMED_OUT
+    time.sleep(1.2)
+    assert not (tmp_path / "late").exists()
 
 
 def run_script(script, monkeypatch, capsys, *arguments):
