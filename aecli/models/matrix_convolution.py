@@ -101,4 +101,4 @@ def _parts(weight: Tensor, geometry: Geometry, *batches: Tensor) -> Iterator[tup
     """Cut batches into parts of as many images as have so many patches; the last are a convolution's values."""
     height, width = geometry.grid(batches[-1], weight)
     count = max(1, _MOST_ELEMENTS // (height * width * weight[0].numel()))
-    return zip(*(batch.split(count) for batch in batches), strict=True)
+    return zip(*(torch.split(batch, count) for batch in batches), strict=True)
