@@ -1,10 +1,12 @@
 """Fixtures of several rooms: folders of images, and two tiny trained runs."""
 
+import gc
 import os
 import shutil
 import signal
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +42,16 @@ def pytest_configure() -> None:
     Under nohup, or in the background of a script, signals are ignored, and children inherit that. They don't inherit
     a handler.
     """
+    gc.set_threshold(100_000)  # what tests import makes millions of objects that stay
     for name in ("SIGHUP", "SIGINT", "SIGQUIT", "SIGTERM"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, lambda *_: None)
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported is no garbage, and need not be looked through each time that some is looked for."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -89,6 +97,27 @@ def flops_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("aecli.runs.catalogue.forward_flops", remember)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def lpips_once() -> Iterator[None]:
+    """Loading the network that validates, and preparing it for a CPU, takes a seventh of a tiny run's time."""
+    from aecli.training import validation
+
+    class Once:
+        from_net = staticmethod(cache(validation.LPIPS.from_net))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation, "LPIPS", Once)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def dry_runs_time_one_step() -> Iterator[None]:
+    """A dry run times steps for five seconds; one gives it the same report."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("aecli.training.dry_run.TIMED_SECONDS", 0.0)
         yield
 
 

@@ -64,6 +64,8 @@ def test_other_commands_are_run_elsewhere(page, line):
         assert (ROOT / f"{line.split()[2].replace('.', '/')}.py").is_file(), line  # see test_benchmarks.py
     elif line.startswith("pytest -m soak"):
         assert set(re.findall(r"tests/\S+\.py", line)) <= {p.relative_to(ROOT).as_posix() for p in ROOT.rglob("*.py")}
+    elif line == "pytest -m slow":  # in one call with the quick ones
+        assert runs is None or "-m 'not soak'" in runs
     elif first == "bash":
         assert runs is None or second in runs, line
     elif page == "README.md":
@@ -131,6 +133,8 @@ def test_the_commands_of_a_page_run_in_order(page, desk, monkeypatch):
             words += shlex.split(SMALL[words[1].split(".")[0]])
             words += shlex.split("--epoch-steps 1 --steps 2" if "--steps" in words else "--epochs 1")
             words += shlex.split("--batch-size 6 --device cpu")
+        if words[0] == "sample" and "256" in words:
+            words += ["--n", "24"]
         if line.startswith("torchrun "):
             statuses, _, errors = run_ranks(desk, words, 2)
             assert statuses == [0, 0], f"{line}\n{errors}"

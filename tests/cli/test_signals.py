@@ -1,7 +1,6 @@
 """Signals to training: the first saves, the second leaves at once, a terminal that goes away costs nothing."""
 
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 
 from aecli.storage.atomic_files import list_names
 from tests.support.processes import begin, end, wait_for
+from tests.support.terminal import begin_in_terminal
 from tests.support.trained import TRAIN
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -67,17 +67,11 @@ def test_what_is_started_to_ignore_hangups_ignores_them(workplace):
 
 @pytest.mark.slow
 def test_a_terminal_that_is_closed_leaves_a_run_saved(workplace):
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "aecli", *LONG], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    os.close(theirs)
+    process, terminal = begin_in_terminal(workplace, 80, LONG)
     wait_for(workplace / "runs/vae/last.safetensors")
-    os.close(ours)
-    process.send_signal(signal.SIGHUP)  # what the system sends to the terminal's own session
-    process.wait(timeout=600)
-    assert process.returncode == 129
+    os.close(terminal)
+    os.kill(process.pid, signal.SIGHUP)  # what the system sends to the terminal's own session
+    assert end(process) == 129
     assert "last.safetensors" in list_names(workplace / "runs/vae")
 
 

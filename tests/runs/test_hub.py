@@ -1,9 +1,8 @@
 """`hf:ORG/NAME[:SUBFOLDER]` as a MODEL: what is fetched, and what is said where that can't be."""
 
-import os
 import shutil
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from aecli.runs.folder import locate
 from aecli.runs.initial_weights import absolute
 from tests.support.diffusers_models import build, save
 from tests.support.hub import serving
+from tests.support.processes import begin, end, set_variables
 from tests.support.trained import write_images
 
 WEIGHTS = "diffusion_pytorch_model"
@@ -105,20 +105,22 @@ def test_init_keeps_the_name():
 def test_huggingface_hub_fetches_it_keeps_it_and_works_without_a_network(tmp_path):
     save("SD", tmp_path / "hub/org/small")
     write_images(tmp_path / "images", ["a"])
-    command = [sys.executable, "-m", "aecli", "reconstruct", "--model", "hf:org/small", "--data", "images", "--out",
-               "out", "--overwrite"]  # fmt: skip
+    command = ["reconstruct", "--model", "hf:org/small", "--data", "images", "--out", "out", "--overwrite"]
 
     def run(**environment):
+        """In processes of their own: huggingface_hub reads its variables when it is imported."""
         variables = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_TELEMETRY": "1", **environment}
-        return subprocess.run(command, cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True)
+        (tmp_path / "stderr.txt").unlink(missing_ok=True)
+        status = end(begin(tmp_path, command, partial(set_variables, variables)))
+        return status, (tmp_path / "stderr.txt").read_text()
 
     with serving(tmp_path / "hub") as (endpoint, fetched):
-        result = run(HF_ENDPOINT=endpoint)
-        assert result.returncode == 0, result.stderr
-        assert sorted(fetched) == ["config.json", f"{WEIGHTS}.safetensors"] and "Fetching" not in result.stderr
-        assert run(HF_ENDPOINT=endpoint).returncode == 0 and len(fetched) == 2
+        status, said = run(HF_ENDPOINT=endpoint)
+        assert status == 0, said
+        assert sorted(fetched) == ["config.json", f"{WEIGHTS}.safetensors"] and "Fetching" not in said
+        assert run(HF_ENDPOINT=endpoint)[0] == 0 and len(fetched) == 2
     for environment in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": endpoint}):  # where nobody listens any more
-        assert run(**environment).returncode == 0
-        result = run(**environment, HF_HOME=str(tmp_path / "empty"))
-        assert result.returncode == 1 and "hf:org/small can't be fetched" in result.stderr
-        assert "hf download org/small" in result.stderr and "Traceback" not in result.stderr
+        assert run(**environment)[0] == 0
+        status, said = run(**environment, HF_HOME=str(tmp_path / "empty"))
+        assert status == 1 and "hf:org/small can't be fetched" in said
+        assert "hf download org/small" in said and "Traceback" not in said

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -52,6 +52,11 @@ def redirect(number: int, path: str) -> None:
     opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(opened, number)
     os.close(opened)
+
+
+def set_variables(variables: Mapping[str, str]) -> None:
+    """For `before` of `begin`: set variables of the environment, for what is imported later."""
+    os.environ |= variables
 
 
 def end(process: BaseProcess) -> int:

@@ -10,6 +10,7 @@ from aecli.training.loop import train
 from tests.support.photographs import photographs
 
 STEPS = 24
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 @pytest.fixture(scope="module")
