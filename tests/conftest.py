@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.support.images import encoded, picture
 from tests.support.vectors import normal
@@ -64,14 +65,17 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def no_curves() -> Iterator[Callable[..., bytes]]:
-    """Drawing its curves takes most of a tiny run's time; yields what draws them."""
+def no_drawing() -> Iterator[dict[str, Any]]:
+    """Drawing its curves and previews takes most of a tiny run's time; yields what draws them, by name."""
     from aecli.training.observers import previews
 
+    quick = {"draw_curves": lambda rows: b"curves", "draw_rows": lambda rows: Image.new("RGB", (1, 1)),
+             "draw_sheet": lambda images: Image.new("RGB", (1, 1)), "PREVIEW_STEPS": 2}  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        draw_curves = previews.draw_curves
-        patch.setattr(previews, "draw_curves", lambda rows: b"curves")
-        yield draw_curves
+        drawing = {name: getattr(previews, name) for name in quick}
+        for name, value in quick.items():
+            patch.setattr(previews, name, value)
+        yield drawing
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -122,12 +126,13 @@ def dry_runs_time_one_step() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def curves_where_needed(
-    request: pytest.FixtureRequest, no_curves: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+def drawing_where_needed(
+    request: pytest.FixtureRequest, no_drawing: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tests marked `draws` get real curves."""
+    """Tests marked `draws` get real pictures."""
     if "draws" in request.keywords:
-        monkeypatch.setattr("aecli.training.observers.previews.draw_curves", no_curves)
+        for name, value in no_drawing.items():
+            monkeypatch.setattr(f"aecli.training.observers.previews.{name}", value)
 
 
 @pytest.fixture

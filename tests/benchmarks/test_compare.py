@@ -48,8 +48,14 @@ def test_unknown_revisions_and_names_are_refused(capsys):
     assert "neither a git revision nor a folder" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_all_of_them_run_and_what_no_longer_works_fails(slowed, capsys):
+def test_what_no_longer_works_fails(slowed, capsys):
+    (slowed / "aecli" / "__main__.py").write_text("raise SystemExit(3)\n", encoding="utf-8")
+    assert compare.main([str(ROOT), str(slowed), "--turns", "1", "--only", "aecli --help"]) == 1
+    assert "aecli --help: fails in OTHER" in capsys.readouterr().out
+
+
+@pytest.mark.soak  # the last step of .ci/run, the benchmarks against the commit before, runs them all
+def test_all_of_them_run_and_steps_that_no_longer_work_fail(slowed, capsys):
     (slowed / "aecli" / "training" / "dry_run.py").write_text("raise RuntimeError\n", encoding="utf-8")
     assert compare.main([str(ROOT), str(slowed), "--turns", "1", "--limit", "1000"]) == 1
     printed = capsys.readouterr().out  # REV's steps ran before OTHER's failed

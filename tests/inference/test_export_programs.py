@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from aecli.inference.export import export as export_module
 from aecli.models import codes
 from aecli.runs.checkpoints import read_document, save
 from tests.support.trained import NARROW, ok, write_images, write_model
@@ -98,12 +99,26 @@ def test_onnx_of_a_linear_map(place):
     assert re.search(r"factor [\d.]+, shift -?[\d.e-]+, measured on 3 images", card)
 
 
+@pytest.fixture
+def traced_once(monkeypatch):
+    """Tracing a model, which takes long, gives each format the same programs."""
+    trace, traced = export_module.trace, []
+
+    def once(loaded, listen):
+        if not traced:
+            traced.append(trace(loaded, listen))
+        return traced[0]
+
+    monkeypatch.setattr(export_module, "trace", once)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize("case", CASES)
 def test_programs_equal_the_model(place, case, monkeypatch):
     pytest.importorskip("onnxscript")
     monkeypatch.setattr(codes, "_MOST_DISTANCES", 256)  # so that a quantiser cuts what it computes into parts
-    model = export(place, case, "onnx", "torch")
+    model = export(place, case, "torch", "onnx")
     check_onnx(place / "onnx", model)
     check_torch(place / "torch", model)
     with zipfile.ZipFile(place / "torch/encoder.pt2") as file:

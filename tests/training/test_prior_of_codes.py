@@ -50,6 +50,7 @@ def prior_config(out, **options):
     return TrainConfig("prior", **{**given, "options": SMALL, "device": "cpu", "out": out, **options})
 
 
+@pytest.mark.draws
 def test_the_same_command_trains_a_prior_over_codes_and_samples_from_it(coded):
     ok(*TRAIN_PRIOR)
     run = coded / "runs/prior"
