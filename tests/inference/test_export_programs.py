@@ -16,7 +16,7 @@ from aecli.runs.checkpoints import read_document, save
 from tests.support.trained import NARROW, ok, write_images, write_model
 
 SMALL = {"width": 8, "depth": 1}
-FLAT = SMALL | {"downsampling": 4}  # of one resolution: what takes long is the number of layers
+FLAT = SMALL | {"depth": 0, "downsampling": 4}  # of one resolution: what takes long is the number of layers
 VQ = {"bottleneck": "vq", "codebook_size": 32}
 CASES = {
     "ae": ("ae", {"width": 4}),

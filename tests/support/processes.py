@@ -17,6 +17,8 @@ _PRELOADED = ["aecli.cli.live", "aecli.cli.train", "aecli.models.vae", "aecli.in
               "matplotlib.backends.backend_agg", "tests.support.processes", "tests.support.terminal",
               "tests.soak.test_faults", "tests.cli.test_standard_streams"]  # fmt: skip
 
+FITTED_PIXELS = 2**18  # of the images that a model is fitted to before its first step, here and in the tests themselves
+
 
 def begin(place: Path, arguments: Sequence[str], before: Callable[[], object] = int) -> BaseProcess:
     """Start `aecli` in the folder `place`, in a process of one thread that calls `before` first.
@@ -33,8 +35,10 @@ def begin(place: Path, arguments: Sequence[str], before: Callable[[], object] = 
 
 def _run(place: Path, arguments: list[str], before: Callable[[], object]) -> None:
     from aecli.cli.main import main
+    from aecli.training.inputs import preparation
     from aecli.training.observers import previews
 
+    preparation._PIXELS = FITTED_PIXELS
     previews.draw_curves, previews.png_bytes = (lambda rows: b"curves"), (lambda picture: b"preview")
     previews.draw_rows = lambda rows: np.zeros((1, 1, 3), np.uint8)
     os.chdir(place)
