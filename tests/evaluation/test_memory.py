@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-SIDE = 3000
+SIDE = 5000
 MEASURE = """
 import re, sys
 from aecli.configs import EvalConfig
@@ -45,7 +45,7 @@ def test_a_pair_takes_at_most_12_bytes_a_pixel(tmp_path, metrics):
     small, large = (str(tmp_path / str(side)) for side in (64, SIDE))
     before = peak_bytes(small, "psnr")
     for metric in metrics:
-        strips = 24e6 if metric == "ssim" else 0  # buffers of tiles, as wide as the image
+        strips = 40e6 if metric == "ssim" else 0  # buffers of tiles, as wide as the image
         assert peak_bytes(large, metric) - before < 12 * SIDE**2 + strips, metric
 
 

@@ -115,11 +115,11 @@ def test_classes_are_learned_and_drawn_of(coded):
     ok(*TRAIN_PRIOR, "--data", "pets", "--labels", "folders", "--lr", "0.01")
     options = json.loads((coded / "runs/prior/config.json").read_text())["model"]["options"]
     assert options["classes"] == ["cat", "dog"]
-    drawing = ["sample", "--model", "coded", "--n", "2", "--class"]
+    drawing = ["sample", "--model", "coded", "--n", "8", "--class"]
     ok(*drawing, "cat", "--out", "cats")
     ok(*drawing, "dog", "--out", "dogs")
     ok(*drawing, "dog", "--guidance", "40", "--out", "guided")
-    cats, dogs, guided = (np.stack([png(coded / f"{name}/00000{i}.png") for i in range(2)])
+    cats, dogs, guided = (np.stack([png(coded / f"{name}/00000{i}.png") for i in range(8)])
                           for name in ("cats", "dogs", "guided"))  # fmt: skip
     assert not np.array_equal(cats, dogs) and not np.array_equal(dogs, guided)
 
