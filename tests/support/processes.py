@@ -17,7 +17,7 @@ _PRELOADED = ["aecli.cli.live", "aecli.cli.train", "aecli.models.vae", "aecli.in
               "matplotlib.backends.backend_agg", "tests.support.processes", "tests.support.terminal",
               "tests.soak.test_faults", "tests.cli.test_standard_streams"]  # fmt: skip
 
-FITTED_PIXELS = 2**18  # of the images that a model is fitted to before its first step, here and in the tests themselves
+FITTED_PIXELS = 2**20  # of the images that a model is fitted to before its first step, here and in the tests themselves
 
 
 def begin(place: Path, arguments: Sequence[str], before: Callable[[], object] = int) -> BaseProcess:
