@@ -16,17 +16,16 @@ from aecli.runs.checkpoints import read_document, save
 from tests.support.trained import NARROW, ok, write_images, write_model
 
 SMALL = {"width": 8, "depth": 1}
-FLAT = SMALL | {"depth": 0, "downsampling": 4}  # of one resolution: what takes long is the number of layers
 VQ = {"bottleneck": "vq", "codebook_size": 32}
 CASES = {
     "ae": ("ae", {"width": 4}),
     "vae": ("vae", {"width": 4}),
     "pca": ("pca", {}),
     "resnet": ("resnet", SMALL),
-    "resnet kl": ("resnet", FLAT | {"bottleneck": "kl"}),
-    "resnet fsq": ("resnet", FLAT | {"bottleneck": "fsq"}),
-    "resnet vq": ("resnet", FLAT | VQ),
-    "resnet vq cosine": ("resnet", FLAT | VQ | {"distance": "cosine"}),
+    "resnet kl": ("resnet", SMALL | {"bottleneck": "kl"}),
+    "resnet fsq": ("resnet", SMALL | {"bottleneck": "fsq"}),
+    "resnet vq": ("resnet", SMALL | VQ | {"downsampling": 4}),
+    "resnet vq cosine": ("resnet", SMALL | VQ | {"distance": "cosine"}),
     "kl": ("kl", NARROW),
     "vq": ("vq", NARROW | {"block_out_channels": (8, 16), "codebook_size": 32}),
 }
