@@ -7,7 +7,7 @@ from aecli.configs.checks import BASES, BOTTLENECKS, DISTANCES, WHITENINGS, requ
 from aecli.configs.options import MODEL, ModelOptions, option
 
 _MOST_CODES = 65536  # of a codebook
-_MOST_TOKENS = 64  # of a flow, by default
+_MOST_TOKENS = 16  # of a flow, by default
 MOST_GAUSSIAN = 2048  # numbers, whose covariance and its eigenvectors take 17 MB and seconds
 
 
@@ -199,10 +199,10 @@ def default_base(channels: int, side: int) -> str:
 
 
 def default_patch(side: int) -> int:
-    """Return the smallest patch of 1, 2 and 4 that makes at most 64 tokens of latents of that side.
+    """Return the smallest patch of 1, 2 and 4 that makes at most 16 tokens of latents of that side.
 
-    Tokens decide what a step costs: 64 of them take 0.5 TFLOP at the default width and batch. Where no such patch
-    divides the side it is the largest that does.
+    Tokens decide what a step costs: 16 of them take 0.03 TFLOP in the recipe. Where no such patch divides the side it
+    is the largest that does.
     """
     possible = [patch for patch in (1, 2, 4) if side % patch == 0]
     return next((patch for patch in possible if (side // patch) ** 2 <= _MOST_TOKENS), possible[-1])

@@ -71,7 +71,7 @@ def test_a_token_is_a_square_of_positions():
 
 
 def test_tokens_are_few_by_default():
-    assert [default_patch(side) for side in (1, 4, 8, 9, 12, 16, 32, 64)] == [1, 1, 1, 1, 2, 2, 4, 4]
+    assert [default_patch(side) for side in (1, 4, 7, 8, 12, 16, 32, 64)] == [1, 1, 1, 2, 4, 4, 4, 4]
 
 
 def test_weights_of_before_there_were_patches_load_and_say_the_same(tmp_path):

@@ -126,7 +126,7 @@ def with_old_names(path):
 
 
 def test_checkpoints_with_the_old_names_of_parameters_load_and_resume(own):
-    command = [*TRAIN_PRIOR, "--no-flip", "-o", "whitening=common"]  # its last epoch is its best
+    command = [*TRAIN_PRIOR, "--schedule", "constant", "--no-flip", "-o", "whitening=common"]  # its last epoch is its best
     ok(*command)
     ok(*command, "--epochs", "2", "--out", "old")
     weights = load_model(own / "old/model.safetensors")[0].state_dict()
@@ -144,7 +144,7 @@ def test_its_images_are_those_of_the_autoencoders_run_by_default(own):
     recorded = config_of(own / "runs/vae")["options"]
     config = layer("prior", {"autoencoder": "vae"})
     assert (config.data.source, config.data.val_fraction, config.data.image_size) == (recorded["data"], 0.3, SIZE)
-    assert (config.optimization.batch_size, config.optimization.ema) == (128, 0.999)  # of the model's recipe
+    assert (config.optimization.batch_size, config.optimization.ema) == (64, 0.99)  # of the model's recipe
     assert config.data.flip and not layer("prior", {"autoencoder": "vae", "flip": False}).data.flip
     assert layer("prior", {"autoencoder": "vae", "val_fraction": 0.5}).data.val_fraction == 0.5
     validated = layer("prior", {"autoencoder": "vae", "val_data": "demo"})
@@ -232,9 +232,10 @@ def test_labels_of_other_validation_images_go_by_the_names_of_their_folders(own)
 
 def test_a_prior_with_classes_resumes_and_samples_of_them(own):
     write_images(own / "pets", PETS)
-    ok(*LABELLED, "--out", "whole")
-    ok(*LABELLED, "--epochs", "1", "--out", "runs/prior")
-    ok(*LABELLED, "--out", "runs/prior")
+    labelled = [*LABELLED, "--schedule", "constant"]
+    ok(*labelled, "--out", "whole")
+    ok(*labelled, "--epochs", "1", "--out", "runs/prior")
+    ok(*labelled, "--out", "runs/prior")
     assert_same_run(own / "whole", own / "runs/prior")
     flow, _ = load_model(own / "runs/prior/model.safetensors")
     with torch.no_grad():  # so short a training tells classes hardly apart
@@ -308,12 +309,12 @@ def test_a_stream_is_refused(own):
 
 
 def test_a_run_of_before_there_were_patches_is_repeated_and_resumed_from_its_folder(own):
-    old = ["--no-flip", "-o", "whitening=common", "-o", "patch=1"]
+    old = ["--schedule", "constant", "--no-flip", "-o", "whitening=common", "-o", "patch=1", "-o", "base=none"]
     ok(*TRAIN_PRIOR, *old)
     ok(*TRAIN_PRIOR, *old, "--epochs", "2", "--out", "old")
     config = config_of(own / "old")
     for options in (config["options"]["options"], config["model"]["options"]):
-        del options["patch"], options["whitening"], options["classes"]
+        del options["patch"], options["whitening"], options["base"], options["classes"]
     del config["options"]["labels"]
     (own / "old/config.json").write_text(json.dumps(config))
     ok("train", "prior", "--config", "old", "--epochs", "3", "--out", "old", "--quiet")
