@@ -21,16 +21,22 @@ from aecli.evaluation.sets import evaluate_sets
 from aecli.figures.grid import draw_rows
 from aecli.inference.reconstruct import ReconstructConfig, reconstruct
 
-PRIORS = ("normal", "gaussian", "mixture", "flow")
+PRIORS = {  # names in the table: prior, temperature
+    "normal": ("normal", 1.0),
+    "gaussian": ("gaussian", 1.0),
+    "mixture": ("mixture", 1.0),
+    "flow": ("flow", 1.0),
+    "flow-0.92": ("flow", 0.92),
+}
 SHOWN = 10
 
 
-def draw(model: "aecli.Model", prior: str, out: Path, n: int) -> float | None:
+def draw(model: "aecli.Model", prior: str, temperature: float, out: Path, n: int) -> float | None:
     """Write `n` samples to a folder; return seconds an image, or None if the model has no such prior."""
     try:
         model.sample(1, prior=prior)  # fits the prior on first use, which is not timed
         start = time.monotonic()
-        samples = model.sample(n, prior=prior)
+        samples = model.sample(n, prior=prior, temperature=temperature)
     except AecliError as error:
         print(f"no {prior}: {str(error).splitlines()[0]}", file=sys.stderr)
         return None
@@ -44,8 +50,8 @@ def draw(model: "aecli.Model", prior: str, out: Path, n: int) -> float | None:
 def show(model_path: str, real: str, train: str, out: Path, n: int) -> str:
     """Sample, measure, write OUT/priors.png, and return the table as Markdown."""
     model = aecli.load(model_path)
-    seconds = {prior: draw(model, prior, out / prior, n) for prior in PRIORS}
-    there = [prior for prior in PRIORS if seconds[prior] is not None]
+    seconds = {name: draw(model, *prior, out / name, n) for name, prior in PRIORS.items()}
+    there = [name for name in PRIORS if seconds[name] is not None]
     reconstruct(ReconstructConfig(model_path, data=real, out=out / "reconstructions", overwrite=True))
     named = tuple(f"{name}={out / name}" for name in (*there, "reconstructions"))
     report = evaluate_sets(EvalConfig(gt=real, samples=named, train=train))
