@@ -94,8 +94,8 @@ def ssim(
         data_range: the highest value of those of more bits, which are measured unrounded.
 
     Returns:
-        (N,) float64 on the CPU, of tensors a tensor, at most 1. On a CPU, RGB of 8 bits under the Gaussian window, unless
-        small, is computed in float32, but in float64 where its rounding could show: see `_TileWorker`.
+        (N,) float64 on the CPU, of tensors a tensor, at most 1. On a CPU, RGB of 8 bits under the Gaussian window,
+        unless small, is computed in float32, but in float64 where its rounding could show: see `_TileWorker`.
     """
     check_pairs(a, b, MIN_SIDE[window])
     convert = partial(converted, on_luma=on_luma, data_range=data_range)

@@ -205,7 +205,8 @@ class Prior(Trainable):
     """A distribution over the latents of an autoencoder, trained on the latents of its images.
 
     Training examples are whitened latents; the whitening is fitted before training, with `partial_fit` batch by batch
-    and `fit`; then `fit_examples` sees the examples. Its options have `latent_channels` and `side`, the shape of the autoencoder's latents.
+    and `fit`; then `fit_examples` sees the examples. Its options have `latent_channels` and `side`, the shape of the
+    autoencoder's latents.
 
     One that `takes_codes` learns codes, int64 (N, codebooks, side, side), in place of latents. Its options have the
     autoencoder's `levels` of a code, `codebooks` and `side`.

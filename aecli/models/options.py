@@ -153,7 +153,8 @@ class FlowOptions:
     each principal channel by its own standard deviation (`component`) or all by one (`common`). Runs that say neither
     are older ones, whose values are the defaults here; those of new ones are `default_patch` and `component`. `base` is
     what the transformer's velocity is added to: that of a Gaussian with the latents' mean and covariance, of at most
-    `MOST_GAUSSIAN` numbers, or `none`, as in older runs. `classes` are the names of the images' classes, if it learns them; they too are set.
+    `MOST_GAUSSIAN` numbers, or `none`, as in older runs. `classes` are the names of the images' classes, if it learns
+    them; they too are set.
     """
 
     channels: int = 64

@@ -17,8 +17,10 @@ from collections.abc import Sequence
 
 TRAINING = ("tests.benchmarks.training", "--repeats", "1")
 PARTS = (
-    (150, *TRAINING, "--model", "vae", "--batch-sizes", "64", "--images", "2048", "--epochs", "6", "--plain-steps", "12"),
-    (90, *TRAINING, "--model", "resnet", "--batch-sizes", "32", "--images", "1024", "--epochs", "4", "--plain-steps", "12"),
+    (150, *TRAINING, "--model", "vae", "--batch-sizes", "64", "--images", "2048", "--epochs", "6",
+     "--plain-steps", "12"),
+    (90, *TRAINING, "--model", "resnet", "--batch-sizes", "32", "--images", "1024", "--epochs", "4",
+     "--plain-steps", "12"),
     (90, *TRAINING, "--model", "kl", "--batch-sizes", "16", "--images", "512", "--epochs", "2", "--plain-steps", "6"),
     (60, "tests.benchmarks.inference", "--images", "500", "--repeats", "1"),
     (75, "tests.benchmarks.evaluation", "--repeats", "1"),

@@ -5,7 +5,8 @@
 
 The plain way: float32 (on CUDA with TF32 convolutions, PyTorch's default), NCHW, Pillow decodes and resizes in the
 Dataset, PyTorch's default DataLoader, `.item()` each step, the squared error and the model's own terms. Its first two
-steps are not timed; ours is the rate that `aecli train` reports for the whole run. `--precision fp32` is what machines without fast bf16 do.
+steps are not timed; ours is the rate that `aecli train` reports for the whole run. `--precision fp32` is what machines
+without fast bf16 do.
 """
 
 import json

@@ -78,9 +78,8 @@ def test_weights_of_before_there_were_patches_load_and_say_the_same(tmp_path):
     model = build_flow(latent_channels=4, side=2)
     with torch.no_grad():
         model.proj_out.weight.normal_()
-    options = {
-        key: value for key, value in asdict(model.options).items() if key not in ("patch", "whitening", "base", "classes")
-    }
+    newer = ("patch", "whitening", "base", "classes")
+    options = {key: value for key, value in asdict(model.options).items() if key not in newer}
     document = {"model": "prior", "options": options, "image_size": 64, "fit": "squash"}
     tensors = {**model.state_dict(), "scale": torch.tensor(2.0)}
     save(tmp_path / "old.safetensors", tensors, document)

@@ -74,8 +74,8 @@ def test_a_prior_is_a_run_like_any_other(own):
     assert config["split"]["train"] == len(NAMES) - len(VAL) and config["split"]["val"] == len(VAL)
     assert config["options"]["image_size"] == SIZE
     assert config["model"]["options"] == {
-        **SMALL, "dropout": 0.0, "latent_channels": 64, "side": 1, "patch": 1, "whitening": "component", "base": "gaussian",
-        "classes": [],
+        **SMALL, "dropout": 0.0, "latent_channels": 64, "side": 1, "patch": 1, "whitening": "component",
+        "base": "gaussian", "classes": [],
     }  # fmt: skip
     table = rows(run)
     assert [row["val_psnr"] for row in table] == [""] * 3
@@ -126,7 +126,8 @@ def with_old_names(path):
 
 
 def test_checkpoints_with_the_old_names_of_parameters_load_and_resume(own):
-    command = [*TRAIN_PRIOR, "--schedule", "constant", "--no-flip", "-o", "whitening=common"]  # its last epoch is its best
+    # Its last epoch is its best.
+    command = [*TRAIN_PRIOR, "--schedule", "constant", "--no-flip", "-o", "whitening=common"]
     ok(*command)
     ok(*command, "--epochs", "2", "--out", "old")
     weights = load_model(own / "old/model.safetensors")[0].state_dict()

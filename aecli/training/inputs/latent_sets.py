@@ -149,9 +149,9 @@ def encode_sets(
 ) -> Generator[TrainReport, None, tuple[ImageSet, ImageSet]]:
     """Return sets of whitened latents in place of images.
 
-    The whitening of a prior that has none is fitted to training images first, then what it fits to examples. With `flip`, the latents of mirrored
-    images are in the training set too. Examples have the classes of their images, where these have `labels`. Processes
-    divide the work.
+    The whitening of a prior that has none is fitted to training images first, then what it fits to examples. With
+    `flip`, the latents of mirrored images are in the training set too. Examples have the classes of their images, where
+    these have `labels`. Processes divide the work.
 
     Raises:
         DataError: the images are a stream.
