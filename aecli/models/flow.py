@@ -182,11 +182,9 @@ class Flow(Prior):
     def _gaussian_velocity(self, mixed: Tensor, time: Tensor) -> Tensor:
         """Return the expectation of examples - noise, given their mixture, if examples were Gaussian."""
         time = time[:, None]
-        with nullcontext() if mixed.is_meta else torch.autocast(mixed.device.type, enabled=False):
-            along = (mixed.float().flatten(1) - time * self.centre) @ self.directions.T
-            change = time * self.variances - (1 - time)
-            velocity = self.centre + (along * change / self._mixed_variances(time)) @ self.directions
-        return velocity.reshape(mixed.shape)
+        along = _matmul(mixed.flatten(1) - time * self.centre, self.directions.T)
+        change = (time * self.variances - (1 - time)) / self._mixed_variances(time)
+        return (self.centre + _matmul(along * change, self.directions)).reshape(mixed.shape)
 
     def _mixed_variances(self, time: Tensor) -> Tensor:
         """Return the variances (N, D) along `directions` of Gaussian examples mixed with noise, of times (N, 1)."""
@@ -196,12 +194,13 @@ class Flow(Prior):
         """Return mixtures in coordinates in which those of Gaussian examples are N(0, I) and don't move."""
         if self.options.base == "none":
             return mixed
-        return self._standardise_velocity((mixed.flatten(1) - time[:, None] * self.centre).reshape(mixed.shape), time)
+        return self._standardise_velocity(mixed - (time[:, None] * self.centre).reshape(mixed.shape), time)
 
     def _standardise_velocity(self, velocity: Tensor, time: Tensor) -> Tensor:
+        """Return velocities of mixtures in those coordinates."""
         if self.options.base == "none":
             return velocity
-        along = velocity.flatten(1) @ self.directions.T
+        along = _matmul(velocity.flatten(1), self.directions.T)
         return (along / self._mixed_variances(time[:, None]).sqrt()).reshape(velocity.shape)
 
     def _restore(self, state: Tensor, time: Tensor) -> Tensor:
@@ -209,8 +208,8 @@ class Flow(Prior):
         if self.options.base == "none":
             return state
         time = time[:, None]
-        mixed = time * self.centre + (state.flatten(1) * self._mixed_variances(time).sqrt()) @ self.directions
-        return mixed.reshape(state.shape)
+        along = state.flatten(1) * self._mixed_variances(time).sqrt()
+        return (time * self.centre + _matmul(along, self.directions)).reshape(state.shape)
 
     def partial_fit(self, latents: Tensor) -> None:
         """Add a batch, on the CPU, to the moments of the channels over all positions."""
@@ -294,6 +293,12 @@ class _Block(nn.Module):
         attended = functional.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
         output: Tensor = self.attention_out(attended.transpose(1, 2).flatten(2))
         return output
+
+
+def _matmul(rows: Tensor, matrix: Tensor) -> Tensor:
+    """Return their product in float32, even under autocast."""
+    with nullcontext() if rows.is_meta else torch.autocast(rows.device.type, enabled=False):
+        return rows.float() @ matrix
 
 
 def _with_signs(rows: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from aecli.configs.options import MODEL, ModelOptions, option
 
 _MOST_CODES = 65536  # of a codebook
 _MOST_TOKENS = 16  # of a flow, by default
-MOST_GAUSSIAN = 2048  # numbers, whose covariance and its eigenvectors take 17 MB and seconds
+_MOST_GAUSSIAN = 2048  # numbers, whose covariance and its eigenvectors take 17 MB and seconds
 
 
 @dataclass(frozen=True)
@@ -153,8 +153,8 @@ class FlowOptions:
     each principal channel by its own standard deviation (`component`) or all by one (`common`). Runs that say neither
     are older ones, whose values are the defaults here; those of new ones are `default_patch` and `component`. `base` is
     what the transformer's velocity is added to: that of a Gaussian with the latents' mean and covariance, of at most
-    `MOST_GAUSSIAN` numbers, or `none`, as in older runs. `classes` are the names of the images' classes, if it learns
-    them; they too are set.
+    2,048 numbers, or `none`, as in older runs. `classes` are the names of the images' classes, if it learns them; they
+    too are set.
     """
 
     channels: int = 64
@@ -180,8 +180,8 @@ class FlowOptions:
         )
         require(self.whitening in WHITENINGS, "--option whitening", self.whitening, f"one of {', '.join(WHITENINGS)}")
         require(self.base in BASES, "--option base", self.base, f"one of {', '.join(BASES)}")
-        require(self.base == "none" or self.numbers <= MOST_GAUSSIAN, "--option base", self.base,
-                f"none for latents of {self.numbers} numbers, more than {MOST_GAUSSIAN}")  # fmt: skip
+        require(self.base in ("none", default_base(self.channels, self.side)), "--option base", self.base,
+                f"none for latents of {self.numbers} numbers, more than {_MOST_GAUSSIAN}")  # fmt: skip
 
     @property
     def attention_heads(self) -> int:
@@ -196,7 +196,7 @@ class FlowOptions:
 
 def default_base(channels: int, side: int) -> str:
     """Return `gaussian` where a covariance of so many numbers is affordable, otherwise `none`."""
-    return "gaussian" if channels * side**2 <= MOST_GAUSSIAN else "none"
+    return "gaussian" if channels * side**2 <= _MOST_GAUSSIAN else "none"
 
 
 def default_patch(side: int) -> int:

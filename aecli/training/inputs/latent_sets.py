@@ -191,7 +191,9 @@ def encode_sets(
     *training, held_out = sets
     examples = np.concatenate(training)
     if not is_fitted:
-        prior.fit_examples(torch.from_numpy(examples))
+        if distributed.is_main_process:
+            prior.fit_examples(torch.from_numpy(examples))
+        distributed.barrier()
         distributed.broadcast_tensors(prior.buffers())
     return ImageSet(examples, np.arange(len(examples))), ImageSet(held_out, np.arange(len(held_out)))
 
