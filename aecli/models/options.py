@@ -69,6 +69,10 @@ class ResNetOptions(PatchOptions):
         0.0, "Noise that training adds to latents, at most: each image's is between 0 and so many times the root mean "
         "square of its latent. Its decoder forgives the errors of a prior.", MODEL, least=0,
     )  # fmt: skip
+    scale_equivariance: float = option(
+        0.0, "Weight of the mean squared error between the image at half its size and what is decoded of the latent at "
+        "half its size. Latents are smoother, and easier for a prior.", MODEL, least=0,
+    )  # fmt: skip
 
     def _check_together(self) -> None:
         super()._check_together()
@@ -81,8 +85,10 @@ class ResNetOptions(PatchOptions):
         if self.bottleneck == "vq":
             self._require_multiple(self.codebooks, "codebooks")
         is_continuous = self.bottleneck in ("none", "kl")
-        require(self.latent_noise == 0 or is_continuous, "--option latent_noise", self.latent_noise,
-                f"0 with bottleneck {self.bottleneck}, whose latents are codes")  # fmt: skip
+        for name in ("latent_noise", "scale_equivariance"):
+            value = getattr(self, name)
+            require(value == 0 or is_continuous, f"--option {name}", value,
+                    f"0 with bottleneck {self.bottleneck}, whose latents are codes")  # fmt: skip
 
     def _require_multiple(self, count: int, what: str) -> None:
         require(self.latent_dim % count == 0, "--latent-dim", self.latent_dim, f"a multiple of the {count} {what}")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from aecli.errors import ConfigError
 from aecli.models.base import Autoencoder, Encoded, Prediction
 from aecli.models.bottlenecks import Bottleneck, Gaussian, Identity
 from aecli.models.ema_vq import EMACodebook
@@ -19,6 +20,7 @@ from aecli.models.patches import PatchDecoder, PatchEncoder, fit_patches
 
 _STEM = 4  # side of the patches that the first convolution sees, in pixels
 _PREPARED = 1024  # images that a bottleneck is fitted to, at most
+_EQUIVARIANCE = "equivariance"
 
 Stage = tuple[int, int, int]  # downsampling, channels, blocks
 
@@ -107,8 +109,9 @@ class ResNet(Autoencoder):
 
     @property
     def term_weights(self) -> Mapping[str, float]:
-        """Those of the bottleneck."""
-        return self.bottleneck.term_weights
+        """Those of the bottleneck, and of scale equivariance if it is asked for."""
+        weight = self.options.scale_equivariance
+        return {**self.bottleneck.term_weights, **({_EQUIVARIANCE: weight} if weight else {})}
 
     @property
     def bits_per_latent(self) -> float | None:
@@ -182,19 +185,39 @@ class ResNet(Autoencoder):
         Noisy latents make the decoder one for what a prior draws, as in Zheng et al., "Diffusion transformers with
         representation autoencoders", 2025. The level is uniform, and goes by the latent's own scale, so that an encoder
         can't evade it by larger latents.
+
+        Raises:
+            ConfigError: with `scale_equivariance`, the latents have a side of one position.
         """
-        if not (self.training and self.options.latent_noise):
-            return super().predict(examples, noise)
-        if noise is None:
-            noise = self.draw_noise(len(examples), examples.shape[-1])
-            assert noise is not None  # for the type checker: there is latent noise
-        channels = self.options.latent_dim
-        own, added, level = torch.split(noise, [noise.shape[1] - channels - 1, channels, 1], dim=1)
-        encoded = self.encode(examples, own if own.shape[1] else None)
-        scale = encoded.latent.detach().square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-        uniform = torch.special.ndtr(level[:, :, :1, :1])
-        noisy = encoded.latent + self.options.latent_noise * uniform * scale * added
-        return Prediction(self.decode(noisy), examples, encoded.terms, encoded.stats, encoded.observed)
+        added = None
+        if self.training and self.options.latent_noise:
+            if noise is None:
+                noise = self.draw_noise(len(examples), examples.shape[-1])
+                assert noise is not None  # for the type checker: there is latent noise
+            channels = 1 + self.options.latent_dim
+            noise, added = noise[:, :-channels], noise[:, -channels:]
+        encoded = self.encode(examples, noise if noise is not None and noise.shape[1] else None)
+        latent, terms = encoded.latent, dict(encoded.terms)
+        if added is not None:
+            scale = latent.detach().square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+            uniform = torch.special.ndtr(added[:, -1:, :1, :1])
+            latent = latent + self.options.latent_noise * uniform * scale * added[:, :-1]
+        if self.options.scale_equivariance:
+            terms[_EQUIVARIANCE] = self._equivariance_loss(encoded.latent, examples)
+        return Prediction(self.decode(latent), examples, terms, encoded.stats, encoded.observed)
+
+    def _equivariance_loss(self, latents: Tensor, images: Tensor) -> Tensor:
+        """Return how far what is decoded of halved latents is from halved images, as a mean of squares.
+
+        Scale equivariance: Kouzelis et al., "EQ-VAE", ICML 2025; with one scale as in Skorokhodov et al., "Improving
+        the diffusability of autoencoders", ICML 2025.
+        """
+        if min(latents.shape[2:]) < 2:
+            sides = "x".join(map(str, latents.shape[2:]))
+            raise ConfigError(f"--option scale_equivariance: can't halve latents of {sides}\nhint: larger images")
+        decoded = self.decode(F.avg_pool2d(latents, 2))
+        height, width = (2 * side for side in decoded.shape[2:])
+        return F.mse_loss(decoded.float(), F.avg_pool2d(images[:, :, :height, :width], 2).float())
 
     def latent_shape(self, image_size: int) -> tuple[int, ...]:
         """Return (latent_dim, side, side)."""

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -85,6 +86,8 @@ class StepModel:
             return f"{missing} is not installed"
         # It logs a warning about a CUDA toolkit without a device even where none was asked for.
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        # On CUDA it recommends less precise products wherever one is in float32.
+        warnings.filterwarnings("ignore", message="TensorFloat32 tensor cores")
         try:
             # fallback_random: the same random numbers as uncompiled
             self._module.compiled = torch.compile(self.model.predict, dynamic=False, options={"fallback_random": True})

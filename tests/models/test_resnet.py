@@ -56,9 +56,40 @@ def test_latent_noise_is_of_any_level_up_to_its_own_and_added_in_training_alone(
         torch.testing.assert_close(model.predict(images[7:9], noise[7:9]).output, whole[7:9], rtol=0, atol=1e-4)
 
 
-def test_codes_have_no_latent_noise():
-    with pytest.raises(ConfigError, match="latent_noise"):
-        registry.resolve_options("resnet", {"bottleneck": "fsq", "latent_dim": 4, "latent_noise": 0.1})
+@pytest.mark.parametrize("name", ["latent_noise", "scale_equivariance"])
+def test_codes_are_not_regularised(name):
+    with pytest.raises(ConfigError, match=name):
+        registry.resolve_options("resnet", {"bottleneck": "fsq", "latent_dim": 4, name: 0.1})
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (40, 56)])
+def test_scale_equivariance_compares_halved_images_with_what_halved_latents_become(height, width):
+    """The linear path alone, by hand: a mean of four latents is decoded to a patch of the halved image."""
+    images = photographs(2, 64)[:, :, :height, :width]
+    model = prepared("resnet", photographs(4, 64), width=4, scale_equivariance=0.5)
+    assert model.term_weights == {"equivariance": 0.5}
+    with torch.no_grad():
+        found = model.train().predict(images)
+        latents = model.encode(images).latent
+        rows, columns = latents.shape[2] // 2, latents.shape[3] // 2
+        squares = []
+        for row in range(rows):
+            for column in range(columns):
+                mean = latents[:, :, 2 * row : 2 * row + 2, 2 * column : 2 * column + 2].mean((2, 3), keepdim=True)
+                piece = images[:, :, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16]
+                halved = piece.unflatten(3, (8, 2)).unflatten(2, (8, 2)).mean((3, 5))
+                squares.append((model.decoder.linear(mean) - halved).square().mean())
+        assert float(found.terms["equivariance"]) == pytest.approx(float(torch.stack(squares).mean()), rel=1e-5)
+        assert torch.equal(found.output, model.decode(latents))
+        assert torch.equal(
+            model.eval().predict(images).terms["equivariance"], model.predict(images).terms["equivariance"]
+        )
+
+
+def test_scale_equivariance_needs_latents_that_can_be_halved():
+    model = prepared("resnet", photographs(4, 64), width=4, scale_equivariance=0.5)
+    with pytest.raises(ConfigError, match="can't halve latents of 1x1"):
+        model.predict(photographs(1, 8))
 
 
 def test_a_crop_of_the_picture_is_a_crop_of_the_reconstruction():

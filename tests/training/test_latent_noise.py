@@ -1,4 +1,4 @@
-"""A run with noise on its latents: resumed or accumulated, it is one run."""
+"""A run with noise on its latents, and a loss of their scale equivariance: resumed or accumulated, it is one run."""
 
 import pytest
 
@@ -6,7 +6,8 @@ from aecli.training.events import Finished, Interrupted
 from tests.support.trained import assert_same_run, rows
 from tests.training.test_loop import run
 
-OPTIONS = {"bottleneck": "kl", "latent_noise": 0.5, "width": 4, "depth": 1, "latent_dim": 4, "downsampling": 8}
+OPTIONS = {"bottleneck": "kl", "latent_noise": 0.5, "scale_equivariance": 0.25, "width": 4, "depth": 1,
+           "latent_dim": 4, "downsampling": 8}  # fmt: skip
 
 
 @pytest.mark.usefixtures("no_pictures")
