@@ -28,6 +28,7 @@ from aecli.metrics.base import Described, Metric
 from aecli.metrics.registry import build_metrics
 from aecli.metrics.set_metrics import MIN_IMAGES, SetMetric, build_set_metrics, load_networks
 from aecli.progress import Listener, Notice, ignore
+from aecli.runtime.accelerators import may_have_accelerator
 from aecli.runtime.distributed import Distributed
 from aecli.runtime.memory import keep_freed_memory
 from aecli.runtime.threads import device_lock
@@ -148,13 +149,15 @@ def _evaluate(
 
 
 def _device(config: EvalConfig, metrics: Sequence[Metric], has_networks: bool) -> str:
-    """Where metrics are computed: without networks, and unless another device is named, by NumPy on the CPU."""
-    if has_networks or any(metric.has_network for metric in metrics) or config.device not in ("auto", "cpu"):
-        from aecli.runtime.device import resolve_device  # imports PyTorch
+    """Where metrics are computed: on the CPU without PyTorch where all can be, and no accelerator may be wanted."""
+    on_arrays = not has_networks and all(metric.takes_arrays for metric in metrics)
+    wants_accelerator = any(metric.has_network for metric in metrics) and may_have_accelerator()
+    if on_arrays and (config.device == "cpu" or (config.device == "auto" and not wants_accelerator)):
+        keep_freed_memory()
+        return "cpu"
+    from aecli.runtime.device import resolve_device  # imports PyTorch
 
-        return str(resolve_device(config.device))
-    keep_freed_memory()
-    return "cpu"
+    return str(resolve_device(config.device))
 
 
 def _sources(config: EvalConfig, predictions: Sequence[Prediction]) -> list[str]:

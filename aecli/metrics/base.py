@@ -1,7 +1,7 @@
 """What all metrics share: their description, how they are loaded, and the check of their inputs.
 
-Images are NumPy arrays or PyTorch tensors. What needs no network is computed by NumPy on a CPU, without importing
-PyTorch, which takes longer than measuring a hundred images; on a CUDA device by PyTorch, with the same code.
+Images are NumPy arrays or PyTorch tensors. What needs no network, and LPIPS by default, is computed by NumPy on a CPU,
+without importing PyTorch, which takes longer than measuring a hundred images; on a CUDA device by PyTorch.
 """
 
 import math
@@ -77,7 +77,8 @@ class Metric(Described):
         pool: one value from the values (N,) of all images together, where the metric has such a value; the metric is
             then infinite for identical images.
         digits: decimals shown.
-        has_network: whether it is computed by a network, and so by PyTorch.
+        has_network: whether it is computed by a network, and so by PyTorch, on an accelerator where there is one.
+        takes_arrays: whether on a CPU it does without PyTorch.
     """
 
     name: str
@@ -89,6 +90,7 @@ class Metric(Described):
     pool: Callable[[NDArray[np.float64]], float | None] | None = None
     digits: int = 4
     has_network: bool = False
+    takes_arrays: bool = True
 
 
 def load_pairwise(function: Callable[[Images, Images], Values]) -> Callable[[str, Listener], LoadedMetric]:

@@ -44,7 +44,7 @@ def build(config: EvalConfig) -> Metric:
     definition = (
         "DISTS (Ding et al. 2020) over VGG16 with L2 pooling, inputs scaled to [0, 1], no resizing; 0 for equal images."
     )
-    return Metric("dists", "", False, MIN_SIDE, definition, load, has_network=True)
+    return Metric("dists", "", False, MIN_SIDE, definition, load, has_network=True, takes_arrays=False)
 
 
 @dataclass(frozen=True)

@@ -12,47 +12,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from aecli.configs import EvalConfig
 from aecli.errors import WeightsError
-from aecli.metrics.base import Images, LoadedMetric, Metric, Score, check_images, check_pairs
+from aecli.metrics.base import check_images, check_pairs
+from aecli.metrics.lpips_choice import MIN_SIDE as MIN_SIDE
 from aecli.metrics.network_weights import BACKBONES, Weights, backbone_weights, head_weights
 from aecli.metrics.winograd import WinogradConv2d, suits_winograd
 from aecli.progress import Listener, ignore
-
-# The shortest side at which every tapped layer has an output.
-MIN_SIDE = {"alex": 31, "vgg": 16, "squeeze": 17}
 
 # ImageNet's mean and standard deviation, for images in [-1, 1].
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
 _EPSILON = 1e-10
 
-# Features of larger images (0.5 GB of 12 megapixels) are not kept: they are computed anew for each prediction.
-_KEPT_PIXELS = 2**21
-
 Features = tuple[Tensor, ...]
-
-
-def build(config: EvalConfig) -> Metric:
-    """Describe LPIPS over the network that `config` asks for."""
-    net = config.lpips_net
-
-    def load(device: str, listen: Listener) -> LoadedMetric:
-        network = LPIPS.from_net(net, config.lpips_weights, listen).to(device)
-
-        def tensor(images: Images) -> Tensor:
-            return torch.as_tensor(images, device=device)
-
-        def against(references: Images) -> Score:
-            if references.shape[-2] * references.shape[-1] > _KEPT_PIXELS:
-                return lambda predictions: network(tensor(references), tensor(predictions))
-            features = network.features(tensor(references))
-            return lambda predictions: network.distance(features, network.features(tensor(predictions)))
-
-        return LoadedMetric(against, {f"lpips_{net}_sha256": network.weights_sha256})
-
-    definition = f"LPIPS v0.1 (Zhang et al. 2018) over {net}, inputs scaled to [-1, 1], no resizing."
-    return Metric("lpips", "", False, MIN_SIDE[net], definition, load, has_network=True)
 
 
 class LPIPS(nn.Module):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from aecli.errors import OutputError, WeightsError, message_of
+from aecli.metrics.alexnet import WEIGHTS
 from aecli.progress import Listener, Notice, Progress
 from aecli.storage.atomic_files import atomic_write, sha256_of
 from aecli.storage.safetensors_file import open_tensors
@@ -28,7 +29,7 @@ FOLDER_VARIABLE = "AECLI_WEIGHTS"
 DOWNLOADS = "https://download.pytorch.org/models"
 # torchvision's files, each of a whole network. The convolutions alone may be in, say, vgg16_features.safetensors.
 BACKBONES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
-SHIPPED = {"alex": Path(__file__).parent / "weights" / "alexnet_features.safetensors"}
+SHIPPED = {"alex": WEIGHTS}
 DISTS_HEADS = Path(__file__).parent / "weights" / "dists_heads.safetensors"
 
 _TIMEOUT = 30  # seconds without a byte

@@ -8,19 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from aecli.configs import EvalConfig
-from aecli.metrics import ms_ssim, psnr, ssim
+from aecli.metrics import lpips_choice, ms_ssim, psnr, ssim
 from aecli.metrics.base import Images, LoadedMetric, Metric, Score
 from aecli.progress import Listener
 
 
-def _build_lpips(config: EvalConfig) -> Metric:
-    from aecli.metrics import lpips  # imports PyTorch, which the others do without
-
-    return lpips.build(config)
-
-
 def _build_dists(config: EvalConfig) -> Metric:
-    from aecli.metrics import dists  # likewise
+    from aecli.metrics import dists  # imports PyTorch, which the others do without
 
     return dists.build(config)
 
@@ -28,7 +22,7 @@ def _build_dists(config: EvalConfig) -> Metric:
 BUILDERS: dict[str, Callable[[EvalConfig], Metric]] = {
     "psnr": psnr.build,
     "ssim": ssim.build,
-    "lpips": _build_lpips,
+    "lpips": lpips_choice.build,
     "ms-ssim": ms_ssim.build,
     "dists": _build_dists,
     "psnr-y": psnr.build_y,

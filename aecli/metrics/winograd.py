@@ -1,8 +1,6 @@
-"""Convolutions by Winograd's algorithm, for CPUs, whose libraries compute every product.
+"""Convolutions by Winograd's algorithm (`winograd_matrices`), for CPUs, whose libraries compute every product.
 
-Winograd, "Arithmetic complexity of computations" (1980); Lavin and Gray, "Fast algorithms for convolutional neural
-networks", CVPR 2016. A tile of m×m outputs takes (m + r - 1)² products per pair of channels instead of m²·r²: a quarter
-of them for 3×3 filters and m = 4, a sixth for 5×5.
+With tiles of 4×4 outputs they take a quarter of the products for 3×3 filters, a sixth for 5×5.
 
 Measured on one core of an AMD EPYC, AVX-512: LPIPS' AlexNet on 8 images of 256×256 takes 90 ms instead of 126 ms; its
 5×5 layer takes 0.56 of torch's time, its 3×3 layers 0.6 to 0.8.
@@ -14,12 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# Where the polynomials behind tile and filter are evaluated, by the filter's side; the last point is infinity.
-# Small points of unlike size keep the rounding near that of plain float32.
-_POINTS = {3: (0.0, 1.0, -1.0, 0.5, -2.0), 5: (0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0)}
+from aecli.metrics.winograd_matrices import ONE, matrices
+
 _TILE = 4
-# At the point 1 a polynomial is the sum of its coefficients: a bias added there reaches all outputs alike.
-_ONE = 1
 # With fewer channels the matrices are too narrow to gain anything.
 _MIN_CHANNELS = 32
 # Elements of the transformed tiles in memory at a time.
@@ -46,7 +41,7 @@ class WinogradConv2d(nn.Module):
         super().__init__()
         self.convolution = convolution
         self.padding = convolution.kernel_size[0] // 2
-        inputs, filters, outputs = _transforms(convolution.kernel_size[0])
+        inputs, filters, outputs = map(torch.from_numpy, matrices(_TILE, convolution.kernel_size[0]))
         weight = convolution.weight.detach().double().permute(2, 3, 1, 0)  # (r, r, C, K)
         transformed = torch.kron(filters, filters) @ weight.flatten(0, 1).flatten(1)
         self.weight = nn.Buffer(transformed.float().view(-1, *weight.shape[2:]))
@@ -73,30 +68,10 @@ class WinogradConv2d(nn.Module):
             positions = count * block.shape[1] * columns
             flat = block.permute(4, 5, 0, 1, 2, 3).reshape(self.points**2, positions * channels)
             products = torch.bmm((self.input_transform @ flat).view(-1, positions, channels), self.weight)
-            products[_ONE * self.points + _ONE].add_(self.bias)
+            products[ONE * self.points + ONE].add_(self.bias)
             result = (self.output_transform @ products.flatten(1)).view(
                 _TILE, _TILE, count, -1, columns, len(self.bias)
             )
             outputs[:, top : top + step] = result.permute(2, 3, 0, 4, 1, 5)
         whole = outputs.view(count, rows * _TILE, columns * _TILE, -1)
         return whole[:, :height, :width].permute(0, 3, 1, 2)
-
-
-def _transforms(side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The float64 matrices that transform a line of inputs (n, n) and of a filter (n, r), and back to outputs (m, n).
-
-    Toom and Cook's multiplication of polynomials, transposed: with V(k) the powers 0 to k - 1 of the points, outputs
-    are V(m)ᵀ·[(V(r)·filter) ∘ (V(n)⁻ᵀ·inputs)]. Each row of the input's matrix is scaled to 1, the filter's inversely.
-    """
-    points = len(_POINTS[side]) + 1
-    inputs = torch.linalg.inv(_powers(side, points)).T
-    scale = inputs.abs().amax(dim=1, keepdim=True)
-    return inputs / scale, _powers(side, side) * scale, _powers(side, _TILE).T
-
-
-def _powers(side: int, count: int) -> Tensor:
-    """Powers 0 to count - 1 of each point; of infinity only the highest counts."""
-    finite = torch.tensor(_POINTS[side], dtype=torch.float64)
-    infinity = torch.zeros(1, count, dtype=torch.float64)
-    infinity[0, -1] = 1
-    return torch.cat([finite[:, None] ** torch.arange(count), infinity])
