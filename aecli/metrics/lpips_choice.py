@@ -10,7 +10,7 @@ import numpy as np
 from aecli.configs import EvalConfig
 from aecli.metrics.base import Images, LoadedMetric, Metric, Score, Values
 from aecli.progress import Listener
-from aecli.runtime.threads import limit_threads, thread_count
+from aecli.runtime.threads import single_threaded_blas
 
 # The shortest side at which every tapped layer has an output.
 MIN_SIDE = {"alex": 31, "vgg": 16, "squeeze": 17}
@@ -38,19 +38,17 @@ def _keeps_features(references: Images) -> bool:
 
 
 def _load_on_arrays() -> LoadedMetric:
-    """LPIPS by NumPy, in one thread of BLAS's: how products are split over threads would change the last bits."""
     from aecli.metrics.alexnet import AlexNetLPIPS
 
-    network = AlexNetLPIPS()
+    with single_threaded_blas():
+        network = AlexNetLPIPS()
 
     def against(references: Images) -> Score:
         truths = np.asarray(references)
-        with limit_threads(thread_count()):
-            kept = network.references(truths) if _keeps_features(references) else None
+        kept = network.references(truths) if _keeps_features(truths) else None
 
         def score(predictions: Images) -> Values:
-            with limit_threads(thread_count()):
-                values = network.distances(kept or network.layers(truths), np.asarray(predictions))
+            values = network.distances(kept or network.layers(truths), np.asarray(predictions))
             return values if isinstance(predictions, np.ndarray) else sys.modules["torch"].from_numpy(values)
 
         return score

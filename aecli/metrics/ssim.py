@@ -27,7 +27,7 @@ from aecli.metrics.base import (
     namespace,
     to_scale,
 )
-from aecli.runtime.threads import limit_threads, thread_count
+from aecli.runtime.threads import single_threaded_blas, thread_count
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -188,7 +188,7 @@ def _tiles(count: int, height: int, row: int, margin: int, elements: int) -> lis
 
 
 def _map_tiles(make_worker: "partial[_TileWorker]", tiles: Sequence[Tile], threads: int) -> list[NDArray[np.float64]]:
-    """Return the sums of each tile, computed by one worker a thread, each with one thread of BLAS's and PyTorch's.
+    """Return the sums of each tile, computed by one worker a thread, in which BLAS computes too.
 
     Split over threads, each of these short operations would wait for all of them: 12 times slower where other processes
     want the cores.
@@ -197,7 +197,7 @@ def _map_tiles(make_worker: "partial[_TileWorker]", tiles: Sequence[Tile], threa
     if threads == 1:
         return make_worker().sums(tiles)
     pool = ThreadPoolExecutor(threads, thread_name_prefix="aecli-ssim")
-    with limit_threads(thread_count()), pool:
+    with single_threaded_blas(), pool:
         results = list(pool.map(lambda start: make_worker().sums(tiles[start::threads]), range(threads)))
     return [results[index % threads][index // threads] for index in range(len(tiles))]
 

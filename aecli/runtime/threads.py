@@ -1,4 +1,4 @@
-"""Threads: worker pools, and the threads of PyTorch and of NumPy's BLAS divided among them."""
+"""Threads: worker pools, PyTorch's threads divided among them, and NumPy's BLAS in one."""
 
 import os
 import sys
@@ -38,13 +38,14 @@ def thread_count() -> int:
 
 @contextmanager
 def limit_threads(workers: int) -> Iterator[None]:
-    """Divide the threads of PyTorch, where it is imported, and of BLAS among `workers` threads started in the block.
+    """Divide the threads of PyTorch, where it is imported, among `workers` threads started in the block.
 
-    With more of them than cores, most of their time goes into waiting for each other.
+    With more of them than cores, most of their time goes into waiting for each other. BLAS computes in one thread, as
+    in `single_threaded_blas`. Not for use by several threads at once.
     """
     torch, before, threads = sys.modules.get("torch"), _Share.threads, thread_count()
     share = max(1, threads // max(1, workers))
-    with _blas().limit(limits=share):
+    with single_threaded_blas():
         _Share.threads = share
         if torch is not None:
             torch.set_num_threads(share)
@@ -54,6 +55,17 @@ def limit_threads(workers: int) -> Iterator[None]:
             _Share.threads = before
             if torch is not None:
                 torch.set_num_threads(threads)
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Compute NumPy's matrix products in the thread that asks for them, in all threads.
+
+    How BLAS splits a product over threads changes its last bits. The limit is the process's: a block that ends gives
+    the others back what it found, so it begins in the main thread, or inside another such block.
+    """
+    with _blas().limit(limits=1):
+        yield
 
 
 @cache

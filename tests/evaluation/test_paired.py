@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from threadpoolctl import ThreadpoolController
 
 import aecli
 from aecli.errors import ConfigError, DataError, DeviceError, OutputError, WeightsError
@@ -160,6 +161,17 @@ class TestNumbers:
         for name in METRICS:
             assert found[name]["mean"] == pytest.approx(expected[name]["mean"], abs=1e-6)
             assert found[name]["ci95"] == pytest.approx(expected[name]["ci95"], abs=1e-6)
+
+    def test_neither_workers_nor_threads_change_a_bit(self, tmp_path):
+        for index in range(3):
+            save_image(tmp_path / f"gt/{index}.png", crop(index, 160, 200))
+            save_image(tmp_path / f"low/{index}.jpg", crop(index, 160, 200), quality=10)
+        found = []
+        for workers, threads in ((1, 1), (1, 3), (3, 3)):
+            with ThreadpoolController().limit(limits=threads, user_api="blas"):
+                compare(tmp_path, "low", per_image=tmp_path / "each.csv", workers=workers, batch_size=1)
+            found.append((tmp_path / "each.csv").read_bytes())
+        assert found == [found[0]] * 3
 
     def test_threads_are_given_back(self, sources):
         before = torch.get_num_threads()
