@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from aecli.configs import EvalConfig
 from aecli.diagnosis import is_cropped, is_turned
 from aecli.evaluation.pairing import Pairing, Size
-from aecli.metrics import ssim
+from aecli.metrics import lpips_choice, ssim
 from aecli.metrics.base import Described
 
 
@@ -62,9 +62,7 @@ def _for_side(side: int, metrics: Sequence[Described], config: EvalConfig) -> li
     ways = [f"--metrics {','.join(fitting or ['psnr'])}"]
     inner = side - 2 * config.crop_border
     if failing == {"lpips"}:
-        from aecli.metrics.lpips import MIN_SIDE  # imports PyTorch
-
-        ways += [f"--lpips-net {net}" for net, least in MIN_SIDE.items() if least <= inner][:1]
+        ways += [f"--lpips-net {net}" for net, least in lpips_choice.MIN_SIDE.items() if least <= inner][:1]
     if failing <= {"ssim", "ssim-y"} and ssim.MIN_SIDE["uniform"] <= inner < ssim.MIN_SIDE["gaussian"]:
         ways.append("--ssim-window uniform")
     return ways

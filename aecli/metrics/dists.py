@@ -15,7 +15,7 @@ from aecli.configs import EvalConfig
 from aecli.errors import WeightsError
 from aecli.metrics.base import EIGHT_BITS, Images, LoadedMetric, Metric, Score, check_images, check_pairs
 from aecli.metrics.lpips import LPIPS
-from aecli.metrics.lpips import MIN_SIDE as LPIPS_SIDE
+from aecli.metrics.lpips_choice import MIN_SIDE as LPIPS_SIDE
 from aecli.metrics.network_weights import DISTS_HEADS, UnreadableWeights, read_safetensors
 from aecli.progress import Listener, ignore
 

@@ -14,15 +14,10 @@ from torch import Tensor, nn
 
 from aecli.errors import WeightsError
 from aecli.metrics.base import check_images, check_pairs
-from aecli.metrics.lpips_choice import MIN_SIDE as MIN_SIDE
+from aecli.metrics.lpips_choice import EPSILON, MIN_SIDE, SCALE, SHIFT
 from aecli.metrics.network_weights import BACKBONES, Weights, backbone_weights, head_weights
 from aecli.metrics.winograd import WinogradConv2d, suits_winograd
 from aecli.progress import Listener, ignore
-
-# ImageNet's mean and standard deviation, for images in [-1, 1].
-_SHIFT = (-0.030, -0.088, -0.188)
-_SCALE = (0.458, 0.448, 0.450)
-_EPSILON = 1e-10
 
 Features = tuple[Tensor, ...]
 
@@ -44,8 +39,8 @@ class LPIPS(nn.Module):
         self.heads = nn.ParameterList(
             nn.Parameter(heads[f"lin{index}.model.1.weight"].float().flatten()) for index in range(len(self.tapped))
         )
-        self.shift = nn.Buffer(127.5 * (1 + torch.tensor(_SHIFT)))
-        self.scale = nn.Buffer(1 / (127.5 * torch.tensor(_SCALE)))
+        self.shift = nn.Buffer(127.5 * (1 + torch.tensor(SHIFT)))
+        self.scale = nn.Buffer(1 / (127.5 * torch.tensor(SCALE)))
         _load(self.backbone, backbone, net)
         self.requires_grad_(False).eval()
 
@@ -82,7 +77,7 @@ class LPIPS(nn.Module):
         """
         if min(output.shape[-2:]) < MIN_SIDE[self.net]:
             raise ValueError(f"images of {output.shape[-1]}x{output.shape[-2]} are too small for LPIPS {self.net}")
-        shift, scale = (torch.tensor(each, device=output.device).view(3, 1, 1) for each in (_SHIFT, _SCALE))
+        shift, scale = (torch.tensor(each, device=output.device).view(3, 1, 1) for each in (SHIFT, SCALE))
         with torch.autocast(output.device.type, enabled=False):
             with torch.no_grad():
                 wanted = tuple(map(_unit, self._activations((target.float() - shift) / scale)))
@@ -139,7 +134,7 @@ class LPIPS(nn.Module):
 
 def _unit(activations: Tensor) -> Tensor:
     """Activations (N, C, h, w) divided by their length over channels."""
-    unit: Tensor = activations / (torch.linalg.vector_norm(activations, dim=1, keepdim=True) + _EPSILON)
+    unit: Tensor = activations / (torch.linalg.vector_norm(activations, dim=1, keepdim=True) + EPSILON)
     return unit
 
 

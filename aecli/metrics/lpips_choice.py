@@ -10,8 +10,12 @@ import numpy as np
 from aecli.configs import EvalConfig
 from aecli.metrics.base import Images, LoadedMetric, Metric, Score, Values
 from aecli.progress import Listener
-from aecli.runtime.threads import single_threaded_blas
 
+# As the lpips package has them: ImageNet's mean and standard deviation, for images in [-1, 1]; and what is added to a
+# length that is divided by.
+SHIFT = (-0.030, -0.088, -0.188)
+SCALE = (0.458, 0.448, 0.450)
+EPSILON = 1e-10
 # The shortest side at which every tapped layer has an output.
 MIN_SIDE = {"alex": 31, "vgg": 16, "squeeze": 17}
 
@@ -40,15 +44,14 @@ def _keeps_features(references: Images) -> bool:
 def _load_on_arrays() -> LoadedMetric:
     from aecli.metrics.alexnet import AlexNetLPIPS
 
-    with single_threaded_blas():
-        network = AlexNetLPIPS()
+    network = AlexNetLPIPS()
 
     def against(references: Images) -> Score:
         truths = np.asarray(references)
-        kept = network.references(truths) if _keeps_features(truths) else None
+        kept = list(network.activations(truths)) if _keeps_features(truths) else None
 
         def score(predictions: Images) -> Values:
-            values = network.distances(kept or network.layers(truths), np.asarray(predictions))
+            values = network.distances(kept or network.activations(truths), np.asarray(predictions))
             return values if isinstance(predictions, np.ndarray) else sys.modules["torch"].from_numpy(values)
 
         return score

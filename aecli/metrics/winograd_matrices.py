@@ -12,6 +12,8 @@ Matrix = NDArray[np.float64]
 # Where the polynomials behind tile and filter are evaluated, by their number; the last point is infinity.
 # Small points of unlike size keep the rounding near that of plain float32.
 _POINTS = {
+    3: (0.0, 1.0),
+    5: (0.0, 1.0, -1.0, 0.5),
     6: (0.0, 1.0, -1.0, 0.5, -2.0),
     7: (0.0, 1.0, -1.0, 0.5, -0.5, 2.0),
     8: (0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0),

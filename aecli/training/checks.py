@@ -11,7 +11,7 @@ from aecli.configs.checks import RANDOM_CROP
 from aecli.configs.train import ObjectiveConfig
 from aecli.data.streams import is_stream
 from aecli.errors import CheckpointError, ConfigError, DataError, DeviceError
-from aecli.metrics.lpips import MIN_SIDE as LPIPS_MIN_SIDE
+from aecli.metrics.lpips_choice import MIN_SIDE as LPIPS_MIN_SIDE
 from aecli.metrics.ssim import MIN_SIDE as SSIM_MIN_SIDE
 from aecli.models.base import Autoencoder, Trainable
 from aecli.models.receptive_field import grows_with_images

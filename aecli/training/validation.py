@@ -13,7 +13,7 @@ from torch import Tensor
 from aecli.configs.train import DataConfig
 from aecli.data.batches import evenly_spaced, iterate, iterate_whole, quantise
 from aecli.metrics.lpips import LPIPS
-from aecli.metrics.lpips import MIN_SIDE as LPIPS_MIN_SIDE
+from aecli.metrics.lpips_choice import MIN_SIDE as LPIPS_MIN_SIDE
 from aecli.metrics.psnr import psnr
 from aecli.metrics.ssim import MIN_SIDE, ssim
 from aecli.models.base import Autoencoder, Prediction, Trainable, evaluating

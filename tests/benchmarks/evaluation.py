@@ -142,10 +142,11 @@ def measure(folder: Path, script: Path, pairs: int, repeats: int, device: str) -
             f"{name} {min(found):.2f} {times[name]:.2f} {median(cpu[name]):.2f}" for name, found in figures.items()
         ),
         "parts of the limit, s": (
-            f"import {starting:.2f}, for LPIPS {starting_networks:.2f}, decoding {decoding:.2f}, AlexNet {arithmetic:.2f}"
+            f"import {starting:.2f}, for LPIPS {starting_networks:.2f}, "
+            f"decoding {decoding:.2f}, AlexNet {arithmetic:.2f}"
         ),
         "of the limit": "ours can beat the AlexNet part, as Winograd convolutions take fewer multiplications",
-        "ratio of two predictions": "ours / plain, less is better: three images are decoded and measured instead of four",
+        "ratio of two predictions": "ours / plain, less is better: three images are decoded and measured, not four",
     }
     return rows, notes
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aecli.configs import EvalConfig
 from aecli.configs.checks import FEATURES, IMAGE_METRICS, LPIPS_NETS, SET_METRICS, SSIM_WINDOWS
-from aecli.metrics import feature_networks, lpips, set_metrics, ssim
+from aecli.metrics import feature_networks, lpips_choice, set_metrics, ssim
 from aecli.metrics.base import Metric
 from aecli.metrics.network_weights import BACKBONES
 from aecli.metrics.registry import BUILDERS
@@ -137,12 +137,12 @@ class TestChoicesOfTheCommandLine:
             assert metric.name == name and metric.features in FEATURES and metric.title == f"{name.upper()} ↓"
 
     def test_lpips_networks(self):
-        assert set(LPIPS_NETS) == set(lpips.MIN_SIDE) == set(BACKBONES)
+        assert set(LPIPS_NETS) == set(lpips_choice.MIN_SIDE) == set(BACKBONES)
 
     @pytest.mark.parametrize("net", LPIPS_NETS)
     def test_each_network_has_its_definition(self, net):
         metric = BUILDERS["lpips"](EvalConfig(gt="gt", pred=("pred",), lpips_net=net))
-        assert net in metric.definition and metric.min_side == lpips.MIN_SIDE[net]
+        assert net in metric.definition and metric.min_side == lpips_choice.MIN_SIDE[net]
 
     @pytest.mark.parametrize("window", SSIM_WINDOWS)
     def test_each_window_has_its_definition(self, window):

@@ -72,7 +72,8 @@ class TestWithoutPyTorch:
             "from aecli.cli.main import main; main()"
         )
         words = ["eval", "--gt", "gt", "--pred", "low", "--pred", "high", "--metrics", ",".join(self.METRICS),
-                 "--per-image", "each.csv", "--report", "page.html", "--workers", "2", "--device", "cpu", "--json", "--quiet"]  # fmt: skip
+                 "--per-image", "each.csv", "--report", "page.html", "--workers", "2",
+                 "--device", "cpu", "--json", "--quiet"]  # fmt: skip
         ran = subprocess.run([sys.executable, "-c", script, *words], cwd=tmp_path, capture_output=True, text=True)
         assert (ran.returncode, ran.stderr) == (0, "False\n")
         # With PyTorch imported, as here, in one thread.

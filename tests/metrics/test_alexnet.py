@@ -9,7 +9,7 @@ from aecli.errors import WeightsError
 from aecli.metrics import alexnet
 from aecli.metrics.alexnet import AlexNetLPIPS
 from aecli.metrics.lpips import LPIPS
-from aecli.metrics.network_weights import head_weights
+from aecli.metrics.network_weights import head_weights, read_safetensors
 from aecli.runtime.accelerators import may_have_accelerator
 from tests.support.vectors import batch
 
@@ -29,15 +29,14 @@ def pairs(height, width):
     return (batch(*images) for images in zip(*cases, strict=True))
 
 
-@pytest.mark.parametrize("size", [(31, 31), (31, 64), (97, 131), (128, 255)])
+@pytest.mark.parametrize("size", [(31, 31), (32, 64), (97, 131), (128, 255)])
 def test_agrees_with_the_lpips_package(network, lpips_references, size):
     a, b = pairs(*size)
     with torch.no_grad():
         expected = lpips_references[0]["alex"](a / 127.5 - 1, b / 127.5 - 1).flatten().tolist()
-    found = network.distances(network.references(a.numpy()), b.numpy())
+    found = network.distances(network.activations(a.numpy()), b.numpy())
     assert found.tolist() == pytest.approx(expected, abs=2e-6)
-    assert network.distances(network.layers(a.numpy()), b.numpy()).tolist() == found.tolist()
-    assert network.distances(network.layers(b.numpy()), b.numpy()).tolist() == [0.0] * 5
+    assert network.distances(list(network.activations(b.numpy())), b.numpy()).tolist() == [0.0] * 5
 
 
 def test_every_layer_is_pytorchs_in_blocks_of_any_size(network, monkeypatch):
@@ -45,10 +44,22 @@ def test_every_layer_is_pytorchs_in_blocks_of_any_size(network, monkeypatch):
     expected = LPIPS.from_net("alex").activations(images)
     for block in (1, 2**30):
         monkeypatch.setattr(alexnet, "_BLOCK", block)
-        for layer in network.others:
-            monkeypatch.setattr(layer, "block", block)
+        monkeypatch.setattr(alexnet, "_WINOGRAD_BLOCK", block)
         for found, wanted in zip(network.activations(images.numpy()), expected, strict=True):
             torch.testing.assert_close(torch.from_numpy(found).permute(0, 3, 1, 2), wanted, rtol=0, atol=5e-4)
+
+
+def test_every_tile_gives_pytorchs_convolution(network, monkeypatch):
+    tensors = read_safetensors(alexnet.WEIGHTS)
+    values = np.random.default_rng(0).standard_normal((2, 7, 11, 192), dtype=np.float32)
+    for layer, name, channels in ((network.others[0], "3", 64), (network.others[1], "6", 192)):
+        weight, bias = (tensors[f"features.{name}.{kind}"] for kind in ("weight", "bias"))
+        given = torch.from_numpy(values[..., :channels]).permute(0, 3, 1, 2)
+        expected = torch.nn.functional.conv2d(given.double(), weight.double(), bias.double(), padding="same").relu()
+        for tile in layer.tiles:
+            monkeypatch.setattr(layer, "tiles", (tile,))
+            found = torch.from_numpy(layer(values[..., :channels])).permute(0, 3, 1, 2).double()
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_the_heads_are_the_lpips_packages(network):

@@ -5,7 +5,8 @@ import pytest
 import torch
 from skimage.data import astronaut, coffee
 
-from aecli.metrics.lpips import LPIPS, MIN_SIDE
+from aecli.metrics.lpips import LPIPS
+from aecli.metrics.lpips_choice import MIN_SIDE
 from tests.support.vectors import batch
 
 NETS = ("alex", "vgg", "squeeze")
