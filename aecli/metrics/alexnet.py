@@ -25,7 +25,7 @@ from aecli.storage.atomic_files import sha256_of
 WEIGHTS = Path(__file__).parent / "weights" / "alexnet_features.safetensors"
 HEADS = Path(__file__).parent / "weights" / "lpips_alex_heads.safetensors"
 
-# float32 elements at a time: what stays in a core's cache; more of Winograd's transformed tiles, as their weights, up to
+# float32 elements at a time: what stays in a core's cache; more of Winograd's transformed tiles, whose weights, up to
 # 19 MB a layer, are read once for each block.
 _BLOCK = 2**18
 _WINOGRAD_BLOCK = 2**21
@@ -91,7 +91,8 @@ def _distances(head: NDArray[np.float32], references: Maps, values: Maps) -> NDA
         squares -= _unit(references[some, top : top + height])
         squares *= squares
         totals[some] += (squares @ head).sum(axis=1, dtype=np.float64)
-    return totals / (rows * columns)
+    totals /= rows * columns
+    return totals
 
 
 def _unit(values: Maps) -> Maps:
