@@ -166,7 +166,7 @@ class Model:
         "autoregressive" (of a model with codes); gaussian and mixture are fitted on first use to the latents of the
         run's training images, or each time to those of `data`, which is given as TrainConfig takes it. A prior that was
         trained with `labels="folders"` draws of `classes` in turn; a `guidance` above 1 exaggerates what is particular
-        to them.
+        to them, or without classes what a flow has learned beyond the Gaussian that it began as.
 
         Raises:
             ConfigError: an argument is out of range, or the prior learned no such class.

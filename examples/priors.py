@@ -10,6 +10,7 @@ with the model's reconstructions of REAL, the upper bound for its samples.
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,24 +22,25 @@ from aecli.evaluation.sets import evaluate_sets
 from aecli.figures.grid import draw_rows
 from aecli.inference.reconstruct import ReconstructConfig, reconstruct
 
-PRIORS = {  # names in the table: prior, temperature
-    "normal": ("normal", 1.0),
-    "gaussian": ("gaussian", 1.0),
-    "mixture": ("mixture", 1.0),
-    "flow": ("flow", 1.0),
-    "flow-0.92": ("flow", 0.92),
+PRIORS: dict[str, dict[str, Any]] = {  # names in the table, with the arguments of `Model.sample`
+    "normal": {"prior": "normal"},
+    "gaussian": {"prior": "gaussian"},
+    "mixture": {"prior": "mixture"},
+    "flow": {"prior": "flow"},
+    "flow-0.92": {"prior": "flow", "temperature": 0.92},
+    "flow-guided": {"prior": "flow", "temperature": 0.92, "guidance": 1.5},
 }
 SHOWN = 10
 
 
-def draw(model: "aecli.Model", prior: str, temperature: float, out: Path, n: int) -> float | None:
+def draw(model: "aecli.Model", arguments: dict[str, Any], out: Path, n: int) -> float | None:
     """Write `n` samples to a folder; return seconds an image, or None if the model has no such prior."""
     try:
-        model.sample(1, prior=prior)  # fits the prior on first use, which is not timed
+        model.sample(1, **arguments)  # fits the prior on first use, which is not timed
         start = time.monotonic()
-        samples = model.sample(n, prior=prior, temperature=temperature)
+        samples = model.sample(n, **arguments)
     except AecliError as error:
-        print(f"no {prior}: {str(error).splitlines()[0]}", file=sys.stderr)
+        print(f"no {out.name}: {str(error).splitlines()[0]}", file=sys.stderr)
         return None
     seconds = (time.monotonic() - start) / n
     out.mkdir(parents=True, exist_ok=True)
@@ -50,7 +52,7 @@ def draw(model: "aecli.Model", prior: str, temperature: float, out: Path, n: int
 def show(model_path: str, real: str, train: str, out: Path, n: int) -> str:
     """Sample, measure, write OUT/priors.png, and return the table as Markdown."""
     model = aecli.load(model_path)
-    seconds = {name: draw(model, *prior, out / name, n) for name, prior in PRIORS.items()}
+    seconds = {name: draw(model, arguments, out / name, n) for name, arguments in PRIORS.items()}
     there = [name for name in PRIORS if seconds[name] is not None]
     reconstruct(ReconstructConfig(model_path, data=real, out=out / "reconstructions", overwrite=True))
     named = tuple(f"{name}={out / name}" for name in (*there, "reconstructions"))

@@ -119,8 +119,9 @@ class SampleConfig(CheckedOptions):
         "each in turn.", RUN, flag="--class", metavar="NAME",
     )  # fmt: skip
     guidance: float = option(
-        1.0, "With --class: at more than 1, exaggerate what is particular to it.", RUN, least=0, most=100
-    )
+        1.0, "At more than 1, exaggerate: with --class what is particular to it, else what a flow has learned beyond "
+        "the Gaussian that it began as.", RUN, least=0, most=100,
+    )  # fmt: skip
     steps: int | None = option(None, "Steps of a flow's solver.", RUN, shown_default="50", least=1, most=MOST_DRAWN)
     temperature: float = option(
         1.0, "Multiplies the prior's standard deviations; divides logits.", RUN, least=0, most=1e6
@@ -144,7 +145,9 @@ class SampleConfig(CheckedOptions):
                 f"a prior that is trained, not --prior {self.prior}, which knows no classes")  # fmt: skip
         require(not self.classes or self.data is None, "--class", ", ".join(self.classes),
                 "no --data: what is fitted to images knows no classes")  # fmt: skip
-        require(self.guidance == 1 or bool(self.classes), "--guidance", f"{self.guidance:g}", "a --class to exaggerate")
+        is_guided_flow = self.prior in ("auto", "flow") and self.data is None
+        require(self.guidance == 1 or bool(self.classes) or is_guided_flow, "--guidance", f"{self.guidance:g}",
+                "a --class, or a flow, to exaggerate")  # fmt: skip
         require(self.data is None or self.steps is None, "--steps", self.steps,
                 "no --data: only a flow has steps, and it isn't fitted to images")  # fmt: skip
 

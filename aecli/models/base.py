@@ -217,6 +217,11 @@ class Prior(Trainable):
 
     takes_codes: ClassVar[bool] = False
 
+    @property
+    def contains_worse(self) -> bool:
+        """Whether it contains a worse model of the same, so that `sample` takes a `guidance` without labels too."""
+        return False
+
     def noise_shape(self) -> tuple[int, ...]:
         """Return the shape of the noise that `sample` takes for an example: that of an example without its class."""
         channels, *sides = self.example_shape(0)
@@ -257,7 +262,8 @@ class Prior(Trainable):
 
         The lower the `temperature`, the nearer they are to the likeliest ones. A prior that learns classes takes two
         arguments more: `labels` int64 (N,), the numbers of classes to draw of, without which nothing is known of a
-        class; and `guidance`, which above 1 exaggerates what is particular to the class (Ho and Salimans, 2022).
+        class; and `guidance`, which above 1 exaggerates what is particular to the class (Ho and Salimans, 2022). One
+        that `contains_worse` takes a `guidance` without labels: above 1 it exaggerates what it is better at.
         """
 
 

@@ -75,6 +75,11 @@ class Flow(Prior):
         return (self.options.channels + bool(self.options.classes), self.options.side, self.options.side)
 
     @property
+    def contains_worse(self) -> bool:
+        """Whether there is a Gaussian."""
+        return bool(self.options.base == "gaussian")
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(latent_channels, side, side) of the latents that it whitens."""
         return (self.options.latent_channels, self.options.side, self.options.side)
@@ -146,7 +151,9 @@ class Flow(Prior):
     ) -> Tensor:
         """Return the examples that `noise` (N, channels, side, side) is carried to, in `steps` equal Euler steps.
 
-        `temperature` multiplies the noise.
+        `temperature` multiplies the noise. `guidance` multiplies what a class of `labels` (N,) changes; without them
+        what the transformer changes of the Gaussian: guidance by a worse model, as in Karras et al., "Guiding a
+        diffusion model with a bad version of itself", NeurIPS 2024, at no cost.
         """
         state = self._standardise(temperature * noise, noise.new_zeros(len(noise)))
         for step in range(steps):
@@ -170,9 +177,11 @@ class Flow(Prior):
         return self._restore(state, examples.new_zeros(len(examples)))
 
     def _guided(self, mixed: Tensor, time: Tensor, labels: Tensor | None, guidance: float) -> Tensor:
-        """Return the transformer's velocity without a class, and `guidance` times what the class changes of it."""
-        if labels is None or guidance == 1:
+        """Return the transformer's velocity, guided as in `sample`."""
+        if guidance == 1:
             return self._residual(mixed, time, labels)
+        if labels is None:
+            return guidance * self._residual(mixed, time)
         none = self.no_labels(len(labels), labels.device)
         both = self._residual(torch.cat([mixed, mixed]), torch.cat([time, time]), torch.cat([labels, none]))
         of_class, of_all = both.chunk(2)

@@ -27,7 +27,7 @@ class LatentPrior:
     autoregressive prior. `temperature` multiplies the standard deviations, for a flow those of its noise; an
     autoregressive prior's logits are divided by it. `fingerprint` is the SHA-256 of a trained prior's weights.
     `to_codes` maps the latents of a model with codes to the nearest ones. `labels` are the numbers of classes that
-    a trained prior draws of in turn, with `guidance`, as `Prior.sample` takes it.
+    a trained prior draws of in turn; `guidance` is as `Prior.sample` takes it.
     """
 
     name: str
@@ -89,12 +89,11 @@ class LatentPrior:
     def _of_trained(self, prior: Prior, indices: Sequence[int]) -> Tensor:
         device = next(prior.parameters()).device
         noise = torch.stack([sample_noise(prior.noise_shape(), self.seed, index) for index in indices]).to(device)
-        of_class: dict[str, Any] = {}
+        guided: dict[str, Any] = {"guidance": self.guidance} if self.labels or self.guidance != 1 else {}
         if self.labels:
-            turns = torch.tensor([self.labels[index % len(self.labels)] for index in indices], device=device)
-            of_class = {"labels": turns, "guidance": self.guidance}
+            guided["labels"] = torch.tensor([self.labels[each % len(self.labels)] for each in indices], device=device)
         with torch.inference_mode():
-            return prior.unwhiten(prior.sample(noise, self.flow_steps, self.temperature, **of_class)).cpu()
+            return prior.unwhiten(prior.sample(noise, self.flow_steps, self.temperature, **guided)).cpu()
 
 
 def sample_noise(shape: Sequence[int], seed: int, index: int) -> Tensor:

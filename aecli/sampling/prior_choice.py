@@ -75,14 +75,15 @@ def choose_prior(loaded: LoadedModel, config: SampleConfig, listen: Listener) ->
 
     Raises:
         ModelError: N(0, I) for a model that was not trained towards it, or `autoregressive` for one without codes.
-        ConfigError: `steps` without a flow, or `classes` that no prior learned.
+        ConfigError: `steps` without a flow, `classes` that no prior learned, or `guidance` with nothing to guide.
         CheckpointError: `flow` or `autoregressive`, but none was trained on these weights.
         DataError: gaussian or mixture, but the images to fit them to aren't available.
     """
     if config.data is not None:
         return choose_fitted_prior(loaded, config.prior, listen, config.temperature, config.seed, config.data)
     require_prior(loaded, config.prior)
-    wanted = "flow" if config.prior == "auto" and config.steps is not None else config.prior  # alone in having steps
+    needs_flow = config.steps is not None or (config.guidance != 1 and not config.classes)
+    wanted = "flow" if config.prior == "auto" and needs_flow else config.prior
     run = find_trained(loaded, config.runs, wanted, bool(config.classes))
     if run is None and (wanted in TRAINED_PRIORS or config.classes):
         raise _missing(loaded, config)
@@ -91,6 +92,9 @@ def choose_prior(loaded: LoadedModel, config: SampleConfig, listen: Listener) ->
         return replace(measured, temperature=config.temperature, seed=config.seed)
     if run is not None:
         prior = _trained_prior(run, loaded)
+        if config.guidance != 1 and not config.classes and not (prior.trained and prior.trained.contains_worse):
+            raise ConfigError(f"--guidance {config.guidance:g}: expected a --class, or a flow that began as a Gaussian "
+                              f"unlike {run.path}\nhint: train one with -o base=gaussian")  # fmt: skip
         if config.prior == "auto":
             listen(Notice(f"sampling from the {prior.name} prior in {run.path}"))
         return replace(prior, temperature=config.temperature, seed=config.seed, flow_steps=config.steps or FLOW_STEPS,
@@ -107,8 +111,9 @@ def _missing(loaded: LoadedModel, config: SampleConfig) -> CheckpointError | Con
         return ConfigError(f"--class {config.classes[0]}: no prior was trained on these weights, to know of classes\n"
                            f"hint: {hint} --labels folders")  # fmt: skip
     if config.prior == "auto":
-        return ConfigError(f"--steps {config.steps}: only a flow has steps, but none was trained on these weights\n"
-                           f"hint: {hint if _trained_kind(loaded) == 'flow' else 'leave --steps out'}")  # fmt: skip
+        option = f"--guidance {config.guidance:g}" if config.steps is None else f"--steps {config.steps}"
+        return ConfigError(f"{option}: for a flow alone, but none was trained on these weights\n"
+                           f"hint: {hint if _trained_kind(loaded) == 'flow' else f'leave {option} out'}")  # fmt: skip
     return CheckpointError(f"--prior {config.prior}: none was trained on {loaded.located.checkpoint}\nhint: {hint}")
 
 

@@ -237,6 +237,25 @@ def test_a_class_is_known_but_for_a_tenth_of_the_examples_in_training():
     assert not (right == left).flatten(1).all(dim=1).any()
 
 
+def test_guidance_without_classes_goes_on_beyond_the_gaussian():
+    model = build_flow(channels=3, latent_channels=3, side=2, base="gaussian")
+    torch.manual_seed(0)
+    mixing = torch.randn(12, 12)
+    examples = (torch.randn(5000, 12) @ mixing + 3).reshape(-1, 3, 2, 2)
+    model.fit_examples(examples)
+    with torch.no_grad():
+        model.proj_out.weight.normal_(std=0.1)
+        model.final_modulation.weight.normal_(std=0.1)
+        noise = torch.randn(20000, 3, 2, 2)
+        none = model.sample(noise, 7, guidance=0.0).flatten(1)
+        torch.testing.assert_close(none.mean(0), examples.flatten(1).mean(0), rtol=0, atol=0.15)
+        torch.testing.assert_close(none.T.cov(), examples.flatten(1).T.cov(), rtol=0.1, atol=0.6)
+        once, twice = (model.sample(noise[:9], 1, guidance=guidance).flatten(1) for guidance in (1.0, 2.0))
+        of_gaussian = model.sample(noise[:9], 1, guidance=0.0).flatten(1)
+        torch.testing.assert_close(twice - once, once - of_gaussian)
+        assert (once - of_gaussian).abs().max() > 0.1
+
+
 def test_guidance_goes_on_beyond_what_the_class_changes():
     model = classed().eval()
     noise, labels = torch.randn(3, 4, 2, 2), torch.tensor([0, 1, 1])

@@ -17,17 +17,27 @@ from tests.support.trained import fails, ok, png, pngs
 
 def test_samples_are_those_of_the_flow(own):
     ok(*TRAIN_PRIOR)
-    ok("sample", "--model", "vae", "--prior", "flow", "--steps", "6", "--n", "3", "--seed", "2", "--out", "three")
-    ok("sample", "--model", "vae", "--prior", "flow", "--steps", "6", "--n", "18", "--seed", "2", "--out", "many")
+    sample = ["sample", "--model", "vae", "--prior", "flow", "--steps", "6", "--seed", "2", "--guidance", "1.5"]
+    ok(*sample, "--n", "3", "--out", "three")
+    ok(*sample, "--n", "18", "--out", "many")
     for name in pngs(own / "three"):
         assert (own / f"three/{name}.png").read_bytes() == (own / f"many/{name}.png").read_bytes()
     flow, _ = load_model(own / "runs/prior/model.safetensors")
     loaded = load_autoencoder("vae", own / "runs")
     with torch.no_grad():
         noise = torch.stack([sample_noise((4, 1, 1), 2, index) for index in range(3)])
-        by_hand = loaded.decode(flow.unwhiten(flow.sample(noise, 6))).permute(0, 2, 3, 1).numpy()
+        by_hand = loaded.decode(flow.unwhiten(flow.sample(noise, 6, guidance=1.5))).permute(0, 2, 3, 1).numpy()
     for index in range(3):
         assert np.abs(png(own / f"three/{index:06d}.png").astype(int) - by_hand[index]).max() <= 1
+
+
+def test_without_a_class_guidance_needs_a_flow_that_began_as_a_gaussian(own):
+    sample = ["sample", "--model", "vae", "--guidance", "2"]
+    assert "--guidance 2" in fails(2, *sample, "--prior", "mixture")
+    assert "--guidance 2" in fails(2, *sample)  # there is no flow yet
+    ok(*TRAIN_PRIOR, "-o", "base=none")
+    assert "base=gaussian" in fails(2, *sample)
+    assert "base=gaussian" in fails(2, *sample, "--prior", "flow")
 
 
 def test_auto_uses_a_flow_if_there_is_one_and_reports_it(own):

@@ -268,7 +268,7 @@ def test_a_prior_with_classes_resumes_and_samples_of_them(own):
         (2, ["train", "vae", "--labels", "folders"], ["--labels folders", "a prior"]),
         (2, [*TRAIN_PRIOR, "-o", "classes=a,b"], ["classes", "--labels folders"]),
         (2, ["sample", "--model", "vae", "--class", "cat"], ["--class cat", "--labels folders"]),
-        (2, ["sample", "--model", "vae", "--guidance", "2"], ["--guidance 2", "--class"]),
+        (2, ["sample", "--model", "vae", "--prior", "gaussian", "--guidance", "2"], ["--guidance 2", "--class"]),
         (2, ["sample", "--model", "vae", "--prior", "mixture", "--class", "cat"], ["--class cat", "mixture"]),
     ],
 )
