@@ -44,6 +44,9 @@ def best(model, recipe, folder, out, **options):
 )
 def test_no_worse_than_pca(folder, floor, tmp_path, recipe, metric, sign, monkeypatch):
     monkeypatch.setattr(preparation, "_PIXELS", 2**21)  # the PCA that it begins with
-    trained = best("resnet", recipe, folder, tmp_path / "resnet", steps=STEPS, batch_size=4,
-                   options={"width": 16})  # fmt: skip
+    small = {"steps": STEPS, "batch_size": 4}
+    trained = best("resnet", recipe, folder, tmp_path / "resnet", **small, options={"width": 16})
     assert sign * trained[metric] >= sign * floor[metric], (trained, floor)
+    if recipe == "quick":  # which is what the decoder of another goes on from
+        tuned = best("resnet", "finetune", folder, tmp_path / "tuned", **small, init=str(tmp_path / "resnet"))
+        assert tuned["val_lpips"] <= min(trained["val_lpips"], floor["val_lpips"]), (tuned, trained, floor)
