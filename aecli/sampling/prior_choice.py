@@ -111,8 +111,9 @@ def _missing(loaded: LoadedModel, config: SampleConfig) -> CheckpointError | Con
         return ConfigError(f"--class {config.classes[0]}: no prior was trained on these weights, to know of classes\n"
                            f"hint: {hint} --labels folders")  # fmt: skip
     if config.prior == "auto":
-        option = f"--guidance {config.guidance:g}" if config.steps is None else f"--steps {config.steps}"
-        return ConfigError(f"{option}: for a flow alone, but none was trained on these weights\n"
+        by_guidance = config.steps is None
+        option, value = ("--guidance", f"{config.guidance:g}") if by_guidance else ("--steps", str(config.steps))
+        return ConfigError(f"{option} {value}: for a flow alone, but none was trained on these weights\n"
                            f"hint: {hint if _trained_kind(loaded) == 'flow' else f'leave {option} out'}")  # fmt: skip
     return CheckpointError(f"--prior {config.prior}: none was trained on {loaded.located.checkpoint}\nhint: {hint}")
 
