@@ -1,6 +1,5 @@
 """On a real CUDA device, where there is one: training, resuming and measuring, beside the CPU."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.support.trained import NAMES, assert_same_run, ok, ok_json, png, pngs, rows, write_images
+from tests.support.trained import NAMES, assert_same_run, fails, ok, ok_json, png, pngs, rows, write_images
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
@@ -123,22 +122,17 @@ def test_metrics_of_sets_are_those_of_the_cpu():
 def test_a_run_goes_on_where_the_other_device_left_off():
     train("vae", "moved", 1, "--device", "cuda", "--precision", "fp32")
     moved = train("vae", "moved", 2, "--device", "cpu", "--precision", "fp32")
-    with open(moved / "metrics.csv", newline="") as file:
-        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+    assert [row["epoch"] for row in rows(moved)] == ["1", "2"]
 
 
 def test_peak_memory_is_that_of_the_device():
-    pace = ok_json("train", "vae", "--width", "32", *SMALL, "--epochs", "1", "--device", "cuda", "--out", "peak")[
-        "pace"
-    ]
-    assert 0 < pace["peak_memory"] <= torch.cuda.max_memory_reserved()
+    made = ok_json("train", "vae", "--width", "32", *SMALL, "--epochs", "1", "--device", "cuda", "--out", "peak")
+    assert 0 < made["pace"]["peak_memory"] <= torch.cuda.max_memory_reserved()
 
 
-def test_a_batch_too_large_for_the_device_is_one_line(monkeypatch):
+def test_a_batch_too_large_for_the_device_is_one_line():
     torch.cuda.set_per_process_memory_fraction(0.005)
     try:
-        from tests.support.trained import fails
-
         told = fails(1, "train", "vae", *SMALL, "--image-size", "256", "--epochs", "1", "--device", "cuda",
                      "--out", "large", "--quiet")  # fmt: skip
         assert "memory" in told

@@ -37,8 +37,9 @@ def test_a_killed_process_is_begun_again_and_the_run_ends_as_if_nothing_had_been
     stdout, stderr = process.communicate(timeout=600)
     assert process.returncode == 0, stderr
     assert stdout.splitlines()[0].startswith("killed finished: 20 epochs")
-    # Told by the survivor, once, unless torchrun ends it before it misses the other one.
-    assert len(re.findall("^Error: .*another of the processes that share this work ended", stderr, re.MULTILINE)) <= 1
+    # Told by the survivor, which may hear torchrun's SIGTERM before it misses the other one.
+    lost = "^Error: (.*another of the processes that share|interrupted; another process of) this (work|command) ended"
+    assert len(re.findall(lost, stderr, re.MULTILINE)) == 1, stderr
     assert len(re.findall(r"^(?:training|resuming) killed.* 2 processes$", stderr, re.MULTILINE)) == 2
     assert run_ranks(tmp_path, [*OPTIONS, "--out", "whole", "--quiet"], 2)[0] == [0, 0]
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
