@@ -69,6 +69,19 @@ def resolve_device(wanted: str = "auto") -> torch.device:
     return device
 
 
+def seed_devices(seed: int) -> None:
+    """Seed torch's generators on the CPU and on the devices in use.
+
+    `torch.manual_seed` records for each kind of device that isn't in use where it was called from, which takes half a
+    millisecond, a tenth of a small model's step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
+
+
 def multiplies_bf16_fast(device: torch.device) -> bool:
     """Whether the hardware multiplies bfloat16 natively (on a CPU: AMX or AVX-512 BF16 instructions)."""
     if device.type == "cuda":

@@ -10,7 +10,7 @@ from torch.amp import GradScaler
 
 from aecli.configs.train import OptimizationConfig
 from aecli.models.base import Autoencoder, Trainable
-from aecli.runtime.device import Placement
+from aecli.runtime.device import Placement, seed_devices
 from aecli.runtime.distributed import Distributed
 from aecli.training.learner import Learner
 from aecli.training.objectives import Objective
@@ -190,4 +190,4 @@ def criterion(row: Row, best_by: str) -> float:
 def seed_step(seed: int, step: int, *stream: int) -> None:
     """Seed torch's global generator for one step, so that its randomness depends on (seed, step) and `stream` alone."""
     sequence = np.random.SeedSequence([seed, step], spawn_key=stream)
-    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+    seed_devices(int(sequence.generate_state(1, np.uint64)[0]))

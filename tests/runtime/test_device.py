@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from aecli.errors import DeviceError
-from aecli.runtime.device import make_deterministic, place, resolve_device
+from aecli.runtime.device import make_deterministic, place, resolve_device, seed_devices
 from aecli.runtime.out_of_memory import is_out_of_memory
 
 
@@ -67,6 +67,17 @@ def test_a_cuda_number_beyond_the_last_is_refused(hardware):
     assert resolve_device("cuda:1") == torch.device("cuda:1")
     with pytest.raises(DeviceError, match="0 to 1"):
         resolve_device("cuda:2")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda", "mps"])
+def test_a_device_in_use_is_seeded_as_torch_seeds_it(device):
+    if device != "cpu" and not getattr(torch, device).is_available():
+        pytest.skip(f"no {device} device")
+    torch.zeros((), device=device)
+    torch.manual_seed(2**63 + 5)
+    expected = torch.rand(5, device=device)
+    seed_devices(2**63 + 5)
+    assert torch.equal(torch.rand(5, device=device), expected)
 
 
 @pytest.mark.soak
