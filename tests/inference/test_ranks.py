@@ -134,6 +134,8 @@ class TestSample:
     ("command", "said"), [(["grid", "--n", "2", "--out", "grid.png"], "drew 2 images"), (["models"], "inference")]
 )
 def test_commands_that_share_no_work_run_in_rank_0(place, command, said):
+    for file in place.glob("runs/*/*"):
+        os.utime(file, (0, 0))  # how long ago a run changed says the same all day
     alone = run_ranks(place, command, 1)
     files = {file.name for file in place.iterdir()}
     (place / "grid.png").unlink(missing_ok=True)
