@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
 
+from aecli.models.layers import Conv2d
+
 MIN_SIDE = 32  # of an image, in pixels, at which the logits have a place or more
 LECAM_WEIGHT, LECAM_DECAY = 1e-3, 0.999
 _WIDTH, _GROUPS = 64, 32
@@ -24,13 +26,13 @@ class Discriminator(nn.Module):
     def __init__(self) -> None:
         """Build it with weights from torch's global generator: N(0, 0.02²), zero biases."""
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(3, _WIDTH, 4, 2, 1), nn.LeakyReLU(0.2)]
+        layers: list[nn.Module] = [Conv2d(3, _WIDTH, 4, 2, 1), nn.LeakyReLU(0.2)]
         for channels, wider, stride in ((64, 128, 2), (128, 256, 2), (256, 512, 1)):
-            layers += [nn.Conv2d(channels, wider, 4, stride, 1, bias=False), nn.GroupNorm(_GROUPS, wider)]
+            layers += [Conv2d(channels, wider, 4, stride, 1, bias=False), nn.GroupNorm(_GROUPS, wider)]
             layers.append(nn.LeakyReLU(0.2))
-        self.layers = nn.Sequential(*layers, nn.Conv2d(8 * _WIDTH, 1, 4, 1, 1))
+        self.layers = nn.Sequential(*layers, Conv2d(8 * _WIDTH, 1, 4, 1, 1))
         for layer in self.layers:
-            if isinstance(layer, nn.Conv2d):
+            if isinstance(layer, Conv2d):
                 nn.init.normal_(layer.weight, std=0.02)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
