@@ -28,7 +28,7 @@ PRIORS: dict[str, dict[str, Any]] = {  # names in the table, with the arguments 
     "mixture": {"prior": "mixture"},
     "flow": {"prior": "flow"},
     "flow-0.92": {"prior": "flow", "temperature": 0.92},
-    "flow-guided": {"prior": "flow", "temperature": 0.96, "guidance": 1.2, "steps": 25},
+    "flow-guided": {"prior": "flow", "temperature": 1.01, "guidance": 1.7, "steps": 25},
 }
 SHOWN = 10
 
