@@ -29,6 +29,7 @@ CASES = {
     "kl": ("kl", NARROW),
     "vq": ("vq", NARROW | {"block_out_channels": (8, 16), "codebook_size": 32}),
 }
+FURTHER = ("vae", "pca", "resnet", "resnet vq")  # whose parts are in the others: for campaigns
 SHAPES = ((1, 2, 2), (3, 4, 5), (2, 7, 2))  # images, and positions of their latents
 SIDE = 64
 
@@ -114,7 +115,9 @@ def traced_once(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("traced_once")
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.soak) if case in FURTHER else case for case in CASES]
+)
 def test_programs_equal_the_model(place, case, monkeypatch):
     pytest.importorskip("onnxscript")
     monkeypatch.setattr(codes, "_MOST_DISTANCES", 256)  # so that a quantiser cuts what it computes into parts
