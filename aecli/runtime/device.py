@@ -72,8 +72,8 @@ def resolve_device(wanted: str = "auto") -> torch.device:
 def seed_devices(seed: int) -> None:
     """Seed torch's generators on the CPU and on the devices in use.
 
-    `torch.manual_seed` records for each kind of device that isn't in use where it was called from, which takes half a
-    millisecond, a tenth of a small model's step.
+    `torch.manual_seed` records for each kind of device that isn't in use where it was called from, which takes up to
+    half a millisecond.
     """
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]

@@ -98,7 +98,7 @@ class Plan:
             freeze_encoder(model)
         perceptual = LPIPS.from_net(self.perceptual_net) if self.perceptual_net else None
         objective = Objective(config.objective, model, perceptual).to(placement.device)
-        objective.critics.to(memory_format=placement.memory_format)
+        objective = objective.to(memory_format=placement.memory_format)
         return TrainState(model, objective, placement, config.optimization)
 
     def is_complete(self, epochs: int, steps: int, stopped_early: bool) -> bool:
