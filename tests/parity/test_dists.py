@@ -69,7 +69,7 @@ def by_hand(a, b, weights):
 PHOTO = astronaut()[60:133, 150:232]
 PAIRS = [
     (PHOTO, coffee()[:73, :82]),
-    (PHOTO, PHOTO // 16 * 16),
+    (PHOTO, PHOTO // 64 * 64),
     (np.random.default_rng(0).integers(0, 256, PHOTO.shape, dtype=np.uint8), PHOTO),
     (np.full_like(PHOTO, 255), np.full_like(PHOTO, 254)),
 ]
