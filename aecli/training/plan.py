@@ -145,8 +145,8 @@ def resolve(config: TrainConfig, distributed: Distributed) -> Plan:
     validate_objective(config, model, net)
     options = resolved_options(config, model_options, encoder, init)
     options["perceptual_net"] = net or options["perceptual_net"]
-    return Plan(config, distributed, placement, place(config.run.device, "auto"), name, model_options, encoder, init,
-                net, options)  # fmt: skip
+    return Plan(config, distributed, placement.for_training(model), place(config.run.device, "auto"), name,
+                model_options, encoder, init, net, options)  # fmt: skip
 
 
 def with_classes(plan: Plan, listings: Mapping[str, Listing]) -> Plan:

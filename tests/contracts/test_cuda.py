@@ -64,6 +64,16 @@ def build(name: str, **options: object) -> Autoencoder | Prior:
     return registry.build(name, registry.resolve_options(name, given)).to(CUDA)
 
 
+@pytest.mark.parametrize("name", registry.names())
+def test_models_with_group_norms_train_in_pytorchs_own_layout_on_cuda_alone(name):
+    model = registry.build_on_meta(name, registry.resolve_options(name, {}))
+    has_groups = any(isinstance(layer, nn.GroupNorm) for layer in model.modules())
+    assert has_groups == (name in ("kl", "vq"))
+    for device in ("cuda:1", "cpu"):
+        placement = Placement(torch.device(device), "bf16", channels_last=True).for_training(model)
+        assert placement.channels_last == (device == "cpu" or not has_groups)
+
+
 def images(count: int = 2, dtype: torch.dtype = torch.float32, height: int = SIDE, width: int = SIDE) -> Tensor:
     return torch.empty(count, 3, height, width, dtype=dtype, device=CUDA)
 
