@@ -8,8 +8,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aecli.errors import WeightsError
@@ -165,9 +167,41 @@ class _Fire(nn.Module):
 # ReLU is not in place: the output of a Winograd layer may be a view of a larger tensor.
 
 
+class StridedConv2d(nn.Conv2d):
+    """A convolution whose gradient, while its weights are frozen, is fast on a CPU for large strides.
+
+    That of AlexNet's first layer takes oneDNN 8.0 ms for 16 images of 64², and this 2.8 (two cores, AVX2): a kernel
+    whose rows and columns are dealt out to channels by their place in a stride has a stride of 1.
+    """
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Map (N, C, H, W) to (N, C', H', W')."""
+        if not values.requires_grad or self.weight.requires_grad or values.device.type != "cpu":
+            return super().forward(values)
+        made: Tensor = _StridedConvolution.apply(values, self)
+        return made
+
+
+class _StridedConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, layer: nn.Conv2d) -> Tensor:
+        ctx.layer, ctx.size = layer, values.shape[2:]
+        return F.conv2d(values, layer.weight, layer.bias, layer.stride, layer.padding)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,), (height, width) = gradients, ctx.size
+        stride, padding = ctx.layer.stride[0], ctx.layer.padding[0]
+        missing = -ctx.layer.kernel_size[0] % stride
+        kernel = F.pixel_unshuffle(F.pad(ctx.layer.weight, (0, missing, 0, missing)), stride)
+        padded = F.pixel_shuffle(F.conv_transpose2d(gradient, kernel), stride)
+        below, right = height + padding - padded.shape[-2], width + padding - padded.shape[-1]  # negative ones cut
+        return F.pad(padded, (-padding, right, -padding, below)), None
+
+
 def _alex_layers() -> Sequence[nn.Module]:
     return (
-        nn.Conv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
+        StridedConv2d(3, 64, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
         nn.Conv2d(64, 192, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2),
         nn.Conv2d(192, 384, 3, padding=1), nn.ReLU(),
         nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(),

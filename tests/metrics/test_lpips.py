@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from skimage.data import astronaut
+from torch import nn
 
 from aecli.errors import WeightsError
 from aecli.metrics import network_weights
-from aecli.metrics.lpips import LPIPS
+from aecli.metrics.lpips import LPIPS, StridedConv2d
 from aecli.metrics.network_weights import SHIPPED
 from aecli.progress import Notice, Progress
 from tests.support.vectors import batch
@@ -39,6 +40,22 @@ def test_distances_layer_by_layer_are_those_of_all_features(lpips_references, ne
     photo = batch(astronaut()[:64, :72])
     features = [network.features(images) for images in (photo, 255 - photo)]
     assert torch.equal(network(photo, 255 - photo), network.distance(*features))
+
+
+@pytest.mark.parametrize("height, width, stride, padding", [
+    (31, 64, 4, 2), (65, 66, 4, 2), (67, 40, 4, 2), (33, 32, 4, 0), (20, 21, 2, 5), (16, 23, 7, 0),
+])  # fmt: skip
+def test_gradient_of_a_strided_convolution_is_pytorchs(height, width, stride, padding):
+    torch.manual_seed(0)
+    layer = StridedConv2d(3, 8, 11, stride=stride, padding=padding).double().requires_grad_(False)
+    values = torch.randn(2, 3, height, width, dtype=torch.float64, requires_grad=True)
+    expected = nn.functional.conv2d(values, layer.weight, layer.bias, layer.stride, layer.padding)
+    assert torch.equal(layer(values), expected)
+    weights = torch.randn_like(expected)
+    found, wanted = (torch.autograd.grad((made * weights).sum(), values)[0] for made in (layer(values), expected))
+    torch.testing.assert_close(found, wanted)
+    layer.requires_grad_(True)
+    assert torch.autograd.grad(layer(values).sum(), layer.weight)[0].abs().sum() > 0
 
 
 def test_slow_packages_are_not_imported():
