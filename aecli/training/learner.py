@@ -9,7 +9,7 @@ from torch.amp import GradScaler
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from aecli.training.optim import QUANTITIES, matching_layout, matrix_gradients
+from aecli.training.optim import QUANTITIES, columns_as_in, columns_last, matching_layout, matrix_gradients
 
 
 class Learner:
@@ -28,6 +28,7 @@ class Learner:
         self.module, self.optimizers, self.scaler = module, list(optimizers), scaler
         self.clip_norm, self.prefix = clip_norm, prefix
         self._matrices = matrices or {}
+        self._kernels = {matrix: kernel for kernel, matrix in self._matrices.items()}
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -74,9 +75,11 @@ class Learner:
         """Return the network's and the optimizers' tensors, by the names that a checkpoint gives them."""
         found = {f"{self.prefix}model.{key}": value for key, value in self.module.state_dict().items()}
         for name, optimizer, parameter in self._optimized():
+            kernel = self._kernels.get(parameter)
             for quantity, value in optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor):
-                    found[f"{self.prefix}optimizer.{quantity}.{name}"] = value
+                    kept = value if kernel is None else columns_last(value, kernel)
+                    found[f"{self.prefix}optimizer.{quantity}.{name}"] = kept
         return found
 
     def optional_tensors(self) -> list[dict[str, Tensor]]:
@@ -100,9 +103,11 @@ class Learner:
             key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
         })  # fmt: skip
         for name, optimizer, parameter in self._optimized():
+            kernel = self._kernels.get(parameter)
             for quantity in QUANTITIES[type(optimizer)]:
                 saved = tensors.get(f"{self.prefix}optimizer.{quantity}.{name}")
                 if saved is not None:
+                    saved = saved if kernel is None else columns_as_in(kernel, saved)
                     optimizer.state[parameter][quantity] = matching_layout(saved, parameter)
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(scaler)

@@ -71,6 +71,24 @@ def as_matrix(kernel: Tensor) -> nn.Parameter:
     return nn.Parameter(values.view(len(values), -1))
 
 
+def columns_last(values: Tensor, kernel: Tensor) -> Tensor:
+    """Return what is kept for the matrix of a kernel with its columns in the order (h, w, in), as checkpoints have it.
+
+    That is how a channels_last kernel has them. The memory format of a device may be another.
+    """
+    if kernel.ndim != 4 or not kernel.is_contiguous():
+        return values
+    return values.view(kernel.shape).permute(0, 2, 3, 1).reshape(values.shape)
+
+
+def columns_as_in(kernel: Tensor, values: Tensor) -> Tensor:
+    """Return what `columns_last` was made of, for a kernel in its own memory format."""
+    if kernel.ndim != 4 or not kernel.is_contiguous():
+        return values
+    count, channels, height, width = kernel.shape
+    return values.view(count, height, width, channels).permute(0, 3, 1, 2).reshape(values.shape)
+
+
 def matrix_gradients(matrices: dict[nn.Parameter, nn.Parameter]) -> None:
     """Give each matrix its kernel's gradient, in the order of its own columns."""
     for kernel, matrix in matrices.items():

@@ -1,5 +1,6 @@
 """Runs with other objectives and optimizers than the report's: as exact, and as safe."""
 
+import copy
 import math
 
 import pytest
@@ -162,6 +163,27 @@ class TestMuon:
             kernel = torch.randn(5, 3, 4, 4).contiguous(memory_format=layout)
             as_matrix(kernel).data.zero_()
             assert not kernel.any()
+
+    def test_its_momentum_goes_over_into_another_memory_format(self):
+        images = torch.rand(4, 3, 32, 32) * 2 - 1
+        model = build("ae", width=4)
+        states = [
+            fresh_state(copy.deepcopy(model).to(memory_format=layout), optimizer="muon", lr=0.01)
+            for layout in (torch.channels_last, torch.contiguous_format)
+        ]
+        for state in states:
+            for _ in range(2):
+                state.learner.backward(state.objective.model_loss(state.model.predict(images), 0).total)
+                state.learner.step(0.01)
+        one, other = (state.tensors() for state in states)
+        kept = [name for name in one if "momentum_buffer" in name]
+        assert kept
+        for name in kept:
+            torch.testing.assert_close(one[name], other[name], rtol=0, atol=0.01 * one[name].abs().max())
+        for source, state in ((other, states[0]), (one, states[1])):
+            source = {name: value.clone() for name, value in source.items()}
+            state.learner.restore(source, {})
+            assert all(torch.equal(state.tensors()[name], source[name]) for name in kept)
 
 
 def test_clipping_bounds_the_norm_that_the_optimizer_sees():
