@@ -23,7 +23,7 @@ PARTS = (
      "--plain-steps", "12"),
     (90, *TRAINING, "--model", "kl", "--batch-sizes", "16", "--images", "512", "--epochs", "2", "--plain-steps", "6"),
     (60, "tests.benchmarks.inference", "--images", "500", "--repeats", "1"),
-    (75, "tests.benchmarks.evaluation", "--repeats", "1"),
+    (75, "tests.benchmarks.evaluation", "--pairs", "120", "--repeats", "1"),
 )  # fmt: skip
 TINY = (
     (300, *TRAINING, "--model", "resnet", "--image-size", "32", "--batch-sizes", "2", "--images", "4", "--epochs", "1",
