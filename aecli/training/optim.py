@@ -1,5 +1,8 @@
 """Optimizers, by name, and the moving average of weights."""
 
+import inspect
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Muon, Optimizer
@@ -12,11 +15,37 @@ from aecli.models.base import Trainable
 ADAMW_BETAS = (0.9, 0.99)
 CRITIC_BETAS = (0.5, 0.9)
 
+
+class NotCompiled:
+    """Mixed into an optimizer: its methods without PyTorch's decorators, which import its compiler to step out of it.
+
+    That import takes two seconds of every process that trains.
+    """
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with options of their own."""
+        inspect.unwrap(Optimizer.add_param_group)(self, param_group)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Update the parameters from their gradients."""
+        inspect.unwrap(super().step)(self, closure)  # type: ignore[misc]
+
+
+class _Adam(NotCompiled, Adam): ...  # type: ignore[misc]
+
+
+class _AdamW(NotCompiled, AdamW): ...  # type: ignore[misc]
+
+
+class _Muon(NotCompiled, Muon): ...  # type: ignore[misc]
+
+
 # What each kind of optimizer keeps for a parameter; "step" is a scalar, the others are shaped like the parameter.
 QUANTITIES: dict[type[Optimizer], tuple[str, ...]] = {
-    Adam: ("step", "exp_avg", "exp_avg_sq"),
-    AdamW: ("step", "exp_avg", "exp_avg_sq"),
-    Muon: ("momentum_buffer",),
+    _Adam: ("step", "exp_avg", "exp_avg_sq"),
+    _AdamW: ("step", "exp_avg", "exp_avg_sq"),
+    _Muon: ("momentum_buffer",),
 }
 
 
@@ -35,7 +64,7 @@ def build_optimizers(
     lr, decay = config.lr, config.weight_decay
     fused = bool(parameters) and parameters[0].device.type in ("cpu", "cuda")
     if config.optimizer == "adam":
-        return [Adam(parameters, lr=lr, betas=betas, weight_decay=decay, fused=fused)], {}
+        return [_Adam(parameters, lr=lr, betas=betas, weight_decay=decay, fused=fused)], {}
     codebooks = {id(layer.weight) for layer in module.modules() if isinstance(layer, nn.Embedding)}
     kernels = [each for each in parameters if each.ndim >= 2 and id(each) not in codebooks]
     decayed = {id(kernel) for kernel in kernels}
@@ -47,17 +76,17 @@ def build_optimizers(
         {"params": [each for each in rest if id(each) in decayed], "weight_decay": decay},
         {"params": [each for each in rest if id(each) not in decayed], "weight_decay": 0.0},
     ]
-    optimizers: list[Optimizer] = [AdamW(groups, lr=lr, betas=ADAMW_BETAS, fused=fused)]
+    optimizers: list[Optimizer] = [_AdamW(groups, lr=lr, betas=ADAMW_BETAS, fused=fused)]
     if matrices:
         scaled = "match_rms_adamw"  # the update's size is AdamW's, so that one rate suits both
-        optimizers.append(Muon(list(matrices.values()), lr=lr, weight_decay=decay, adjust_lr_fn=scaled))
+        optimizers.append(_Muon(list(matrices.values()), lr=lr, weight_decay=decay, adjust_lr_fn=scaled))
     return optimizers, matrices
 
 
 def build_critic_optimizer(critic: nn.Module, lr: float) -> Optimizer:
     """Adam with the usual betas of discriminators."""
     fused = next(critic.parameters()).device.type in ("cpu", "cuda")
-    return Adam(critic.parameters(), lr=lr, betas=CRITIC_BETAS, fused=fused)
+    return _Adam(critic.parameters(), lr=lr, betas=CRITIC_BETAS, fused=fused)
 
 
 def as_matrix(kernel: Tensor) -> nn.Parameter:

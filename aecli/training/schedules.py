@@ -8,6 +8,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from aecli.configs.train import OptimizationConfig
+from aecli.training.optim import NotCompiled
 from aecli.training.state_schema import Row
 
 PLATEAU_FACTOR = 0.5
@@ -52,6 +53,9 @@ def warmed_up(schedule: Schedule, warmup: int) -> Schedule:
     return rate if warmup else schedule
 
 
+class _SGD(NotCompiled, SGD): ...  # type: ignore[misc]
+
+
 class _Plateau:
     """Halve the rate when the mean train loss has not fallen for `patience` epochs, as torch's scheduler does.
 
@@ -64,7 +68,7 @@ class _Plateau:
         self._restart()
 
     def _restart(self) -> None:
-        optimizer = SGD([torch.zeros(())], lr=self._lr)
+        optimizer = _SGD([torch.zeros(())], lr=self._lr)
         self._scheduler = ReduceLROnPlateau(optimizer, mode="min", factor=PLATEAU_FACTOR, patience=self._patience)
         self._seen.clear()
 

@@ -13,7 +13,7 @@ import torch
 
 # What commands import, some of it late.
 _PRELOADED = ["aecli.cli.live", "aecli.cli.train", "aecli.models.vae", "aecli.inference.comparison_grid",
-              "aecli.sampling.sample", "torch._dynamo", "pydantic.type_adapter", "matplotlib.figure",
+              "aecli.sampling.sample", "pydantic.type_adapter", "matplotlib.figure",
               "matplotlib.backends.backend_agg", "tests.support.processes", "tests.support.terminal",
               "tests.soak.test_faults", "tests.cli.test_standard_streams"]  # fmt: skip
 

@@ -2,6 +2,8 @@
 
 import copy
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,7 +16,7 @@ from aecli.progress import Notice
 from aecli.runs import checkpoints
 from aecli.training.discriminator import Discriminator
 from aecli.training.events import EpochReport, Finished
-from aecli.training.optim import as_matrix
+from aecli.training.optim import ADAMW_BETAS, as_matrix
 from tests.support.objectives import fresh_state
 from tests.support.plain_models import build
 from tests.support.trained import assert_same_run, rows
@@ -184,6 +186,37 @@ class TestMuon:
             source = {name: value.clone() for name, value in source.items()}
             state.learner.restore(source, {})
             assert all(torch.equal(state.tensors()[name], source[name]) for name in kept)
+
+
+def test_training_never_imports_pytorchs_compiler(tmp_path):
+    script = "; ".join([
+        "import sys", "sys.argv[1:] = sys.argv[1].split()", "from aecli.cli.app import app",
+        "app(standalone_mode=False)", "print('torch' in sys.modules, 'torch._dynamo' in sys.modules)",
+    ])  # fmt: skip
+    train = "train ae --width 1 --image-size 32 --batch-size 32 --epochs 1 --quiet --out"
+    for number, more in enumerate(("", "--optimizer muon --clip-norm 1 --ema 0.9 --schedule cosine")):
+        made = subprocess.run([sys.executable, "-c", script, f"{train} {tmp_path / str(number)} {more}"],
+                              capture_output=True, text=True, check=True)  # fmt: skip
+        assert made.stdout.split("\n")[-2] == "True False"
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_steps_are_those_of_pytorchs_optimizers(optimizer):
+    model = build("ae", width=2)
+    theirs = copy.deepcopy(model)
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[optimizer]
+    betas = model.betas if optimizer == "adam" else ADAMW_BETAS
+    expected = kind(theirs.parameters(), lr=0.01, betas=betas, weight_decay=0, fused=True)
+    state = fresh_state(model, optimizer=optimizer, lr=0.01, weight_decay=0)
+    for number in range(3):
+        for network in (model, theirs):
+            torch.manual_seed(number)
+            network.predict(torch.rand(4, 3, 32, 32)).output.square().mean().backward()
+        expected.step()
+        expected.zero_grad()
+        state.learner.step(0.01)
+    for one, other in zip(model.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_clipping_bounds_the_norm_that_the_optimizer_sees():
