@@ -43,9 +43,25 @@ def save(path: Path, tensors: Mapping[str, Tensor], document: Mapping[str, Any])
         mode = temporary.stat().st_mode  # the umask's: safetensors makes a file that only its owner can read
         try:
             save_file(on_cpu, temporary, metadata={"format": "pt", "aecli": text})
+            _sort_metadata(temporary)
         except SafetensorError as error:  # a full disk
             raise OSError(str(error)) from error
         temporary.chmod(mode)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Give the metadata of a file of our own an order: safetensors' is random, and equal runs are to make equal files.
+
+    A prior, for one, knows its autoencoder by the file's SHA-256.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        metadata = dict(sorted(header.pop("__metadata__").items()))
+        text = json.dumps({"__metadata__": metadata, **header}, separators=(",", ":"), ensure_ascii=False).encode()
+        assert len(text) <= length, f"{path}: a header longer than safetensors' own"
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def read_document(path: Path) -> dict[str, Any] | None:

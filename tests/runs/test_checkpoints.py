@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from aecli.errors import CheckpointError
 from aecli.runs import checkpoints
@@ -22,6 +23,17 @@ def saved(tmp_path):
 
     write()
     return path, write
+
+
+def test_the_same_weights_and_document_are_the_same_file(tmp_path):
+    tensors = {"b": torch.arange(3.0), 'ü "\\\n\x1f': torch.ones(2, 2), "a": torch.zeros(1)}
+    document = {"names": ['ü "\\\n', "\u2028"], "zero": 0}
+    for number in range(16):  # safetensors draws an order each time
+        checkpoints.save(tmp_path / f"{number}", tensors, document)
+    files = {(tmp_path / f"{number}").read_bytes() for number in range(16)}
+    assert len(files) == 1
+    assert load_file(tmp_path / "0").keys() == tensors.keys()
+    assert checkpoints.read_document(tmp_path / "0") == {"schema": checkpoints.SCHEMA, **document}
 
 
 @pytest.mark.parametrize(
