@@ -234,7 +234,8 @@ def notices(reports):
 @needs_compiler
 def test_a_compiled_run_stopped_in_an_epoch_and_continued_is_the_run_never_stopped(config, tmp_path):
     # Of few operations: without a compiler's cache each takes it two seconds.
-    config = config.replace(compile="on", model="tests.support.plain_models:PlainVAE", options={}, out=tmp_path / "parts")
+    model = "tests.support.plain_models:PlainVAE"
+    config = config.replace(compile="on", model=model, options={}, out=tmp_path / "parts")
     whole = list(loop.train(config.replace(out=tmp_path / "whole")))
     train_until(config, 3)
     rest = list(loop.train(config))
