@@ -28,7 +28,6 @@ class Learner:
         self.module, self.optimizers, self.scaler = module, list(optimizers), scaler
         self.clip_norm, self.prefix = clip_norm, prefix
         self._matrices = matrices or {}
-        self._kernels = {matrix: kernel for kernel, matrix in self._matrices.items()}
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -74,12 +73,10 @@ class Learner:
     def tensors(self) -> dict[str, Tensor]:
         """Return the network's and the optimizers' tensors, by the names that a checkpoint gives them."""
         found = {f"{self.prefix}model.{key}": value for key, value in self.module.state_dict().items()}
-        for name, optimizer, parameter in self._optimized():
-            kernel = self._kernels.get(parameter)
-            for quantity, value in optimizer.state.get(parameter, {}).items():
+        for name, optimizer, parameter, held in self._optimized():
+            for quantity, value in optimizer.state.get(held, {}).items():
                 if isinstance(value, Tensor):
-                    kept = value if kernel is None else columns_last(value, kernel)
-                    found[f"{self.prefix}optimizer.{quantity}.{name}"] = kept
+                    found[f"{self.prefix}optimizer.{quantity}.{name}"] = columns_last(value, parameter)
         return found
 
     def optional_tensors(self) -> list[dict[str, Tensor]]:
@@ -88,10 +85,10 @@ class Learner:
         A parameter that has had no gradient yet has no moments.
         """
         groups = []
-        for name, optimizer, parameter in self._optimized():
+        for name, optimizer, _, held in self._optimized():
             scalar = torch.zeros((), dtype=torch.float32)
             groups.append({
-                f"{self.prefix}optimizer.{quantity}.{name}": scalar if quantity == "step" else parameter
+                f"{self.prefix}optimizer.{quantity}.{name}": scalar if quantity == "step" else held
                 for quantity in QUANTITIES[type(optimizer)]
             })  # fmt: skip
         return groups
@@ -102,13 +99,11 @@ class Learner:
         self.module.load_state_dict({
             key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
         })  # fmt: skip
-        for name, optimizer, parameter in self._optimized():
-            kernel = self._kernels.get(parameter)
+        for name, optimizer, parameter, held in self._optimized():
             for quantity in QUANTITIES[type(optimizer)]:
                 saved = tensors.get(f"{self.prefix}optimizer.{quantity}.{name}")
                 if saved is not None:
-                    saved = saved if kernel is None else columns_as_in(kernel, saved)
-                    optimizer.state[parameter][quantity] = matching_layout(saved, parameter)
+                    optimizer.state[held][quantity] = matching_layout(columns_as_in(parameter, saved), held)
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(scaler)
 
@@ -119,12 +114,12 @@ class Learner:
             value.numel() * value.element_size() for value in values if isinstance(value, Tensor) and value.dim()
         )
 
-    def _optimized(self) -> list[tuple[str, Optimizer, nn.Parameter]]:
-        """Return each trained parameter's name, its optimizer, and what stands for it there."""
+    def _optimized(self) -> list[tuple[str, Optimizer, nn.Parameter, nn.Parameter]]:
+        """Return each trained parameter's name, its optimizer, the parameter, and what stands for it there."""
         owners = {id(each): one for one in self.optimizers for group in one.param_groups for each in group["params"]}
         found = []
         for name, parameter in self.module.named_parameters():
             held = self._matrices.get(parameter, parameter)
             if id(held) in owners:
-                found.append((name, owners[id(held)], held))
+                found.append((name, owners[id(held)], parameter, held))
         return found

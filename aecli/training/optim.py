@@ -100,22 +100,27 @@ def as_matrix(kernel: Tensor) -> nn.Parameter:
     return nn.Parameter(values.view(len(values), -1))
 
 
-def columns_last(values: Tensor, kernel: Tensor) -> Tensor:
-    """Return what is kept for the matrix of a kernel with its columns in the order (h, w, in), as checkpoints have it.
+def columns_last(kept: Tensor, kernel: Tensor) -> Tensor:
+    """Return what an optimizer keeps for a kernel, a matrix with its columns in the order (h, w, in).
 
-    That is how a channels_last kernel has them. The memory format of a device may be another.
+    Checkpoints have them so, and a channels_last kernel; the memory format of a device may be another. What is no such
+    matrix is returned as it is.
     """
-    if kernel.ndim != 4 or not kernel.is_contiguous():
-        return values
-    return values.view(kernel.shape).permute(0, 2, 3, 1).reshape(values.shape)
+    if not _has_other_order(kept, kernel):
+        return kept
+    return kept.view(kernel.shape).permute(0, 2, 3, 1).reshape(kept.shape)
 
 
-def columns_as_in(kernel: Tensor, values: Tensor) -> Tensor:
+def columns_as_in(kernel: Tensor, kept: Tensor) -> Tensor:
     """Return what `columns_last` was made of, for a kernel in its own memory format."""
-    if kernel.ndim != 4 or not kernel.is_contiguous():
-        return values
+    if not _has_other_order(kept, kernel):
+        return kept
     count, channels, height, width = kernel.shape
-    return values.view(count, height, width, channels).permute(0, 3, 1, 2).reshape(values.shape)
+    return kept.view(count, height, width, channels).permute(0, 3, 1, 2).reshape(kept.shape)
+
+
+def _has_other_order(kept: Tensor, kernel: Tensor) -> bool:
+    return kept.ndim == 2 and kernel.ndim == 4 and kernel.is_contiguous()
 
 
 def matrix_gradients(matrices: dict[nn.Parameter, nn.Parameter]) -> None:
